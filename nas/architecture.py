@@ -83,10 +83,10 @@ class Architecture:
         try:
             layers = tuple(Layer(**layer) for layer in value["layers"])
             threshold = value.get("exit_threshold", 0.0)
-            found = cls(value["hidden_size"], layers, value["embedding"], threshold)
-            for name in found.choices:
+            architecture = cls(value["hidden_size"], layers, value["embedding"], threshold)
+            for name in architecture.choices:
                 compression(name)
-            return found
+            return architecture
         except (AttributeError, KeyError, TypeError, ValueError) as problem:
             raise SearchSpaceError(
                 f"architecture: not the JSON form of an architecture ({problem}); "
@@ -125,14 +125,14 @@ class Architecture:
     @property
     def resolved(self) -> tuple[Layer, ...]:
         """The layers as they are computed: a block that shares weights has the size and method of their owner."""
-        found = []
+        layers = []
         for number in range(len(self.layers)):
-            found.append(self.layers[number])
+            layers.append(self.layers[number])
             for block in LAYER_BLOCKS:
                 owner = self.owner(number, block)
                 if owner not in (None, number):
-                    found[-1] = found[-1].with_option(block, self.layers[owner].option(block))
-        return tuple(found)
+                    layers[-1] = layers[-1].with_option(block, self.layers[owner].option(block))
+        return tuple(layers)
 
     @property
     def is_canonical(self) -> bool:
@@ -146,11 +146,11 @@ class Architecture:
             resolved = self.resolved
         except SearchSpaceError:
             return False
-        layers_are = all(
+        layers_are_canonical = all(
             any(layer.option(block)[0] for block in LAYER_BLOCKS) and layer.keep_tokens == kept
             for layer, kept in zip(resolved, kept_tokens(resolved), strict=True)
         )
-        return layers_are and not (self.exit_threshold and len(resolved) == 1)
+        return layers_are_canonical and not (self.exit_threshold and len(resolved) == 1)
 
     def describe(self) -> str:
         """Return one short line for tables, with `layer:heads/intermediate` for each layer.
@@ -170,8 +170,8 @@ class Architecture:
             + (f">{layer.keep_tokens}" if layer.keep_tokens else "")
             for layer in self.layers
         )
-        leaving = f" exit {self.exit_threshold:g}" if self.exit_threshold else ""
-        return f"h{block(self.hidden_size, self.embedding)} {layers}{leaving}"
+        exit_text = f" exit {self.exit_threshold:g}" if self.exit_threshold else ""
+        return f"h{block(self.hidden_size, self.embedding)} {layers}{exit_text}"
 
 
 def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int:
@@ -188,10 +188,10 @@ def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int
 
 def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
     """Yield the effective `keep_tokens` of each resolved layer, or 0 if the layer's setting has no effect."""
-    left, last = math.inf, first_token_from(layers)
+    tokens_left, last_attention = math.inf, first_token_from(layers)
     for number, layer in enumerate(layers):
-        drops = 0 < layer.keep_tokens < left and layer.num_attention_heads and number < last
-        left = layer.keep_tokens if drops else left
+        drops = 0 < layer.keep_tokens < tokens_left and layer.num_attention_heads and number < last_attention
+        tokens_left = layer.keep_tokens if drops else tokens_left
         yield layer.keep_tokens if drops else 0
 
 

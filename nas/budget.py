@@ -30,7 +30,7 @@ TRIAL = "trial-"
 
 Minimised = Literal["p50_ms", "p95_ms", "expected_ms", "worst_ms", "size_mb", "params"]
 """The metrics that a budget with an accuracy floor can minimise."""
-_FLOOR = ("accuracy", "accuracy_loss", "minimise")
+_FLOOR_FIELDS = ("accuracy", "accuracy_loss", "minimise")
 _POINT = 0.01
 """One point of the task's metric."""
 
@@ -74,7 +74,7 @@ class Limits(Settings):
         return value
 
     @model_validator(mode="after")
-    def _some(self) -> Limits:
+    def _has_a_limit(self) -> Limits:
         if not self.given:
             raise ValueError(f"a budget needs at least one of {', '.join(COST_METRICS)}; add a limit or accuracy_loss")
         return self
@@ -133,8 +133,8 @@ class Floor:
         The first one is the floor itself. The others are lower by one and by three times the allowed loss, which is
         taken to be at least one point.
         """
-        lost = max(self.teacher - self.minimum, _POINT)
-        return (self.minimum, self.minimum - lost, self.minimum - 3.0 * lost)
+        allowed_loss = max(self.teacher - self.minimum, _POINT)
+        return (self.minimum, self.minimum - allowed_loss, self.minimum - 3.0 * allowed_loss)
 
 
 class Budget(Settings):
@@ -157,13 +157,13 @@ class Budget(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _single(cls, values: Any) -> Any:
+    def _with_list_of_limits(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         if "limits" not in values:
-            beside = {key: value for key, value in values.items() if key in ("name", *_FLOOR)}
-            values = beside | {"limits": [{key: value for key, value in values.items() if key not in beside}]}
-        return _limited_by_the_teacher(values) if {"accuracy", "accuracy_loss"} & values.keys() else values
+            budget_settings = {key: value for key, value in values.items() if key in ("name", *_FLOOR_FIELDS)}
+            values = budget_settings | {"limits": [{key: value for key, value in values.items() if key not in budget_settings}]}
+        return _with_floor_defaults(values) if {"accuracy", "accuracy_loss"} & values.keys() else values
 
     @model_validator(mode="after")
     def _minimises_with_a_floor(self) -> Budget:
@@ -177,31 +177,31 @@ class Budget(Settings):
     @model_serializer(mode="wrap")
     def _without_absent_floor(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Return the values without unset floor fields, so that digests of budgets without a floor are stable."""
-        return {name: value for name, value in handler(self).items() if value is not None or name not in _FLOOR}
+        return {name: value for name, value in handler(self).items() if value is not None or name not in _FLOOR_FIELDS}
 
     @field_validator("accuracy")
     @classmethod
-    def _share(cls, value: float | None) -> float | None:
+    def _accuracy_in_range(cls, value: float | None) -> float | None:
         if value is not None and not 0.0 < value <= 1.0:
             raise ValueError(f"must be above 0 and at most 1 (0.9 means 90 %), but got {value:g}")
         return value
 
     @field_validator("accuracy_loss")
     @classmethod
-    def _points(cls, value: float | None) -> float | None:
+    def _loss_in_range(cls, value: float | None) -> float | None:
         if value is not None and not 0.0 <= value < 100.0:
             raise ValueError(f"must be at least 0 and below 100 points (1.0 means 0.01), but got {value:g}")
         return value
 
     @field_validator("name")
     @classmethod
-    def _no_candidate(cls, name: str) -> str:
+    def _not_reserved(cls, name: str) -> str:
         if name.startswith(TRIAL):
             raise ValueError(f"must not begin with {TRIAL!r} (reserved for trials), but got {name!r}; rename it")
         return name
 
     @model_validator(mode="after")
-    def _devices_once(self) -> Budget:
+    def _each_device_once(self) -> Budget:
         repeated = next((name for name in self.devices if self.devices.count(name) > 1), None)
         if repeated:
             raise ValueError(f"limits: each device may occur only once, but {repeated!r} occurs twice; merge them")
@@ -228,18 +228,18 @@ class Budget(Settings):
         `teacher` is the teacher's accuracy on the texts on which candidates are evaluated. `error` is the amount by
         which chance may raise the accuracy of a selected candidate on these texts.
         """
-        asked = [] if self.accuracy is None else [self.accuracy]
-        asked += [] if self.accuracy_loss is None else [teacher - self.accuracy_loss * _POINT]
-        if not asked or not self.minimise:
+        minimums = [] if self.accuracy is None else [self.accuracy]
+        minimums += [] if self.accuracy_loss is None else [teacher - self.accuracy_loss * _POINT]
+        if not minimums or not self.minimise:
             return None
-        return Floor(max(asked), teacher, max(asked) + error, self.minimise, self.device)
+        return Floor(max(minimums), teacher, max(minimums) + error, self.minimise, self.device)
 
     def on(self, device: str) -> Limits | None:
         """Return the budget's limits on a device, or None if it has no limits on that device."""
         return next((limits for limits in self.limits if limits.device == device), None)
 
 
-def _limited_by_the_teacher(values: dict[str, Any]) -> dict[str, Any]:
+def _with_floor_defaults(values: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a budget with a floor, with defaults for the minimised metric and for the limit on it."""
     minimise, limits = values.get("minimise") or "p50_ms", values["limits"]
     first = limits[0] if isinstance(limits, list | tuple) and limits else None
@@ -247,8 +247,8 @@ def _limited_by_the_teacher(values: dict[str, Any]) -> dict[str, Any]:
         first = first.model_dump(exclude_none=True)
     if not isinstance(first, dict):
         return values
-    figure = minimise if minimise in get_args(Minimised) else "p50_ms"  # any other value is rejected later
-    first = first if first.get(figure) is not None else {**first, figure: "100%"}
+    metric = minimise if minimise in get_args(Minimised) else "p50_ms"  # any other value is rejected later
+    first = first if first.get(metric) is not None else {**first, metric: "100%"}
     return {**values, "minimise": minimise, "limits": [first, *limits[1:]]}
 
 

@@ -25,25 +25,25 @@ T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
 """The kind of values in a column. `codes` are identifiers, times, addresses, file names and similar values, which
 cannot be texts or labels. `tags` are lists with a tag for each word of another column; see `nas.tagged_columns`."""
-_SAMPLE = 2000
+_SAMPLED_ROWS = 2000
 """The number of evenly spaced rows that are examined to decide whether a column holds texts."""
-_FEW = 20
+_MOST_FEW_VALUES = 20
 """The limit up to which distinct values count as few. Few values that repeat often are not texts. Numbers with
 fractions can be classes only if they are few."""
-_MOSTLY = 0.9
+_MOSTLY_SHARE = 0.9
 """The share of values that must fulfil a condition before the whole column counts as fulfilling it."""
-_PASSAGES = 3
+_LEAST_PASSAGES = 3
 """The least average number of rows per query at which the rows may be passages to rank."""
 
 
-def _words(text: str) -> frozenset[str]:
+def _word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words that occur in column names. A column whose name contains a word of `_ABOUT` holds metadata about a text, unless
-# the name ends in a word of `_TEXTS`, as in "user_message".
-_TEXTS = _words("text sentence tweet review utterance message query question premise hypothesis content")
-_ABOUT = _words(
+# Words that occur in column names. A column whose name contains a word of `_METADATA_WORDS` holds metadata about a text, unless
+# the name ends in a word of `_TEXT_WORDS`, as in "user_message".
+_TEXT_WORDS = _word_set("text sentence tweet review utterance message query question premise hypothesis content")
+_METADATA_WORDS = _word_set(
     "author authors user username reviewer annotator annotators worker rater speaker publisher email phone "
     "id ids idx index uid uuid guid qid pid sid docid userid hash md5 sha1 sha256 key "
     "date time timestamp datetime created updated published year month day "
@@ -51,23 +51,23 @@ _ABOUT = _words(
     "source src site domain location city country region place address lang locale license version split fold "
     "explanation explanations rationale justification confidence parse original tokens lemma pos "
 )
-_NUMBERED = frozenset({"id", "index", "idx"})
+_LABEL_NUMBER_WORDS = frozenset({"id", "index", "idx"})
 """Words that may follow the name of a label, as in "Class Index"."""
-_LABELS = frozenset({"label", "labels"})
-_LIKE_LABELS = _words(
+_LABEL_WORDS = frozenset({"label", "labels"})
+_LABEL_LIKE_WORDS = _word_set(
     "class target y category sentiment emotion polarity stance intent topic star stars rating ratings score similarity "
     "relevance relatedness duplicate quality judgment judgement grade verdict genre"
 )
-_GRADES = _words("star stars rating ratings score similarity relevance relatedness quality grade overall points")
+_GRADE_WORDS = _word_set("star stars rating ratings score similarity relevance relatedness quality grade overall points")
 """Words in the names of labels whose numbers may be either a scale or classes."""
-_QUERIES = _words("query question")
-_OF_QUERIES = _words("query question qid topic")
-_FIRST_OF_PAIR = _words("premise question query claim context")
-_SECOND_OF_PAIR = _words("hypothesis sentence answer passage paragraph document doc context evidence response")
+_QUERY_WORDS = _word_set("query question")
+_QUERY_ID_WORDS = _word_set("query question qid topic")
+_FIRST_OF_PAIR_WORDS = _word_set("premise question query claim context")
+_SECOND_OF_PAIR_WORDS = _word_set("hypothesis sentence answer passage paragraph document doc context evidence response")
 _PAIR_ENDINGS = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
 """The words in which the two column names of a pair may differ, as in "sentence1" and "sentence2"."""
 LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-_NO_LABEL = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
+_MISSING_LABEL_VALUES = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
 """Values that often mean that a label is missing."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -81,7 +81,7 @@ _UNSPACED = re.compile(
 )
 _CHARACTERS_PER_WORD = 2
 """The assumed length of a word in a script without spaces between words."""
-_WORDS_OF_TIMES = _words(
+_TIME_WORDS = _word_set(
     "jan january feb february mar march apr april may jun june jul july aug august sep sept september oct october nov "
     "november dec december mon monday tue tues tuesday wed wednesday thu thurs thursday fri friday sat saturday sun "
     "sunday second seconds minute minutes hour hours day days week weeks month months year years ago of at on "
@@ -126,39 +126,39 @@ class Column:
         """Examine a column of a data set."""
         feature = rows.features[name]
         if isinstance(feature, List | LargeList):
-            return cls._of_lists(rows, name, feature.feature)
+            return cls._of_list_column(rows, name, feature.feature)
         if not isinstance(feature, Value | ClassLabel):
             return cls(name, "lists", {}, 0)
         values = rows.select_columns([name]).with_format("arrow")[:].column(0)
         if isinstance(feature, ClassLabel):
-            counts, _ = _counted(values)
-            known = {feature.names[int(text)]: count for text, count in counts.items() if text != "-1"}  # -1: no label
-            return cls(name, "classes", known, len(values) - sum(known.values()), len(feature.names))
-        sample = _sample(values) if feature.dtype in ("string", "large_string") else []
+            counts, _ = _value_counts(values)
+            named_counts = {feature.names[int(text)]: count for text, count in counts.items() if text != "-1"}  # -1: no label
+            return cls(name, "classes", named_counts, len(values) - sum(named_counts.values()), len(feature.names))
+        sample = _sampled_texts(values) if feature.dtype in ("string", "large_string") else []
         if sample and _mostly(sample, _LIST.fullmatch):
             return cls(name, "lists", {}, 0)
         if sample and _is_prose(sample):
             distinct = pyarrow.compute.count_distinct(values).as_py()
             blank = pyarrow.compute.equal(pyarrow.compute.utf8_trim_whitespace(values), "")
             missing = values.null_count + (pyarrow.compute.sum(blank).as_py() or 0)
-            return cls(name, "text", _counted(values)[0] if distinct <= MOST_CLASSES else {}, missing)
-        counts, missing = _counted(values)
-        return cls(name, _form(counts, sample, feature.dtype) if counts else "empty", counts, missing)
+            return cls(name, "text", _value_counts(values)[0] if distinct <= MOST_CLASSES else {}, missing)
+        counts, missing = _value_counts(values)
+        return cls(name, _form_of(counts, sample, feature.dtype) if counts else "empty", counts, missing)
 
     @classmethod
-    def _of_lists(cls, rows: Dataset, name: str, feature: Any) -> Column:
+    def _of_list_column(cls, rows: Dataset, name: str, feature: Any) -> Column:
         """Examine a column of lists. They hold labels, unless a value repeats within a list, as words and tags do."""
         lists = rows.select_columns([name]).with_format("arrow")[:].column(0)
         is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in LABEL_TYPES)
-        found = [values for values in lists.to_pylist() if values is not None] if is_label else []
-        if not found or any(len(set(values)) < len(values) for values in found):
+        label_lists = [values for values in lists.to_pylist() if values is not None] if is_label else []
+        if not label_lists or any(len(set(values)) < len(values) for values in label_lists):
             return cls(name, "lists", {}, 0)
-        counts = Counter(value for values in found for value in values if value is not None)
+        counts = Counter(value for values in label_lists for value in values if value is not None)
         if len(counts) > MOST_CLASSES:
             return cls(name, "lists", {}, 0)
         names = feature.names if isinstance(feature, ClassLabel) else None
         named = {names[value] if names else str(value).strip(): count for value, count in counts.items()}
-        return cls(name, "lists", named, len(lists) - len(found), len(names) if names else None)
+        return cls(name, "lists", named, len(lists) - len(label_lists), len(names) if names else None)
 
     @cached_property
     def words(self) -> tuple[str, ...]:
@@ -169,13 +169,13 @@ class Column:
     def is_metadata(self) -> bool:
         """Whether the name indicates metadata about a text, such as its author, time or identifier."""
         words = set(self.words)
-        numbered = words - _NUMBERED if words & _LIKE_LABELS else words
-        return not _ABOUT.isdisjoint(numbered) and self.words[-1] not in _TEXTS
+        name_words = words - _LABEL_NUMBER_WORDS if words & _LABEL_LIKE_WORDS else words
+        return not _METADATA_WORDS.isdisjoint(name_words) and self.words[-1] not in _TEXT_WORDS
 
     @property
     def has_label_name(self) -> bool:
         """Whether the name contains the word "label" or "labels"."""
-        return not _LABELS.isdisjoint(self.words)
+        return not _LABEL_WORDS.isdisjoint(self.words)
 
     @property
     def has_lists(self) -> bool:
@@ -203,9 +203,9 @@ class Column:
         return sorted(map(float, texts))
 
 
-def _sample(values: pyarrow.ChunkedArray) -> list[str]:
+def _sampled_texts(values: pyarrow.ChunkedArray) -> list[str]:
     """Return evenly spaced texts of a column, without missing and blank ones."""
-    step = max(1, -(-len(values) // _SAMPLE))
+    step = max(1, -(-len(values) // _SAMPLED_ROWS))
     return [
         text
         for value in values.take(pyarrow.array(range(0, len(values), step))).to_pylist()
@@ -213,7 +213,7 @@ def _sample(values: pyarrow.ChunkedArray) -> list[str]:
     ]
 
 
-def _counted(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
+def _value_counts(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
     """Return the number of rows for each value (as stripped text), and the number of rows without a value."""
     counts: dict[str, int] = {}
     missing = 0
@@ -227,21 +227,21 @@ def _counted(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
     return counts, missing
 
 
-def _form(counts: Mapping[str, int], sample: Sequence[str], dtype: str) -> Form:
+def _form_of(counts: Mapping[str, int], sample: Sequence[str], dtype: str) -> Form:
     """Return the form of a column whose values are neither texts nor lists."""
     if dtype == "bool":
         return "classes"
-    rows, often = sum(counts.values()), len(counts) <= sum(counts.values()) / 2
+    rows, repeats = sum(counts.values()), len(counts) <= sum(counts.values()) / 2
     if all(map(_NUMBER.fullmatch, counts)):
         is_whole = all(float(text).is_integer() for text in counts)
-        return "codes" if is_whole and rows > _FEW and (len(counts) > MOST_CLASSES or not often) else "numbers"
+        return "codes" if is_whole and rows > _MOST_FEW_VALUES and (len(counts) > MOST_CLASSES or not repeats) else "numbers"
     if not sample or _mostly(sample, _is_code):
         return "codes"
-    return "classes" if len(counts) <= MOST_CLASSES and often else "codes"
+    return "classes" if len(counts) <= MOST_CLASSES and repeats else "codes"
 
 
 def _mostly(values: Sequence[str], test: Callable[[str], object]) -> bool:
-    return sum(bool(test(value)) for value in values) >= _MOSTLY * len(values)
+    return sum(bool(test(value)) for value in values) >= _MOSTLY_SHARE * len(values)
 
 
 def _is_prose(sample: Sequence[str]) -> bool:
@@ -250,15 +250,15 @@ def _is_prose(sample: Sequence[str]) -> bool:
         return False
     words = [_count_words(value) for value in sample]
     distinct = len(set(sample))
-    several = sum(count > 1 for count in words) > len(sample) / 2
-    return several and (distinct > len(sample) / 2 or (distinct >= _FEW and sum(words) >= 4 * len(sample)))
+    has_several_words = sum(count > 1 for count in words) > len(sample) / 2
+    return has_several_words and (distinct > len(sample) / 2 or (distinct >= _MOST_FEW_VALUES and sum(words) >= 4 * len(sample)))
 
 
 def _is_code(value: str) -> bool:
     """Whether a value is a time, an address or a file name, or contains no word."""
     if _ADDRESS.fullmatch(value):
         return True
-    return all(word.casefold() in _WORDS_OF_TIMES for word in _LETTERS.findall(value))
+    return all(word.casefold() in _TIME_WORDS for word in _LETTERS.findall(value))
 
 
 def _count_words(value: str) -> int:
@@ -269,39 +269,39 @@ def _count_words(value: str) -> int:
 
 def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
     """Decide which column holds the texts, or which two hold the texts of a pair."""
-    holding = [column for column in columns if column.form == "text" and not column.has_label_name]
-    plain = [column for column in holding if not column.is_metadata] or holding
-    names = tuple(column.name for column in plain)
+    text_columns = [column for column in columns if column.form == "text" and not column.has_label_name]
+    candidates = [column for column in text_columns if not column.is_metadata] or text_columns
+    names = tuple(column.name for column in candidates)
     # Columns whose names suggest texts, but whose values do not look like texts, for example because they are single
     # words.
-    called = [
+    named_like_texts = [
         column.name
         for column in columns
-        if column.form in ("codes", "classes") and {*column.words[-1:]} & _TEXTS and not column.has_label_name
+        if column.form in ("codes", "classes") and {*column.words[-1:]} & _TEXT_WORDS and not column.has_label_name
     ]
-    if called:
+    if named_like_texts:
         return Unclear(
-            f"{' and '.join(called)} may hold the texts according to the name, but the values do not look like texts",
-            (*called, *names),
+            f"{' and '.join(named_like_texts)} may hold the texts according to the name, but the values do not look like texts",
+            (*named_like_texts, *names),
         )
-    if not plain:
+    if not candidates:
         lists = tuple(column.name for column in columns if column.form == "lists")
         if lists:
             return Unclear(
                 f"no column holds texts, only lists ({', '.join(lists)}), and no two of them hold words and their tags"
             )
         return Unclear("no column looks like texts")
-    if len(plain) == 1:
+    if len(candidates) == 1:
         return Clear(names)
-    if len(plain) == 2 and (pair := _pair(*plain)):
+    if len(candidates) == 2 and (pair := _ordered_pair(*candidates)):
         return Clear(pair)
     return Unclear("several columns look like texts", names)
 
 
-def _pair(one: Column, other: Column) -> tuple[str, str] | None:
+def _ordered_pair(one: Column, other: Column) -> tuple[str, str] | None:
     """Return the names of two columns in the order of a pair; None if the names do not indicate a pair."""
     for first, second in ((one, other), (other, one)):
-        if {*first.words} & _FIRST_OF_PAIR and {*second.words} & _SECOND_OF_PAIR - {*first.words}:
+        if {*first.words} & _FIRST_OF_PAIR_WORDS and {*second.words} & _SECOND_OF_PAIR_WORDS - {*first.words}:
             return first.name, second.name
     for first, second in ((one, other), (other, one)):
         if any(_differ_in(first.words, second.words, *endings) for endings in _PAIR_ENDINGS):
@@ -326,31 +326,31 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
 
     `text` names the columns of texts. `same` returns whether the values of two columns correspond one to one.
     """
-    others = [column for column in columns if column.name not in text]
-    called = [column for column in others if column.has_label_name]
-    able = [column for column in others if column.can_be_label]
-    if called and not any(column.can_be_label for column in called):
-        why = why_unfit(called[0]) or "does not look like a label"
-        return Unclear(f"{called[0].name} {why}", tuple(column.name for column in able))
-    named = [column for column in called if column in able and not (set(column.words) & _ABOUT - _NUMBERED)]
-    chosen = _different(named or [column for column in able if not column.is_metadata], same)
-    if len(chosen) == 1:
-        return Clear(chosen[0].name)
-    if not chosen:
-        return Unclear("no column looks like a label", tuple(column.name for column in able))
-    chosen.sort(key=lambda column: _LIKE_LABELS.isdisjoint(column.words))
-    return Unclear("several columns may be the label", tuple(column.name for column in chosen))
+    other_columns = [column for column in columns if column.name not in text]
+    named_label = [column for column in other_columns if column.has_label_name]
+    possible_labels = [column for column in other_columns if column.can_be_label]
+    if named_label and not any(column.can_be_label for column in named_label):
+        why = why_unfit(named_label[0]) or "does not look like a label"
+        return Unclear(f"{named_label[0].name} {why}", tuple(column.name for column in possible_labels))
+    named_candidates = [column for column in named_label if column in possible_labels and not (set(column.words) & _METADATA_WORDS - _LABEL_NUMBER_WORDS)]
+    candidates = _without_equivalents(named_candidates or [column for column in possible_labels if not column.is_metadata], same)
+    if len(candidates) == 1:
+        return Clear(candidates[0].name)
+    if not candidates:
+        return Unclear("no column looks like a label", tuple(column.name for column in possible_labels))
+    candidates.sort(key=lambda column: _LABEL_LIKE_WORDS.isdisjoint(column.words))
+    return Unclear("several columns may be the label", tuple(column.name for column in candidates))
 
 
-def _different(columns: Sequence[Column], same: Callable[[str, str], bool]) -> list[Column]:
+def _without_equivalents(columns: Sequence[Column], same: Callable[[str, str], bool]) -> list[Column]:
     """Return the columns, keeping only one of those whose values correspond, such as names and numbers of classes.
 
     The column with the shortest name is kept.
     """
     kept: list[Column] = []
     for column in sorted(columns, key=lambda column: len(column.name)):
-        alike = [known for known in kept if len(known.counts) == len(column.counts) and known.form == column.form]
-        if not any(column.form != "lists" and same(known.name, column.name) for known in alike):
+        similar = [known for known in kept if len(known.counts) == len(column.counts) and known.form == column.form]
+        if not any(column.form != "lists" and same(known.name, column.name) for known in similar):
             kept.append(column)
     return [column for column in columns if column in kept]
 
@@ -360,18 +360,18 @@ def has_queries(column: Column, rows: int, distinct: int) -> bool:
 
     `column` is the first column of texts, and has `distinct` different texts in `rows` rows.
     """
-    return not _QUERIES.isdisjoint(column.words) and rows >= _PASSAGES * distinct
+    return not _QUERY_WORDS.isdisjoint(column.words) and rows >= _LEAST_PASSAGES * distinct
 
 
 def is_query_id(column: Column) -> bool:
     """Whether the name of a column indicates that it identifies queries, such as `query_id`."""
-    return not _OF_QUERIES.isdisjoint(column.words) and column.is_metadata
+    return not _QUERY_ID_WORDS.isdisjoint(column.words) and column.is_metadata
 
 
 def can_be_grade(column: Column) -> bool:
     """Whether the values may be grades of relevance: whole numbers that start at 0, or a few declared classes."""
     if column.classes:
-        return column.classes <= _FEW
+        return column.classes <= _MOST_FEW_VALUES
     numbers = column.numbers
     return bool(numbers) and numbers is not None and numbers[0] == 0.0 and all(map(float.is_integer, numbers))
 
@@ -401,35 +401,35 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     if column.list_meaning:
         return Clear(column.list_meaning)
     classes, numbers = column.classes or len(column.counts), None if column.classes else column.numbers
-    no_label = min((text for text in column.counts if text.casefold() in _NO_LABEL), default=None)
-    if no_label and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):
-        found = column.counts[no_label]
+    missing_value = min((text for text in column.counts if text.casefold() in _MISSING_LABEL_VALUES), default=None)
+    if missing_value and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):
+        row_count = column.counts[missing_value]
         return Unclear(
-            f"{column.name} holds {no_label!r} in {found:,} rows: remove these rows if this means that the label is "
+            f"{column.name} holds {missing_value!r} in {row_count:,} rows: remove these rows if this means that the label is "
             "missing, or use it as a class.",
             ("classes",),
         )
-    reading: Meaning | None = "classes" if numbers is None else _reading(column, numbers, outputs)
-    if reading and (reading == "scale" or outputs != 1):
-        return Clear(reading)
-    what = f"{classes} classes" if numbers is None else f"{classes} numbers from {numbers[0]:g} to {numbers[-1]:g}"
+    number_meaning: Meaning | None = "classes" if numbers is None else _meaning_of_numbers(column, numbers, outputs)
+    if number_meaning and (number_meaning == "scale" or outputs != 1):
+        return Clear(number_meaning)
+    description = f"{classes} classes" if numbers is None else f"{classes} numbers from {numbers[0]:g} to {numbers[-1]:g}"
     teacher = ", and the teacher has 1 output" if outputs == 1 else ""
-    return Unclear(f"{column.name} holds {what}{teacher}: classes or a scale?", ("classes", "scale"))
+    return Unclear(f"{column.name} holds {description}{teacher}: classes or a scale?", ("classes", "scale"))
 
 
-def _reading(column: Column, numbers: Sequence[float], outputs: int | None) -> Meaning | None:
+def _meaning_of_numbers(column: Column, numbers: Sequence[float], outputs: int | None) -> Meaning | None:
     """Return the meaning of labels that are numbers; None if they may be either classes or a scale."""
     is_whole = all(number.is_integer() for number in numbers)
     if not is_whole:
-        return "scale" if outputs == 1 or len(numbers) > _FEW else None
+        return "scale" if outputs == 1 or len(numbers) > _MOST_FEW_VALUES else None
     if outputs == 1:
         return "scale" if len(numbers) > 2 else None
     if outputs == len(numbers) or len(numbers) == 2:
         return "classes"
     from_zero = list(numbers) == list(range(len(numbers)))
     as_floats = any("." in text or "e" in text.lower() for text in column.counts)
-    is_grade = not _GRADES.isdisjoint(column.words)
-    is_class = not (_LIKE_LABELS - _GRADES - {"target", "y"}).isdisjoint(column.words)
+    is_grade = not _GRADE_WORDS.isdisjoint(column.words)
+    is_class = not (_LABEL_LIKE_WORDS - _GRADE_WORDS - {"target", "y"}).isdisjoint(column.words)
     if len(numbers) <= MOST_CLASSES and not as_floats and not is_grade and (from_zero or is_class):
         return "classes"
     return None

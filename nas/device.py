@@ -18,11 +18,11 @@ Name = Annotated[str, Field(pattern=NAME)]
 Length = Annotated[int, Field(ge=1, le=512, strict=True)]
 _QUANTILES = 8
 """The number of quantiles that represent the text lengths of a task."""
-_MOST_TEXTS = 64
-_KINDS: dict[type, str] = {str: "word", list: "several", tuple: "several", dict: "weighted"}
-_LENGTH_KIND = Discriminator(lambda value: _KINDS.get(type(value), "number"))
+_MAX_TEXTS = 64
+_LENGTH_KINDS: dict[type, str] = {str: "word", list: "several", tuple: "several", dict: "weighted"}
+_LENGTH_DISCRIMINATOR = Discriminator(lambda value: _LENGTH_KINDS.get(type(value), "number"))
 # The number formats that each runtime supports on each processor.
-_ABLE = {
+_NUMBER_FORMATS = {
     ("torch", "cpu"): ("float32", "bfloat16"),
     ("torch", "cuda"): ("float32", "bfloat16", "float16"),
     ("onnxruntime", "cpu"): ("float32",),
@@ -57,7 +57,7 @@ class Device(Settings):
         | Annotated[Literal["task"], Tag("word")]
         | Annotated[tuple[Length, ...], Field(min_length=1), Tag("several")]
         | Annotated[dict[Length, Positive], Field(min_length=1), Tag("weighted")],
-        _LENGTH_KIND,
+        _LENGTH_DISCRIMINATOR,
     ] = 128
     """Tokens per text: one length, several equally frequent lengths, a table that maps each length to its frequency, or
     `task` for the lengths of the texts in the search set."""
@@ -70,22 +70,22 @@ class Device(Settings):
     @classmethod
     def _number_lengths(cls, values: object) -> object:
         """Convert the keys of a table of lengths to numbers, since keys in TOML and JSON are strings."""
-        if isinstance(values, dict) and isinstance(given := values.get("sequence_length"), dict):
-            numbers = {int(key) if str(key).isdigit() else key: value for key, value in given.items()}
+        if isinstance(values, dict) and isinstance(lengths := values.get("sequence_length"), dict):
+            numbers = {int(key) if str(key).isdigit() else key: value for key, value in lengths.items()}
             return values | {"sequence_length": numbers}
         return values
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
-        able = _ABLE.get((self.runtime, self.processor))
-        if able is None:
+    def _combination_is_possible(self) -> Self:
+        supported = _NUMBER_FORMATS.get((self.runtime, self.processor))
+        if supported is None:
             raise ValueError(
                 f"processor: {self.runtime} is supported only on the cpu, but got {self.processor!r}; change the "
                 "processor or the runtime"
             )
-        if self.number_format not in able:
+        if self.number_format not in supported:
             raise ValueError(
-                f"number_format: {self.runtime} on {self.processor} supports {' and '.join(able)}, "
+                f"number_format: {self.runtime} on {self.processor} supports {' and '.join(supported)}, "
                 f"but got {self.number_format!r}; change the number format, the runtime or the processor"
             )
         if self.compiled and self.runtime != "torch":
@@ -109,9 +109,9 @@ class Device(Settings):
                 f"batch_size: must be 1 if sequence_length is 'task', but got {self.batch_size}; set batch_size to 1, "
                 "or sequence_length to numbers"
             )
-        if isinstance(self.sequence_length, dict) and sum(self.sequence_length.values()) > _MOST_TEXTS:
+        if isinstance(self.sequence_length, dict) and sum(self.sequence_length.values()) > _MAX_TEXTS:
             raise ValueError(
-                f"sequence_length: the frequencies must sum to at most {_MOST_TEXTS}, but their sum is "
+                f"sequence_length: the frequencies must sum to at most {_MAX_TEXTS}, but their sum is "
                 f"{sum(self.sequence_length.values())}; divide them by a common factor"
             )
         return self
@@ -125,20 +125,20 @@ class Device(Settings):
 
         Raises `ValueError` if `sequence_length` is `task` and `with_lengths_of` has not replaced it.
         """
-        given = self.sequence_length
-        if isinstance(given, str):
+        lengths = self.sequence_length
+        if isinstance(lengths, str):
             raise ValueError(f"{self.name}: the text lengths of the task are not known yet")
-        if isinstance(given, dict):
-            return tuple(length for length, times in sorted(given.items()) for _ in range(times))
-        return (given,) if isinstance(given, int) else given
+        if isinstance(lengths, dict):
+            return tuple(length for length, times in sorted(lengths.items()) for _ in range(times))
+        return (lengths,) if isinstance(lengths, int) else lengths
 
     def with_lengths_of(self, lengths: Sequence[int]) -> Device:
         """Return a copy of the device in which `task` is replaced by quantiles of the given text lengths."""
         if self.sequence_length != "task":
             return self
-        at = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-        found = np.quantile(np.asarray(lengths), at, method="inverted_cdf").astype(int)
-        return self.model_copy(update={"sequence_length": tuple(found.tolist())})
+        shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+        quantiles = np.quantile(np.asarray(lengths), shares, method="inverted_cdf").astype(int)
+        return self.model_copy(update={"sequence_length": tuple(quantiles.tolist())})
 
     @property
     def runtime_in_words(self) -> str:

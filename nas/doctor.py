@@ -41,12 +41,12 @@ _INSTRUCTIONS = (
     ("fp32", ("avx512f",), "AVX-512: 16 numbers at once"),
     ("fp32", ("avx2",), "AVX2: 8 numbers at once"),
 )
-_WITHOUT = {
+_WITHOUT_INSTRUCTIONS = {
     "int8": "no instruction for int8 products: int8 makes networks smaller, but saves less time",
     "bf16": "no instruction for bf16 products: training runs in fp32",
     "fp32": "no AVX2 or AVX-512 was detected on this processor",
 }
-_ADVICE = {
+_GOVERNOR_ADVICE = {
     "performance": "performance",
     "unknown": "cannot be read: make sure that the clock frequency is constant while latency is measured",
 }
@@ -73,23 +73,23 @@ def examine(load: Callable[[], Study] | None = None) -> list[Finding]:
 
     If a package is missing, only the packages are checked. An error that `load` raises is passed on.
     """
-    found = list(_packages())
-    if any(finding.state == "missing" for finding in found):
+    findings = list(_packages())
+    if any(finding.state == "missing" for finding in findings):
         rest = "is checked once all packages are installed"
-        return [*found, Finding("machine", "the rest", "note", rest)]
+        return [*findings, Finding("machine", "the rest", "note", rest)]
     study = load() if load else None  # first, because the other checks take longer
-    found += [*_runtimes(), *_machine(), *_ray()]
-    return [*found, *_needs(study)] if study else found
+    findings += [*_runtimes(), *_machine(), *_ray()]
+    return [*findings, *_study_findings(study)] if study else findings
 
 
 def _packages() -> Iterator[Finding]:
     try:
-        about, needed = metadata(PACKAGE), requires(PACKAGE) or []
+        package, needed = metadata(PACKAGE), requires(PACKAGE) or []
     except PackageNotFoundError:
         yield Finding("packages", "nas", "note", "runs from a source tree, so package versions are not checked")
         return
     python = platform.python_version()
-    yield _version("python", python, SpecifierSet(about["Requires-Python"]))
+    yield _version("python", python, SpecifierSet(package["Requires-Python"]))
     for requirement in map(Requirement, needed):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             try:
@@ -101,10 +101,10 @@ def _packages() -> Iterator[Finding]:
                     yield Finding("packages", requirement.name, "missing", f"pip install '{requirement}'")
 
 
-def _version(name: str, found: str, able: SpecifierSet) -> Finding:
-    if able.contains(found, prereleases=True):
-        return Finding("packages", name, "ok", found)
-    return Finding("packages", name, "missing", f"{found} is installed, but {able} is needed; install such a version")
+def _version(name: str, installed: str, required: SpecifierSet) -> Finding:
+    if required.contains(installed, prereleases=True):
+        return Finding("packages", name, "ok", installed)
+    return Finding("packages", name, "missing", f"{installed} is installed, but {required} is needed; install such a version")
 
 
 def _runtimes() -> Iterator[Finding]:
@@ -117,11 +117,11 @@ def _runtimes() -> Iterator[Finding]:
     kinds["torch on a GPU"] = {"runtime": "torch", "processor": "cuda"}
     kinds["onnxruntime on a GPU"] = {"runtime": "onnxruntime", "processor": "cuda"}
     for name, settings in kinds.items():
-        problem = _cannot(device := Device(name="here", **settings))
-        yield Finding("runtimes", name, "note" if problem else "ok", problem or _about_runtime(device))
+        problem = _runtime_problem(device := Device(name="here", **settings))
+        yield Finding("runtimes", name, "note" if problem else "ok", problem or _runtime_details(device))
 
 
-def _cannot(device: Device) -> str:
+def _runtime_problem(device: Device) -> str:
     """Return why latency cannot be measured on a device; empty if it can."""
     from nas.latency.runtimes import check_runtime
 
@@ -132,15 +132,15 @@ def _cannot(device: Device) -> str:
     return ""
 
 
-def _about_runtime(device: Device) -> str:
+def _runtime_details(device: Device) -> str:
     runtime = import_module(device.runtime)
-    about = []
+    details = []
     if device.runtime == "onnxruntime":
-        able = (name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers())
-        about = [f"execution providers: {', '.join(able)}"]
+        providers = (name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers())
+        details = [f"execution providers: {', '.join(providers)}"]
     elif device.processor == "cuda":
-        about = [runtime.cuda.get_device_name(number) for number in range(runtime.cuda.device_count())]
-    return "; ".join([runtime.__version__, *about])
+        details = [runtime.cuda.get_device_name(number) for number in range(runtime.cuda.device_count())]
+    return "; ".join([runtime.__version__, *details])
 
 
 def _machine() -> Iterator[Finding]:
@@ -148,18 +148,18 @@ def _machine() -> Iterator[Finding]:
 
     from nas.latency.runner import cpuinfo, environment
 
-    here = environment({"runtime": "numpy", "processor": "cpu"})  # any runtime will do here
-    yield Finding("machine", "processor", "ok", f"{here['processor']}, {here['system']}")
+    surroundings = environment({"runtime": "numpy", "processor": "cpu"})  # any runtime will do here
+    yield Finding("machine", "processor", "ok", f"{surroundings['processor']}, {surroundings['system']}")
     flags = set((cpuinfo("flags") or cpuinfo("Features")).split())
-    for number_format, without in _WITHOUT.items():
-        able = [words for of, names, words in _INSTRUCTIONS if of == number_format and flags.intersection(names)]
-        yield Finding("machine", number_format, "ok" if able else "note", "; ".join(able) or without)
+    for number_format, missing_text in _WITHOUT_INSTRUCTIONS.items():
+        instructions = [words for kind, names, words in _INSTRUCTIONS if kind == number_format and flags.intersection(names)]
+        yield Finding("machine", number_format, "ok" if instructions else "note", "; ".join(instructions) or missing_text)
     yield _cores()
     memory = psutil.virtual_memory()
     yield Finding("machine", "memory", "ok", f"{memory.available / _GB:.1f} of {memory.total / _GB:.1f} GB free")
     yield _disk()
-    governor = here["governor"]
-    advice = _ADVICE.get(governor, f"{governor}: set it to performance while latency is measured")
+    governor = surroundings["governor"]
+    advice = _GOVERNOR_ADVICE.get(governor, f"{governor}: set it to performance while latency is measured")
     yield Finding("machine", "governor", "ok" if governor == "performance" else "note", advice)
 
 
@@ -173,9 +173,9 @@ def _disk() -> Finding:
     except FileNotFoundError:
         detail = "no folder for temporary files is writable: set TMPDIR to a writable folder"
         return Finding("machine", "disk", "note", detail)
-    here, there = (shutil.disk_usage(folder).free / _GB for folder in (Path.cwd(), temporary))
+    free_here, free_temporary = (shutil.disk_usage(folder).free / _GB for folder in (Path.cwd(), temporary))
     writable = os.access(Path.cwd(), os.W_OK)
-    detail = f"{here:.1f} GB free here, {there:.1f} GB in {temporary}"
+    detail = f"{free_here:.1f} GB free here, {free_temporary:.1f} GB in {temporary}"
     rest = "" if writable else "; this folder is not writable: give a folder for the results with --runs"
     return Finding("machine", "disk", "ok" if writable else "note", detail + rest)
 
@@ -195,11 +195,11 @@ def _ray() -> Iterator[Finding]:
     if address is None:
         yield Finding("machine", "ray", "ok", "RAY_ADDRESS is not set: a local cluster is started if one is needed")
         return
-    problem = _not_joined("RAY_ADDRESS")
+    problem = _cluster_problem("RAY_ADDRESS")
     yield Finding("machine", "ray", "missing" if problem else "ok", problem or f"a cluster answers at {address}")
 
 
-def _not_joined(wanted: str) -> str:
+def _cluster_problem(wanted: str) -> str:
     """Connect to the Ray cluster; return why that failed, or an empty string."""
     from nas.cluster import connect
 
@@ -210,19 +210,19 @@ def _not_joined(wanted: str) -> str:
     return ""
 
 
-def _needs(study: Study) -> Iterator[Finding]:
+def _study_findings(study: Study) -> Iterator[Finding]:
     """Check whether this machine meets the needs of a study: devices, storage, models, data and memory."""
     for device in study.devices:
-        problem = _cannot(device)
+        problem = _runtime_problem(device)
         state: State = "missing" if problem else "ok"
         yield Finding("study", f"device {device.name}", state, problem or device.runtime_in_words)
-        if device.where == "ray" and (problem := _not_joined(device.name)):
+        if device.where == "ray" and (problem := _cluster_problem(device.name)):
             yield Finding("study", f"cluster for {device.name}", "missing", problem)
-    yield from _searched(study)
+    yield from _search_findings(study)
     separate = [_separate_teacher(study)] if study.student else []
-    found = [*separate, _compressed(study), *_data(study)]
-    yield from found
-    if all(finding.state == "ok" for finding in found):
+    data_findings = [*separate, _compressed_model(study), *_data(study)]
+    yield from data_findings
+    if all(finding.state == "ok" for finding in data_findings):
         yield from _rows(study)
     yield _memory(study)
 
@@ -235,9 +235,9 @@ def _data(study: Study) -> Iterator[Finding]:
     task = study.task
     files = given_files(study) | {"unlabelled": tuple(map(study.resolve, task.unlabelled_files))}
     for key, path in ((key, path) for key, paths in files.items() for path in paths):
-        yield _checked(key, str(path), partial(check_file, path))
+        yield _run_check(key, str(path), partial(check_file, path))
     if task.hub:
-        yield _checked("data", f"{task.hub} is on the hub", partial(_check_hub_data, study))
+        yield _run_check("data", f"{task.hub} is on the hub", partial(_check_hub_data, study))
 
 
 def _rows(study: Study) -> Iterator[Finding]:
@@ -246,16 +246,16 @@ def _rows(study: Study) -> Iterator[Finding]:
     from nas.pipeline.run import Run
 
     try:
-        found = look_at_rows(Run(study, study.path.parent))
+        summary = look_at_rows(Run(study, study.path.parent))
     except NasError as problem:
         yield Finding("study", "rows", "missing", str(problem))
         return
-    if found:
-        sizes = ", ".join(f"{lengths.rows:,} {name}" for name, lengths in found.sets.items())
+    if summary:
+        sizes = ", ".join(f"{lengths.rows:,} {name}" for name, lengths in summary.sets.items())
         yield Finding("study", "rows", "ok", f"{sizes}; nas check describes them")
 
 
-def _checked(name: str, detail: str, check: Callable[[], None]) -> Finding:
+def _run_check(name: str, detail: str, check: Callable[[], None]) -> Finding:
     """Run a check and return its error, or `detail` if it passes."""
     try:
         check()
@@ -264,23 +264,23 @@ def _checked(name: str, detail: str, check: Callable[[], None]) -> Finding:
     return Finding("study", name, "ok", detail)
 
 
-def _searched(study: Study) -> Iterator[Finding]:
+def _search_findings(study: Study) -> Iterator[Finding]:
     """Check the compression methods, the database of trials, and the number of GPUs for the workers."""
     import torch
 
     from nas.pipeline.plan import check_choices
     from nas.pipeline.searches import check_storage
 
-    yield _checked("choices", "all compression methods can be exported", partial(check_choices, study))
+    yield _run_check("choices", "all compression methods can be exported", partial(check_choices, study))
     if study.search.storage:
-        yield _checked("storage", "the database answers", partial(check_storage, study))
-    asked, here = study.search.worker_gpus, torch.cuda.device_count()
-    if asked > here and "RAY_ADDRESS" not in os.environ:
-        detail = f"each worker needs {asked:g} GPUs, but this machine has {here}; lower worker_gpus, or set RAY_ADDRESS"
+        yield _run_check("storage", "the database answers", partial(check_storage, study))
+    gpus_per_worker, gpu_count = study.search.worker_gpus, torch.cuda.device_count()
+    if gpus_per_worker > gpu_count and "RAY_ADDRESS" not in os.environ:
+        detail = f"each worker needs {gpus_per_worker:g} GPUs, but this machine has {gpu_count}; lower worker_gpus, or set RAY_ADDRESS"
         yield Finding("study", "GPUs", "missing", detail)
 
 
-def _compressed(study: Study) -> Finding:
+def _compressed_model(study: Study) -> Finding:
     """Check the model that is compressed."""
     name = "student" if study.student else "teacher"
     if study.compressed.model == "embedded":
@@ -298,22 +298,22 @@ def _separate_teacher(study: Study) -> Finding:
     from nas.model.any_classifier import AnyClassifier
     from nas.pipeline.prepare import given_model
 
-    given = partial(given_model, study, study.teacher)
-    return _model("teacher", study.teacher.revision, given, AnyClassifier.of)
+    find_source = partial(given_model, study, study.teacher)
+    return _model("teacher", study.teacher.revision, find_source, AnyClassifier.of)
 
 
-def _model(name: str, revision: str | None, given: Callable[[], str], check: Callable[..., object]) -> Finding:
-    """Check a model of the study. `given` returns its folder or hub id. Weights are not downloaded."""
+def _model(name: str, revision: str | None, find_source: Callable[[], str], check: Callable[..., object]) -> Finding:
+    """Check a model of the study. `find_source` returns its folder or hub id. Weights are not downloaded."""
     from nas.hub import find, model_folder
 
     try:
-        source = given()
+        source = find_source()
         if Path(source).is_dir():
             check(source)
         else:
-            found, _ = find("model", source, revision)
-            check(str(model_folder(found, weights=False)), weights=False)
-            source = f"{found} is on the hub"
+            hub_id, _ = find("model", source, revision)
+            check(str(model_folder(hub_id, weights=False)), weights=False)
+            source = f"{hub_id} is on the hub"
     except NasError as problem:
         return Finding("study", name, "missing", str(problem).removeprefix(f"{name}.model: "))
     return Finding("study", name, "ok", source)
@@ -333,8 +333,8 @@ def _memory(study: Study) -> Finding:
 
     shape = study.space.teacher
     matrices = shape.num_hidden_layers * shape.hidden_size * (4 * shape.hidden_size + 2 * shape.intermediate_size)
-    least = _TRAINED_BYTES * matrices * study.supernet.workers / _GB
-    free = psutil.virtual_memory().available / _GB
-    state: State = "ok" if least < free else "missing"
-    detail = f"training needs at least {least:.1f} GB for weights, gradients and moments, and {free:.1f} GB are free"
+    needed_gb = _TRAINED_BYTES * matrices * study.supernet.workers / _GB
+    free_gb = psutil.virtual_memory().available / _GB
+    state: State = "ok" if needed_gb < free_gb else "missing"
+    detail = f"training needs at least {needed_gb:.1f} GB for weights, gradients and moments, and {free_gb:.1f} GB are free"
     return Finding("study", "memory", state, detail)

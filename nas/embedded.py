@@ -58,7 +58,7 @@ MAX_LENGTH = 32
 _POSITION_SCALE, _LONGEST_WAVE = 0.1, 100.0
 
 # The standard library's folder may contain site-packages with all other installed packages.
-_SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests"})
+_SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests"})
 # A docstring starts on the line after a colon. This pattern also works on source that this Python cannot parse.
 _DOCSTRING = re.compile(r':[ \t]*\n[ \t]+[rR]?"""(.*?)"""', re.DOTALL)
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n")
@@ -73,7 +73,7 @@ def build(folder: Path, seed: int) -> None:
     documentation contains too few sentences.
     """
     rng = random.Random(seed)
-    train, test = _split(sentences(source_folders()), rng)
+    train, test = _train_and_test(sentences(source_folders()), rng)
     rows = {"train": gaps(train, rng)[:TRAIN_ROWS], "test": gaps(test, rng)[:TEST_ROWS]}
     if len(rows["train"]) < LEAST_TRAIN_ROWS:
         raise DataError(
@@ -81,34 +81,34 @@ def build(folder: Path, seed: int) -> None:
             f"{len(rows['train'])}; install packages with their sources, or use your own data set in [task]"
         )
     for name, part in rows.items():
-        _write(folder / f"{name}.parquet", part)
+        _write_rows(folder / f"{name}.parquet", part)
     _write_teacher(folder / "teacher", [text for text, _ in rows["train"]], seed)
 
 
 def source_folders() -> dict[str, Path]:
     """Return the folders whose Python files are read: the standard library and the installed `PACKAGES`, by name."""
-    found = {"python": Path(sysconfig.get_path("stdlib"))}
+    folders = {"python": Path(sysconfig.get_path("stdlib"))}
     for name in PACKAGES:
         spec = find_spec(name)  # finds a top-level package without importing it
         if spec and spec.submodule_search_locations:
-            found[name] = Path(next(iter(spec.submodule_search_locations)))
-    return found
+            folders[name] = Path(next(iter(spec.submodule_search_locations)))
+    return folders
 
 
 def sentences(folders: dict[str, Path]) -> dict[str, str]:
     """Return the distinct sentences of all docstrings, in lower case, each with the first file that contains it."""
-    found: dict[str, str] = {}
+    file_of_sentence: dict[str, str] = {}
     for name, folder in sorted(folders.items()):
-        for path in _sources(folder):
+        for path in _source_files(folder):
             for sentence in _sentences_of(path):
-                found.setdefault(sentence, f"{name}/{path.relative_to(folder).as_posix()}")
-    return found
+                file_of_sentence.setdefault(sentence, f"{name}/{path.relative_to(folder).as_posix()}")
+    return file_of_sentence
 
 
-def _sources(folder: Path) -> Iterator[Path]:
+def _source_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(folder).parts
-        if not _SKIPPED.intersection(parts):
+        if not _SKIPPED_FOLDERS.intersection(parts):
             yield path
 
 
@@ -127,18 +127,18 @@ def _sentences_of(path: Path) -> Iterator[str]:
                     yield " ".join(words)
 
 
-def _split(found: dict[str, str], rng: random.Random) -> tuple[list[str], list[str]]:
+def _train_and_test(file_of_sentence: dict[str, str], rng: random.Random) -> tuple[list[str], list[str]]:
     """Return the sentences for training and for testing.
 
     All sentences of a file are put into the same set, because neighbouring sentences resemble each other.
     """
-    files = sorted(set(found.values()))
+    files = sorted(set(file_of_sentence.values()))
     rng.shuffle(files)
-    tested = set(files[: len(files) // 10])
-    order = sorted(found)
+    test_files = set(files[: len(files) // 10])
+    order = sorted(file_of_sentence)
     rng.shuffle(order)
-    train = [sentence for sentence in order if found[sentence] not in tested]
-    test = [sentence for sentence in order if found[sentence] in tested]
+    train = [sentence for sentence in order if file_of_sentence[sentence] not in test_files]
+    test = [sentence for sentence in order if file_of_sentence[sentence] in test_files]
     return train, test
 
 
@@ -165,7 +165,7 @@ def gaps(texts: list[str], rng: random.Random) -> list[tuple[str, int]]:
     return list(rows.items())
 
 
-def _write(path: Path, rows: list[tuple[str, int]]) -> None:
+def _write_rows(path: Path, rows: list[tuple[str, int]]) -> None:
     columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(WORDS))})
     table = Dataset.from_dict(columns, features=features)
@@ -178,9 +178,9 @@ def vocabulary(texts: list[str]) -> list[str]:
     letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
     # The trainer breaks ties by token number, and it numbers the letters in an arbitrary order. Passing all letters as
     # special tokens fixes that order.
-    given = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
+    fixed_tokens = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
     pieces = BertWordPieceTokenizer(lowercase=True)
-    pieces.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=2, special_tokens=given, show_progress=False)
+    pieces.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=2, special_tokens=fixed_tokens, show_progress=False)
     return [*SPECIAL_TOKENS, *sorted(set(pieces.get_vocab()) - set(SPECIAL_TOKENS))]
 
 

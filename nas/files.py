@@ -49,21 +49,21 @@ def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
         raise error(f"{path}: cannot be read as TOML text ({type(problem).__name__}); give another file") from None
     except ValueError as problem:  # TOMLDecodeError, or an integer with thousands of digits
         raise error(f"{path}: not valid TOML: {problem}; correct the file at that position") from None
-    if any("\0" in text for text in _texts(values)):
+    if any("\0" in text for text in _strings_in(values)):
         raise error(f"{path}: strings must not contain the character \\u0000; remove it")
     return values
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _strings_in(value: Any) -> Iterator[str]:
     """Yield all keys and strings of parsed TOML, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from (key, *_texts(item))
+            yield from (key, *_strings_in(item))
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item)
+            yield from _strings_in(item)
 
 
 def validate(model: type[S], values: Mapping[str, Any], path: Path, error: type[NasError]) -> S:
@@ -71,26 +71,26 @@ def validate(model: type[S], values: Mapping[str, Any], path: Path, error: type[
     try:
         return model.model_validate(dict(values))
     except ValidationError as problem:
-        raise error(f"{path}: {_one_line(problem, model)}") from None
+        raise error(f"{path}: {_validation_message(problem, model)}") from None
 
 
-def _one_line(problem: ValidationError, model: type[BaseModel]) -> str:
-    first = problem.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"]) or "file"
-    kind, value = first["type"], first["input"]
-    fields = _settings_at(model, first["loc"][:-1]).model_fields
+def _validation_message(problem: ValidationError, model: type[BaseModel]) -> str:
+    first_error = problem.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first_error["loc"]) or "file"
+    kind, value = first_error["type"], first_error["input"]
+    fields = _settings_at(model, first_error["loc"][:-1]).model_fields
     if kind == "extra_forbidden":
         valid = sorted(field.alias or name for name, field in fields.items())
         return f"{key}: unknown key; remove it or use one of: {', '.join(valid)}"
     if kind == "missing":
         return f"{key}: required key is missing; add it"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first_error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if kind == "value_error":
         return f"{key}: {message}"
-    field = fields.get(str(first["loc"][-1]))
+    field = fields.get(str(first_error["loc"][-1]))
     # If the setting is a table or a secret, the given value may contain a password, so it is not shown.
-    hidden = field and any(_within(field.annotation, kind) for kind in (SecretStr, BaseModel))
+    hidden = field and any(_subclass_in(field.annotation, kind) for kind in (SecretStr, BaseModel))
     shown = not hidden and not isinstance(value, dict | list)
     return f"{key}: {message}{f', but got {value!r}' if shown else ''}"
 
@@ -99,15 +99,15 @@ def _settings_at(model: type[BaseModel], location: tuple[int | str, ...]) -> typ
     """Return the class of the settings, possibly nested ones, at the location that a validation error gives."""
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
-            model = _within(model.model_fields[part].annotation, BaseModel) or model
+            model = _subclass_in(model.model_fields[part].annotation, BaseModel) or model
     return model
 
 
-def _within(annotation: Any, kind: type[C]) -> type[C] | None:
+def _subclass_in(annotation: Any, kind: type[C]) -> type[C] | None:
     """Return the first subclass of `kind` in a type annotation, or None."""
     if isinstance(annotation, type) and issubclass(annotation, kind):
         return annotation
-    return next(filter(None, (_within(inner, kind) for inner in getattr(annotation, "__args__", ()))), None)
+    return next(filter(None, (_subclass_in(inner, kind) for inner in getattr(annotation, "__args__", ()))), None)
 
 
 def given_path(name: str) -> Path:
@@ -131,8 +131,8 @@ def file_digest(path: Path) -> str:
 
     The result is cached: an unmodified file (same inode, size and modification time) is not read again.
     """
-    found = path.stat()
-    return _file_digest(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+    status = path.stat()
+    return _file_digest(path, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=4096)

@@ -41,9 +41,9 @@ class GraphBuilder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._quantised: dict[str, tuple[str, str, str]] = dict(outer._quantised) if outer else {}
-        self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._constant_names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._computed: dict[Hashable, str] = dict(outer._computed) if outer else {}
-        self._numbers: Iterator[int] = outer._numbers if outer else itertools.count()
+        self._node_numbers: Iterator[int] = outer._node_numbers if outer else itertools.count()
 
     def input(self, name: str, kind: int, shape: Shape) -> str:
         """Declare an input and return its name. In `shape`, a string is a dynamic dimension and None an unknown one."""
@@ -61,11 +61,11 @@ class GraphBuilder:
             return self._outer.constant(value)
         array = np.asarray(value, order="C")
         key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
-        if key not in self._known:
+        if key not in self._constant_names:
             name = f"constant_{len(self._constants)}"
             self._constants.append(numpy_helper.from_array(array, name))
-            self._known[key] = name
-        return self._known[key]
+            self._constant_names[key] = name
+        return self._constant_names[key]
 
     def sparse_constant(self, value: np.ndarray) -> str:
         """Store an array as one bit per number plus the numbers that are not zero. Return the name of the full array.
@@ -74,16 +74,16 @@ class GraphBuilder:
         only on constants.
         """
         flat = np.asarray(value, order="C").reshape(-1)
-        kept = flat != 0
-        numbers = self.constant(np.concatenate([np.zeros(1, dtype=flat.dtype), flat[kept]]))
-        octets = self.constant(np.packbits(kept, bitorder="little")[:, None])
+        is_nonzero = flat != 0
+        nonzero = self.constant(np.concatenate([np.zeros(1, dtype=flat.dtype), flat[is_nonzero]]))
+        octets = self.constant(np.packbits(is_nonzero, bitorder="little")[:, None])
         shifted = self.add("BitShift", octets, self.constant(np.arange(8, dtype=np.uint8)), direction="RIGHT")
         bits = self.add("BitwiseAnd", shifted, self.constant(np.array(1, dtype=np.uint8)))
-        every = self.add("Reshape", self.add("Cast", bits, to=TensorProto.INT32), self.constant(np.array([-1])))
+        all_bits = self.add("Reshape", self.add("Cast", bits, to=TensorProto.INT32), self.constant(np.array([-1])))
         start, end = self.constant(np.array([0])), self.constant(np.array([flat.size]))
-        mask = self.add("Slice", every, start, end, start)
+        mask = self.add("Slice", all_bits, start, end, start)
         order = self.add("Mul", self.add("CumSum", mask, self.constant(np.array(0))), mask)
-        return self.add("Reshape", self.add("Gather", numbers, order), self.constant(np.array(value.shape)))
+        return self.add("Reshape", self.add("Gather", nonzero, order), self.constant(np.array(value.shape)))
 
     def once(self, key: Hashable, write: Callable[[], str]) -> str:
         """Return the name of the value that `write` adds. `write` is called only the first time a key is given."""
@@ -97,7 +97,7 @@ class GraphBuilder:
 
     def add_many(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
         """Add a node with several outputs and return their names."""
-        number = next(self._numbers)
+        number = next(self._node_numbers)
         names = [f"{operator.lower()}_{number}_{index}" for index in range(outputs)]
         node = helper.make_node(operator, list(inputs), names, name=f"{operator}_{number}", **attributes)
         self._nodes.append(node)
@@ -111,10 +111,10 @@ class GraphBuilder:
         The runtime executes the branch `otherwise` only if `condition` does not hold. `shapes` gives the element type
         and the shape of each value, by name.
         """
-        ready = GraphBuilder(outer=self)
+        then_branch = GraphBuilder(outer=self)
         for value, (name, (kind, shape)) in zip(then, shapes.items(), strict=True):
-            ready.output(value, f"{name}_{next(self._numbers)}", shape, kind)
-        branches = {"then_branch": ready._branch("then"), "else_branch": otherwise._branch("else")}
+            then_branch.output(value, f"{name}_{next(self._node_numbers)}", shape, kind)
+        branches = {"then_branch": then_branch._branch("then"), "else_branch": otherwise._branch("else")}
         return self.add_many("If", len(shapes), condition, **branches)
 
     def _branch(self, name: str) -> onnx.GraphProto:
@@ -137,23 +137,23 @@ class GraphBuilder:
     def model(self, name: str) -> onnx.ModelProto:
         """Return the finished model after checking it with `onnx.checker`."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._constants)
-        others = sorted(_domains(self._nodes) - {""})
-        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in others)]
+        other_domains = sorted(_operator_domains(self._nodes) - {""})
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in other_domains)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="nas")
         model.ir_version = 9
         onnx.checker.check_model(model)
         return model
 
 
-def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+def _operator_domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     """Return the domains of the operators of all nodes, including those in branches."""
-    found = set()
+    domains = set()
     for node in nodes:
-        found.add(node.domain)
+        domains.add(node.domain)
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                found |= _domains(attribute.g.node)
-    return found
+                domains |= _operator_domains(attribute.g.node)
+    return domains
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

@@ -28,8 +28,8 @@ from nas.tasks.custom_metric import register
 
 FOLDER = "given"
 """The subfolder of the run for the study file and the files that it names."""
-_DATA, _MODELS = ("train", "test", "search"), ("teacher", "student")
-_STORAGE = "STORAGE"
+_DATA_KEYS, _MODEL_KEYS = ("train", "test", "search"), ("teacher", "student")
+_STORAGE_VARIABLE = "STORAGE"
 """The variable that replaces the URL of a database in the study file, because a URL may contain a password."""
 
 
@@ -55,7 +55,7 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=folder))
         try:
-            study, variables = _write(draft, {"name": name, **tables})
+            study, variables = _write_study(draft, {"name": name, **tables})
             with Run.of(study, Path(runs)).locked():
                 if not _same_files(draft, folder / FOLDER):
                     shutil.rmtree(folder / FOLDER, ignore_errors=True)
@@ -69,44 +69,44 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
                 folder.rmdir()
 
 
-def _write(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str, str]]:
+def _write_study(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str, str]]:
     """Write a study and the files that it names into a folder; return the study and the values of its variables."""
     folder.chmod(0o755)
-    for key in ("task", *_MODELS):
+    for key in ("task", *_MODEL_KEYS):
         if not isinstance(tables.get(key, {}), Mapping):
             raise StudyError(
                 f"{key}: must be a mapping with the settings of [{key}], but got {tables[key]!r}; give a mapping"
             )
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()}
     values["task"] = _with_files(folder, values.get("task", {}))
-    for key in _MODELS:
+    for key in _MODEL_KEYS:
         if key in values:
             values[key] = _with_model(folder, key, values[key])
-    known = _compressed(folder, values)
-    length = min(LENGTH, known.positions) if known else LENGTH
+    properties = _compressed_properties(folder, values)
+    length = min(LENGTH, properties.positions) if properties else LENGTH
     values["task"] = {"max_length": length, **values["task"]}
     values.setdefault("devices", [{"name": "here", "sequence_length": length}])
-    first = next((device["name"] for device in values["devices"] if "name" in device), "here")
+    first_device = next((device["name"] for device in values["devices"] if "name" in device), "here")
     values["budgets"] = [
-        budget_table(budget, first) if isinstance(budget, str) else budget for budget in values.get("budgets", ())
+        budget_table(budget, first_device) if isinstance(budget, str) else budget for budget in values.get("budgets", ())
     ]
     if "search_space" not in values:
-        values["search_space"] = {"name": _space(folder, known)}
+        values["search_space"] = {"name": _space_name(folder, properties)}
     variables = {}
     if storage := values.get("search", {}).get("storage"):
-        variables[_STORAGE] = str(storage)
-        values["search"] |= {"storage": f"${{{_STORAGE}}}"}
-        values["variables"] = {_STORAGE: "the URL of the database that keeps the trials"}
+        variables[_STORAGE_VARIABLE] = str(storage)
+        values["search"] |= {"storage": f"${{{_STORAGE_VARIABLE}}}"}
+        values["variables"] = {_STORAGE_VARIABLE: "the URL of the database that keeps the trials"}
     write_text(folder / STUDY_FILE, "".join(_as_toml(values)))
     return Study.load(folder, variables), variables
 
 
 def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Write the data of a task to files, and return the task's table with the names of these files."""
-    values = {key: _data(folder, key, value) if key in _DATA else value for key, value in task.items()}
+    values = {key: _data_name(folder, key, value) if key in _DATA_KEYS else value for key, value in task.items()}
     if "unlabelled" in task:
         values["unlabelled"] = [
-            _data(folder, f"unlabelled-{number}", value) for number, value in enumerate(task["unlabelled"], start=1)
+            _data_name(folder, f"unlabelled-{number}", value) for number, value in enumerate(task["unlabelled"], start=1)
         ]
     if callable(metric := values.get("metric")):
         try:
@@ -119,7 +119,7 @@ def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _data(folder: Path, name: str, rows: Any) -> Any:
+def _data_name(folder: Path, name: str, rows: Any) -> Any:
     """Write rows to a file and return its name; if a path or a split is given instead of rows, return it."""
     import pandas  # datasets depends on it
 
@@ -154,32 +154,32 @@ def _absolute(name: Any) -> Any:
     return str(path.resolve()) if path.exists() else str(name)
 
 
-def _compressed(folder: Path, values: Mapping[str, Any]) -> TeacherProperties | None:
+def _compressed_properties(folder: Path, values: Mapping[str, Any]) -> TeacherProperties | None:
     """Return the properties of the model to compress; None for a hub id, which is not downloaded."""
     key = "student" if "student" in values else "teacher"
     name = values.get(key, {}).get("model", "")
     return TeacherProperties.at(str(folder / name) if name == f"./{key}" else name)
 
 
-def _space(folder: Path, known: TeacherProperties | None) -> str:
+def _space_name(folder: Path, properties: TeacherProperties | None) -> str:
     """Return the name of a search space that fits a model. If no shipped one does, write a new one."""
-    if known is None:
+    if properties is None:
         raise StudyError(
             "search_space: must be given for a hub model, because its sizes are unknown before the download; give one"
         )
-    if (shipped := fitting_space(known.shape)) is not None:
+    if (shipped := fitting_space(properties.shape)) is not None:
         return shipped
-    write_text(folder / SPACE_FILE, space_text(known.shape))
+    write_text(folder / SPACE_FILE, space_text(properties.shape))
     return SPACE_FILE
 
 
 def _same_files(one: Path, other: Path) -> bool:
     """Whether two folders hold the same files."""
-    found = [
+    digests = [
         {path.relative_to(folder): file_digest(path) for path in folder.rglob("*") if path.is_file()}
         for folder in (one, other)
     ]
-    return found[0] == found[1]
+    return digests[0] == digests[1]
 
 
 def _as_toml(values: Mapping[str, Any]) -> Iterator[str]:
@@ -187,16 +187,16 @@ def _as_toml(values: Mapping[str, Any]) -> Iterator[str]:
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     lists = {key: value for key, value in values.items() if key in ("devices", "budgets")}
     for key in values.keys() - tables.keys() - lists.keys():
-        yield f"{key} = {_value(values[key])}\n"
+        yield f"{key} = {_toml_literal(values[key])}\n"
     for key, table in (*tables.items(), *((key, table) for key, listed in lists.items() for table in listed)):
         yield f"\n[[{key}]]\n" if key in lists else f"\n[{key}]\n"
-        yield from (f"{_value(name)} = {_value(value)}\n" for name, value in table.items() if value is not None)
+        yield from (f"{_toml_literal(name)} = {_toml_literal(value)}\n" for name, value in table.items() if value is not None)
 
 
-def _value(value: Any) -> str:
+def _toml_literal(value: Any) -> str:
     """Return a value as a TOML literal."""
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_value(key)} = {_value(inner)}' for key, inner in value.items())} }}"
+        return f"{{ {', '.join(f'{_toml_literal(key)} = {_toml_literal(inner)}' for key, inner in value.items())} }}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(_toml_literal, value))}]"
     return json.dumps(value.item() if hasattr(value, "item") else value, ensure_ascii=False, default=str)

@@ -17,26 +17,26 @@ from pathlib import Path
 
 from nas.errors import MachineError, NasError
 
-_AGAIN = "then run the same command again"
-_NO_SPACE = f"free some space or use another folder, {_AGAIN}"
-_NO_PERMISSION = f"change its owner or permissions or use another folder, {_AGAIN}"
+_RUN_AGAIN = "then run the same command again"
+_NO_SPACE = f"free some space or use another folder, {_RUN_AGAIN}"
+_NO_PERMISSION = f"change its owner or permissions or use another folder, {_RUN_AGAIN}"
 _LIMITS = {
     errno.ENOSPC: ("no free space on the disk", _NO_SPACE),
     errno.EDQUOT: ("the disk quota is exhausted", _NO_SPACE),
-    errno.EFBIG: ("a file would exceed the allowed file size (ulimit -f)", f"raise the limit, {_AGAIN}"),
+    errno.EFBIG: ("a file would exceed the allowed file size (ulimit -f)", f"raise the limit, {_RUN_AGAIN}"),
     errno.EACCES: ("permission denied", _NO_PERMISSION),
     errno.EPERM: ("permission denied", _NO_PERMISSION),
-    errno.EROFS: ("the file system is read-only", f"use another folder, {_AGAIN}"),
-    errno.EMFILE: ("too many files are open (ulimit -n)", f"raise the limit, {_AGAIN}"),
-    errno.ENFILE: ("too many files are open on this machine", f"close other programs, {_AGAIN}"),
+    errno.EROFS: ("the file system is read-only", f"use another folder, {_RUN_AGAIN}"),
+    errno.EMFILE: ("too many files are open (ulimit -n)", f"raise the limit, {_RUN_AGAIN}"),
+    errno.ENFILE: ("too many files are open on this machine", f"close other programs, {_RUN_AGAIN}"),
     errno.ENOMEM: (
         "the memory is exhausted",
-        f"close other programs or reduce batch sizes and the number of workers, {_AGAIN}",
+        f"close other programs or reduce batch sizes and the number of workers, {_RUN_AGAIN}",
     ),
-    errno.EIO: ("the disk reported a read or write error", f"check the disk or use another folder, {_AGAIN}"),
+    errno.EIO: ("the disk reported a read or write error", f"check the disk or use another folder, {_RUN_AGAIN}"),
     errno.ENAMETOOLONG: ("the name is too long", "use a shorter one"),
 }
-_WITHOUT_PATH = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_LIMITS_WITHOUT_PATH = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Limits that do not depend on the file or folder in use, so the message names none."""
 _OTHER_REMEDIES = {
     errno.ENOENT: "correct the path",
@@ -44,8 +44,8 @@ _OTHER_REMEDIES = {
     errno.EEXIST: "a folder is needed here, but a file exists: move the file away or use another folder",
     errno.EISDIR: "a file is needed here, but a folder exists: move the folder away or use another name",
 }
-_QUOTED = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
-_IN_WORDS = {
+_QUOTED_NUMBER = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
+_NUMBER_OF_WORDS = {
     "can't allocate memory": errno.ENOMEM,
     "out of memory": errno.ENOMEM,
     "database or disk is full": errno.ENOSPC,
@@ -55,10 +55,10 @@ _IN_WORDS = {
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENOMEM)
     },
 }
-_OF_FILES = ("(os error", "local file")
+_FILE_PHRASES = ("(os error", "local file")
 """Phrases that show that a library's message is about a file. If they are absent and the exception names no path,
 "permission denied" may be about a network connection."""
-_CACHES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_HOME", "XDG_CACHE_HOME", "RAY_TMPDIR", "TMPDIR")
+_CACHE_VARIABLES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_HOME", "XDG_CACHE_HOME", "RAY_TMPDIR", "TMPDIR")
 """Environment variables that set the folders, other than the run's, to which libraries write."""
 
 
@@ -73,48 +73,48 @@ def machine_limit_of(problem: BaseException, path: Path | str | None = None) -> 
         return problem
     if isinstance(problem, NasError):
         return machine_limit_of(problem.__context__) if problem.__context__ else None
-    seen: BaseException | None = problem
-    while seen is not None:
-        if isinstance(seen, NasError):
-            return machine_limit_of(seen)
-        if number := _number_of(seen):
-            what, remedy = _LIMITS[number]
-            where = getattr(seen, "filename", None) or (path if number not in _WITHOUT_PATH else None)
-            if "temporary directory" in str(seen):
-                return MachineError(f"{seen.args[-1]}: set TMPDIR to a writable folder")
-            return MachineError(f"{f'{_text(where)}: ' if where else ''}{what}; {_cache_remedy(where, path) or remedy}")
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    cause: BaseException | None = problem
+    while cause is not None:
+        if isinstance(cause, NasError):
+            return machine_limit_of(cause)
+        if number := _limit_number(cause):
+            description, remedy = _LIMITS[number]
+            location = getattr(cause, "filename", None) or (path if number not in _LIMITS_WITHOUT_PATH else None)
+            if "temporary directory" in str(cause):
+                return MachineError(f"{cause.args[-1]}: set TMPDIR to a writable folder")
+            return MachineError(f"{f'{_path_text(location)}: ' if location else ''}{description}; {_cache_remedy(location, path) or remedy}")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 
 
-def _number_of(problem: BaseException) -> int | None:
+def _limit_number(problem: BaseException) -> int | None:
     """Return the `errno` of the machine's limit that an exception reports, or None."""
     if isinstance(problem, MemoryError):
         return errno.ENOMEM
-    said = str(problem)[:2000]
-    quoted = _QUOTED.search(said)
-    own = problem.errno if isinstance(problem, OSError) and not isinstance(problem, ssl.SSLError) else None
-    number = own or (int(quoted[1]) if quoted else None)
+    message = str(problem)[:2000]
+    quoted = _QUOTED_NUMBER.search(message)
+    own_number = problem.errno if isinstance(problem, OSError) and not isinstance(problem, ssl.SSLError) else None
+    number = own_number or (int(quoted[1]) if quoted else None)
     if number not in _LIMITS:
-        return next((number for words, number in _IN_WORDS.items() if words in said.lower()), None)
-    of_file = getattr(problem, "filename", None) or any(words in said for words in _OF_FILES)
+        return next((number for words, number in _NUMBER_OF_WORDS.items() if words in message.lower()), None)
+    of_file = getattr(problem, "filename", None) or any(words in message for words in _FILE_PHRASES)
     return number if of_file or number not in (errno.EACCES, errno.EPERM) else None
 
 
-def _text(where: object) -> str:
-    return os.fsdecode(where) if isinstance(where, bytes | os.PathLike | str) else str(where)
+def _path_text(location: object) -> str:
+    return os.fsdecode(location) if isinstance(location, bytes | os.PathLike | str) else str(location)
 
 
-def _cache_remedy(where: object, worked_on: Path | str | None) -> str | None:
-    """Return advice to move a library's cache, if the path `where` lies in that cache and not within `worked_on`."""
-    text = _text(where)
+def _cache_remedy(location: object, worked_on: Path | str | None) -> str | None:
+    """Return advice to move a library's cache, if the path `location` lies in that cache and not within `worked_on`."""
+    text = _path_text(location)
     if worked_on and Path(text).is_relative_to(worked_on):
         return None
-    for name in _CACHES:
+    for name in _CACHE_VARIABLES:
         if (folder := os.environ.get(name)) and Path(text).is_relative_to(folder):
-            return f"set {name} to a writable folder with free space, {_AGAIN}"
+            return f"set {name} to a writable folder with free space, {_RUN_AGAIN}"
     if "/.cache/huggingface" in text:
-        return f"set HF_HOME to a writable folder with free space, {_AGAIN}"
+        return f"set HF_HOME to a writable folder with free space, {_RUN_AGAIN}"
     return None
 
 
@@ -138,6 +138,6 @@ def error_line(problem: Exception) -> str | None:
         return str(problem)
     if not isinstance(problem, OSError):
         return None
-    where = f"{_text(problem.filename)}: " if problem.filename else ""
+    location = f"{_path_text(problem.filename)}: " if problem.filename else ""
     remedy = _OTHER_REMEDIES.get(problem.errno or 0, "run the same command again")
-    return f"{where}{problem.strerror or problem}; {remedy}"
+    return f"{location}{problem.strerror or problem}; {remedy}"

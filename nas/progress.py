@@ -35,7 +35,7 @@ class Tracker(Protocol):
     def __call__(self, done: int, note: str = "") -> None: ...
 
 
-class _View(Progress):
+class _ProgressWithView(Progress):
     """A progress bar with further content below it."""
 
     below: RenderableType = ""
@@ -54,7 +54,7 @@ def track(
     The block calls the `Tracker` to report how much is done. `view` returns what a terminal shows below the bar; it is
     called at most once per second.
     """
-    with _shown(title, total, before, view) as show:
+    with _show_progress(title, total, before, view) as show:
 
         def tracker(done: int, note: str = "") -> None:
             show(done, note)
@@ -64,11 +64,11 @@ def track(
 
 
 @contextmanager
-def _shown(title: str, total: int, before: int, view: Callable[[], RenderableType]) -> Iterator[Tracker]:
+def _show_progress(title: str, total: int, before: int, view: Callable[[], RenderableType]) -> Iterator[Tracker]:
     started = last = time.monotonic()
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with _View(*columns, TextColumn("{task.fields[note]}"), console=console, refresh_per_second=2) as bar:
+        with _ProgressWithView(*columns, TextColumn("{task.fields[note]}"), console=console, refresh_per_second=2) as bar:
             task = bar.add_task(title, total=total, completed=before, note="")
 
             def show(done: int, note: str = "") -> None:
@@ -116,18 +116,18 @@ def say(message: str) -> None:
     log("said", message=message)
 
 
-def log(event: str, **about: object) -> None:
+def log(event: str, **details: object) -> None:
     """Append an event with its time to the run's log, if there is one, and pass it to the listeners."""
     if _logs:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        _logs[-1].write(json.dumps({"at": now, "event": event, **about}).encode() + b"\n")
-    tell(event, **about)
+        _logs[-1].write(json.dumps({"at": now, "event": event, **details}).encode() + b"\n")
+    tell(event, **details)
 
 
-def tell(event: str, **about: object) -> None:
+def tell(event: str, **details: object) -> None:
     """Pass an event to all registered listeners."""
     for listener in tuple(_listeners):
-        listener({"event": event, **about})
+        listener({"event": event, **details})
 
 
 @contextmanager

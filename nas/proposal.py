@@ -41,11 +41,11 @@ from nas.vocabulary import PRUNABLE, tokenizer_kind
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 LENGTH = 128
 """The proposed length of texts in tokens, unless the teacher has fewer positions."""
-_SHOWN = 5
+_SHOWN_LABELS = 5
 """The number of labels that are listed by name."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
 """Proposed numbers of layers and of attention heads; only those below the teacher's number are used."""
-_HIDDEN, _INTERMEDIATE = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
+_HIDDEN_SHARES, _INTERMEDIATE_SHARES = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 """Proposed hidden and intermediate sizes, as shares of the teacher's."""
 
 
@@ -94,10 +94,10 @@ class TeacherProperties:
             return None
         if kind is not None and task_kind(kind).accepts(self.problem_type, self.outputs):
             return self.outputs
-        several = kind is not None and task_kind(kind).has_thresholds
-        is_known = self.problem_type is not None or not several
-        own = self.problem_type == "multi_label_classification"
-        return None if is_known and own != several else self.outputs
+        needs_multi_label = kind is not None and task_kind(kind).has_thresholds
+        is_known = self.problem_type is not None or not needs_multi_label
+        is_multi_label = self.problem_type == "multi_label_classification"
+        return None if is_known and is_multi_label != needs_multi_label else self.outputs
 
     def misfit(self, data: Columns, label: Sequence[str], kind: str) -> str | None:
         """Return why the number of outputs of the teacher's classifier does not fit the task.
@@ -108,9 +108,9 @@ class TeacherProperties:
         if outputs in (None, wanted):
             return None
         rules = task_kind(kind)
-        has = "have" if len(label) > 1 else "has"
-        task = f"a {kind} needs 1" if rules.has_one_output else f"{' and '.join(label)} {has} {wanted}"
-        return f"the teacher's classifier has {outputs} outputs, but {task}" + (
+        verb = "have" if len(label) > 1 else "has"
+        requirement = f"a {kind} needs 1" if rules.has_one_output else f"{' and '.join(label)} {verb} {wanted}"
+        return f"the teacher's classifier has {outputs} outputs, but {requirement}" + (
             "" if rules.has_one_output else f" {rules.label_word}"
         )
 
@@ -133,16 +133,16 @@ class Columns:
         """Examine training and test data."""
         names = [name for name in rows.column_names if name in test.column_names]
         tagged = tagged_columns(rows, names)
-        found = {name: tagged[name][0] if name in tagged else Column.of(rows, name) for name in names}
-        text = columns.texts(list(found.values()))
-        label = columns.label(list(found.values()), text.value if isinstance(text, Clear) else (), partial(_same, rows))
-        words = {name: own for name, (_, own) in tagged.items()}
+        by_name = {name: tagged[name][0] if name in tagged else Column.of(rows, name) for name in names}
+        text = columns.texts(list(by_name.values()))
+        label = columns.label(list(by_name.values()), text.value if isinstance(text, Clear) else (), partial(_correspond, rows))
+        words = {name: word_columns for name, (_, word_columns) in tagged.items()}
         if isinstance(label, Unclear) and not label.candidates and words:
-            text, label = _of_tags(words)
+            text, label = _tagging_columns(words)
         absent = [name for name in rows.column_names if name not in names]
         if isinstance(label, Unclear) and absent and not label.candidates:
             label = Unclear(f"{label.why} in both files; the test data has no {', '.join(map(repr, absent))}")
-        return cls(rows, found, text, label, words)
+        return cls(rows, by_name, text, label, words)
 
     @property
     def rows(self) -> int:
@@ -151,12 +151,12 @@ class Columns:
 
     def text_for(self, label: Sequence[str]) -> Clear[tuple[str, ...]] | Unclear:
         """Return the columns of texts, given the columns of labels."""
-        return _words_of(self.words[label[0]]) if label and label[0] in self.words else self.text
+        return _word_column(self.words[label[0]]) if label and label[0] in self.words else self.text
 
     def label_for(self, text: Sequence[str]) -> Clear[str] | Unclear:
         """Return the column of labels, given the columns of texts."""
-        own = {name: words for name, words in self.words.items() if set(text) & set(words)}
-        return _of_tags(own)[1] if own else self.label
+        matching = {name: words for name, words in self.words.items() if set(text) & set(words)}
+        return _tagging_columns(matching)[1] if matching else self.label
 
     def column(self, name: str) -> Column:
         """Return a column by its name. Raises `DataError` if it is not in both files."""
@@ -174,16 +174,16 @@ class Columns:
         distinct = len(self.data.unique(text[0]))
         if not columns.has_queries(self.found[text[0]], self.rows, distinct):
             return None
-        named = [name for name, column in self.found.items() if name not in text and columns.is_query_id(column)]
-        return next((name for name in named if _same(self.data, name, text[0])), text[0])
+        query_ids = [name for name, column in self.found.items() if name not in text and columns.is_query_id(column)]
+        return next((name for name in query_ids if _correspond(self.data, name, text[0])), text[0])
 
     def check_words(self, text: Sequence[str], tags: str) -> None:
         """Raise `DataError` unless `text` is a single column of lists that has a word for each tag."""
         if text and tuple(text) not in [(words,) for words in self.words.get(tags, ())]:
-            able = ", ".join(self.words.get(tags, ())) or "a file that has such a column"
+            possible = ", ".join(self.words.get(tags, ())) or "a file that has such a column"
             raise DataError(
                 f"--text {' and '.join(text)}: must be a column of lists with a word for each tag of {tags!r}; use "
-                f"{able}"
+                f"{possible}"
             )
 
     def kind(self, label: str, outputs: int | None, query: str | None = None) -> Clear[str] | Unclear:
@@ -194,17 +194,17 @@ class Columns:
         """
         if why := columns.why_unfit(self.column(label)):
             raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.found)}")
-        found = columns.meaning(self.column(label), outputs)
+        meaning = columns.meaning(self.column(label), outputs)
         if query and outputs in (None, 1) and columns.can_be_grade(self.column(label)):
             if outputs == 1:
                 return Clear(_kinds_of("grades")[0])
-            meanings = (found.value,) if isinstance(found, Clear) else found.candidates
-            found = Unclear(
+            meanings = (meaning.value,) if isinstance(meaning, Clear) else meaning.candidates
+            meaning = Unclear(
                 f"{label} may hold the relevance of several passages for each {query}.", ("grades", *meanings)
             )
-        if isinstance(found, Unclear):
-            return Unclear(found.why, tuple(chain.from_iterable(map(_kinds_of, found.candidates))))
-        return Clear(_kinds_of(found.value)[0])  # if several kinds use such labels, the first one registered
+        if isinstance(meaning, Unclear):
+            return Unclear(meaning.why, tuple(chain.from_iterable(map(_kinds_of, meaning.candidates))))
+        return Clear(_kinds_of(meaning.value)[0])  # if several kinds use such labels, the first one registered
 
     def outputs(self, label: Sequence[str], kind: str) -> int:
         """Return the number of outputs that a classifier needs for a kind of task with these columns of labels."""
@@ -218,37 +218,37 @@ class Columns:
         values: Sequence[str] = label if len(label) > 1 else sorted(self.column(label[0]).counts)
         if task_kind(kind).meaning == "scale":
             numbers = self.column(label[0]).numbers or [math.nan]
-            about = f"{kind}, numbers from {numbers[0]:g} to {numbers[-1]:g}"
+            summary = f"{kind}, numbers from {numbers[0]:g} to {numbers[-1]:g}"
         else:
-            names = [*values[:_SHOWN], *["..."][: max(0, len(values) - _SHOWN)]]
-            about = f"{len(values)} {task_kind(kind).label_word}: {', '.join(names)}"
+            names = [*values[:_SHOWN_LABELS], *["..."][: max(0, len(values) - _SHOWN_LABELS)]]
+            summary = f"{len(values)} {task_kind(kind).label_word}: {', '.join(names)}"
         missing = sum(self.column(name).missing for name in (*text, *label))
-        rest = f"; missing values: {missing:,}; fill them, or remove these rows" if missing else ""
-        rest = (f"; query: {query}" if query else "") + rest
-        return f"text: {', '.join(text)}; label: {', '.join(label)} ({about}){rest}"
+        notes = f"; missing values: {missing:,}; fill them, or remove these rows" if missing else ""
+        notes = (f"; query: {query}" if query else "") + notes
+        return f"text: {', '.join(text)}; label: {', '.join(label)} ({summary}){notes}"
 
 
-def _of_tags(words: Mapping[str, tuple[str, ...]]) -> tuple[Clear[tuple[str, ...]] | Unclear, Clear[str] | Unclear]:
+def _tagging_columns(words: Mapping[str, tuple[str, ...]]) -> tuple[Clear[tuple[str, ...]] | Unclear, Clear[str] | Unclear]:
     """Return the column of words and the column of tags of a tagging task.
 
     `words` maps each column of tags to the columns of words that it may belong to.
     """
-    every = tuple(dict.fromkeys(chain.from_iterable(words.values())))
+    all_words = tuple(dict.fromkeys(chain.from_iterable(words.values())))
     tags = tuple(words)
-    return _words_of(every), Clear(tags[0]) if len(tags) == 1 else Unclear("several columns hold tags of words", tags)
+    return _word_column(all_words), Clear(tags[0]) if len(tags) == 1 else Unclear("several columns hold tags of words", tags)
 
 
-def _words_of(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
+def _word_column(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
     return Clear(words) if len(words) == 1 else Unclear("several columns hold lists of words", words)
 
 
 def text_of(train: str) -> Clear[str] | Unclear:
     """Return the column of texts of a file without labels. Raises `DataError` if it cannot be read."""
     rows = read_rows(str(given_path(train)))
-    found = columns.texts([Column.of(rows, name) for name in rows.column_names])
-    if isinstance(found, Clear) and len(found.value) > 1:
-        return Unclear("several columns hold texts", found.value)
-    return Clear(found.value[0]) if isinstance(found, Clear) else found
+    text = columns.texts([Column.of(rows, name) for name in rows.column_names])
+    if isinstance(text, Clear) and len(text.value) > 1:
+        return Unclear("several columns hold texts", text.value)
+    return Clear(text.value[0]) if isinstance(text, Clear) else text
 
 
 def _kinds_of(meaning: str) -> tuple[str, ...]:
@@ -256,7 +256,7 @@ def _kinds_of(meaning: str) -> tuple[str, ...]:
     return tuple(name for name, kind in REGISTRY.items() if kind.meaning == meaning and not kind.learns_from_texts)
 
 
-def _same(rows: Dataset, one: str, other: str) -> bool:
+def _correspond(rows: Dataset, one: str, other: str) -> bool:
     """Whether the values of two columns correspond one to one."""
     table = rows.select_columns([one, other]).with_format("arrow")[:]
     return len({table.group_by(names).aggregate([]).num_rows for names in ([one], [other], [one, other])}) == 1
@@ -311,16 +311,16 @@ def write_study(
             columns.column(name)
     target, space_target = folder / STUDY_FILE, folder / SPACE_FILE
     space = _search_space(folder, answers, teacher)
-    own_space = space_text(teacher.shape) if teacher and space == SPACE_FILE else None
+    space_file_text = space_text(teacher.shape) if teacher and space == SPACE_FILE else None
     # A `nas init` that was killed may have left an identical search space.
-    space_is_new = own_space is not None and not (space_target.is_file() and _holds(space_target, own_space))
+    space_is_new = space_file_text is not None and not (space_target.is_file() and _has_content(space_target, space_file_text))
     for path in (target, *((space_target,) if space_is_new else ())):
         if path.exists() or path.is_symlink():
             raise StudyError(f"{path}: already exists; remove it, or give another folder")
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        if own_space and space_is_new:
-            write_text(space_target, own_space)
+        if space_file_text and space_is_new:
+            write_text(space_target, space_file_text)
         text = _study_text(folder, answers, space, teacher, columns)
         write_atomically(target, partial(_write_valid, text, target))
     except BaseException:
@@ -330,10 +330,10 @@ def write_study(
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
         raise
-    return [target, *((space_target,) if own_space else ())]
+    return [target, *((space_target,) if space_file_text else ())]
 
 
-def _holds(path: Path, text: str) -> bool:
+def _has_content(path: Path, text: str) -> bool:
     return path.read_bytes() == text.encode()
 
 
@@ -349,15 +349,15 @@ def _write_valid(text: str, target: Path, draft: Path) -> None:
 def _search_space(folder: Path, answers: Answers, teacher: TeacherProperties | None) -> str:
     """Return the name of the search space, or its path relative to the study file."""
     if answers.space:
-        return _seen_from(folder, answers.space) if answers.space.endswith(".toml") else answers.space
+        return _relative_to(folder, answers.space) if answers.space.endswith(".toml") else answers.space
     assert teacher  # with a hub id, `nas init` requires a search space
     return fitting_space(teacher.shape) or SPACE_FILE
 
 
 def fitting_space(shape: Shape) -> str | None:
     """Return the name of the shipped search space for teachers of a shape; None if there is none."""
-    fitting = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == shape)
-    return next(fitting, None)
+    names = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == shape)
+    return next(names, None)
 
 
 def space_text(shape: Shape) -> str:
@@ -378,9 +378,9 @@ intermediate_size = {shape.intermediate_size}
 [dimensions]
 # A number keeps that many evenly spaced layers; a list such as [0, 1, 5] keeps exactly these layers.
 layers = {[*layers, shape.num_hidden_layers]}
-hidden_size = {_sizes(shape.hidden_size, _HIDDEN, width)}
+hidden_size = {_sizes(shape.hidden_size, _HIDDEN_SHARES, width)}
 num_attention_heads = {[*heads, shape.num_attention_heads]}
-intermediate_size = {_sizes(shape.intermediate_size, _INTERMEDIATE, width)}
+intermediate_size = {_sizes(shape.intermediate_size, _INTERMEDIATE_SHARES, width)}
 
 [compression]
 embedding = ["none", "int8"]
@@ -399,57 +399,57 @@ def _study_text(
     folder: Path, answers: Answers, space: str, teacher: TeacherProperties | None, columns: Columns | None
 ) -> str:
     kind, name = answers.kind, study_name(folder)
-    own_name = (
-        f"name = {_text(name)}  # also the name of the folder of results\n" if name != folder.resolve().name else ""
+    name_line = (
+        f"name = {_toml_string(name)}  # also the name of the folder of results\n" if name != folder.resolve().name else ""
     )
-    train, test = (name if answers.hub else _seen_from(folder, name) for name in (answers.train, answers.test))
-    more = ""
+    train, test = (name if answers.hub else _relative_to(folder, name) for name in (answers.train, answers.test))
+    further_lines = ""
     if answers.search:
-        judged = answers.search if answers.hub else _seen_from(folder, answers.search)
-        more = f"search = {_text(judged)}  # scored pairs on which candidates are evaluated\n"
+        search_name = answers.search if answers.hub else _relative_to(folder, answers.search)
+        further_lines = f"search = {_toml_string(search_name)}  # scored pairs on which candidates are evaluated\n"
     if answers.unlabelled:
         names = [
-            name if answers.hub and not _is_file(name) else _seen_from(folder, name) for name in answers.unlabelled
+            name if answers.hub and not _is_data_file(name) else _relative_to(folder, name) for name in answers.unlabelled
         ]
-        listed = json.dumps(names, ensure_ascii=False)
-        more += f"unlabelled = {listed}  # unlabelled texts, used for the distillation\n"
-    hub = [f"{key} = {_text(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
+        names_literal = json.dumps(names, ensure_ascii=False)
+        further_lines += f"unlabelled = {names_literal}  # unlabelled texts, used for the distillation\n"
+    hub = [f"{key} = {_toml_string(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
     size = held_out_size(columns.rows) if columns else 2000
     default = "" if columns else ", by default a fifth of the rows and at most 5,000"
     held_out = f"{'' if columns else '# '}holdout = {{ size = {size} }}"
     held_out += f"  # training rows on which candidates are evaluated{default}; {_held_out_text(kind)}\n"
-    tune = "" if answers.fine_tune else "# "
-    tune += "fine_tune = true  # for a teacher that is not fine-tuned yet; { epochs = 2.0 } sets the number of epochs\n"
+    fine_tune_line = "" if answers.fine_tune else "# "
+    fine_tune_line += "fine_tune = true  # for a teacher that is not fine-tuned yet; { epochs = 2.0 } sets the number of epochs\n"
     if task_kind(kind).learns_from_texts:
-        held_out = tune = ""
+        held_out = fine_tune_line = ""
     tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
     longest = max(LENGTH, tokens or 0)
     longest = min(longest, teacher.positions) if teacher else longest
     return f"""\
 # This study searches for the most accurate sub-network of the teacher within each budget.
 # `nas check` validates this file and estimates the time; `nas run` runs all steps. Paths are relative to this file.
-{own_name}
+{name_line}
 [task]
-{"".join(hub)}train = {_text(train)}
-test = {_text(test)}  # read only once, for the final results
-{more}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
+{"".join(hub)}train = {_toml_string(train)}
+test = {_toml_string(test)}  # read only once, for the final results
+{further_lines}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
 {_pair_text(answers.pair)}{_query_text(answers.query)}label = {_label_text(answers.label)}
-kind = {_text(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
-metric = {_text(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
+kind = {_toml_string(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
+metric = {_toml_string(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
 {_threshold_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
 {held_out}
 [teacher]
-model = {_text(_seen_from(folder, answers.teacher) if teacher else answers.teacher)}
-{tune}{_pruning_text(teacher)}
+model = {_toml_string(_relative_to(folder, answers.teacher) if teacher else answers.teacher)}
+{fine_tune_line}{_pruning_text(teacher)}
 [search_space]
-name = {_text(space)}
-{_excluded(SearchSpace.load(space, base=folder), answers.runtime)}
+name = {_toml_string(space)}
+{_exclusion_text(SearchSpace.load(space, base=folder), answers.runtime)}
 [[devices]]
 name = "here"
-runtime = {_text(answers.runtime)}  # onnxruntime, torch or openvino
+runtime = {_toml_string(answers.runtime)}  # onnxruntime, torch or openvino
 threads = {answers.threads}
 batch_size = {answers.batch_size}{_batch_text(kind)}
-sequence_length = {tokens or _text(answers.sequence_length)}  # or several: [16, 64]; "task" for the task's own lengths
+sequence_length = {tokens or _toml_string(answers.sequence_length)}  # or several: [16, 64]; "task" for the task's own lengths
 {"".join(_budget_text(budget) for budget in answers.budgets)}
 [supernet]
 steps = 1500  # a larger search space needs more
@@ -461,12 +461,12 @@ evaluations = 200
 
 def _pruning_text(teacher: TeacherProperties | None) -> str:
     """Return the commented-out setting that prunes the vocabulary, with the type of the teacher's tokenizer."""
-    own = f" (this is {teacher.tokenizer})" if teacher and teacher.tokenizer else ""
-    return f"# prune_vocabulary = true  # remove tokens that no training text uses; for {PRUNABLE} tokenizers{own}\n"
+    own_type = f" (this is {teacher.tokenizer})" if teacher and teacher.tokenizer else ""
+    return f"# prune_vocabulary = true  # remove tokens that no training text uses; for {PRUNABLE} tokenizers{own_type}\n"
 
 
 def _label_text(label: Sequence[str]) -> str:
-    return _text(label[0]) if len(label) == 1 else json.dumps(list(label), ensure_ascii=False)
+    return _toml_string(label[0]) if len(label) == 1 else json.dumps(list(label), ensure_ascii=False)
 
 
 def _threshold_text(kind: str) -> str:
@@ -486,7 +486,7 @@ def _pair_text(pair: Sequence[str]) -> str:
 
 
 def _query_text(query: str | None) -> str:
-    return f"query = {_text(query)}  # rows with the same value are passages of one query\n" if query else ""
+    return f"query = {_toml_string(query)}  # rows with the same value are passages of one query\n" if query else ""
 
 
 def _held_out_text(kind: str) -> str:
@@ -498,12 +498,12 @@ def _batch_text(kind: str) -> str:
     return "  # pairs per inference; k if you rank lists of k passages" if task_kind(kind).judges_groups else ""
 
 
-def _text(value: str) -> str:
+def _toml_string(value: str) -> str:
     """Return a string as a TOML literal."""
     return json.dumps(value, ensure_ascii=False)
 
 
-def _seen_from(folder: Path, name: str) -> str:
+def _relative_to(folder: Path, name: str) -> str:
     """Return a path relative to the folder of the study; an absolute path is returned unchanged."""
     path = given_path(name)
     if path.is_absolute():
@@ -512,15 +512,15 @@ def _seen_from(folder: Path, name: str) -> str:
     return relative if relative.startswith(".") else f"./{relative}"
 
 
-def _is_file(name: str) -> bool:
+def _is_data_file(name: str) -> bool:
     return name.lower().endswith(DATA_SUFFIXES)
 
 
-def _excluded(space: SearchSpace, runtime: str) -> str:
+def _exclusion_text(space: SearchSpace, runtime: str) -> str:
     """Return the setting that excludes the compression methods that a runtime cannot run; empty if there are none."""
     offered = {choice for block in BLOCKS for choice in getattr(space.compression, block)}
-    unable = sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
-    return f"exclude_compression = {json.dumps(unable)}  # not supported by {runtime}\n" if unable else ""
+    unsupported = sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
+    return f"exclude_compression = {json.dumps(unsupported)}  # not supported by {runtime}\n" if unsupported else ""
 
 
 def budget_table(budget: str, device: str) -> dict[str, Any]:
@@ -529,8 +529,8 @@ def budget_table(budget: str, device: str) -> dict[str, Any]:
     `budget` is in the notation of `nas init --budget`, such as "fast=20%". Raises `StudyError` if its limit is not
     valid.
     """
-    found: dict[str, Any] = tomllib.loads(_budget_text(budget))["budgets"][0]
-    return found | {"device": device}
+    table: dict[str, Any] = tomllib.loads(_budget_text(budget))["budgets"][0]
+    return table | {"device": device}
 
 
 def _budget_text(budget: str) -> str:
@@ -549,14 +549,14 @@ def _budget_text(budget: str) -> str:
     if is_loss:
         return f"""
 [[budgets]]
-name = {_text(name or f"{limit.removesuffix('pt')}-point{'' if value == 1 else 's'}")}
+name = {_toml_string(name or f"{limit.removesuffix('pt')}-point{'' if value == 1 else 's'}")}
 device = "here"
 accuracy_loss = {json.dumps(value)}  # maximum loss in points on the search set; the fastest network within it is chosen
 # minimise = "size_mb"  # the smallest network instead of the fastest
 """
     return f"""
 [[budgets]]
-name = {_text(name or (f"{limit[:-1]}-percent" if is_share else f"{limit}-ms"))}
+name = {_toml_string(name or (f"{limit[:-1]}-percent" if is_share else f"{limit}-ms"))}
 device = "here"
 p50_ms = {json.dumps(value)}  # median latency: a share of the teacher's, or milliseconds
 """

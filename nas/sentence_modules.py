@@ -19,8 +19,8 @@ from nas.form import NetworkForm, Readout
 MODULES_FILE = "modules.json"
 DENSE_FOLDER = "2_Dense"
 _POOLING_FOLDER, _NORMALIZE_FOLDER = "1_Pooling", "3_Normalize"
-_MODES: dict[str, Readout] = {"mean": "mean", "cls": "first"}
-_FLAGS = {
+_READOUT_OF_MODE: dict[str, Readout] = {"mean": "mean", "cls": "first"}
+_MODE_OF_FLAG = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
@@ -29,7 +29,7 @@ _FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """Pooling modes by the setting that selects them, in files with a boolean setting per mode."""
-_TYPES = ("Transformer", "Pooling", "Dense", "Normalize")
+_MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize")
 """The supported modules, by the last part of their type."""
 
 
@@ -53,13 +53,13 @@ def read_modules(folder: Path) -> SentenceModules:
     try:
         modules = [(module["type"].rpartition(".")[2], module["path"]) for module in _read(folder / MODULES_FILE)]
     except (TypeError, KeyError, AttributeError):
-        raise _refused(
+        raise _modules_error(
             folder, "must be a list of modules, each with a type and a path, but it is not; copy or download it again"
         ) from None
     kinds = [kind for kind, _ in modules]
-    unknown = [kind for kind in kinds if kind not in _TYPES]
+    unknown = [kind for kind in kinds if kind not in _MODULE_TYPES]
     if unknown or kinds[:2] != ["Transformer", "Pooling"] or len(set(kinds)) < len(kinds):
-        raise _refused(
+        raise _modules_error(
             folder,
             f"must list Transformer, Pooling and at most one Dense and one Normalize, but lists {', '.join(kinds)}; "
             "give another encoder",
@@ -67,7 +67,7 @@ def read_modules(folder: Path) -> SentenceModules:
     paths = {kind: folder / path for kind, path in modules}
     for path in paths.values():
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise _refused(folder, f"names {path}, which is outside the folder; use a path inside it")
+            raise _modules_error(folder, f"names {path}, which is outside the folder; use a path inside it")
     form = NetworkForm("encoder", _readout(paths["Pooling"] / "config.json"), "Normalize" in paths)
     return SentenceModules(form, paths.get("Dense"))
 
@@ -75,13 +75,13 @@ def read_modules(folder: Path) -> SentenceModules:
 def _readout(path: Path) -> Readout:
     settings = _read(path)
     mode = settings.get("pooling_mode")
-    modes = [mode] if isinstance(mode, str) else [name for flag, name in _FLAGS.items() if settings.get(flag)]
-    if len(modes) != 1 or modes[0] not in _MODES:
+    modes = [mode] if isinstance(mode, str) else [name for flag, name in _MODE_OF_FLAG.items() if settings.get(flag)]
+    if len(modes) != 1 or modes[0] not in _READOUT_OF_MODE:
         raise TeacherError(
-            f"teacher.model: {path}: pooling must be {' or '.join(_MODES)}, but is {' and '.join(map(str, modes))}; "
+            f"teacher.model: {path}: pooling must be {' or '.join(_READOUT_OF_MODE)}, but is {' and '.join(map(str, modes))}; "
             "give another encoder"
         )
-    return _MODES[modes[0]]
+    return _READOUT_OF_MODE[modes[0]]
 
 
 def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: int | None = None) -> None:
@@ -90,9 +90,9 @@ def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: in
     If `outputs` is given, they include a projection to that many dimensions, without its weights. All versions of
     sentence-transformers since 2.0 know the type names in these files.
     """
-    mode = next(mode for mode, readout in _MODES.items() if readout == form.readout)
+    mode = next(mode for mode, readout in _READOUT_OF_MODE.items() if readout == form.readout)
     modules: list[tuple[str, str, Mapping[str, Any] | None]] = [("Transformer", "", None)]
-    pooling = {"word_embedding_dimension": hidden_size} | {flag: name == mode for flag, name in _FLAGS.items()}
+    pooling = {"word_embedding_dimension": hidden_size} | {flag: name == mode for flag, name in _MODE_OF_FLAG.items()}
     modules.append(("Pooling", _POOLING_FOLDER, pooling))
     if outputs is not None:
         dense = {
@@ -119,5 +119,5 @@ def _read(path: Path) -> Any:
     return read_json(path, TeacherError)
 
 
-def _refused(folder: Path, text: str) -> TeacherError:
+def _modules_error(folder: Path, text: str) -> TeacherError:
     return TeacherError(f"teacher.model: {folder / MODULES_FILE}: {text}")

@@ -52,14 +52,14 @@ class Shape(Settings):
         return self
 
 
-_KIND = Discriminator(lambda item: "set" if isinstance(item, list | tuple) else "number")
+_LAYERS_DISCRIMINATOR = Discriminator(lambda item: "set" if isinstance(item, list | tuple) else "number")
 
 
 class Dimensions(Settings):
     """The allowed values of every searched dimension. They are the same for all layers."""
 
     layers: tuple[
-        Annotated[Annotated[Positive, Tag("number")] | Annotated[tuple[Whole, ...], Tag("set")], _KIND], ...
+        Annotated[Annotated[Positive, Tag("number")] | Annotated[tuple[Whole, ...], Tag("set")], _LAYERS_DISCRIMINATOR], ...
     ] = Field(min_length=1)
     """A number keeps that many layers, evenly spaced from the first to the last. A list keeps exactly those layers."""
     hidden_size: tuple[Positive, ...] = Field(min_length=1)
@@ -90,7 +90,7 @@ class CompressionMethods(Settings):
     feed_forward: tuple[str, ...] = Field(default=("none",), min_length=1)
 
     @model_validator(mode="after")
-    def _known(self) -> CompressionMethods:
+    def _methods_are_valid(self) -> CompressionMethods:
         for block in BLOCKS:
             names = getattr(self, block)
             for name in names:
@@ -155,13 +155,13 @@ class SearchSpace(Settings):
                 if name not in used:
                     key = "num_attention_heads" if block == "attention" else "intermediate_size"
                     largest = getattr(self.dimensions, key)[-1]
-                    raise _unsuitable(block, name, self._unsuited(block, largest, name), f" even with {key} {largest}")
+                    raise _unsuitable_error(block, name, self._unsuited_hidden_sizes(block, largest, name), f" even with {key} {largest}")
         for name in self.compression.embedding:
             unsuited = [
                 hidden for hidden in self.dimensions.hidden_size if not compression(name).suits(_MANY_ROWS, hidden)
             ]
             if unsuited:
-                raise _unsuitable("embedding", name, unsuited)
+                raise _unsuitable_error("embedding", name, unsuited)
         if self.layer_sets[-1] != tuple(range(total)):
             raise ValueError(
                 f"dimensions.layers: one entry must keep all of the teacher's {total} layers, "
@@ -246,8 +246,8 @@ class SearchSpace(Settings):
 
     def count(self) -> int:
         """Return the exact number of architectures."""
-        ends = len(self.dimensions.hidden_size) * len(self.compression.embedding)
-        return ends * sum(
+        embedding_count = len(self.dimensions.hidden_size) * len(self.compression.embedding)
+        return embedding_count * sum(
             self._count_layers(len(kept)) * (len(self.exit_options) if len(kept) > 1 else 1) for kept in self.layer_sets
         )
 
@@ -301,22 +301,22 @@ class SearchSpace(Settings):
 
     def _options(self, block: Block, sizes: tuple[int, ...]) -> tuple[tuple[int, str], ...]:
         choices = getattr(self.compression, block)
-        own = [(size, choice) for size in sizes for choice in self._choices_at(block, size)]
-        return (*own, *((0, choice) for choice in choices if compression(choice).weights != "own"))
+        options = [(size, choice) for size in sizes for choice in self._choices_at(block, size)]
+        return (*options, *((0, choice) for choice in choices if compression(choice).weights != "own"))
 
     @cached_property
-    def _known_choices(self) -> dict[tuple[Block, int], tuple[str, ...]]:
+    def _choices_cache(self) -> dict[tuple[Block, int], tuple[str, ...]]:
         return {}
 
     def _choices_at(self, block: Block, size: int) -> tuple[str, ...]:
         """Return the methods that suit a block of this size and give it weights of its own."""
-        known = self._known_choices
-        if (block, size) not in known:
-            own = (name for name in getattr(self.compression, block) if compression(name).weights == "own")
-            known[block, size] = tuple(name for name in own if not self._unsuited(block, size, name))
-        return known[block, size]
+        cache = self._choices_cache
+        if (block, size) not in cache:
+            names = (name for name in getattr(self.compression, block) if compression(name).weights == "own")
+            cache[block, size] = tuple(name for name in names if not self._unsuited_hidden_sizes(block, size, name))
+        return cache[block, size]
 
-    def _unsuited(self, block: Block, size: int, name: str) -> list[int]:
+    def _unsuited_hidden_sizes(self, block: Block, size: int, name: str) -> list[int]:
         """Return the hidden sizes at which a method does not suit a block of this size; see `Compression.suits`."""
         width = size * self.teacher.head_size if block == "attention" else size
         return [hidden for hidden in self.dimensions.hidden_size if not compression(name).suits(width, hidden)]
@@ -353,11 +353,11 @@ class SearchSpace(Settings):
                 if not any(weights(other, block) == "own" for other in layers[:number]):
                     layers[number] = layers[number].with_option(block, self.options(block)[0])
         threshold = architecture.exit_threshold if len(layers) > 1 else 0.0
-        found = replace(architecture, layers=tuple(layers), exit_threshold=threshold)
+        canonical = replace(architecture, layers=tuple(layers), exit_threshold=threshold)
         if not any(layer.keep_tokens for layer in layers):
-            return found
-        kept = zip(layers, kept_tokens(found.resolved), strict=True)
-        return replace(found, layers=tuple(replace(layer, keep_tokens=tokens) for layer, tokens in kept))
+            return canonical
+        kept = zip(layers, kept_tokens(canonical.resolved), strict=True)
+        return replace(canonical, layers=tuple(replace(layer, keep_tokens=tokens) for layer, tokens in kept))
 
     def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
         """Return a random architecture with every dimension drawn uniformly and independently.
@@ -373,9 +373,9 @@ class SearchSpace(Settings):
             return values[sum(rng.random() < size for _ in range(len(values) - 1))]
 
         def option(block: Block, sizes: Sequence[int]) -> tuple[int, str]:
-            without = [choice for number, choice in self.options(block) if not number]
-            drawn = draw([0, *sizes] if without else sizes)
-            return drawn, rng.choice(self._choices_at(block, drawn) if drawn else without)
+            weightless = [choice for number, choice in self.options(block) if not number]
+            size_drawn = draw([0, *sizes] if weightless else sizes)
+            return size_drawn, rng.choice(self._choices_at(block, size_drawn) if size_drawn else weightless)
 
         dimensions = self.dimensions
         drawn = Architecture(
@@ -401,8 +401,8 @@ class SearchSpace(Settings):
         """
         kept = architecture.layers
         if rng.random() < rate:
-            own = {layer.source: layer for layer in kept}
-            kept = tuple(own.get(layer.source, layer) for layer in self.sample(rng).layers)
+            kept_of_source = {layer.source: layer for layer in kept}
+            kept = tuple(kept_of_source.get(layer.source, layer) for layer in self.sample(rng).layers)
 
         def mutated(layer: Layer) -> Layer:
             for block in LAYER_BLOCKS:
@@ -410,8 +410,8 @@ class SearchSpace(Settings):
                     layer = layer.with_option(block, rng.choice(self.options(block)))
             return replace(layer, keep_tokens=rng.choice(self.keep_options)) if rng.random() < rate else layer
 
-        def drawn(values: Sequence[T], own: T) -> T:
-            return rng.choice(values) if rng.random() < rate else own
+        def drawn(values: Sequence[T], current: T) -> T:
+            return rng.choice(values) if rng.random() < rate else current
 
         mutant = Architecture(
             hidden_size=drawn(self.dimensions.hidden_size, architecture.hidden_size),
@@ -426,12 +426,12 @@ class SearchSpace(Settings):
 
         A layer that both parents have is taken from one of them at random.
         """
-        skeleton, other = (first, second) if rng.random() < 0.5 else (second, first)
-        others = {layer.source: layer for layer in other.layers}
+        parent, other = (first, second) if rng.random() < 0.5 else (second, first)
+        other_layers = {layer.source: layer for layer in other.layers}
         child = Architecture(
             hidden_size=rng.choice((first, second)).hidden_size,
             embedding=rng.choice((first, second)).embedding,
-            layers=tuple(rng.choice((layer, others.get(layer.source, layer))) for layer in skeleton.layers),
+            layers=tuple(rng.choice((layer, other_layers.get(layer.source, layer))) for layer in parent.layers),
             exit_threshold=rng.choice((first, second)).exit_threshold,
         )
         return self.repaired(child)
@@ -458,11 +458,11 @@ class SearchSpace(Settings):
         return Architecture(hidden_size=sizes.hidden_size[-1], layers=layers)
 
 
-def _unsuitable(block: Block, name: str, hidden: Sequence[int], where: str = "") -> ValueError:
+def _unsuitable_error(block: Block, name: str, hidden: Sequence[int], condition: str = "") -> ValueError:
     sizes = " or ".join(map(str, hidden))
     return ValueError(
         f"compression.{block}: {name!r} must be applicable and save space at every hidden_size, but fails at "
-        f"{sizes}{where}; change or remove the method or these sizes"
+        f"{sizes}{condition}; change or remove the method or these sizes"
     )
 
 

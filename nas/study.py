@@ -33,7 +33,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 Probability = Annotated[float, Field(gt=0.0, lt=1.0, strict=True, allow_inf_nan=False)]
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 
-_TEXTS_OF_TEACHER, _EPOCHS = 50_000, (2, 10)
+_LEAST_TEXTS_READ, _EPOCH_RANGE = 50_000, (2, 10)
 """Defaults for the fine-tuning of a teacher: the least number of texts it reads (counting repetitions), and the least
 and the greatest number of epochs. For example, the 62,000 rows of SST-2 are read for two epochs, and 8,000 rows for
 seven."""
@@ -50,8 +50,8 @@ class FineTuningSettings(Settings):
 
     def epochs_on(self, rows: int) -> float:
         """Return the number of epochs to train on `rows` training rows."""
-        few, many = _EPOCHS
-        return self.epochs or min(many, max(few, -(-_TEXTS_OF_TEACHER // rows)))
+        least, most = _EPOCH_RANGE
+        return self.epochs or min(most, max(least, -(-_LEAST_TEXTS_READ // rows)))
 
 
 class TeacherSettings(Settings):
@@ -74,12 +74,12 @@ class TeacherSettings(Settings):
 
     @field_validator("fine_tune", mode="before")
     @classmethod
-    def _as_table(cls, given: Any) -> Any:
-        if isinstance(given, bool):
-            return {} if given else None
-        if given is not None and not isinstance(given, Mapping | FineTuningSettings):
-            raise ValueError(f"must be true, false or a table such as {{ epochs = 2.0 }}, but got {given!r}")
-        return given
+    def _as_table(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return {} if value else None
+        if value is not None and not isinstance(value, Mapping | FineTuningSettings):
+            raise ValueError(f"must be true, false or a table such as {{ epochs = 2.0 }}, but got {value!r}")
+        return value
 
     @property
     def is_loaded(self) -> bool:
@@ -87,13 +87,13 @@ class TeacherSettings(Settings):
         return self.outputs is None
 
 
-_HELD_OUT, _ONE_IN = 5000, 5
+_MOST_HELD_OUT, _TRAIN_ROWS_PER_HELD_OUT = 5000, 5
 """Default limits on the search set: at most 5000 rows, and at most one in 5 training rows."""
 
 
 def held_out_size(rows: int) -> int:
     """Return the default size of the search set, in rows, that is held out of `rows` training rows."""
-    return max(1, min(_HELD_OUT, rows // _ONE_IN))
+    return max(1, min(_MOST_HELD_OUT, rows // _TRAIN_ROWS_PER_HELD_OUT))
 
 
 class Holdout(Settings):
@@ -226,13 +226,13 @@ class SpaceSettings(Settings):
 
     @field_validator("exclude_compression")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        able = [name for name in REGISTRY if name != "none"]
+    def _names_are_valid(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        method_names = [name for name in REGISTRY if name != "none"]
         for name in names:
-            if name in able:
+            if name in method_names:
                 continue
             if name == "none":
-                raise ValueError(f"{name!r} cannot be excluded; use names of compression methods: {', '.join(able)}")
+                raise ValueError(f"{name!r} cannot be excluded; use names of compression methods: {', '.join(method_names)}")
             compression(name)
         return names
 
@@ -338,7 +338,7 @@ class Search(Settings):
         return self
 
 
-_FINAL_STEPS = 3
+_FINAL_STEPS_RATIO = 3
 """Default ratio of the steps of the final training to those of the supernet. A supernet ranks candidates well after a
 short training, whereas the accuracy of an export depends on the final training."""
 
@@ -481,7 +481,7 @@ class Study(Settings):
         `variables` holds the values for `${NAME}`; missing ones are taken from the environment. Raises `StudyError` or
         `SearchSpaceError`, whose message names file, key, rule and remedy.
         """
-        path = _find(study)
+        path = _study_file(study)
         raw = read_toml(path, StudyError)
         declared = raw.pop("variables", {})
         values = _substitute(raw, _variables(path, declared, variables or {}))
@@ -489,7 +489,7 @@ class Study(Settings):
             raise StudyError(f"{path}: path: unknown key; remove it")
         values = {"name": study_name(path.parent), **values, "path": path}
         if isinstance(values.get("devices"), list):
-            values["devices"] = [_from_file(device, path) for device in values["devices"]]
+            values["devices"] = [_device_settings(device, path) for device in values["devices"]]
         loaded = validate(cls, values, path, StudyError)
         loaded._check_space()
         return loaded
@@ -534,11 +534,11 @@ class Study(Settings):
 
     def _check_choices(self, device: Device) -> None:
         for name in sorted({name for _, names in self.space.compression for name in names}):
-            for key, able in (("runtime", compression(name).runtimes), ("processor", compression(name).processors)):
-                if getattr(device, key) not in able:
+            for key, supported in (("runtime", compression(name).runtimes), ("processor", compression(name).processors)):
+                if getattr(device, key) not in supported:
                     raise ValueError(
                         f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}, "
-                        f"only {', '.join(sorted(able)) or 'none'} can; change the {key} or set "
+                        f"only {', '.join(sorted(supported)) or 'none'} can; change the {key} or set "
                         f"search_space.exclude_compression = [{name!r}]"
                     )
 
@@ -556,16 +556,16 @@ class Study(Settings):
         if self.search.executor == "ray":
             return self
         workers = max(1, min(processors, self.search.population))
-        found = self.search.model_copy(update={"executor": "ray", "workers": workers})
-        return self.model_copy(update={"search": found})
+        search = self.search.model_copy(update={"executor": "ray", "workers": workers})
+        return self.model_copy(update={"search": search})
 
     def within(self, hours: float) -> Study:
         """Return the same study limited to a number of hours, or without a time limit if `hours` is 0.
 
         Raises `StudyError` if `hours` is negative or not finite, or if the study does not support a time limit.
         """
-        given = {name: getattr(self, name) for name in type(self).model_fields}
-        values = given | {"training": self.training.model_dump() | {"hours": hours or None}}
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        values = fields | {"training": self.training.model_dump() | {"hours": hours or None}}
         return validate(Study, values, self.path, StudyError)
 
     def resolve(self, name: str) -> Path:
@@ -583,7 +583,7 @@ class Study(Settings):
     def final_steps(self, texts: int) -> int:
         """Return the number of steps of the final training on `texts` training texts, if no time limit is set."""
         if self.export.epochs is None:
-            return _FINAL_STEPS * self.supernet.steps
+            return _FINAL_STEPS_RATIO * self.supernet.steps
         return max(1, round(self.export.epochs * (texts // self.export.batch_size)))
 
     def digest(self, *parts: str) -> str:
@@ -601,13 +601,13 @@ class Study(Settings):
             )
 
 
-def _from_file(device: Any, study: Path) -> Any:
+def _device_settings(device: Any, study: Path) -> Any:
     """Return a device's settings, including those in its `file`, if any. Settings in the study take precedence."""
     if not isinstance(device, dict) or not isinstance(device.get("file"), str):
         return device
-    own = {key: value for key, value in device.items() if key != "file"}
+    given_settings = {key: value for key, value in device.items() if key != "file"}
     path = study.parent / device["file"]
-    values = read_toml(path, StudyError) | own
+    values = read_toml(path, StudyError) | given_settings
     validate(Device, values, path, StudyError)
     return values
 
@@ -633,22 +633,22 @@ def _sizes(shape: Shape) -> str:
 
 def study_name(folder: Path) -> str:
     """Return the default name of a study: its folder's name, in which characters not allowed in names are replaced."""
-    own = folder.resolve().name
-    if re.fullmatch(NAME, own):
-        return own
-    plain = unicodedata.normalize("NFKD", own).encode("ascii", "ignore").decode()
+    folder_name = folder.resolve().name
+    if re.fullmatch(NAME, folder_name):
+        return folder_name
+    plain = unicodedata.normalize("NFKD", folder_name).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-") or "study"
 
 
 def shipped_studies() -> dict[str, Path]:
     """Return the paths of the studies that are shipped with `nas`, by name."""
-    found: dict[str, Path] = {}
+    studies: dict[str, Path] = {}
     for folder in (Path(__file__).parents[1] / "studies", Path(str(resources.files("nas"))) / "studies"):
-        found |= {path.parent.name: path for path in sorted(folder.glob("*/study.toml"))}
-    return found
+        studies |= {path.parent.name: path for path in sorted(folder.glob("*/study.toml"))}
+    return studies
 
 
-def _find(study: str | Path) -> Path:
+def _study_file(study: str | Path) -> Path:
     path = Path(study)
     if path.is_dir():
         path = path / "study.toml"

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, LargeList, List, Value
 from nas.columns import LABEL_TYPES, Column
 from nas.tasks.labels import MOST_CLASSES
 
-_TEXTS = ("string", "large_string")
+_TEXT_TYPES = ("string", "large_string")
 
 
 def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Column, tuple[str, ...]]]:
@@ -22,23 +22,23 @@ def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Colum
 
     Tags and words are lists of equal length in every row, and there are fewer different tags than different words.
     """
-    lists = {name: values for name in names if (values := _lists(rows, name)) is not None}
+    lists = {name: values for name in names if (values := _list_values(rows, name)) is not None}
     lengths = {name: pyarrow.compute.list_value_length(values).fill_null(0) for name, values in lists.items()}
-    distinct = {name: len(pyarrow.compute.unique(_flat(values))) for name, values in lists.items()}
-    found = {}
+    distinct = {name: len(pyarrow.compute.unique(_all_elements(values))) for name, values in lists.items()}
+    tagged = {}
     for name, values in lists.items():
         if not 2 <= distinct[name] <= MOST_CLASSES or pyarrow.compute.max(lengths[name]).as_py() < 2:
             continue
         words = tuple(
             other
             for other in lists
-            if _element(rows, other).dtype in _TEXTS
+            if _element(rows, other).dtype in _TEXT_TYPES
             and distinct[other] > distinct[name]
             and lengths[other].equals(lengths[name])
         )
         if words:
-            found[name] = (_column(rows, name, values), words)
-    return found
+            tagged[name] = (_tag_column(rows, name, values), words)
+    return tagged
 
 
 def _element(rows: Dataset, name: str) -> Value | ClassLabel:
@@ -46,7 +46,7 @@ def _element(rows: Dataset, name: str) -> Value | ClassLabel:
     return element
 
 
-def _lists(rows: Dataset, name: str) -> pyarrow.ChunkedArray | None:
+def _list_values(rows: Dataset, name: str) -> pyarrow.ChunkedArray | None:
     """Return the values of a column whose lists hold texts or whole numbers; None for other columns."""
     feature = rows.features[name]
     if not isinstance(feature, List | LargeList) or not isinstance(feature.feature, Value | ClassLabel):
@@ -56,16 +56,16 @@ def _lists(rows: Dataset, name: str) -> pyarrow.ChunkedArray | None:
     return rows.select_columns([name]).with_format("arrow")[:].column(0)
 
 
-def _flat(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+def _all_elements(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     return pyarrow.compute.list_flatten(values)
 
 
-def _column(rows: Dataset, name: str, values: pyarrow.ChunkedArray) -> Column:
+def _tag_column(rows: Dataset, name: str, values: pyarrow.ChunkedArray) -> Column:
     element = _element(rows, name)
     names = element.names if isinstance(element, ClassLabel) else None
     counts = {
         names[item["values"]] if names else str(item["values"]).strip(): item["counts"]
-        for item in pyarrow.compute.value_counts(_flat(values)).to_pylist()
+        for item in pyarrow.compute.value_counts(_all_elements(values)).to_pylist()
         if item["values"] is not None and not (names and item["values"] not in range(len(names)))
     }
     return Column(name, "tags", counts, values.null_count, len(names) if names else None)

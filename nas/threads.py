@@ -43,22 +43,22 @@ def side_by_side(compute: Callable[[T], R], items: Sequence[T], threads: int | N
     `threads` defaults to torch's number of threads. A caller that needs no more results can leave the block early. At
     most one further item per thread is then computed.
     """
-    together = threads or torch.get_num_threads()
-    if together == 1:
+    thread_count = threads or torch.get_num_threads()
+    if thread_count == 1:
         yield map(compute, items)
         return
-    with single_threads(together) as pool:
-        yield _in_order(pool, compute, items, together)
+    with single_threads(thread_count) as pool:
+        yield _in_order(pool, compute, items, thread_count)
 
 
 def _in_order(pool: Executor, compute: Callable[[T], R], items: Sequence[T], ahead: int) -> Iterator[R]:
-    begun = deque[Future[R]]()
+    futures = deque[Future[R]]()
     for item in items:
-        begun.append(pool.submit(compute, item))
-        if len(begun) > ahead:
-            yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()
+        futures.append(pool.submit(compute, item))
+        if len(futures) > ahead:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
 
 
 def replica(model: Model) -> Model:

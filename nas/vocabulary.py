@@ -21,12 +21,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from nas.errors import TeacherError
 
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_SPECIAL_TOKEN_SETTINGS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 """A piece that represents a byte, in models that split unknown characters into bytes (`byte_fallback`)."""
 
 
-class _Model:
+class _TokenizerModel:
     """The model of a tokenizer in its JSON form, with the rules for which unused pieces must be kept.
 
     This class handles WordPiece, which splits off the longest piece that a word begins with, and continues with the
@@ -50,7 +50,7 @@ class _Model:
 
     def is_needed(self, piece: str) -> bool:
         """Whether a piece must be kept even if it is never used, because smaller pieces cannot spell it."""
-        if self.parts.get("byte_fallback") and _BYTE.fullmatch(piece):
+        if self.parts.get("byte_fallback") and _BYTE_PIECE.fullmatch(piece):
             return True
         spelled = self._characters(piece)
         return spelled == [piece] or any(character not in self.numbers for character in spelled)
@@ -73,7 +73,7 @@ class _Model:
         return [start + body[0], *(self.prefix + each for each in body[1:-1]), self.prefix + body[-1] + end]
 
 
-class _BPE(_Model):
+class _BPE(_TokenizerModel):
     """Byte-pair encoding, which repeatedly applies the first merge in the list that fits a word.
 
     A word is merged as before if all merges that lead to its pieces are kept, even if others are removed.
@@ -83,12 +83,12 @@ class _BPE(_Model):
         parts: dict[str, list[str]] = {}
         for first, second in self.parts["merges"]:
             parts.setdefault(self._merged(first, second), []).extend((first, second))
-        found, waiting = set(kept), list(kept)
-        while waiting:
-            new = set(parts.get(waiting.pop(), ())) - found
-            found |= new
-            waiting.extend(new)
-        return found
+        closure, unvisited = set(kept), list(kept)
+        while unvisited:
+            new = set(parts.get(unvisited.pop(), ())) - closure
+            closure |= new
+            unvisited.extend(new)
+        return closure
 
     def keep(self, pieces: list[str]) -> None:
         super().keep(pieces)
@@ -100,7 +100,7 @@ class _BPE(_Model):
         return first + second[len(self.prefix) :]
 
 
-class _Unigram(_Model):
+class _Unigram(_TokenizerModel):
     """A unigram model, which splits a word into the pieces with the largest sum of scores.
 
     This sum is still the largest after other pieces are removed. The score of an unknown character is the lowest
@@ -116,8 +116,8 @@ class _Unigram(_Model):
 
     def closed(self, kept: set[str]) -> set[str]:
         lowest = min(score for _, score in self.parts["vocab"])
-        with_it = [piece for piece, score in self.parts["vocab"] if score == lowest]
-        return kept if kept.intersection(with_it) else {*kept, with_it[0]}
+        lowest_pieces = [piece for piece, score in self.parts["vocab"] if score == lowest]
+        return kept if kept.intersection(lowest_pieces) else {*kept, lowest_pieces[0]}
 
     def keep(self, pieces: list[str]) -> None:
         unknown = self.unknown()
@@ -125,8 +125,8 @@ class _Unigram(_Model):
         self.parts["unk_id"] = None if unknown is None else pieces.index(unknown)
 
 
-_MODELS: dict[str, type[_Model]] = {"WordPiece": _Model, "BPE": _BPE, "Unigram": _Unigram}
-PRUNABLE = f"{', '.join([*_MODELS][:-1])} or {[*_MODELS][-1]}"
+_MODEL_CLASSES: dict[str, type[_TokenizerModel]] = {"WordPiece": _TokenizerModel, "BPE": _BPE, "Unigram": _Unigram}
+PRUNABLE = f"{', '.join([*_MODEL_CLASSES][:-1])} or {[*_MODEL_CLASSES][-1]}"
 """The types of tokenizer models that can be pruned, for messages."""
 
 
@@ -143,11 +143,11 @@ def prune_tokenizer(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Any] = json.loads(backend.to_str()) if backend else {"model": {"type": type(tokenizer).__name__}}
     kind = parts["model"]["type"]
-    if kind not in _MODELS:
+    if kind not in _MODEL_CLASSES:
         raise TeacherError(
             f"teacher.prune_vocabulary: needs a {PRUNABLE} tokenizer, but got {kind}; remove this setting"
         )
-    model = _MODELS[kind](parts["model"])
+    model = _MODEL_CLASSES[kind](parts["model"])
     vocabulary = model.numbers
     parts["added_tokens"] = [token for token in parts["added_tokens"] if token["id"] < rows]
     special = {model.unknown(), *(token["content"] for token in parts["added_tokens"])}
@@ -163,7 +163,7 @@ def prune_tokenizer(
     if parts.get("post_processor"):
         _renumber(parts["post_processor"], numbers)
     # Special tokens that were removed must not be passed, or they would be added again after the vocabulary.
-    names = {name: token for name in _SPECIAL if (token := getattr(tokenizer, name, None)) in numbers}
+    names = {name: token for name in _SPECIAL_TOKEN_SETTINGS if (token := getattr(tokenizer, name, None)) in numbers}
     pruned = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
         model_max_length=tokenizer.model_max_length,

@@ -10,19 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables of OpenMP, GNU and Intel. If the user has set one of them, `nas` changes nothing."""
-_OURS = "NAS_CHOSE_WAIT_POLICY"
+_CHOSEN_BY_NAS = "NAS_CHOSE_WAIT_POLICY"
 """An environment variable that is set if this module chose the policy. Child processes inherit it."""
 
 
 def wait_passively() -> None:
     """Make idle OpenMP threads sleep unless the user has chosen a setting. Call this before importing torch."""
-    if not any(name in os.environ for name in _SETTINGS):
-        os.environ.update({_SETTINGS[0]: "PASSIVE", _OURS: "1"})
+    if not any(name in os.environ for name in _WAIT_VARIABLES):
+        os.environ.update({_WAIT_VARIABLES[0]: "PASSIVE", _CHOSEN_BY_NAS: "1"})
 
 
 def as_served() -> Mapping[str, str]:
     """Return the environment without the policy that `wait_passively` chose, as the user's own programs see it."""
-    chosen = (_OURS, _SETTINGS[0]) if _OURS in os.environ else ()
+    chosen = (_CHOSEN_BY_NAS, _WAIT_VARIABLES[0]) if _CHOSEN_BY_NAS in os.environ else ()
     return {name: value for name, value in os.environ.items() if name not in chosen}

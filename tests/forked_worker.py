@@ -1,7 +1,7 @@
 """Replaces Ray's script that starts a worker, so that the worker is forked from the template of `forked.py`.
 
-Ray passes the worker's program, options of the worker, and options of this script. The script ends when the worker ends,
-with the same exit code.
+Ray passes the worker's program, options of the worker, and options of this script. The script ends when the worker
+ends. Its exit code is that of the worker or, if a signal ended the worker, the number of the signal.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tokenizers of the kinds that multilingual encoders have, trained on a few sentences in five languages."""
+"""Tokenizers like those of multilingual encoders, and sentences in five languages on which they can be trained."""
 
 from __future__ import annotations
 
@@ -68,81 +68,91 @@ SENTENCES = {
         "добавь молоко, яйца и кофе в список покупок",
     ],
 }
-"""What people ask a voice assistant, by language."""
+"""Requests to a voice assistant by language."""
 MASSIVE = Path(__file__).parents[2] / "shared" / "data" / "massive"
-"""Requests to a voice assistant in five languages (MASSIVE 1.1), where they are at hand."""
+"""The folder of MASSIVE 1.1: requests to a voice assistant in five languages. It does not exist on all machines."""
 
 
 def utterances(split: str) -> list[str]:
-    """The texts of a part of MASSIVE, one language after the other."""
+    """Return the texts of a split of MASSIVE, one language after the other."""
     texts: list[str] = pq.read_table(MASSIVE / f"{split}.parquet", columns=["utt"])["utt"].to_pylist()
     return texts
 
 
-def _trained(model: models.Model, before: pre_tokenizers.PreTokenizer, trainer: trainers.Trainer, texts) -> dict:
-    """The JSON form of a model that was trained on texts."""
-    trained = Tokenizer(model)
-    trained.pre_tokenizer = before
-    trained.train_from_iterator(texts, trainer)
-    return json.loads(trained.model.__getstate__())
+def _train(model: models.Model, pre_tokenizer: pre_tokenizers.PreTokenizer, trainer: trainers.Trainer, texts) -> dict:
+    """Train a model on texts, and return its JSON form."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.train_from_iterator(texts, trainer)
+    return json.loads(tokenizer.model.__getstate__())
 
 
 def _bpe(texts: Iterable[str], size: int) -> tuple[list[str], list[tuple[str, str]]]:
-    """The pieces and merges of a byte-level BPE."""
+    """Train a byte-level BPE, and return its tokens and merges."""
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    parts = _trained(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), trainer, texts)
+    parts = _train(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), trainer, texts)
     return sorted(parts["vocab"], key=parts["vocab"].get), [tuple(merge) for merge in parts["merges"]]
 
 
 def _unigram(texts: Iterable[str], size: int) -> list[tuple[str, float]]:
-    """The pieces of a Unigram model and their scores, without those of special tokens.
+    """Train a Unigram model, and return its tokens with their scores, without special tokens.
 
-    Scores have few digits: of long ones the reader of `tokenizer.json` changes the last digit, which decides ties.
+    Scores are rounded, because reading `tokenizer.json` may change the last digit of a long number, which decides ties.
     """
-    before = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
-    trained = _trained(models.Unigram(), before, trainer, texts)["vocab"][1:]
-    return [(piece, round(score, 4)) for piece, score in trained]
+    vocabulary = _train(models.Unigram(), pre_tokenizer, trainer, texts)["vocab"][1:]
+    return [(piece, round(score, 4)) for piece, score in vocabulary]
 
 
 def roberta(texts: Iterable[str], size: int) -> PreTrainedTokenizerBase:
-    """As roberta-base has it: special tokens before the pieces, `<mask>` behind them."""
+    """Return a tokenizer like that of roberta-base. All special tokens except `<mask>` come before the other tokens."""
     pieces, merges = _bpe(texts, size)
     numbers = {piece: number for number, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", *pieces, "<mask>"])}
     return RobertaTokenizer(vocab=numbers, merges=merges, mask_token=AddedToken("<mask>", lstrip=True, special=True))
 
 
 def modernbert(texts: Iterable[str], size: int) -> PreTrainedTokenizerBase:
-    """As ModernBERT-base has it: NFC, runs of spaces as added tokens, special tokens behind the vocabulary."""
+    """Return a tokenizer like that of ModernBERT-base.
+
+    It normalises to NFC, has added tokens for several spaces, and has its special tokens after the vocabulary.
+    """
     pieces, merges = _bpe(texts, size)
     numbers = {piece: number for number, piece in enumerate(["<|endoftext|>", "<|padding|>", *pieces])}
-    made = Tokenizer(models.BPE(numbers, merges))
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_tokens([AddedToken(" " * count, normalized=True) for count in range(24, 1, -1)])
-    made.add_special_tokens(["<|endoftext|>", "<|padding|>", "[UNK]", "[CLS]", "[SEP]", "[PAD]"])
-    made.add_special_tokens([AddedToken("[MASK]", lstrip=True)])
-    made.add_tokens([f"[unused{number}]" for number in range(83)])
-    made.post_processor = processors.TemplateProcessing(
+    tokenizer = Tokenizer(models.BPE(numbers, merges))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(" " * count, normalized=True) for count in range(24, 1, -1)])
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|padding|>", "[UNK]", "[CLS]", "[SEP]", "[PAD]"])
+    tokenizer.add_special_tokens([AddedToken("[MASK]", lstrip=True)])
+    tokenizer.add_tokens([f"[unused{number}]" for number in range(83)])
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B [SEP]",
-        special_tokens=[(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=made, model_input_names=["input_ids", "attention_mask"], **names)
+    inputs = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names)
 
 
 def xlm_roberta(texts: Iterable[str], size: int) -> PreTrainedTokenizerBase:
-    """As xlm-roberta-base has it: fairseq's four tokens in place of sentencepiece's three, `<mask>` behind."""
+    """Return a tokenizer like that of xlm-roberta-base.
+
+    It has the four special tokens of fairseq instead of the three of sentencepiece, and `<mask>` at the end.
+    """
     special = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
     return XLMRobertaTokenizer(vocab=[*special, *_unigram(texts, size), ("<mask>", 0.0)])
 
 
 def camembert(texts: Iterable[str], size: int) -> PreTrainedTokenizerBase:
-    """As camembert-base has it: fairseq's tokens before all of sentencepiece's, whose own unknown token scores -100."""
+    """Return a tokenizer like that of camembert-base.
+
+    Fairseq's tokens come before those of sentencepiece. The unknown token of sentencepiece has a score of -100.
+    """
     fairseq = [("<s>NOTUSED", 0.0), ("<pad>", 0.0), ("</s>NOTUSED", 0.0), ("<unk>", 0.0), ("<unk>NOTUSED", -100.0)]
     own = [("<s>", 0.0), ("</s>", 0.0), *_unigram(texts, size)]
     return CamembertTokenizer(vocab=[*fairseq, *own, ("<mask>", 0.0)])
@@ -154,4 +164,6 @@ KINDS: dict[str, Callable[[Iterable[str], int], PreTrainedTokenizerBase]] = {
     "xlm-roberta": xlm_roberta,
     "camembert": camembert,
 }
-"""What makes a tokenizer of so many pieces, special tokens aside, by the model_type of the encoders that have it."""
+"""Functions that train a tokenizer on texts, by the model_type of the encoders that use such a tokenizer.
+
+Their second argument is the number of tokens without special tokens."""

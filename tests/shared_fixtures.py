@@ -117,13 +117,13 @@ def _shared_finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_study(_shared_finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study file of a finished tiny study, with results in `runs` and output in PRINTED. Tests must not change it."""
+    """The file of a finished tiny study, with results in `runs` and output in PRINTED. Tests must not change them."""
     return shutil.copytree(_shared_finished_run, tmp_path_factory.mktemp("finished") / "tiny") / "study.toml"
 
 
 @pytest.fixture(scope="session")
 def searched_study(_shared_finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study file of a tiny study that is searched but not exported. Tests must not change its files."""
+    """The file of a searched tiny study without exports, with results in `runs`. Tests must not change them."""
     folder = shutil.copytree(_shared_finished_run, tmp_path_factory.mktemp("searched") / "tiny")
     run = folder / "runs" / "tiny"
     for part in ("exports", "baselines", "finalists"):

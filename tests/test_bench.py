@@ -1,4 +1,4 @@
-"""The benchmarks run on a tiny study and end with the JSON line that they promise."""
+"""Each benchmark runs on a tiny study, and prints its results as a JSON object on the last line."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from nas.supernet.training import Distillation
 BENCH = Path(__file__).parents[1] / "scripts" / "bench"
 
 
-def _given(study):
+def _options(study):
     return ["--study", str(study), "--runs", str(study.parent / "runs"), "--threads", "1"]
 
 
-def _alone(name, *options):
-    """The JSON line of a benchmark in a process of its own."""
+def _run_in_new_process(name, *options):
+    """Run a benchmark in a new process, and return its results."""
     command = [sys.executable, str(BENCH / f"{name}.py"), "--json", *options]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert found.returncode == 0, found.stderr
@@ -36,7 +36,7 @@ def _alone(name, *options):
 
 @pytest.fixture
 def bench(capsys, monkeypatch):
-    """The JSON line of a benchmark that is run in this process, where everything is imported already."""
+    """Run a benchmark in this process, where everything is already imported, and return its results."""
 
     def call(name, *options):
         monkeypatch.setattr("sys.argv", [f"{name}.py", "--json", *options])
@@ -47,7 +47,7 @@ def bench(capsys, monkeypatch):
     return call
 
 
-def test_a_wrong_call_is_one_line(bench, capsys):
+def test_an_unknown_study_is_a_one_line_error(bench, capsys):
     with pytest.raises(SystemExit) as stop:
         bench("ordering", "--study", "nonsense")
     error = capsys.readouterr().err
@@ -56,16 +56,16 @@ def test_a_wrong_call_is_one_line(bench, capsys):
 
 
 @pytest.mark.slow
-def test_supernet_step(bench, searched_study):
-    found = bench("supernet_step", *_given(searched_study), "--steps", "4", "--rounds", "1")
+def test_supernet_step_reports_the_time_and_its_ratios(bench, searched_study):
+    found = bench("supernet_step", *_options(searched_study), "--steps", "4", "--rounds", "1")
     assert found["lean_ratio"] == pytest.approx(found["supernet_s"] / found["lean_s"], rel=1e-2)
     assert found["step_ratio"] == pytest.approx(found["supernet_s"] / found["plain_s"], rel=1e-2)
     assert 0 < found["matmul_fraction"] < 1
 
 
 @pytest.mark.slow
-def test_contention(searched_study):
-    found = _alone("contention", *_given(searched_study), "--steps", "2", "--rounds", "1")
+def test_contention_reports_the_time_with_one_thread_all_threads_and_a_busy_machine(searched_study):
+    found = _run_in_new_process("contention", *_options(searched_study), "--steps", "2", "--rounds", "1")
     assert found["wait_policy"] == "PASSIVE" and found["threads"] == 1 and found["loss_difference"] == 0.0
     for kind in ("supernet", "fine-tuning"):
         seconds = [found[f"{kind}_{condition}_s"] for condition in ("one", "all", "busy")]
@@ -74,15 +74,15 @@ def test_contention(searched_study):
 
 
 @pytest.mark.slow
-def test_choices(bench, searched_study):
-    found = bench("choices", *_given(searched_study))["choices"]
+def test_choices_reports_the_latency_and_the_size_of_blocks(bench, searched_study):
+    found = bench("choices", *_options(searched_study))["choices"]
     assert found["attention int8"]["block_ms"] > 0 and found["embedding int8"]["block_ms"] is None
     assert found["feed_forward int8"]["size_mb"] < found["feed_forward none"]["size_mb"]
 
 
 @pytest.mark.slow
-def test_candidates_per_second(bench, searched_study):
-    found = bench("candidates_per_second", *_given(searched_study), "--candidates", "12")
+def test_candidates_per_second_reports_the_rate_with_each_optimisation(bench, searched_study):
+    found = bench("candidates_per_second", *_options(searched_study), "--candidates", "12")
     assert found["ratio"] == pytest.approx(found["all"] / found["naive"], rel=1e-2)
     assert found["same_front"] == (found["front_loses"] <= found["standard_error"])
     assert set(found["rates"]) == {
@@ -97,28 +97,29 @@ def test_candidates_per_second(bench, searched_study):
 
 
 @pytest.mark.slow
-def test_equal_time(bench, searched_study):
-    found = bench("equal_time", *_given(searched_study), "--seconds", "3", "--seeds", "0")
+def test_equal_time_reports_the_best_accuracies_of_both_searches(bench, searched_study):
+    found = bench("equal_time", *_options(searched_study), "--seconds", "3", "--seeds", "0")
     for name in ("at first", "now"):
-        (one,) = found[name]
-        assert one["candidates"] >= one["whole"] > 0 and set(one["best"]) <= {"large", "small"}
-        assert all(0 < accuracy <= 1 for accuracy in one["best"].values())
+        (search,) = found[name]
+        assert search["candidates"] >= search["whole"] > 0 and set(search["best"]) <= {"large", "small"}
+        assert all(0 < accuracy <= 1 for accuracy in search["best"].values())
 
 
 @pytest.mark.slow
-def test_knapsack(bench, searched_study):
-    found = bench("knapsack", *_given(searched_study), "--evaluations", "12", "--seeds", "0")
-    assert found["changes"] == 1 + 2 + 1 + 3 + 3 * (5 + 5)
-    sums, without, begun = found["searches"]
-    assert sums["best"].keys() == {"large", "small"} and sums["end"] is None
-    for search in (without, begun):
+def test_knapsack_reports_the_solutions_and_searches_with_and_without_them(bench, searched_study):
+    found = bench("knapsack", *_options(searched_study), "--evaluations", "12", "--seeds", "0")
+    # the largest network, 2 hidden sizes, int8 embeddings, 3 sets of layers, 5 attentions and 5 feed-forwards per layer
+    assert found["changes"] == 37
+    solutions, without, started = found["searches"]
+    assert solutions["best"].keys() == {"large", "small"} and solutions["end"] is None
+    for search in (without, started):
         assert 0 < search["early"] <= search["end"] <= 1
-    assert all(begun["best"][name] >= accuracy for name, accuracy in sums["best"].items())
+    assert all(started["best"][name] >= accuracy for name, accuracy in solutions["best"].items())
 
 
 @pytest.mark.slow
-def test_kills(bench, searched_study, monkeypatch):
-    """The driver of a search on a cluster is killed; the same command ends the search."""
+def test_kills_finishes_the_search_after_its_driver_is_killed(bench, searched_study, monkeypatch):
+    """The search runs on a cluster, and is continued with the same command."""
     start = subprocess.Popen
 
     def start_or_fork(command, *rest, **settings):
@@ -126,29 +127,29 @@ def test_kills(bench, searched_study, monkeypatch):
         return forked.Program(*command[1:]) if is_driver else start(command, *rest, **settings)
 
     monkeypatch.setattr(subprocess, "Popen", start_or_fork)
-    found = bench("kills", *_given(searched_study), "--kills", "1", "--nodes", "1")
+    found = bench("kills", *_options(searched_study), "--kills", "1", "--nodes", "1")
     assert found["whole"] == found["kills"] == 1 and found["outcomes"][0]["kind"] == "driver"
     assert found["outcomes"][0]["finished"] == found["evaluations"] == 16
 
 
 @pytest.mark.slow
-def test_ray_scaling(bench, searched_study):
-    found = bench("ray_scaling", *_given(searched_study), "--candidates", "12", "--rounds", "2")
+def test_ray_scaling_reports_a_rate_for_each_number_of_workers(bench, searched_study):
+    found = bench("ray_scaling", *_options(searched_study), "--candidates", "12", "--rounds", "2")
     assert found["workers"] == [1, 2] and all(rate > 0 for rate in found["candidates_per_second"])
 
 
 @pytest.mark.slow
-def test_scaling(bench, searched_study, tmp_path):
-    picture = tmp_path / "scaling.svg"
+def test_scaling_reports_utilisation_and_quality_and_draws_a_chart(bench, searched_study, tmp_path):
+    chart = tmp_path / "scaling.svg"
     options = ("--workers", "1", "4", "--evaluations", "20", "--quality", "10", "--seeds", "1")
-    found = bench("scaling", *_given(searched_study), *options, "--picture", str(picture))
+    found = bench("scaling", *_options(searched_study), *options, "--picture", str(chart))
     assert [item["workers"] for item in found["rates"]["no trouble"]] == [1, 4]
     assert all(0 < item["utilisation"] <= 1 for items in found["rates"].values() for item in items)
     assert set(found["quality"]) == {"1", "4"} and all(0 < best < 1 for best in found["quality"]["4"][0])
-    assert picture.read_text().startswith("<svg")
+    assert chart.read_text().startswith("<svg")
 
 
-def test_a_fit_of_accuracies_that_are_all_equal():
+def test_a_surrogate_fitted_to_equal_accuracies_predicts_that_accuracy():
     space, rng = SearchSpace.load("tiny"), random.Random(0)
     recorded = Recorded([CandidateResult(space.sample(rng), 0.7, 120, 0.1) for _ in range(12)])
     assert recorded.r_squared == 0.0
@@ -156,8 +157,7 @@ def test_a_fit_of_accuracies_that_are_all_equal():
 
 
 @pytest.mark.slow
-def test_latency_prediction_and_budgets(bench, tmp_path):
-    """On a space of few blocks; they need no study."""
+def test_latency_prediction_and_budgets_need_only_a_search_space(bench, tmp_path):
     space = tmp_path / "few.toml"
     space.write_text(FEW_BLOCKS)
     found = bench("latency_prediction", "--space", str(space), "--only", "onnxruntime", "--tokens", "16")
@@ -167,40 +167,40 @@ def test_latency_prediction_and_budgets(bench, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_rests_on_a_trained_supernet(bench, searched_study, tmp_path):
+def test_ordering_rank_correlation_and_inherited_report_results_of_a_trained_supernet(bench, searched_study, tmp_path):
     study = shutil.copytree(searched_study.parent, tmp_path / "tiny") / "study.toml"
-    accuracy = bench("ordering", *_given(study))["accuracy"]
+    accuracy = bench("ordering", *_options(study))["accuracy"]
     assert set(accuracy) == {"unordered", "magnitude", "Taylor", "Taylor, made up"}
     assert len({values["whole teacher"] for values in accuracy.values()}) == 1
     options = ("--architectures", "4", "--steps", "2")
-    found = bench("rank_correlation", *_given(study), *options)
+    found = bench("rank_correlation", *_options(study), *options)
     assert found["architectures"] == 4 and found["low"] <= found["kendall_tau"] <= found["high"]
-    under = bench("inherited", *_given(study))["points_under_teacher"]
-    assert {"full width", "half width", "hidden_size 16", "layers 0, 2", "layers 0, half width"} <= set(under)
-    shown = json.loads((study.parent / "runs" / "tiny" / "rank_correlation.json").read_text())
-    assert shown["kendall_tau"] == found["kendall_tau"] and len(shown["rows"]) == 4
+    points = bench("inherited", *_options(study))["points_under_teacher"]
+    assert {"full width", "half width", "hidden_size 16", "layers 0, 2", "layers 0, half width"} <= set(points)
+    stored = json.loads((study.parent / "runs" / "tiny" / "rank_correlation.json").read_text())
+    assert stored["kendall_tau"] == found["kendall_tau"] and len(stored["rows"]) == 4
     measured = sorted((study.parent / "runs" / "tiny" / "rank_correlation").glob("*.json"))
     assert len(measured) == 4
-    written = [path.stat().st_mtime_ns for path in measured]
-    assert bench("rank_correlation", *_given(study), *options) == found
-    assert [path.stat().st_mtime_ns for path in measured] == written
+    times = [path.stat().st_mtime_ns for path in measured]
+    assert bench("rank_correlation", *_options(study), *options) == found
+    assert [path.stat().st_mtime_ns for path in measured] == times, "networks are not measured again"
 
 
 @pytest.mark.slow
-def test_equal_training_goes_on_after_an_interruption(bench, finished_study, tmp_path, monkeypatch):
-    """Steps are timed once: other numbers of steps would be another training."""
+def test_equal_training_resumes_after_an_interruption(bench, finished_study, tmp_path, monkeypatch):
+    """The steps are timed only once, because another result would change the numbers of steps."""
     study = shutil.copytree(finished_study.parent, tmp_path / "tiny") / "study.toml"
     runs, train = study.parent / "runs", Distillation.train_cohort
     shutil.move(runs / "tiny", runs / "seed-0" / "tiny")
-    options = (*_given(study), "--seeds", "0", "--share", "0.01", "--budgets", "large")
+    options = (*_options(study), "--seeds", "0", "--share", "0.01", "--budgets", "large")
 
-    def stops(training, networks, halving, judge, title):
+    def train_or_stop(training, networks, halving, judge, title):
         if title == "Training the narrowed network":
             raise KeyboardInterrupt
         return train(training, networks, halving, judge, title)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Distillation, "train_cohort", stops)
+        patch.setattr(Distillation, "train_cohort", train_or_stop)
         bench("equal_training", *options)
     folder = runs / "seed-0" / "tiny" / "equal_training"
     timed = [json.loads(path.read_text()) for path in folder.glob("*/seconds_per_step.json")]
@@ -214,7 +214,7 @@ def test_equal_training_goes_on_after_an_interruption(bench, finished_study, tmp
     assert bench("equal_training", *options)["budgets"] == found
 
 
-def test_driver_overhead(bench):
+def test_driver_overhead_reports_the_time_per_trial(bench):
     found = bench("driver_overhead", "--space", "tiny", "--trials", "120")
     assert set(found["ms_per_trial"]) == {"100", "mean"} == set(found["cpu_ms_per_trial"])
     assert found["outcomes"]["evaluated"] == 120

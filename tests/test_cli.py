@@ -1,4 +1,4 @@
-"""The command line: help with examples that hold, completion, and a result for programs from every verb."""
+"""Every subcommand has help with valid examples and an option `--json`; also completion and one-line errors."""
 
 from __future__ import annotations
 
@@ -14,28 +14,25 @@ from nas.cli import app
 from nas.space import shipped_spaces
 
 COMMAND = typer.main.get_command(app)
-VERBS = {
-    " ".join(name): verb
-    for name, verb in [
-        *(((name,), verb) for name, verb in COMMAND.commands.items() if name != "device"),
-        *((("device", name), verb) for name, verb in COMMAND.commands["device"].commands.items()),
-    ]
+SUBCOMMANDS = {
+    **{name: command for name, command in COMMAND.commands.items() if name != "device"},
+    **{f"device {name}": command for name, command in COMMAND.commands["device"].commands.items()},
 }
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_every_verb_has_help_with_examples_that_hold(name):
-    verb = VERBS[name]
-    assert verb.help and "--json" in [option for parameter in verb.params for option in parameter.opts]
-    assert all(parameter.help for parameter in verb.params if parameter.name != "help")
-    lines = [line.strip("`").split() for line in verb.epilog.splitlines() if line.startswith("`")]
-    for line in lines:
-        assert line[: len(name.split()) + 1] == ["nas", *name.split()]
-        verb.make_context(name, line[len(name.split()) + 1 :])  # raises where an argument or option is not known
-    assert lines
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_has_help_with_valid_examples(name):
+    command = SUBCOMMANDS[name]
+    assert command.help and "--json" in [option for parameter in command.params for option in parameter.opts]
+    assert all(parameter.help for parameter in command.params if parameter.name != "help")
+    examples = [line.strip("`").split() for line in command.epilog.splitlines() if line.startswith("`")]
+    for words in examples:
+        assert words[: len(name.split()) + 1] == ["nas", *name.split()]
+        command.make_context(name, words[len(name.split()) + 1 :])  # raises if an argument or option does not exist
+    assert examples
 
 
-def test_help_is_shown_without_heavy_packages():
+def test_help_does_not_import_heavy_packages():
     script = (
         "import sys; sys.argv = ['nas', 'init', '--help']\nfrom nas.cli import main\n"
         "try: main()\nexcept SystemExit: pass\n"
@@ -45,7 +42,7 @@ def test_help_is_shown_without_heavy_packages():
     assert "For example:" in result.stdout and "nas init my-study" in result.stdout
 
 
-def test_brackets_in_a_space_s_name_are_shown_as_they_are(nas, tiny_study, tmp_path):
+def test_brackets_in_the_name_of_a_space_are_not_interpreted_as_markup(nas, tiny_study, tmp_path):
     space = shipped_spaces()["tiny"].read_text().replace('name = "tiny"', 'name = "a [/b] [v2]"')
     (tiny_study.parent / "mine.toml").write_text(space)
     tiny_study.write_text(tiny_study.read_text().replace('name = "tiny"', 'name = "mine.toml"'))
@@ -54,20 +51,20 @@ def test_brackets_in_a_space_s_name_are_shown_as_they_are(nas, tiny_study, tmp_p
     assert "search space: a [/b] [v2], 295,704 architectures" in output
 
 
-def _completed(line):
-    given = {"_NAS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
-    result = CliRunner().invoke(app, [], prog_name="nas", env=given)
+def _completions(line):
+    environment = {"_NAS_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    result = CliRunner().invoke(app, [], prog_name="nas", env=environment)
     return result.stdout.split()
 
 
-def test_completion_knows_verbs_shipped_studies_and_devices(tiny_study):
-    assert _completed("nas ch") == ["check"]
-    assert _completed("nas run quick") == ["quickstart"]
-    assert _completed(f"nas device bundle {tiny_study} c") == ["cpu"]
-    assert _completed("nas device bundle no-such-study c") == []
+def test_completion_suggests_subcommands_built_in_studies_and_devices(tiny_study):
+    assert _completions("nas ch") == ["check"]
+    assert _completions("nas run quick") == ["quickstart"]
+    assert _completions(f"nas device bundle {tiny_study} c") == ["cpu"]
+    assert _completions("nas device bundle no-such-study c") == []
 
 
-def test_completion_is_installed(tmp_path):
+def test_install_completion_adds_a_script_to_bashrc(tmp_path):
     environment = os.environ | {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     command = [sys.executable, "-m", "nas.cli", "--install-completion", "bash"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -76,16 +73,16 @@ def test_completion_is_installed(tmp_path):
     assert "complete_bash" in script.read_text() and str(script) in (tmp_path / ".bashrc").read_text()
 
 
-def test_what_the_system_refuses_is_one_line_with_or_without_a_file(nas, monkeypatch):
+def test_system_errors_are_one_line_with_and_without_a_file_name(nas, monkeypatch):
     for problem, line in (
         (ConnectionResetError(104, "reset by peer"), "error: reset by peer; run the same command again\n"),
         (FileNotFoundError(2, "nothing there", "a.toml"), "error: a.toml: nothing there; correct the path\n"),
     ):
-        monkeypatch.setattr("nas.study.Study.load", lambda *given, problem=problem: (_ for _ in ()).throw(problem))
+        monkeypatch.setattr("nas.study.Study.load", lambda *arguments, problem=problem: (_ for _ in ()).throw(problem))
         assert nas("check", "quickstart") == (2, "", line)
 
 
-def test_a_closed_pipe_ends_quietly(searched_study):
+def test_a_closed_pipe_ends_a_command_without_an_error_message(searched_study):
     command = [sys.executable, "-m", "nas.cli", "front", str(searched_study), "--json"]
     command += ["--runs", str(searched_study.parent / "runs")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

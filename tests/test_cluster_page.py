@@ -1,4 +1,4 @@
-"""What docs/cluster.md says: a cluster by hand, and the file of the Ray launcher."""
+"""The commands of docs/cluster.md run a search on a cluster, and Ray's launcher accepts `scripts/cluster.yaml`."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ PAGE = ROOT / "docs" / "cluster.md"
 
 
 @pytest.mark.slow
-def test_commands_of_the_cluster_page(searched_study, tmp_path, monkeypatch):
-    """A head, another node, and a finished search that goes on there; of its four workers two have a place."""
-    # `auto` shall be this cluster, whatever else is running.
+def test_the_commands_of_the_cluster_page_extend_a_finished_search_on_a_cluster(searched_study, tmp_path, monkeypatch):
+    """The cluster consists of a head and another node. It has cores for two of the four workers of the search."""
+    # `auto` must mean this cluster, even if others are running.
     ray_folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
     monkeypatch.setenv("RAY_TMPDIR", ray_folder.name)
     study = shutil.copytree(searched_study.parent, tmp_path / "tiny") / "study.toml"
     settings = _blocks(PAGE, "toml")[0].text
     study.write_text(study.read_text().replace("[search]\nevaluations = 16", f"{settings}evaluations = 20"))
-    by_hand, port = _blocks(PAGE, "bash")[0], free_port()
-    text = by_hand.text.replace("HEAD:6379", f"127.0.0.1:{port}").replace("--head", f"--head --port={port}")
-    head, node, search = _commands(replace(by_hand, text=text))
+    block, port = _blocks(PAGE, "bash")[0], free_port()
+    text = block.text.replace("HEAD:6379", f"127.0.0.1:{port}").replace("--head", f"--head --port={port}")
+    head, node, search = _commands(replace(block, text=text))
     with ray_folder, ExitStack() as stack:
         for command in (head, node):
             assert command[:2] == ["ray", "start"]
-            started = [Path(sys.executable).with_name("ray"), *command[1:], "--num-cpus=1", "--block"]
-            process = stack.enter_context(_stopped_at_the_end(started))
-            while not list(Path(ray_folder.name).rglob("ray_current_cluster")):  # the head is there
+            start = [Path(sys.executable).with_name("ray"), *command[1:], "--num-cpus=1", "--block"]
+            process = stack.enter_context(_running(start))
+            while not list(Path(ray_folder.name).rglob("ray_current_cluster")):  # written when the head is ready
                 assert process.poll() is None
                 time.sleep(0.1)
         assert search[0] == "nas"
@@ -51,7 +51,8 @@ def test_commands_of_the_cluster_page(searched_study, tmp_path, monkeypatch):
 
 
 @contextmanager
-def _stopped_at_the_end(command):
+def _running(command):
+    """Run a command during the block."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
@@ -60,7 +61,7 @@ def _stopped_at_the_end(command):
         process.wait()
 
 
-def test_the_launcher_takes_the_cluster_file():
+def test_the_launcher_accepts_the_cluster_file():
     launcher = _blocks(PAGE, "bash")[1]
     assert all(command[0] == "ray" and command[1] in cli.commands for command in _commands(launcher))
     assert all("scripts/cluster.yaml" in command for command in _commands(launcher))

@@ -1,4 +1,4 @@
-"""Which columns hold texts and label, in layouts of well-known data sets and in odd ones, and what is unclear."""
+"""Detection of text columns, label column and kind of task, in layouts of well-known data sets and in unusual ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ THAI = "อร่อยมากบริการดีแต่ราคาแ
 PREMISES = [text(12) for _ in range(ROWS)]
 NLI, CLASSES = ["entailment", "neutral", "contradiction"], "classification"
 
-# What one row holds; the columns of texts, the label and the kind that are right, or words of what must be asked.
+# For each layout: a function that makes a row by its number, then the expected text columns, label column and kind of
+# task. If one of these must be unclear, its place holds a part of the reason.
 LAYOUTS = {
     "IMDB": (lambda i: {"text": text(60), "label": i * 2 // ROWS}, ["text"], "label", CLASSES),
     "SST-2": (lambda i: {"idx": i, "sentence": text(5), "label": i % 2}, ["sentence"], "label", CLASSES),
@@ -169,7 +170,7 @@ LAYOUTS = {
         "regression",
     ),
     "chnsenticorp": (lambda i: {"label": i % 2, "review": unspaced(CHINESE)}, ["review"], "label", CLASSES),
-    "Chinese with places": (
+    "Chinese with the site of each text": (
         lambda i: {"text": unspaced(CHINESE), "source": f"site {i}", "label": i % 2},
         ["text"],
         "label",
@@ -207,7 +208,7 @@ LAYOUTS = {
         "several columns may be the label",
         None,
     ),
-    "what is about a text": (
+    "metadata about a text": (
         lambda i: {
             "author": f"Given{i} Name{i}",
             "created": f"March {i % 28 + 1}, 2024 at 5 pm",
@@ -222,13 +223,13 @@ LAYOUTS = {
         "label",
         CLASSES,
     ),
-    "a comment beside the text": (
+    "a comment in addition to the text": (
         lambda i: {"text": text(), "comment": text(), "label": i % 2},
         "several columns look like texts",
         "label",
         CLASSES,
     ),
-    "a name that says nothing": (
+    "authors in a column with an unknown name": (
         lambda i: {"text": text(), "wer": f"Given{i} Name{i}", "label": i % 2},
         "several columns look like texts",
         "label",
@@ -242,18 +243,18 @@ LAYOUTS = {
     ),
     "two classes as floats": (lambda i: {"text": text(), "label": float(i % 2)}, ["text"], "label", CLASSES),
     "floats from 0 to 2": (lambda i: {"text": text(), "label": float(i % 3)}, ["text"], "label", "classes or a scale?"),
-    "from -1 to 1": (lambda i: {"text": text(), "label": i % 3 - 1}, ["text"], "label", "holds '-1' in 80 rows"),
+    "-1, 0 and 1": (lambda i: {"text": text(), "label": i % 3 - 1}, ["text"], "label", "holds '-1' in 80 rows"),
     "-1 and 1": (lambda i: {"text": text(), "y": i % 2 * 2 - 1}, ["text"], "y", CLASSES),
     "stars as floats": (lambda i: {"text": text(), "stars": i % 5 + 1.0}, ["text"], "stars", "classes or a scale?"),
-    "codes with a zero in front": (lambda i: {"text": text(), "label": f"0{i % 3 + 1}"}, ["text"], "label", CLASSES),
-    "any scale": (lambda i: {"text": text(), "target": RNG.gauss(0, 50)}, ["text"], "target", "regression"),
-    "no label": (
+    "codes with a leading zero": (lambda i: {"text": text(), "label": f"0{i % 3 + 1}"}, ["text"], "label", CLASSES),
+    "unbounded fractions": (lambda i: {"text": text(), "target": RNG.gauss(0, 50)}, ["text"], "target", "regression"),
+    "no label, but a source and a date": (
         lambda i: {"text": text(), "source": ["web", "book"][i % 2], "date": "2020-01-01"},
         ["text"],
         "no column looks like a label",
         None,
     ),
-    "no label but a source": (
+    "no label, but a source": (
         lambda i: {"text": text(), "source": ["web", "book"][i % 2]},
         ["text"],
         "no column looks like a label",
@@ -266,7 +267,7 @@ LAYOUTS = {
         "labels holds lists",
         None,
     ),
-    "one label": (lambda i: {"text": text(), "label": 1, "year": i % 9}, ["text"], "only one value, '1'", None),
+    "only one label": (lambda i: {"text": text(), "label": 1, "year": i % 9}, ["text"], "only one value, '1'", None),
     "words and tags": (
         lambda i: {"tokens": text().split(), "tags": [0] * 9},
         "only lists (tokens, tags), and no two of them hold words and their tags",
@@ -276,30 +277,30 @@ LAYOUTS = {
 }
 
 
-def found_in(row, as_texts):
+def detect(row, as_texts):
     rows = [row(number) for number in range(ROWS)]
-    if as_texts:  # as a CSV file has it
+    if as_texts:  # as in a CSV file
         rows = [{key: None if value is None else str(value) for key, value in row.items()} for row in rows]
     return Columns.of(Dataset.from_list(rows), Dataset.from_list(rows[:40]))
 
 
-@pytest.mark.parametrize("as_texts", [False, True])
+@pytest.mark.parametrize("as_texts", [False, True], ids=["typed values", "all values as texts"])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layouts(name, as_texts):
+def test_the_columns_and_the_kind_of_task_are_detected_unless_they_are_unclear(name, as_texts):
     row, texts, label, kind = LAYOUTS[name]
-    found = found_in(row, as_texts)
-    assert _right(found.text, texts if isinstance(texts, str) else tuple(texts)), found.text
-    assert _right(found.label, label), found.label
+    found = detect(row, as_texts)
+    assert _matches(found.text, texts if isinstance(texts, str) else tuple(texts)), found.text
+    assert _matches(found.label, label), found.label
     if isinstance(found.label, Clear):
-        assert _right(said := found.kind(label, None), kind), said
+        assert _matches(detected := found.kind(label, None), kind), detected
 
 
 @pytest.mark.parametrize(
     "values",
     [[["a"], ["b", "a"], []], [[0, 2], [1], [2]], [[1], None, [0]]],
-    ids=["names", "numbers", "one is missing"],
+    ids=["names", "numbers", "a missing list"],
 )
-def test_lists_without_repeated_values_are_labels(values):
+def test_lists_without_repeated_values_are_lists_of_labels(values):
     rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "labels": values * (ROWS // 3)})
     found = Columns.of(rows, rows.select(range(40)))
     assert found.label == Clear("labels") and found.kind("labels", None) == Clear("multi_label")
@@ -310,7 +311,7 @@ def test_lists_without_repeated_values_are_labels(values):
 
 
 @pytest.mark.parametrize("values", [["B-x", "O", "O"], ["a", "word", "a"], [0.5, 1.5]])
-def test_lists_of_tags_words_and_fractions_are_no_labels(values):
+def test_lists_of_tags_words_or_fractions_are_not_labels(values):
     rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "tags": [values] * ROWS})
     found = Columns.of(rows, rows.select(range(40)))
     assert isinstance(found.label, Unclear) and "lists that are not lists of labels" in columns.why_unfit(
@@ -318,15 +319,15 @@ def test_lists_of_tags_words_and_fractions_are_no_labels(values):
     )
 
 
-def test_lists_of_declared_classes_are_counted_by_name():
+def test_lists_of_declared_classes_are_counted_by_class_name():
     features = Features({"text": Value("string"), "labels": List(ClassLabel(names=["joy", "anger", "fear"]))})
     rows = Dataset.from_dict({"text": [text() for _ in range(9)], "labels": [[0, 1]] * 9}, features=features)
     found = Columns.of(rows, rows)
     assert found.column("labels").counts == {"joy": 9, "anger": 9} and found.outputs(["labels"], "multi_label") == 3
 
 
-def _right(found, due):
-    return found == Clear(due) if isinstance(found, Clear) else due in found.why
+def _matches(found, expected):
+    return found == Clear(expected) if isinstance(found, Clear) else expected in found.why
 
 
 def numbers(*values, name="label"):
@@ -335,7 +336,7 @@ def numbers(*values, name="label"):
 
 
 @pytest.mark.parametrize(
-    ("column", "outputs", "due"),
+    ("column", "outputs", "kind"),
     [
         (numbers(1, 2, 3, 4, 5, name="stars"), 5, CLASSES),
         (numbers(1, 2, 3, 4, 5, name="stars"), 1, "regression"),
@@ -352,14 +353,14 @@ def numbers(*values, name="label"):
         (numbers(0, 1, 2, 3, name="class"), None, CLASSES),
     ],
 )
-def test_a_teacher_s_outputs_settle_what_numbers_mean(column, outputs, due):
+def test_the_number_of_the_teacher_s_outputs_decides_between_classes_and_a_scale(column, outputs, kind):
     rows = Dataset.from_dict({"text": [text()] * ROWS})
-    held = Columns(rows, {column.name: column}, Clear(("text",)), Clear(column.name))
-    found = held.kind(column.name, outputs)
-    assert isinstance(found, Unclear) if due is None else found == Clear(due)
+    file = Columns(rows, {column.name: column}, Clear(("text",)), Clear(column.name))
+    found = file.kind(column.name, outputs)
+    assert isinstance(found, Unclear) if kind is None else found == Clear(kind)
 
 
-def test_a_file_that_declares_its_classes_is_believed():
+def test_declared_classes_make_a_column_the_label():
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes", "perhaps"])})
     labels = [-1, *[number % 2 for number in range(ROWS - 1)]]
     rows = Dataset.from_dict({"text": [text() for _ in labels], "label": labels}, features=features)
@@ -369,20 +370,20 @@ def test_a_file_that_declares_its_classes_is_believed():
 
 
 @pytest.mark.parametrize("rows", [ROWS, 6 * ROWS])
-def test_texts_that_are_missing_are_counted(rows):
+def test_missing_texts_are_counted(rows):
     texts = ["", "  ", None, *(f"{number} {text()}" for number in range(rows))]
     found = Column.of(Dataset.from_dict({"text": texts}), "text")
     assert found.form == "text" and found.missing == 3
 
 
-def test_columns_of_the_training_data_alone_are_named():
+def test_a_column_that_is_only_in_the_training_data_is_named():
     counter = count()
     train = Dataset.from_dict({"text": [text() for _ in range(40)], "Label": [next(counter) % 2 for _ in range(40)]})
     found = Columns.of(train, train.rename_column("Label", "label"))
     assert isinstance(found.label, Unclear) and found.label.why.endswith("the test data has no 'Label'")
 
 
-def test_a_label_that_the_user_names_may_look_like_anything_that_recurs():
+def test_any_column_with_repeated_values_can_be_named_as_the_label():
     sites = [f"{name}.com" for name in "abcd"] * 60
     rows = Dataset.from_dict({"text": [text() for _ in sites], "link": sites})
     found = Columns.of(rows, rows)

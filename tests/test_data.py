@@ -1,4 +1,4 @@
-"""Splits, batches and metrics."""
+"""Splits, batches and metrics of a task, and the error messages for unsuitable data."""
 
 from __future__ import annotations
 
@@ -18,36 +18,35 @@ from nas.tasks import ClassMetric, Correlation
 SENTENCES = ["a fine film", "a fine", "fine film", "film", "A  Fine Film", "what a mess", "a mess", "the plot"]
 
 
-def test_a_sentence_goes_with_every_row_contained_in_it():
-    chosen = {seed: held_out([SENTENCES], "sentence", 1, seed) for seed in range(20)}
-    assert set(map(tuple, chosen.values())) == {(0, 1, 2, 3, 4), (5, 6), (7,)}
+def test_a_sentence_is_held_out_together_with_all_rows_that_it_contains():
+    chosen = [held_out([SENTENCES], "sentence", 1, seed) for seed in range(20)]
+    assert set(map(tuple, chosen)) == {(0, 1, 2, 3, 4), (5, 6), (7,)}
 
 
-def test_no_held_out_row_is_part_of_a_training_sentence_alone():
+def test_no_held_out_row_is_also_a_training_row():
     searched = set(held_out([SENTENCES], "sentence", 5, 1))
     training = [text for number, text in enumerate(SENTENCES) if number not in searched]
     assert not {SENTENCES[number].lower() for number in searched} & {text.lower() for text in training}
 
 
-def test_contained_rows_are_all_runs_of_words_found_without_holding_every_run():
+def test_contained_rows_are_found_without_storing_all_word_spans():
     rng = random.Random(0)
     texts = [" ".join(rng.choices("abc", k=rng.randint(1, 9))) for _ in range(60)]
     long = " ".join(f"w{number}" for number in range(400))
     texts += [long, "w7 w8", "w399", "w398 w399 w400"]
-    rows = {text: [number] for number, text in enumerate(texts)}
     for size in (1, 20):
         chosen = {texts[number] for number in held_out([texts], "sentence", size, 3)}
-        for text in chosen:  # each row inside a chosen one is there as well
-            inside = {other for other in rows if f" {other} " in f" {text} "}
-            assert inside <= chosen
+        for text in chosen:
+            contained = {other for other in texts if f" {other} " in f" {text} "}
+            assert contained <= chosen
     tracemalloc.start()
     held_out([[long, "w7 w8"]], "sentence", 1, 0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2e6  # all runs of the text are 80 thousand, 70 MB
+    assert peak < 2e6  # the text has 80,000 word spans, which would take 70 MB
 
 
-def test_rows_with_equal_texts_go_together():
+def test_rows_with_equal_texts_are_held_out_together():
     first, second = ["x", "x", "y", "z"], ["1", "1", "2", "3"]
     for seed in range(10):
         chosen = set(held_out([first, second], "row", 1, seed))
@@ -66,7 +65,7 @@ def files(tmp_path):
     return str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet")
 
 
-def test_splits_are_disjoint_and_survive_the_disk(files, tmp_path):
+def test_splits_are_disjoint_and_can_be_saved_and_loaded(files, tmp_path):
     data = prepare(_task(holdout={"size": 60}), *files, make_tokenizer(), 0)
     assert len(data.train) + len(data.search) == 300 and len(data.search) >= 60
     texts = [{tuple(ids) for ids in split["input_ids"]} for split in (data.train, data.search)]
@@ -76,7 +75,7 @@ def test_splits_are_disjoint_and_survive_the_disk(files, tmp_path):
     assert again.search["input_ids"] == data.search["input_ids"] and again.label_names == ("0", "1")
 
 
-def test_pairs_get_segments_and_csv_and_jsonl_are_read(tmp_path):
+def test_text_pairs_from_csv_and_jsonl_files_get_token_types_if_the_model_has_them(tmp_path):
     make_rows(80, 0).add_column("other", ["w1 w2"] * 80).to_csv(tmp_path / "train.csv", index=False)
     make_rows(80, 1).add_column("other", ["w1 w2"] * 80).to_json(tmp_path / "test.jsonl")
     task = _task(train="train.csv", test="test.jsonl", text=("text", "other"), holdout={"size": 10})
@@ -89,20 +88,20 @@ def test_pairs_get_segments_and_csv_and_jsonl_are_read(tmp_path):
     assert set(next(batches_by_length(typeless.test)).inputs) == {"input_ids"}
 
 
-def test_regression_has_numbers_as_labels(files):
+def test_labels_of_regression_are_numbers(files):
     data = prepare(_task(kind="regression", metric="spearman", holdout={"size": 60}), *files, make_tokenizer(), 0)
     assert data.num_labels == 1 and isinstance(data.train["labels"][0], float)
 
 
-def test_labels_go_by_their_names_where_each_file_has_an_order_of_its_own(files, tmp_path):
+def test_labels_are_matched_by_name_if_the_files_declare_them_in_different_orders(files, tmp_path):
     named = {"train": ["bad", "good"], "test": ["good", "bad"]}
     for (name, names), path in zip(named.items(), files, strict=True):
         rows = Dataset.from_parquet(path, keep_in_memory=True)
         rows.cast_column("label", ClassLabel(names=names)).to_parquet(tmp_path / f"{name}.parquet")
     paths = [str(tmp_path / f"{name}.parquet") for name in named]
     data = prepare(_task(holdout={"size": 60}), *paths, make_tokenizer(), 0)
-    given = Dataset.from_parquet(files[1], keep_in_memory=True)["label"]
-    assert data.label_names == ("bad", "good") and list(data.test["labels"]) == [1 - label for label in given]
+    original = Dataset.from_parquet(files[1], keep_in_memory=True)["label"]
+    assert data.label_names == ("bad", "good") and list(data.test["labels"]) == [1 - label for label in original]
 
 
 def test_labels_that_are_lists_are_refused(files, tmp_path):
@@ -113,7 +112,7 @@ def test_labels_that_are_lists_are_refused(files, tmp_path):
             prepare(_task(), train, test, make_tokenizer(), 0)
 
 
-def test_a_label_that_is_no_class_is_named_and_one_that_is_missing_called_so(files, tmp_path):
+def test_the_error_tells_an_unknown_label_from_a_missing_one(files, tmp_path):
     named = {}
     for name, path in zip(("train", "test"), files, strict=True):
         rows = Dataset.from_parquet(path, keep_in_memory=True).cast_column("label", ClassLabel(names=["bad", "good"]))
@@ -131,7 +130,7 @@ def test_a_label_that_is_no_class_is_named_and_one_that_is_missing_called_so(fil
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
-def test_a_correlation_needs_two_texts(files, tmp_path, metric):
+def test_a_correlation_needs_at_least_two_texts(files, tmp_path, metric):
     Dataset.from_dict({"text": ["w1 w2"], "label": [0.5]}).to_parquet(tmp_path / "one.parquet")
     task = _task(kind="regression", metric=metric, holdout={"size": 60})
     with pytest.raises(DataError, match=f"one.parquet: the test set needs at least 2 texts for {metric}, but has 1"):
@@ -151,7 +150,7 @@ def test_a_correlation_needs_two_texts(files, tmp_path, metric):
         ({"label": "text", "kind": "regression", "metric": "spearman"}, "needs a number in every row"),
     ],
 )
-def test_data_that_does_not_fit_is_refused(files, changes, message):
+def test_data_that_does_not_match_the_study_is_refused(files, changes, message):
     with pytest.raises(DataError, match=message):
         prepare(_task(**{"holdout": {"size": 60}} | changes), *files, make_tokenizer(), 0)
 
@@ -163,14 +162,14 @@ def test_data_that_does_not_fit_is_refused(files, changes, message):
         (["1", "2", "3"], [0.5, float("nan"), 1.0], {"kind": "regression", "metric": "pearson"}, "number in every row"),
     ],
 )
-def test_rows_with_holes_are_refused(files, tmp_path, texts, labels, changes, message):
+def test_rows_with_missing_values_are_refused(files, tmp_path, texts, labels, changes, message):
     path = tmp_path / "holes.parquet"
     Dataset.from_dict({"text": texts, "label": labels}).to_parquet(path)
     with pytest.raises(DataError, match=message):
         prepare(_task(holdout={"size": 60}, **changes), files[0], str(path), make_tokenizer(), 0)
 
 
-def test_training_rows_that_stand_in_the_test_set_are_left_out(files, tmp_path):
+def test_training_rows_that_are_also_in_the_test_set_are_removed(files, tmp_path):
     tested = make_rows(300, 0).select(range(40))
     tested.to_parquet(tmp_path / "overlap.parquet")
     data = prepare(_task(holdout={"size": 60}), files[0], str(tmp_path / "overlap.parquet"), make_tokenizer(), 0)
@@ -178,21 +177,21 @@ def test_training_rows_that_stand_in_the_test_set_are_left_out(files, tmp_path):
     assert not texts[0] & texts[2] and not texts[1] & texts[2] and len(data.train) + len(data.search) <= 260
 
 
-def test_a_file_that_is_not_what_it_says_is_refused(files, tmp_path):
+def test_a_file_whose_content_does_not_match_its_suffix_is_refused(files, tmp_path):
     broken = tmp_path / "broken.parquet"
     broken.write_text("no parquet")
     with pytest.raises(DataError, match=r"broken\.parquet"):
         prepare(_task(), str(broken), files[1], make_tokenizer(), 0)
 
 
-def test_batches_hold_one_length_and_every_row_once(files):
+def test_batches_need_no_padding_and_contain_each_row_once(files):
     data = prepare(_task(holdout={"size": 60}), *files, make_tokenizer(), 0)
     batches = list(batches_by_length(data.train, max_tokens=64))
     assert all(ids.numel() <= 64 and not (ids == 0).any() for ids in (batch.inputs["input_ids"] for batch in batches))
     assert sorted(np.concatenate([batch.rows for batch in batches])) == list(range(len(data.train)))
 
 
-def test_metrics():
+def test_metrics_have_the_values_that_are_computed_by_hand():
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
     labels = np.array([0, 1, 0, 0])
     assert ClassMetric("accuracy").score(logits, labels) == 0.75

@@ -1,6 +1,6 @@
-"""What README and docs say is what the tests run: every block of code, file by file, on one tiny study.
+"""The code blocks of README and docs run without errors, page by page, on one tiny study.
 
-A block that cannot be run here has a comment on the line before it, `<!-- not run: why -->`.
+A block that the tests cannot run has a comment on the line before it: `<!-- not run: why -->`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nas.study import Study, Supernet
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = [README, *sorted((ROOT / "docs").glob("*.md"))]
-# What makes the study of the documents small enough for a test.
+# Settings that make the study of the pages small enough for a test.
 SMALL = """
 [supernet]
 steps = 10
@@ -58,8 +58,8 @@ def _commands(block):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Where a newcomer stands: a model and data, in the folder that commands are given in. The README was followed."""
+def workplace(tmp_path_factory):
+    """The current folder, with the model and the data that the pages use, after the blocks of the README were run."""
     folder = tmp_path_factory.mktemp("docs")
     write_tiny_study(folder).unlink()
     (folder / "teacher").rename(folder / "my-bert")
@@ -81,30 +81,30 @@ def world(tmp_path_factory):
         rows.rename_columns({"first": "sentence1", "second": "sentence2"}).to_csv(folder / f"{new}.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        _follow(README)
+        _run_blocks(README)
         yield folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in DOCS if path != README], ids=lambda path: path.name)
-def test_blocks(path, world):
-    _follow(path)
+def test_the_code_blocks_of_a_page_run(path, workplace):
+    _run_blocks(path)
 
 
 @pytest.mark.slow
-def test_what_the_readme_leaves(world):
-    found = json.loads((world / "runs" / "my-study" / "exports" / "fast" / "verification.json").read_text())
+def test_the_export_of_the_readme_meets_its_budget(workplace):
+    found = json.loads((workplace / "runs" / "my-study" / "exports" / "fast" / "verification.json").read_text())
     assert found["met"] is True
 
 
-def _follow(path):
-    """Do what a document says, block by block."""
+def _run_blocks(path):
+    """Run the code blocks of a page in their order."""
     for block in _blocks(path):
         runner = {"bash": _run_commands, "sh": _run_commands, "python": _run_python, "toml": _check_toml}.get(
             block.language
         )
         covered = runner or block.language == "" or block.why_not_run
-        assert covered, f"{path.name}: a block of {block.language} is not covered"
+        assert covered, f"{path.name}: blocks of {block.language} cannot be run"
         if runner and block.why_not_run is None:
             runner(block)
 
@@ -113,8 +113,8 @@ def _run_commands(block):
     for words in _commands(block):
         if words[0] == "python":
             subprocess.run([sys.executable, *words[1:]], check=True, capture_output=True)
-        elif not words[0].startswith("scripts/"):  # test_scripts_of_the_readme_are_what_ci_runs
-            assert words[0] == "nas", f"{words}: only nas, python and scripts can be run here; say why this is not"
+        elif not words[0].startswith("scripts/"):  # see test_ci_runs_the_scripts_of_the_readme
+            assert words[0] == "nas", f"{words}: only nas, python and scripts can be run; say why this is not run"
             if words[1] == "init":
                 Path(words[2], "study.toml").unlink(missing_ok=True)
             _nas(words)
@@ -145,32 +145,32 @@ def _run_python(block):
 
 
 def _check_toml(block):
-    """A whole study, or part of one, or part of a search space."""
-    given = tomllib.loads(block.text)
-    if set(given) <= {"dimensions", "compression"}:
+    """Validate a study, a part of a study, or a part of a search space."""
+    shown = tomllib.loads(block.text)
+    if set(shown) <= {"dimensions", "compression"}:
         values = SearchSpace.load("bert-base").model_dump()
-        merged = {key: values[key] | given.get(key, {}) for key in ("dimensions", "compression")}
+        merged = {key: values[key] | shown.get(key, {}) for key in ("dimensions", "compression")}
         SearchSpace.model_validate(values | merged)
         return
-    whole = tomllib.loads(_blocks(README, "toml")[0].text)
-    given.pop("variables", None)  # their values are filled in when a study is read
-    whole["devices"].append({"name": "phone", "where": "elsewhere"})
-    for key, value in given.items():
-        if isinstance(value, list):  # devices and budgets go by their names
-            whole[key] = list({item["name"]: item for item in [*whole[key], *value]}.values())
+    study = tomllib.loads(_blocks(README, "toml")[0].text)
+    shown.pop("variables", None)  # their values are substituted when a study is read
+    study["devices"].append({"name": "phone", "where": "elsewhere"})
+    for key, value in shown.items():
+        if isinstance(value, list):  # a device or budget replaces one of the same name
+            study[key] = list({item["name"]: item for item in [*study[key], *value]}.values())
         else:
-            whole[key] = whole.get(key, {}) | value if isinstance(value, dict) else value
-    Study.model_validate({"path": Path(), "name": "shown"} | whole)
+            study[key] = study.get(key, {}) | value if isinstance(value, dict) else value
+    Study.model_validate({"path": Path(), "name": "shown"} | study)
 
 
-def test_scripts_of_the_readme_are_what_ci_runs():
-    named = [words[0] for words in _commands(_blocks(README, "bash")[0])]
+def test_ci_runs_the_scripts_of_the_readme():
+    names = [words[0] for words in _commands(_blocks(README, "bash")[0])]
     ci = (ROOT / ".ci" / "run").read_text()
-    assert named == ["scripts/quickstart", "scripts/test"]
-    assert all(f'"$root/{name}"' in ci and (ROOT / name).stat().st_mode & 0o111 for name in named)
+    assert names == ["scripts/quickstart", "scripts/test"]
+    assert all(f'"$root/{name}"' in ci and (ROOT / name).stat().st_mode & 0o111 for name in names)
 
 
-def test_commands_that_are_not_run_are_commands():
+def test_all_commands_of_the_pages_have_valid_arguments():
     app = typer.main.get_command(cli.app)
     for words in (words for path in DOCS for block in _blocks(path, "bash") for words in _commands(block)):
         if words[0] == "nas":
@@ -181,7 +181,7 @@ def test_commands_that_are_not_run_are_commands():
 
 
 @pytest.mark.slow
-def test_the_notebook_goes_from_a_data_frame_to_an_export(world):
+def test_the_notebook_turns_a_data_frame_into_an_export(workplace):
     cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     names = {"__name__": "__main__"}
@@ -191,14 +191,14 @@ def test_the_notebook_goes_from_a_data_frame_to_an_export(world):
     assert "<circle" in names["front"]._repr_svg_() and "report.html" in printed.getvalue()
 
 
-def test_settings_that_are_shown_are_the_defaults():
+def test_own_model_md_shows_the_default_settings_of_the_supernet():
     blocks = (tomllib.loads(block.text) for block in _blocks(ROOT / "docs" / "own-model.md", "toml"))
     shown = next(block["supernet"] for block in blocks if "supernet" in block)
     defaults = Supernet().model_dump()
     assert shown == {name: defaults[name] for name in shown}
 
 
-def test_links_lead_somewhere():
+def test_the_targets_of_links_exist():
     for path in DOCS:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name}: {target}"

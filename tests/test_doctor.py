@@ -1,4 +1,4 @@
-"""`nas doctor`: what is found is said, and what a study needs and is not there ends with exit code 2."""
+"""`nas doctor` reports what a machine supports, and exits with code 2 if something is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.study import Study
 PACKAGES = ["torch", "transformers", "ray", "optuna", "datasets", "pydantic", "sqlalchemy", "numpy"]
 
 
-def test_it_says_what_this_machine_can_do(nas):
+def test_without_a_study_it_reports_packages_runtimes_and_the_machine(nas):
     code, output, error = nas("doctor", "--json")
     assert code == 0, error
     result = json.loads(output.splitlines()[-1])
@@ -27,10 +27,10 @@ def test_it_says_what_this_machine_can_do(nas):
 
 
 def _never_loaded():
-    raise AssertionError("a study is loaded with packages that may be missing")
+    raise AssertionError("the study must not be loaded, because packages that it needs may be missing")
 
 
-def test_a_version_out_of_range_and_a_missing_package_are_missing(monkeypatch):
+def test_a_package_that_is_not_installed_or_too_new_is_missing(monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda _: ["numpy<1", "no-such-package>=2", "openvino; extra == 'x'"])
     found = {finding.name: finding for finding in doctor.examine(_never_loaded)}
     assert set(found) == {"python", "numpy", "no-such-package", "the rest"}
@@ -38,35 +38,35 @@ def test_a_version_out_of_range_and_a_missing_package_are_missing(monkeypatch):
     assert found["no-such-package"].detail == "pip install 'no-such-package>=2'"
 
 
-def test_it_starts_where_heavy_packages_are_broken():
+def test_it_starts_even_if_heavy_packages_cannot_be_imported():
     script = f"import sys; sys.modules.update(dict.fromkeys({PACKAGES}))\n"
     subprocess.run([sys.executable, "-c", script + "import nas.doctor, nas.cli, nas.report.terminal"], check=True)
 
 
 @pytest.mark.parametrize(
-    ("flags", "found"),
+    ("flags", "expected"),
     [
         ("avx2 avx512f avx512_vnni avx512_bf16 amx_int8 amx_bf16", {"int8": "AMX", "bf16": "AMX", "fp32": "AVX-512"}),
         ("avx2 avx_vnni", {"int8": "VNNI", "bf16": "no instruction", "fp32": "AVX2"}),
         ("sse2", {"int8": "no instruction", "bf16": "no instruction", "fp32": "no AVX2"}),
     ],
 )
-def test_instructions_are_put_in_words(monkeypatch, flags, found):
+def test_it_names_the_instructions_of_the_processor(monkeypatch, flags, expected):
     monkeypatch.setattr("nas.latency.runner.cpuinfo", lambda key: flags if key == "flags" else "")
-    said = {finding.name: finding for finding in doctor.examine() if finding.about == "machine"}
-    assert all(words in said[name].detail for name, words in found.items())
-    assert all((said[name].state == "note") == words.startswith("n") for name, words in found.items())
+    found = {finding.name: finding for finding in doctor.examine() if finding.about == "machine"}
+    assert all(words in found[name].detail for name, words in expected.items())
+    assert all((found[name].state == "note") == words.startswith("no") for name, words in expected.items())
 
 
-def test_a_study_that_has_all_it_needs(nas, tiny_study):
+def test_a_study_that_lacks_nothing_exits_with_0(nas, tiny_study):
     code, output, _ = nas("doctor", str(tiny_study), "--json")
     result = json.loads(output.splitlines()[-1])
     needs = {item["name"]: item["state"] for item in result["findings"] if item["about"] == "study"}
-    wanted = ("device cpu", "choices", "teacher", "train", "test", "rows", "memory")
-    assert code == 0 and needs == dict.fromkeys(wanted, "ok")
+    expected = ("device cpu", "choices", "teacher", "train", "test", "rows", "memory")
+    assert code == 0 and needs == dict.fromkeys(expected, "ok")
 
 
-def test_what_a_study_lacks_is_named_and_exits_with_2(nas, tiny_study, monkeypatch):
+def test_a_study_that_lacks_something_exits_with_2(nas, tiny_study, monkeypatch):
     def without_onnxruntime(device):
         raise DeviceError(f"devices.{device.name}: the runtime is not installed; pip install onnxruntime")
 
@@ -79,23 +79,23 @@ def test_what_a_study_lacks_is_named_and_exits_with_2(nas, tiny_study, monkeypat
     assert "pip install onnxruntime" in output
 
 
-def test_a_database_and_GPUs_that_are_not_there(nas, tiny_study, monkeypatch):
+def test_a_missing_database_driver_and_missing_gpus_are_named_without_the_password(nas, tiny_study, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    asked = '[search]\nstorage = "postgresql+pg8000://u:s3cret@h/n"\nexecutor = "ray"\nworker_gpus = 1'
-    tiny_study.write_text(tiny_study.read_text().replace("[search]", asked))
+    search = '[search]\nstorage = "postgresql+pg8000://u:s3cret@h/n"\nexecutor = "ray"\nworker_gpus = 1'
+    tiny_study.write_text(tiny_study.read_text().replace("[search]", search))
     code, output, _ = nas("doctor", str(tiny_study), "--json")
     assert code == 2 and json.loads(output.splitlines()[-1])["missing"] == ["storage", "GPUs"]
     assert "needs the package pg8000" in output and "s3cret" not in output
 
 
-def test_a_missing_package_is_an_error_without_a_study_too(nas, monkeypatch):
+def test_a_missing_package_exits_with_2_without_a_study_too(nas, monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda _: ["no-such-package>=2"])
     code, output, _ = nas("doctor", "--json")
     assert code == 2 and json.loads(output.splitlines()[-1])["missing"] == ["no-such-package"]
 
 
-def test_a_cluster_where_nobody_answers_is_missing(tiny_study, monkeypatch):
+def test_a_cluster_that_does_not_answer_is_missing(tiny_study, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     text = tiny_study.read_text().replace('name = "cpu"\n', 'name = "cpu"\nwhere = "ray"\n')
     tiny_study.write_text(text)
@@ -104,17 +104,17 @@ def test_a_cluster_where_nobody_answers_is_missing(tiny_study, monkeypatch):
     assert "none is found at '127.0.0.1:1'" in found["machine", "ray"].detail
 
 
-def test_the_embedded_study_needs_no_files():
+def test_the_built_in_study_needs_no_files():
     found = [item for item in doctor.examine(lambda: Study.load("quickstart")) if item.about == "study"]
     assert [item.name for item in found] == ["device cpu-1-thread", "choices", "teacher", "memory"]
 
 
-def test_it_tells_the_free_space_and_where_nothing_can_be_written(monkeypatch):
+def test_it_reports_free_space_and_folders_that_are_not_writable(monkeypatch):
     def disk():
         return next(finding for finding in doctor.examine() if finding.name == "disk")
 
     assert disk().state == "ok" and disk().detail.count("GB") == 2
-    monkeypatch.setattr("os.access", lambda *given, **more: False)
+    monkeypatch.setattr("os.access", lambda *arguments, **options: False)
     assert disk().state == "note" and "--runs" in disk().detail
     monkeypatch.setattr("tempfile.gettempdir", lambda: (_ for _ in ()).throw(FileNotFoundError("no place")))
     assert disk().state == "note" and "TMPDIR" in disk().detail

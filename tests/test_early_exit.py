@@ -1,4 +1,4 @@
-"""Networks that texts leave early: in the supernet, extracted, served and measured."""
+"""Networks with early exits: training, evaluation, export and measurement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.data import prepare
 from nas.device import Device
 from nas.evaluate.accuracy import Evaluator
 from nas.export.artefact import ONNX_FILE, write_artefact
-from nas.latency.exits import _forced, measure_with_exits
+from nas.latency.exits import at_each_depth, measure_with_exits
 from nas.latency.record import LatencyRecord, latency_metrics, mixture
 from nas.latency.runner import onnx_session
 from nas.model.modeling import first_confident
@@ -32,30 +32,32 @@ def space() -> SearchSpace:
     return mixed_space()
 
 
-def _early(space, threshold=0.9):
+def _with_exits(space, threshold=0.9):
     return replace(space.largest(), exit_threshold=threshold)
 
 
-def test_a_text_gets_the_first_logits_that_are_sure_enough():
-    every = tuple(
+def test_a_text_exits_at_the_first_layer_that_is_confident_enough():
+    logits_per_layer = tuple(
         torch.tensor(rows) for rows in ([[5.0, 0.0], [0.1, 0.0]], [[0.0, 9.0], [0.0, 6.0]], [[1.0, 0.0], [2.0, 0.0]])
     )
-    logits, left_after = first_confident(every, 0.9)
+    logits, left_after = first_confident(logits_per_layer, 0.9)
     assert left_after.tolist() == [1, 2] and logits.tolist() == [[5.0, 0.0], [0.0, 6.0]]
-    logits, left_after = first_confident(every, 0.99999)
+    logits, left_after = first_confident(logits_per_layer, 0.99999)
     assert left_after.tolist() == [3, 3] and logits.tolist() == [[1.0, 0.0], [2.0, 0.0]]
 
 
 @pytest.mark.parametrize("size", [1, 5])
-def test_a_served_network_leaves_where_the_model_does(space, supernet_weights, batch, tmp_path, size):
-    """Texts one by one, and together: whoever is sure keeps its logits while the others go on."""
+def test_texts_exit_from_the_onnx_file_after_the_same_layers_as_from_the_model(
+    space, supernet_weights, batch, tmp_path, size
+):
+    """In a batch, a confident text keeps its logits while the network continues for the other texts."""
     supernet = BertSupernet(supernet_weights)
-    places = set()
+    depths = set()
     for threshold in (0.6, 0.9):
-        model = supernet.extract(_early(space, threshold))
+        model = supernet.extract(_with_exits(space, threshold))
         with torch.no_grad():
             for layer in model.layers[:-1]:
-                layer.exit.weight.mul_(2.0)  # some are sure early, some are not
+                layer.exit.weight.mul_(2.0)  # makes some texts confident early
         write_artefact(model, make_tokenizer(), tmp_path / "export")
         session = onnx_session(str(tmp_path / "export" / ONNX_FILE), 1)
         for start in range(0, 5, size):
@@ -65,17 +67,16 @@ def test_a_served_network_leaves_where_the_model_does(space, supernet_weights, b
             logits, left_after = session.run(None, {name: value.numpy() for name, value in part.items()})
             assert_same(logits, expected.logits)
             assert left_after[:, 0].tolist() == expected.left_after.tolist()
-            places |= set(left_after[:, 0].tolist())
-    assert len(places) > 1
+            depths |= set(left_after[:, 0].tolist())
+    assert len(depths) > 1
 
 
-def test_exits_learn_from_the_teacher(space, teacher, batch):
-    """Every exit has a share in the loss, and narrow networks have exits of their own width."""
+def test_all_exits_are_trained_at_every_hidden_size(space, teacher, batch):
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, exits=True)
     weights.fit([batch])
     supernet, kind = BertSupernet(weights), task_kind("classification")
     for hidden in space.dimensions.hidden_size:
-        architecture = replace(_early(space), hidden_size=hidden)
+        architecture = replace(_with_exits(space), hidden_size=hidden)
         weights.zero_grad()
         known = Knowledge.of(weights(**batch, output_hidden_states=True, details=True), [])
         found = Knowledge.of(supernet.run(architecture, **batch, output_hidden_states=True), [])
@@ -96,20 +97,20 @@ def searched(tmp_path):
     return data.search
 
 
-def test_an_evaluation_says_where_texts_leave(space, supernet_weights, searched):
+def test_an_evaluation_reports_the_share_of_texts_that_exit_after_each_layer(space, supernet_weights, searched):
     evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"))
-    found = evaluator.evaluate(_early(space, 0.6))
+    found = evaluator.evaluate(_with_exits(space, 0.6))
     assert len(found.exits) == 3 and sum(found.exits) == pytest.approx(1.0, abs=1e-5)
     assert evaluator.evaluate(space.largest()).exits == ()
     assert type(found).from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_networks_with_exits_share_layers_and_threads_and_lose_nothing(space, supernet_weights, searched, threads):
-    """Each finds what the model by itself does, whatever others computed before."""
+def test_results_do_not_depend_on_threads_or_on_networks_evaluated_before(space, supernet_weights, searched, threads):
     rng, before = random.Random(0), torch.get_num_threads()
     supernet = BertSupernet(supernet_weights)
-    evaluator, candidates = Evaluator(supernet, searched, ClassMetric("accuracy"), raced=False), [_early(space, 0.6)]
+    evaluator = Evaluator(supernet, searched, ClassMetric("accuracy"), raced=False)
+    candidates = [_with_exits(space, 0.6)]
     while len(candidates) < 12:
         drawn = space.mutate(rng.choice(candidates), rng, rate=0.15)
         candidates.append(replace(drawn, exit_threshold=rng.choice([0.6, 0.9])) if len(drawn.layers) > 1 else drawn)
@@ -122,46 +123,56 @@ def test_networks_with_exits_share_layers_and_threads_and_lose_nothing(space, su
         torch.set_num_threads(before)
 
 
-def test_networks_with_exits_race(space, supernet_weights, searched):
+def test_the_evaluation_of_a_losing_network_with_exits_stops_early(space, supernet_weights, searched):
     evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"))
-    whole = evaluator.evaluate(_early(space, 0.6))
-    lost = evaluator.evaluate(_early(space, 0.9), to_beat=1.5)
-    assert whole.complete and not lost.complete and lost.examples < whole.examples
-    assert sum(lost.exits) == pytest.approx(1.0, abs=1e-5)
+    first = evaluator.evaluate(_with_exits(space, 0.6))
+    loser = evaluator.evaluate(_with_exits(space, 0.9), to_beat=1.5)
+    assert first.complete and not loser.complete and loser.examples < first.examples
+    assert sum(loser.exits) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_layers_that_another_network_with_exits_computed_are_not_computed_again(
-    space, supernet_weights, searched, monkeypatch
-):
-    evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"), raced=False)
-    evaluator.evaluate(_early(space, 0.999999))
-    computed = []
-    after = type(supernet_weights.bert).after
+@pytest.fixture
+def computed_layers(supernet_weights, monkeypatch):
+    """The number of each layer that is computed for a batch, in order."""
+    computed, after = [], type(supernet_weights.bert).after
     monkeypatch.setattr(
         type(supernet_weights.bert),
         "after",
         lambda self, number, hidden: computed.append(number) or after(self, number, hidden),
     )
-    evaluator.evaluate(_early(space, 0.9))
-    assert computed == []
+    return computed
 
 
-def test_layers_that_no_text_needs_are_not_computed(space, supernet_weights, searched):
+def test_layers_that_another_network_with_exits_computed_are_not_computed_again(
+    space, supernet_weights, searched, computed_layers
+):
+    evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"), raced=False)
+    evaluator.evaluate(_with_exits(space, 0.999999))
+    assert computed_layers
+    computed_layers.clear()
+    evaluator.evaluate(_with_exits(space, 0.9))
+    assert computed_layers == []
+
+
+def test_layers_that_no_text_needs_are_not_computed(space, supernet_weights, searched, computed_layers):
     with torch.no_grad():
         for layer in supernet_weights.layers[:-1]:
             layer.exit.bias[0] = 100.0
     evaluator = Evaluator(BertSupernet(supernet_weights), searched, ClassMetric("accuracy"))
-    assert evaluator.evaluate(_early(space, 0.9)).exits == (1.0, 0.0, 0.0)
-    assert [len(states) for states in evaluator.states._states] == [len(evaluator.batches)] * 2 + [0, 0]
+    assert evaluator.evaluate(_with_exits(space, 0.9)).exits == (1.0, 0.0, 0.0)
+    assert computed_layers == [0] * len(evaluator.batches)
 
 
-def test_all_texts_leave_a_forced_network_where_they_shall(space, supernet_weights, batch):
-    for depth, forced in _forced(BertSupernet(supernet_weights).extract(_early(space))):
+def test_all_texts_exit_at_the_depth_that_is_measured(space, supernet_weights, batch):
+    model = BertSupernet(supernet_weights).extract(_with_exits(space))
+    networks = at_each_depth({"early": model}, {"early": (0.5, 0.3, 0.2)})
+    assert networks.keys() == {"early/1", "early/2", "early/3"}
+    for depth in (1, 2, 3):
         with torch.no_grad():
-            assert forced(**batch, details=True).left_after.tolist() == [depth] * 5
+            assert networks[f"early/{depth}"](**batch, details=True).left_after.tolist() == [depth] * 5
 
 
-def test_a_threshold_that_is_always_reached_is_refused(nas, tiny_study, tmp_path):
+def test_a_threshold_that_two_classes_always_reach_is_refused(nas, tiny_study, tmp_path):
     text = shipped_spaces()["tiny"].read_text()
     (tiny_study.parent / "early.toml").write_text(text.replace("[0, 1]]", "[0, 1]]\nexit_threshold = [0.5, 0.9]"))
     study = tiny_study.read_text().replace("sequence_length = 32", 'sequence_length = "task"')
@@ -170,8 +181,8 @@ def test_a_threshold_that_is_always_reached_is_refused(nas, tiny_study, tmp_path
     assert code == 2 and "exit_threshold must be above 1/2" in error and "0.5; raise it" in error
 
 
-def test_a_measurement_mixes_those_of_each_depth(space, supernet_weights):
-    model = BertSupernet(supernet_weights).extract(_early(space))
+def test_a_network_with_exits_is_measured_at_each_depth_and_the_samples_are_mixed(space, supernet_weights):
+    model = BertSupernet(supernet_weights).extract(_with_exits(space))
     device = Device(name="cpu", sequence_length=16)
     networks = {"early": model, "teacher": supernet_weights}
     records = measure_with_exits(device, networks, {"early": (0.5, 0.3, 0.2)}, rounds=2, title="Testing")
@@ -179,7 +190,7 @@ def test_a_measurement_mixes_those_of_each_depth(space, supernet_weights):
     assert len(records["early"].samples_ms) == 1000
 
 
-def test_a_mixture_has_each_way_as_often_as_its_share():
+def test_a_mixture_weights_the_records_by_their_shares():
     device = Device(name="cpu")
     short, long = (LatencyRecord((value,) * 7, device, {}, "now") for value in (1.0, 5.0))
     mixed = mixture([short, long], (0.75, 0.25))
@@ -187,12 +198,12 @@ def test_a_mixture_has_each_way_as_often_as_its_share():
     assert latency_metrics(mixed, long)["worst_ms"] == 5.0
 
 
-TEACHER_FIGURES = dict.fromkeys(("p50_ms", "worst_ms", "size_mb"), 10.0) | {"params": 20, "throughput_per_s": 100.0}
+TEACHER_METRICS = dict.fromkeys(("p50_ms", "worst_ms", "size_mb"), 10.0) | {"params": 20, "throughput_per_s": 100.0}
 
 
-def test_budgets_limit_each_figure_by_itself():
-    figures = {"p50_ms": 1.0, "p95_ms": 1.5, "expected_ms": 2.0, "worst_ms": 5.0, "throughput_per_s": 500.0}
-    figures |= {"size_mb": 3.0, "params": 10, "peak_memory_mb": 80.0}
+def test_a_budget_is_met_if_each_metric_meets_its_limit():
+    metrics = {"p50_ms": 1.0, "p95_ms": 1.5, "expected_ms": 2.0, "worst_ms": 5.0, "throughput_per_s": 500.0}
+    metrics |= {"size_mb": 3.0, "params": 10, "peak_memory_mb": 80.0}
     limits = [
         ({"p50_ms": "10%"}, True),
         ({"expected_ms": 1.9}, False),
@@ -205,6 +216,6 @@ def test_budgets_limit_each_figure_by_itself():
         ({"throughput_per_s": "501%"}, False),
         ({"peak_memory_mb": 79.0, "p50_ms": 5.0}, False),
     ]
-    for given, met in limits:
-        (limited,) = Budget(name="b", device="cpu", **given).limits
-        assert (limited.violation(figures, TEACHER_FIGURES) <= 0.0) == met, given
+    for settings, met in limits:
+        (limit,) = Budget(name="b", device="cpu", **settings).limits
+        assert (limit.violation(metrics, TEACHER_METRICS) <= 0.0) == met, settings

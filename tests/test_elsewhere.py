@@ -1,4 +1,4 @@
-"""A study with several devices, one of them off the cluster, from the first bundle to the last verdict."""
+"""A study with three devices, one of which is measured with archives that its user runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas.study import Study
 
 pytestmark = pytest.mark.slow
 
-# The tiny study on three devices; one network must keep limits on two of them at once.
+# Two more devices for the tiny study, and budgets of which each has limits on two devices.
 DEVICES = """
 [[devices]]
 name = "batches"
@@ -49,7 +49,7 @@ limits = [{ device = "pi", p50_ms = "80%" }, { device = "cpu", size_mb = "90%" }
 
 @pytest.fixture
 def study(finished_study, tmp_path):
-    """On three devices, of which one was measured."""
+    """The finished tiny study with two more devices, which have not been measured."""
     path = shutil.copytree(finished_study.parent, tmp_path / "tiny") / finished_study.name
     first, last = TINY_STUDY.index("[[budgets]]"), TINY_STUDY.index("[supernet]")
     (path.parent / "few.toml").write_text(FEW_BLOCKS)
@@ -58,7 +58,7 @@ def study(finished_study, tmp_path):
 
 
 def _measure(archive, folder):
-    """What the person at the device does."""
+    """Do what the user of the device does, and return the file with the measurements."""
     folder.mkdir()
     with zipfile.ZipFile(archive) as bundle:
         bundle.extractall(folder)
@@ -66,7 +66,7 @@ def _measure(archive, folder):
     return folder / "result.json"
 
 
-def test_from_the_first_bundle_to_the_last_verdict(study, nas, tmp_path):
+def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_another_export(study, nas, tmp_path):
     runs = study.parent / "runs"
     run = Run.of(Study.load(study), runs)
     with pytest.raises(DeviceError, match="nas device bundle"):
@@ -104,10 +104,10 @@ def test_from_the_first_bundle_to_the_last_verdict(study, nas, tmp_path):
     assert found["met"] is (found["p50_ms"] <= 0.8 * found["teacher_p50_ms"])
     assert found["speed_up"] == pytest.approx(found["teacher_p50_ms"] / found["p50_ms"])
 
-    # A device that says no: the next export is of another network.
+    # If the device misses the budget, the next export is another network.
     slow = json.loads(result.read_text())
-    for taken in slow["groups"][0]["samples_ms"]["export"]:
-        taken[:] = [1000.0 * sample for sample in taken]
+    for samples in slow["groups"][0]["samples_ms"]["export"]:
+        samples[:] = [1000.0 * sample for sample in samples]
     result.write_text(json.dumps(slow))
     first = found["architecture"]
     assert import_verification(run, "away", "pi", result)["met"] is False

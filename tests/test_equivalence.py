@@ -1,6 +1,6 @@
-"""The central test: active supernet == extracted == reloaded folder == ONNX, on random architectures.
+"""The central test: the supernet, the extracted model, the reloaded folder and the ONNX file have the same logits.
 
-Of every family of teachers, with several classes and with one output.
+It uses random architectures of every model family, with one output and with several classes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DRAWN = pytest.mark.parametrize(("outputs", "seed"), [(1, 0), (2, 1), (4, 2)])
 
 @pytest.fixture
 def space() -> SearchSpace:
-    """With every kind of compression choice."""
+    """A space with every kind of compression method."""
     return mixed_space()
 
 
@@ -42,24 +42,24 @@ def _onnx_logits(folder, batch):
 
 @KINDS
 @DRAWN
-def test_float_architectures_agree_in_all_forms(space, supernet_weights, batch, tmp_path, seed):
-    _agree_in_all_forms(supernet_weights, _float_sample(space, seed), batch, tmp_path / "export")
+def test_all_forms_of_a_float_architecture_have_the_same_logits(space, supernet_weights, batch, tmp_path, seed):
+    _assert_same_in_all_forms(supernet_weights, _float_sample(space, seed), batch, tmp_path / "export")
 
 
 @pytest.mark.parametrize("name", named_architectures())
-def test_rare_architectures_agree_in_all_forms(name, space, supernet_weights, batch, tmp_path):
+def test_all_forms_of_an_unusual_architecture_have_the_same_logits(name, space, supernet_weights, batch, tmp_path):
     architecture = named_architectures()[name]
     assert space.contains(architecture)
-    _agree_in_all_forms(supernet_weights, architecture, batch, tmp_path / "export")
+    _assert_same_in_all_forms(supernet_weights, architecture, batch, tmp_path / "export")
 
 
 def _float_sample(space: SearchSpace, seed: int) -> Architecture:
-    """A random architecture without rounding."""
+    """Return a random architecture without quantisation."""
     others = {name for block in space.compression for name in block[1]} - set(FLOAT)
     return space.excluding(tuple(others)).sample(random.Random(seed))
 
 
-def _agree_in_all_forms(weights: SupernetWeights, architecture: Architecture, batch, folder: Path) -> None:
+def _assert_same_in_all_forms(weights: SupernetWeights, architecture: Architecture, batch, folder: Path) -> None:
     supernet = BertSupernet(weights)
     with torch.no_grad():
         active = supernet.run(architecture, **batch).logits
@@ -73,8 +73,8 @@ def _agree_in_all_forms(weights: SupernetWeights, architecture: Architecture, ba
 
 @KINDS
 @pytest.mark.parametrize("seed", range(3))
-def test_mixed_architectures_agree_text_by_text(space, supernet_weights, batch, tmp_path, seed):
-    """Served one text at a time, as the simulation assumes. Rounding may fall the other way now and then."""
+def test_the_onnx_file_of_a_mixed_architecture_agrees_for_single_texts(space, supernet_weights, batch, tmp_path, seed):
+    """The simulation of int8 assumes single texts. Now and then, a value is rounded in the other direction."""
     architecture = space.sample(random.Random(1000 + seed))
     supernet = BertSupernet(supernet_weights)
     folder = tmp_path / "export"
@@ -83,22 +83,22 @@ def test_mixed_architectures_agree_text_by_text(space, supernet_weights, batch, 
     generator = torch.Generator().manual_seed(seed)
     served, simulated = [], []
     for length in (3, 9, 17, 6, 12):
-        one = {
+        text = {
             "input_ids": torch.randint(4, 90, (1, length), generator=generator),
             "attention_mask": torch.ones(1, length, dtype=torch.long),
             "token_type_ids": torch.zeros(1, length, dtype=torch.long),
         }
-        one = {name: one[name] for name in supernet_weights.config.input_names}
+        text = {name: text[name] for name in supernet_weights.config.input_names}
         with torch.no_grad():
-            active = supernet.run(architecture, **one).logits
-            assert_same(extracted(**one).logits, active)
-        served.append(_onnx_logits(folder, one)[0])
+            active = supernet.run(architecture, **text).logits
+            assert_same(extracted(**text).logits, active)
+        served.append(_onnx_logits(folder, text)[0])
         simulated.append(active[0].numpy())
     assert_same(np.stack(served), np.stack(simulated), "int8")
 
 
-def test_int8_predictions_agree_with_their_simulation(space, supernet_weights, tmp_path):
-    """At least 98 % of predictions, over many texts and random architectures."""
+def test_98_percent_of_int8_predictions_agree_with_their_simulation(space, supernet_weights, tmp_path):
+    """For random architectures and texts."""
     supernet, rng = BertSupernet(supernet_weights), random.Random(5)
     generator = torch.Generator().manual_seed(5)
     agreed = total = 0
@@ -111,17 +111,17 @@ def test_int8_predictions_agree_with_their_simulation(space, supernet_weights, t
         for _ in range(60):
             ids = torch.randint(4, 90, (1, 12), generator=generator)
             ones, zeros = torch.ones_like(ids), torch.zeros_like(ids)
-            fed = {"input_ids": ids, "attention_mask": ones, "token_type_ids": zeros}
-            served = session.run(["logits"], {name: value.numpy() for name, value in fed.items()})[0]
+            inputs = {"input_ids": ids, "attention_mask": ones, "token_type_ids": zeros}
+            served = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})[0]
             with torch.no_grad():
-                agreed += int(served.argmax() == extracted(**fed).logits.argmax().item())
+                agreed += int(served.argmax() == extracted(**inputs).logits.argmax().item())
             total += 1
     assert agreed / total >= 0.98
 
 
 @pytest.mark.parametrize("name", [*named_architectures(), *range(8)])
-def test_padding_changes_nothing_without_rounding(name, space, supernet_weights, batch):
-    """And the other tokens do, where there is attention."""
+def test_masked_padding_does_not_change_the_logits_of_float_architectures(name, space, supernet_weights, batch):
+    """Padding that is not masked changes them if the architecture has attention."""
     supernet = BertSupernet(supernet_weights)
     architecture = _float_sample(space, name) if isinstance(name, int) else named_architectures()[name]
     padded = {name: torch.nn.functional.pad(value, (0, 6)) for name, value in batch.items()}
@@ -140,7 +140,7 @@ def test_sub_networks_share_storage_with_the_supernet(space, supernet_weights):
     assert all(view.untyped_storage().data_ptr() in shared for view in views.values())
 
 
-def test_an_extracted_model_owns_its_weights(space, supernet_weights, batch):
+def test_an_extracted_model_does_not_share_weights_with_the_supernet(space, supernet_weights, batch):
     extracted = BertSupernet(supernet_weights).extract(space.smallest())
     with torch.no_grad():
         before = extracted(**batch).logits
@@ -149,20 +149,20 @@ def test_an_extracted_model_owns_its_weights(space, supernet_weights, batch):
         assert_same(extracted(**batch).logits, before)
 
 
-def test_gradients_reach_only_the_part_in_use(space, supernet_weights, batch):
+def test_gradients_reach_only_the_weights_that_the_sub_network_uses(space, supernet_weights, batch):
     architecture = compress_all(space.smallest(), "int8")
     BertSupernet(supernet_weights).run(architecture, **batch).logits.sum().backward()
     gradient = supernet_weights.layers[0].intermediate.dense.weight.grad
     size, hidden = architecture.layers[0].intermediate_size, architecture.hidden_size
     assert gradient[:size, :hidden].abs().sum() > 0 and gradient[size:].abs().sum() == 0
-    assert gradient[:size, hidden:].abs().sum() > 0  # what reads missing units is folded into the rest
+    assert gradient[:size, hidden:].abs().sum() > 0  # by the linear map that predicts the dropped hidden units
     written = supernet_weights.layers[0].output.dense.weight.grad
     assert written[:hidden, :size].abs().sum() > 0
     assert written[hidden:].abs().sum() == 0 and written[:, size:].abs().sum() == 0
     assert supernet_weights.layers[1].intermediate.dense.weight.grad is None
 
 
-def test_the_supernet_itself_is_its_largest_sub_network(space, supernet_weights, batch):
+def test_the_largest_sub_network_has_the_logits_of_the_supernet_model(space, supernet_weights, batch):
     with torch.no_grad():
         found = BertSupernet(supernet_weights).run(space.largest(), **batch).logits
         assert_same(found, supernet_weights(**batch).logits)

@@ -1,4 +1,4 @@
-"""A run that is given hours: what it decides holds, also after a kill."""
+"""A run with hours keeps its numbers of steps and evaluations, even if it is killed and resumed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nas.pipeline import division
 from nas.supernet import loops
 
 division.SUPERNET_SHARE, division.MOST_EVALUATIONS = 1e-6, division.LEAST_EVALUATIONS
-division.training_steps = lambda seconds, step: division.LEAST_STEPS  # as the final training asks for them
+division.training_steps = lambda seconds, step: division.LEAST_STEPS  # also used by the final training
 """
-"""Few steps in whatever time."""
+"""Makes trainings and searches short, whatever time is left."""
 DYING = """
 def die_after(checkpoint, model, mark_complete=loops.mark_complete):
     mark_complete(checkpoint, model)
@@ -27,8 +27,8 @@ def die_after(checkpoint, model, mark_complete=loops.mark_complete):
 
 loops.mark_complete = die_after
 """
-DECIDING_MORE = "division.LEAST_STEPS = 70\n"
-"""So that another number would be seen."""
+MORE_STEPS = "division.LEAST_STEPS = 70\n"
+"""Makes trainings longer, unless their number of steps is already stored."""
 
 
 def _nas(script, *arguments):
@@ -51,7 +51,7 @@ def test_a_killed_run_keeps_its_hours_and_its_number_of_steps(tiny_study, tmp_pa
     assert decided == 50
     other = _nas("", "run", tiny_study, "--hours", "2", "--runs", runs)
     assert other.returncode == 2 and "started with hours = 1.0, which is 2.0 now" in other.stderr
-    second = _nas(DECIDING_MORE, "run", tiny_study, "--runs", runs, "--json")
+    second = _nas(MORE_STEPS, "run", tiny_study, "--runs", runs, "--json")
     assert second.returncode == 0, second.stderr
     assert _read(supernet / "training.json")[-1]["step"] == decided
     noted = {step: _read(mark.with_stem(step))["steps"] for step in ("supernet", "search", "finalists")}
@@ -59,5 +59,5 @@ def test_a_killed_run_keeps_its_hours_and_its_number_of_steps(tiny_study, tmp_pa
     assert noted["search"] == len(_read(runs / "tiny" / "search" / "front.json")["candidates"])
     reached = _read(runs / "tiny" / "finalists" / "finalists.json").values()
     assert max(one["accuracies"][-1][0] for one in reached) == noted["finalists"] >= 70
-    again = _nas(DECIDING_MORE, "run", tiny_study, "--runs", runs, "--json")
+    again = _nas(MORE_STEPS, "run", tiny_study, "--runs", runs, "--json")
     assert json.loads(again.stdout.splitlines()[-1])["seconds"] == json.loads(second.stdout.splitlines()[-1])["seconds"]

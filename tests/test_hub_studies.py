@@ -1,4 +1,4 @@
-"""Studies whose teacher and data are on the hub: what is refused, what a run keeps, and what it is built again from."""
+"""Studies with a teacher and data on the hub: errors, the commits that a run uses, and work without a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.prepare import data_inputs, teacher_inputs
 from nas.study import Study
 
-TUNED = "fine_tune = { epochs = 2.0, learning_rate = 2e-3 }\n"
+FINE_TUNING = "fine_tune = { epochs = 2.0, learning_rate = 2e-3 }\n"
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def filled(hub, tmp_path):
 def study(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
-    (folder / "study.toml").write_text(HUB_STUDY.replace(TUNED, ""))
+    (folder / "study.toml").write_text(HUB_STUDY.replace(FINE_TUNING, ""))
     return folder / "study.toml"
 
 
 @pytest.fixture
 def check(nas, study, tmp_path):
-    """`nas check`: the exit code, the plan, and what was said."""
+    """Run `nas check`. Return the exit code, the plan and standard error."""
 
     def call():
         snapshots.forget()
@@ -57,8 +57,8 @@ def _edit(study, old, new):
     study.write_text(text.replace(old, new))
 
 
-def _weights(hub, repository, add):
-    """The files of a teacher whose weights are all `add` larger."""
+def _with_other_weights(hub, repository, add):
+    """Return the files of a teacher with `add` added to all weights."""
     from safetensors.torch import load, save
 
     files = dict(hub.repositories[repository].commits[hub.repositories[repository].refs["main"]])
@@ -75,7 +75,7 @@ def test_check_names_the_commits_and_loads_neither_weights_nor_rows(filled, chec
 
 
 MODEL, DATA = ("model", "someone/bert"), ("dataset", "someone/words")
-REFUSED = {
+MISSING = {
     "no such model": (
         '"someone/bert"',
         '"someone/nobody"',
@@ -99,54 +99,62 @@ REFUSED = {
         "has no branch, tag or commit 'v1'; use one of main",
     ),
     "no such revision of the data": ("[task]", '[task]\nrevision = "v1"', "task.revision: someone/words has no branch"),
-    "a file as data set": ('"someone/words"', '"./words.csv"', "task.hub: ./words.csv: is not a hub id"),
+    "a file instead of a data set": ('"someone/words"', '"./words.csv"', "task.hub: ./words.csv: is not a hub id"),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_the_hub_has_not_is_refused_by_check(case, filled, study, check):
-    old, new, words = REFUSED[case]
+@pytest.mark.parametrize("case", MISSING)
+def test_check_refuses_what_does_not_exist_on_the_hub(case, filled, study, check):
+    old, new, words = MISSING[case]
     _edit(study, old, new)
     code, _, error = check()
     assert code == 2 and error.count("\n") == 1 and error.startswith("error: ") and words in error, error
     assert not (study.parents[1] / "runs").exists()
 
 
-def _take(repository, name):
+def _remove(repository, name):
     files = repository.commits[repository.refs["main"]]
     repository.commit({path: data for path, data in files.items() if not path.startswith(name)})
 
 
-def _close(repository):
+def _make_gated(repository):
     repository.gated = True
     repository.commit({"README.md": "# Words\n"} | repository.commits[repository.refs["main"]])
 
 
-CLOSED = {
-    "gated model": (MODEL, lambda it: setattr(it, "gated", True), "someone/bert: is gated; accept its terms at"),
-    "gated data": (DATA, _close, "someone/words: is gated; accept its terms at"),
+UNUSABLE = {
+    "gated model": (
+        MODEL,
+        lambda hosted: setattr(hosted, "gated", True),
+        "someone/bert: is gated; accept its terms at",
+    ),
+    "gated data": (DATA, _make_gated, "someone/words: is gated; accept its terms at"),
     "private model": (
         MODEL,
-        lambda it: setattr(it, "private", True),
+        lambda hosted: setattr(hosted, "private", True),
         "no such model or it is private; correct the id, or log in",
     ),
-    "no safetensors": (MODEL, lambda it: _take(it, "model.safetensors"), "has no model.safetensors"),
-    "no tokenizer": (MODEL, lambda it: _take(it, "tokenizer.json"), "has no tokenizer; add its tokenizer.json"),
-    "loading script": (DATA, lambda it: it.commit({"words.py": "1"}), "needs its loading script words.py"),
-    "no rows": (DATA, lambda it: it.commit({"a.md": "1"}), "is not made of tables"),
+    "no safetensors": (MODEL, lambda hosted: _remove(hosted, "model.safetensors"), "has no model.safetensors"),
+    "no tokenizer": (
+        MODEL,
+        lambda hosted: _remove(hosted, "tokenizer.json"),
+        "has no tokenizer; add its tokenizer.json",
+    ),
+    "loading script": (DATA, lambda hosted: hosted.commit({"words.py": "1"}), "needs its loading script words.py"),
+    "no tables": (DATA, lambda hosted: hosted.commit({"a.md": "1"}), "is not made of tables"),
 }
 
 
-@pytest.mark.parametrize("case", CLOSED)
-def test_what_the_hub_does_not_give_is_refused_by_check(case, filled, check):
-    key, change, words = CLOSED[case]
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_check_refuses_repositories_that_cannot_be_used(case, filled, check):
+    key, change, words = UNUSABLE[case]
     change(filled.repositories[key])
     code, _, error = check()
     assert code == 2 and error.count("\n") == 1 and words in error, error
     assert "snapshots/" not in error and key[1] in error
 
 
-def test_a_revision_belongs_to_the_hub(tiny_study, nas, tmp_path):
+def test_a_revision_is_refused_for_local_files(tiny_study, nas, tmp_path):
     text = tiny_study.read_text()
     for old, words in (
         ("[teacher]", "teacher.revision: 'v1' is for a hub model, but"),
@@ -157,28 +165,28 @@ def test_a_revision_belongs_to_the_hub(tiny_study, nas, tmp_path):
         assert code == 2 and error.count("\n") == 1 and words in error and "remove " in error
 
 
-def test_a_run_stays_at_the_commits_that_it_was_begun_with(filled, study, tmp_path, check, capsys):
+def test_a_run_keeps_its_commits_until_the_study_names_others(filled, study, tmp_path, check, capsys):
     run = _run(study, tmp_path)
     prepare_teacher(run)
     first = {key: filled.repositories[key].refs["main"] for key in (MODEL, DATA)}
     noted = json.loads(run.snapshots.read_text())
     assert {kind: note["commit"] for kind, note in noted.items()} == {kind: first[kind, name] for kind, name in first}
     source = json.loads((run.teacher / "source.json").read_text())
-    about = {"model": "someone/bert", "commit": first[MODEL], "fine_tuned_here": False}
+    origin = {"model": "someone/bert", "commit": first[MODEL], "fine_tuned_here": False}
     served = {"served_as": {"problem_type": "single_label_classification"}}
-    assert source == about | served | {"outputs": {"mean": 0.0, "deviation": 1.0}}
-    made = (run.teacher / "model.safetensors").read_bytes()
+    assert source == origin | served | {"outputs": {"mean": 0.0, "deviation": 1.0}}
+    weights = (run.teacher / "model.safetensors").read_bytes()
 
-    second = filled.repositories[MODEL].commit(_weights(filled, MODEL, 1.0))
+    second = filled.repositories[MODEL].commit(_with_other_weights(filled, MODEL, 1.0))
     run = _run(study, tmp_path)
     capsys.readouterr()
     prepare_teacher(run)
     assert f"is at {second[:7]} now; this run stays at commit {first[MODEL][:7]}" in capsys.readouterr().err
-    assert (run.teacher / "model.safetensors").read_bytes() == made
+    assert (run.teacher / "model.safetensors").read_bytes() == weights
     _, found, error = check()
     assert found["steps"][0]["state"] == "done" and f'set teacher.revision = "{second}"' in error
 
-    _edit(study, "[teacher]", f'[teacher]\nrevision = "{first[MODEL]}"')  # the same snapshot, now said
+    _edit(study, "[teacher]", f'[teacher]\nrevision = "{first[MODEL]}"')  # the same commit, now named by the study
     _, found, error = check()
     assert found["steps"][0]["state"] == "done" and error == ""
     _edit(study, first[MODEL], second)
@@ -186,11 +194,11 @@ def test_a_run_stays_at_the_commits_that_it_was_begun_with(filled, study, tmp_pa
     assert found["steps"][0]["state"] == "to do"
     run = _run(study, tmp_path)
     prepare_teacher(run)
-    assert (run.teacher / "model.safetensors").read_bytes() != made
+    assert (run.teacher / "model.safetensors").read_bytes() != weights
     assert json.loads(run.snapshots.read_text())["model"]["commit"] == second
 
 
-def test_another_snapshot_of_the_data_is_read_anew(filled, study, tmp_path):
+def test_the_data_is_read_again_if_the_study_names_another_revision(filled, study, tmp_path):
     filled.repositories[DATA].tag("v1", filled.repositories[DATA].refs["main"])
     run = _run(study, tmp_path)
     before = prepare_teacher(run).test["input_ids"][:]
@@ -225,20 +233,20 @@ def test_a_run_that_is_up_to_date_needs_neither_network_nor_cache(filled, study,
     assert code == 0 and found["steps"][0]["state"] == "done"
 
 
-def test_offline_what_was_downloaded_serves_a_new_run(filled, study, tmp_path, monkeypatch, capsys):
+def test_offline_a_new_run_uses_the_commits_that_were_downloaded_before(filled, study, tmp_path, monkeypatch, capsys):
     prepare_teacher(_run(study, tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     capsys.readouterr()
     prepare_teacher(_run(study, tmp_path / "other"))
     commit = filled.repositories[DATA].refs["main"][:7]
-    said = capsys.readouterr().err
-    assert f"someone/words: HF_HUB_OFFLINE is set; using {commit}, the last commit that was seen" in said
+    error = capsys.readouterr().err
+    assert f"someone/words: HF_HUB_OFFLINE is set; using {commit}, the last commit that was seen" in error
     shutil.rmtree(constants.HF_HUB_CACHE)
     with pytest.raises(Exception, match="HF_HUB_OFFLINE is set, and it was not downloaded before"):
         prepare_teacher(_run(study, tmp_path / "third"))
 
 
-def test_before_there_are_data_the_newest_snapshot_is_taken(filled, study, tmp_path):
+def test_a_run_without_data_uses_the_newest_commit(filled, study, tmp_path):
     broken = filled.repositories[DATA].commit(
         {f"data/{name}-00000-of-00001.parquet": b"x" for name in ("train", "test")}
     )
@@ -249,7 +257,7 @@ def test_before_there_are_data_the_newest_snapshot_is_taken(filled, study, tmp_p
     assert len(prepare_teacher(_run(study, tmp_path)).test) == 200
 
 
-def test_another_process_finds_the_hub_by_its_environment(filled, study, tmp_path):
+def test_a_new_process_finds_the_hub_through_environment_variables(filled, study, tmp_path):
     settings = {"HF_ENDPOINT": filled.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | settings
     command = [sys.executable, "-m", "nas.cli", "check", str(study), "--runs", str(tmp_path / "runs"), "--json"]
@@ -259,7 +267,7 @@ def test_another_process_finds_the_hub_by_its_environment(filled, study, tmp_pat
     assert (tmp_path / "home" / "hub").is_dir()
 
 
-def test_doctor_looks_at_the_hub(filled, study, nas):
+def test_doctor_reports_whether_the_teacher_and_the_data_are_on_the_hub(filled, study, nas):
     code, output, _ = nas("doctor", str(study), "--json")
     found = {finding["name"]: finding for finding in json.loads(output.splitlines()[-1])["findings"]}
     assert code == 0 and found["teacher"]["state"] == found["data"]["state"] == "ok"

@@ -1,4 +1,4 @@
-"""Imports run one way, heavy packages stay in their modules, and `import nas` is quick."""
+"""Modules import only modules above them in docs/design.md, and `import nas` is quick and imports no heavy package."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ import pytest
 from nas.supernet import BertSupernet
 
 ROOT = Path(__file__).parents[1] / "nas"
-# From the lowest up: a module may import those before it.
-MODULES = [
-    "errors", "limits", "files", "waiting", "threads", "progress", "hub", "graph", "cluster", "compression", "form",
-    "sentence_modules", "architecture", "device", "space", "tasks", "budget", "study", "embedded", "data", "vocabulary",
-    "model", "supernet", "latency", "evaluate", "search", "export", "report", "pipeline", "columns", "tagged_columns",
-    "proposal", "in_python", "doctor", "cli",
-]  # fmt: skip
-TOP = {"__init__"}  # everything else is imported lazily
+DESIGN = (ROOT.parent / "docs" / "design.md").read_text()
+ROWS = [line for line in DESIGN.split("\n## Modules\n")[1].split("\n## ")[0].splitlines() if line.startswith("| `")]
+"""The rows of the table of modules in docs/design.md."""
+MODULES = [name for row in ROWS for name in re.findall(r"`(?:nas/)?(\w+)(?:\.py|/)`", row.split("|")[1])]
+"""All modules in the order of that table. A module may import those before it."""
 
 
 def _module(path: Path) -> str:
@@ -43,15 +40,13 @@ def _imports(path: Path) -> set[str]:
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-def test_every_module_is_listed():
-    assert {_module(path) for path in FILES} == set(MODULES) | TOP
+def test_the_table_of_design_md_contains_each_module_once():
+    assert sorted({_module(path) for path in FILES}) == sorted(MODULES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_run_one_way(path):
+def test_a_module_imports_only_modules_above_it_in_the_table(path):
     module = _module(path)
-    if module in TOP:
-        return
     for name in _imports(path):
         if name.startswith("nas."):
             other = name.split(".")[1]
@@ -59,22 +54,18 @@ def test_imports_run_one_way(path):
                 assert MODULES.index(other) <= MODULES.index(module), f"{module} must not import {other}"
 
 
-def test_four_files_know_ray_and_one_folder_optuna():
+def test_only_the_files_that_design_md_names_import_ray_and_only_search_imports_optuna():
     users = {package: set() for package in ("ray", "optuna")}
     for path in FILES:
         for name in _imports(path):
             if name.split(".")[0] in users:
                 users[name.split(".")[0]].add(str(path.relative_to(ROOT)))
-    assert users["ray"] == {
-        "cluster.py",
-        "latency/ray_worker.py",
-        "search/ray_executor.py",
-        "supernet/ray_training.py",
-    }
+    (row,) = (row for row in ROWS if row.startswith("| `nas/cluster.py` |"))
+    assert users["ray"] == set(re.findall(r"`(?:nas/)?([\w/]+\.py)`", row))
     assert {name.split("/")[0] for name in users["optuna"]} == {"search"}
 
 
-def test_import_is_quick_and_light():
+def test_import_nas_is_quick_and_imports_no_heavy_package():
     script = (
         "import time, sys, json; start = time.process_time(); import nas; took = time.process_time() - start\n"
         "heavy = [name for name in ('torch', 'transformers', 'optuna', 'ray', 'numpy', 'onnx', 'datasets', 'pydantic')"
@@ -86,13 +77,13 @@ def test_import_is_quick_and_light():
     assert found["seconds"] < 1.0
 
 
-def test_what_measures_on_a_node_starts_without_pytorch():
+def test_the_worker_that_measures_on_a_ray_node_starts_without_pytorch():
     script = "import sys, nas.latency.ray_worker; print(*{'torch', 'transformers', 'onnx'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
 
 
-def test_auto_classes_load_a_sub_network_once_they_are_registered(tmp_path, space, supernet_weights):
+def test_auto_classes_load_a_sub_network_after_register_auto_classes(tmp_path, space, supernet_weights):
     BertSupernet(supernet_weights).extract(space.smallest()).save_pretrained(tmp_path)
     script = (
         "import nas\nfrom transformers import AutoModelForSequenceClassification\nnas.register_auto_classes()\n"
@@ -112,7 +103,7 @@ def test_public_names_are_callable_and_documented():
 
 
 def test_the_diagram_of_the_packages_shows_the_imports():
-    """Between packages: an arrow for each import, also through single modules, that no longer path implies."""
+    """It has an arrow for each import between packages, even indirect ones, unless a longer path implies the import."""
     below: dict[str, set[str]] = {}
     for module in MODULES:
         paths = [path for path in FILES if _module(path) == module]
@@ -123,5 +114,5 @@ def test_the_diagram_of_the_packages_shows_the_imports():
     needed = {package: below[package] & packages for package in packages}
     implied = {package: set().union(*(needed[other] for other in needed[package])) for package in packages}
     expected = {(other, package) for package in packages for other in needed[package] - implied[package]}
-    drawn = (ROOT.parent / "docs" / "design.md").read_text().split("```mermaid\n")[1].split("```")[0]
-    assert set(re.findall(r"(\w+)(?:\[[^]]*\])? --> (\w+)", drawn)) == expected
+    diagram = DESIGN.split("```mermaid\n")[1].split("```")[0]
+    assert set(re.findall(r"(\w+)(?:\[[^]]*\])? --> (\w+)", diagram)) == expected

@@ -1,4 +1,4 @@
-"""A study that is made in Python is the one that files would make, and is up to date when it is made again."""
+"""A study that is made from Python objects behaves like one from files, and is up to date if it is made again."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.prepare import data_inputs, teacher_inputs
 from nas.study import Study
 
-SIZES = len(SPECIAL + WORDS)
+VOCABULARY_SIZE = len(SPECIAL + WORDS)
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return make_teacher(vocab_size=SIZES)
+    return make_teacher(vocab_size=VOCABULARY_SIZE)
 
 
 def _tables(model, **task):
@@ -34,7 +34,7 @@ def _tables(model, **task):
     }
 
 
-def test_data_and_teacher_are_those_of_the_objects(model, tmp_path):
+def test_a_run_contains_the_given_data_and_teacher(model, tmp_path):
     run = nas.run_of("mine", runs=tmp_path, **_tables(model))
     assert run.folder == tmp_path / "mine" and run.study.name == "mine"
     assert [budget.name for budget in run.study.budgets] == ["fast", "1-point"]
@@ -43,18 +43,18 @@ def test_data_and_teacher_are_those_of_the_objects(model, tmp_path):
     data = prepare_teacher(run)
     assert [len(split) for split in data.splits.values()] == [len(data.train), 60, 60]
     stored = nas.Study.load(run.folder / "given")
-    assert stored == run.study  # the command line goes on with it
+    assert stored == run.study  # so the command line can continue the run
     loaded = type(model).from_pretrained(run.teacher)
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
 
 
-def test_the_same_objects_are_up_to_date_and_others_are_not(model, tmp_path):
+def test_steps_are_out_of_date_only_if_the_given_objects_change(model, tmp_path):
     run = nas.run_of("mine", runs=tmp_path, **_tables(model))
-    before, written = (data_inputs(run), teacher_inputs(run)), (run.folder / "given").stat().st_ino
+    before, folder = (data_inputs(run), teacher_inputs(run)), (run.folder / "given").stat().st_ino
     again = nas.run_of("mine", runs=tmp_path, **_tables(model))
     assert (data_inputs(again), teacher_inputs(again)) == before
-    assert (run.folder / "given").stat().st_ino == written
+    assert (run.folder / "given").stat().st_ino == folder, "the files are written again"
     with torch.no_grad():
         model.classifier.bias.add_(1.0)
     other = nas.run_of("mine", runs=tmp_path, **_tables(model))
@@ -63,7 +63,7 @@ def test_the_same_objects_are_up_to_date_and_others_are_not(model, tmp_path):
     assert data_inputs(other) != before[0]
 
 
-def test_data_frames_columns_of_classes_and_files_are_taken(model, tmp_path):
+def test_data_can_be_data_frames_data_sets_with_named_classes_and_files(model, tmp_path):
     rows = make_rows(300, 0).cast_column("label", ClassLabel(names=["few", "many"]))
     frame = make_rows(60, 1).to_pandas()
     frame["label"] = ["many" if label else "few" for label in frame["label"]]
@@ -74,11 +74,11 @@ def test_data_frames_columns_of_classes_and_files_are_taken(model, tmp_path):
     assert run.study.task.test == str(tmp_path / "test.parquet")
 
 
-def test_sentence_encoders_with_texts_and_pairs(tmp_path):
+def test_the_teacher_can_be_a_sentence_encoder(tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
-    AutoModel.from_config(BertConfig(vocab_size=SIZES, max_position_embeddings=40, **sizes)).save_pretrained(tmp_path)
+    AutoModel.from_config(BertConfig(vocab_size=VOCABULARY_SIZE, max_position_embeddings=40, **sizes)).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     encoder = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
     task = {"train": Dataset.from_dict({"text": make_texts(200, 0)}), "unlabelled": [make_rows(50, 5)]}
@@ -92,7 +92,7 @@ def test_sentence_encoders_with_texts_and_pairs(tmp_path):
 
 def test_a_space_is_proposed_for_a_teacher_of_other_sizes(tmp_path):
     sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-    settings = BertConfig(vocab_size=SIZES, max_position_embeddings=40, num_labels=2, **sizes)
+    settings = BertConfig(vocab_size=VOCABULARY_SIZE, max_position_embeddings=40, num_labels=2, **sizes)
     tables = _tables(BertForSequenceClassification(settings))
     del tables["search_space"]
     for key in ("max_length", "holdout"):
@@ -103,7 +103,7 @@ def test_a_space_is_proposed_for_a_teacher_of_other_sizes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "said"),
+    ("change", "error", "message"),
     [
         ({"task": {"metric": "bleu"}}, StudyError, "mine/given/study.toml: task: metric: 'bleu' is not a metric of"),
         ({"task": {"text": "sentence"}}, DataError, ""),
@@ -115,24 +115,24 @@ def test_a_space_is_proposed_for_a_teacher_of_other_sizes(tmp_path):
         ({"name": "a/b"}, StudyError, "name: must consist of letters, digits, dots"),
     ],
 )
-def test_what_a_study_file_may_not_say_is_refused(model, tmp_path, change, error, said):
+def test_invalid_settings_are_refused_and_leave_no_files(model, tmp_path, change, error, message):
     tables = _tables(model, **change.get("task", {})) | change.get("tables", {})
     if "tokenizer" in change:
         del tables["teacher"]["tokenizer"]
     with pytest.raises(NasError) as problem:
         prepare_teacher(nas.run_of(change.get("name", "mine"), runs=tmp_path, **tables))
-    assert isinstance(problem.value, error) and said in str(problem.value) and "\n" not in str(problem.value)
-    assert error is DataError or not list(tmp_path.iterdir())  # nothing is left of what was refused
+    assert isinstance(problem.value, error) and message in str(problem.value) and "\n" not in str(problem.value)
+    assert error is DataError or not list(tmp_path.iterdir())
 
 
-def test_the_address_of_a_database_is_not_written_down(model, tmp_path):
+def test_the_url_of_a_database_is_not_written_to_a_file(model, tmp_path):
     tables = _tables(model) | {"search": {"storage": "sqlite:///search.db", "evaluations": 5}}
     run = nas.run_of("mine", runs=tmp_path, **tables)
     assert run.study.search.storage.get_secret_value() == "sqlite:///search.db"
     assert "search.db" not in (run.folder / "given" / "study.toml").read_text()
 
 
-def test_settings_keep_their_values_in_the_file(model, tmp_path):
+def test_settings_of_all_types_keep_their_values(model, tmp_path):
     tables = _tables(model) | {
         "seed": 3,
         "devices": [{"name": "server", "threads": 2, "sequence_length": [8, 16], "repeats": 9}],

@@ -1,4 +1,4 @@
-"""A limit of the machine is one line with the place and the remedy; nothing is half-written, and a command goes on."""
+"""Limits of the machine: one-line messages with location and remedy, no partly written files, resumed commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOO_LARGE = "a file would exceed the allowed file size (ulimit -f)"
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """No file may become larger, which fails where and as a full disk does; for every user."""
+    """Limit the size of files during the block. Writing then fails as on a full disk, even for root."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -40,15 +40,15 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-class _Sets(ctypes.Structure):
+class _Capabilities(ctypes.Structure):
     _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
 
 
 @contextmanager
 def bound_by_permissions(folder: Path) -> Iterator[None]:
-    """Permissions hold for this process, for root too: it lays down the right to pass over them meanwhile."""
+    """Make file permissions apply to this process during the block, even if it runs as root."""
     libc = ctypes.CDLL(None, use_errno=True)
-    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (_Sets * 2)()
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (_Capabilities * 2)()
     if os.geteuid() == 0 and libc.capget(header, sets) == 0:
         own = sets[0].effective
         sets[0].effective = own & ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
@@ -57,7 +57,7 @@ def bound_by_permissions(folder: Path) -> Iterator[None]:
         closed = folder / "closed"
         closed.mkdir(mode=0o500)
         if os.access(closed, os.W_OK, effective_ids=True):
-            pytest.skip("no permission binds this user here")
+            pytest.skip("file permissions do not apply to this user")
         yield
     finally:
         if os.geteuid() == 0:
@@ -65,30 +65,30 @@ def bound_by_permissions(folder: Path) -> Iterator[None]:
             libc.capset(header, sets)
 
 
-def _raised(act, *arguments):
+def _exception_of(function, *arguments):
     with pytest.raises(Exception) as problem:
-        act(*arguments)
+        function(*arguments)
     return problem.value
 
 
-def test_libraries_own_exceptions_are_understood(tmp_path):
+def test_limits_are_recognised_in_the_exceptions_of_libraries(tmp_path):
     numbers = {"a": torch.zeros(10_000)}
     with largest_file(1000):
-        found = [
-            _raised(save_file, numbers, tmp_path / "weights"),
-            _raised(make_tokenizer().save_pretrained, tmp_path / "tokenizer"),
-            _raised((tmp_path / "text").write_text, "x" * 10_000),
+        problems = [
+            _exception_of(save_file, numbers, tmp_path / "weights"),
+            _exception_of(make_tokenizer().save_pretrained, tmp_path / "tokenizer"),
+            _exception_of((tmp_path / "text").write_text, "x" * 10_000),
         ]
-    assert [str(machine_limit_of(problem, "there")) for problem in found] == [
+    assert [str(machine_limit_of(problem, "there")) for problem in problems] == [
         f"there: {TOO_LARGE}; raise the limit, then run the same command again"
     ] * 3
-    memory = _raised(torch.empty, 2**60)
+    memory = _exception_of(torch.empty, 2**60)
     for problem in (memory, MemoryError()):
         assert str(machine_limit_of(problem)).startswith("the memory is exhausted; close other programs")
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
+    ("number", "message"),
     [
         (errno.ENOSPC, "a: no free space on the disk; free some"),
         (errno.EDQUOT, "a: the disk quota is exhausted; free some"),
@@ -101,36 +101,36 @@ def test_libraries_own_exceptions_are_understood(tmp_path):
         (errno.ENOENT, "a: No such file or directory; correct the path"),
     ],
 )
-def test_each_limit_has_its_remedy(number, words):
-    assert error_line(OSError(number, os.strerror(number), "a")).startswith(words)
+def test_the_message_about_a_limit_names_a_remedy(number, message):
+    assert error_line(OSError(number, os.strerror(number), "a")).startswith(message)
 
 
-def test_whoever_took_a_limit_for_wrong_input_is_corrected_and_other_mistakes_stay():
+def test_an_error_about_input_is_replaced_only_if_a_limit_caused_it():
     def read(problem):
         try:
             raise problem
         except (OSError, ValueError):
             raise DataError("data: cannot be read; correct [task]") from None
 
-    limit = error_line(_raised(read, PermissionError(errno.EACCES, "denied", "/x/train.csv")))
+    limit = error_line(_exception_of(read, PermissionError(errno.EACCES, "denied", "/x/train.csv")))
     assert limit.startswith("/x/train.csv: permission denied")
-    blocked = PermissionError(errno.EACCES, "Permission denied")  # of a connection: there is no path
+    blocked = PermissionError(errno.EACCES, "Permission denied")  # without a path, such as that of a connection
     for problem in (FileNotFoundError(errno.ENOENT, "nothing", "/x"), ValueError("odd"), blocked):
-        assert error_line(_raised(read, problem)) == "data: cannot be read; correct [task]"
-    assert error_line(ValueError("a mistake of ours")) is None
-    with pytest.raises(ValueError, match="ours"), working_on(Path("a")):
-        raise ValueError("ours")
+        assert error_line(_exception_of(read, problem)) == "data: cannot be read; correct [task]"
+    assert error_line(ValueError("a mistake in nas")) is None
+    with pytest.raises(ValueError, match="a mistake in nas"), working_on(Path("a")):
+        raise ValueError("a mistake in nas")
 
 
-def test_a_cache_that_cannot_be_written_is_moved_by_its_variable(monkeypatch):
+def test_the_remedy_for_a_cache_that_is_not_writable_names_its_variable(monkeypatch):
     monkeypatch.setenv("HF_HOME", "/caches/hf")
     line = error_line(PermissionError(errno.EACCES, "denied", "/caches/hf/datasets"))
     assert line.startswith("/caches/hf/datasets: permission denied; set HF_HOME to a writable folder")
-    line = error_line(PermissionError(errno.EACCES, "denied", "/caches/hf-runs/a"))  # a neighbour, not within
+    line = error_line(PermissionError(errno.EACCES, "denied", "/caches/hf-runs/a"))  # not inside the cache
     assert line.startswith("/caches/hf-runs/a: permission denied; change its owner")
 
 
-def test_a_run_inside_a_cache_is_not_moved_by_the_variable_of_the_cache(monkeypatch, tmp_path):
+def test_the_remedy_for_a_run_inside_a_cache_does_not_name_the_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     run = tmp_path / "runs" / "x"
     full = OSError(errno.ENOSPC, "full", str(run / "front.json"))
@@ -138,14 +138,14 @@ def test_a_run_inside_a_cache_is_not_moved_by_the_variable_of_the_cache(monkeypa
     assert "set TMPDIR" in str(machine_limit_of(full))
 
 
-def test_memory_has_no_place_and_numbers_of_others_are_not_the_systems(tmp_path):
+def test_exhausted_memory_has_no_location_and_errors_of_other_libraries_are_not_limits(tmp_path):
     with pytest.raises(MachineError, match=r"^the memory is exhausted"), working_on(tmp_path):
         raise MemoryError
     assert machine_limit_of(ssl.SSLError(errno.EIO, "EOF occurred in violation of protocol")) is None
     assert machine_limit_of(RuntimeError("the server answered with error code 12")) is None
 
 
-def test_what_does_not_fit_leaves_nothing_and_what_was_there(tmp_path):
+def test_a_write_that_exceeds_the_limit_leaves_no_new_file_and_keeps_the_old_one(tmp_path):
     rows, old = make_rows(300, 0), tmp_path / "old.json"
     write_json(old, [1])
 
@@ -170,26 +170,26 @@ def test_what_does_not_fit_leaves_nothing_and_what_was_there(tmp_path):
     assert read_rows(str((tmp_path / "rows").rename(tmp_path / "rows.parquet"))).to_list() == rows.to_list()
 
 
-def test_a_training_goes_on_after_each_place_where_the_disk_was_full(nas, tiny_study, tmp_path):
+def test_a_training_resumes_after_the_disk_was_full_at_different_moments(nas, tiny_study, tmp_path):
     command = ["train", str(tiny_study), "--runs", str(tmp_path / "runs")]
-    places = set()
+    lines = set()
     for size in (100, 3_000, 60_000, 200_000):
         with largest_file(size):
             code, output, error = nas(*command)
         last = error.splitlines()[-1]
         assert code == 2 and output == "" and "Traceback" not in error, error
         assert last.startswith(f"error: {tmp_path / 'runs'}") and TOO_LARGE in last
-        places.add(last)
-    assert len(places) > 1
+        lines.add(last)
+    assert len(lines) > 1
     code, output, error = nas(*command)
     assert code == 0, error
-    assert not list((tmp_path / "runs").rglob(".*.*"))  # no draft is left
+    assert not list((tmp_path / "runs").rglob(".*.*"))  # no temporary file is left
 
 
 @pytest.mark.parametrize(
     "closed", ["study.toml", "train.parquet", "teacher/config.json", "teacher/tokenizer.json", "runs"]
 )
-def test_what_may_not_be_read_or_written_is_named(nas, tiny_study, tmp_path, closed):
+def test_the_message_about_a_missing_permission_names_the_file(nas, tiny_study, tmp_path, closed):
     folder = tiny_study.parent
     (folder / "runs").mkdir()
     path = folder / closed
@@ -203,28 +203,27 @@ def test_what_may_not_be_read_or_written_is_named(nas, tiny_study, tmp_path, clo
     assert nas("check", str(tiny_study), "--runs", str(folder / "runs"))[0] == 0
 
 
-def test_a_file_or_nothing_where_a_folder_is_needed(nas, tiny_study, tmp_path):
+def test_a_file_or_a_missing_folder_in_the_path_of_the_runs_is_refused(nas, tiny_study, tmp_path):
     (tmp_path / "file").touch()
-    for runs in (tmp_path / "file", tmp_path / "file" / "runs", Path("/proc/no-place")):
+    for runs in (tmp_path / "file", tmp_path / "file" / "runs", Path("/proc/no-folder")):
         code, output, error = nas("train", str(tiny_study), "--runs", str(runs))
         assert code == 2 and output == "" and error.startswith(f"error: {runs}"), error
         assert "move the file away" in error or "correct the path" in error
 
 
-def test_local_files_need_no_cache_and_no_home_and_are_no_modules(tiny_study, tmp_path):
-    """One process for all: it uses no module of the working directory, no home folder and no cache."""
+def test_a_study_of_local_files_needs_no_cache_no_home_and_no_modules_of_the_working_directory(tiny_study, tmp_path):
     for name in ("json", "random", "csv", "numpy", "torch", "tokenize", "nas.latency"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the working directory is run')\n")
-    places = dict.fromkeys(("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "HOME"), "/proc/no-place")
+    folders = dict.fromkeys(("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "HOME"), "/proc/no-folder")
     root = str(Path(__file__).parents[1])
     command = [sys.executable, "-m", "nas.cli", "train", str(tiny_study), "--runs", str(tmp_path / "runs")]
-    environment = os.environ | places | {"PYTHONPATH": root}
+    environment = os.environ | folders | {"PYTHONPATH": root}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "supernet: " in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
-def test_a_measuring_process_takes_no_module_from_the_working_directory_and_its_end_is_explained(
+def test_a_measuring_process_imports_no_modules_of_the_working_directory_and_its_end_is_explained(
     runtime, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -238,7 +237,7 @@ def test_a_measuring_process_takes_no_module_from_the_working_directory_and_its_
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_a_full_disk_under_standard_output_is_said():
+def test_a_full_disk_under_standard_output_is_a_one_line_error():
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "nas.cli", "--version"]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}

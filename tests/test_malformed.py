@@ -1,4 +1,4 @@
-"""Bad input: one clear line with the rule, the value and the remedy, exit code 2, no traceback, nothing written."""
+"""Invalid input leads to exit code 2 and one line with the rule, the value and the remedy; nothing is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ intermediate_size = [8, 64]
 attention = ["none", "int8"]
 """
 
-# What is replaced, by what, and words that the message must contain.
+# Each case: a text, its replacement, and words that the message must contain.
 SPACES = {
     "not toml": ("[teacher]", "[teacher", ["not valid TOML"]),
     "unknown key": ("[dimensions]", "[dimensions]\ndepth = [1]", ["dimensions.depth", "unknown key", "layers"]),
@@ -37,24 +37,24 @@ SPACES = {
     "largest is not the teacher's": ("[1, 4]", "[1, 3]", ["num_attention_heads", "4", "3"]),
     "too many layers": ("[1, 3]", "[1, 4]", ["between 1 and 3", "4"]),
     "layer out of range": ("[1, 3]", "[[0, 3], 3]", ["0..2", "[0, 3]"]),
-    "layers unordered": ("[1, 3]", "[[2, 0], 3]", ["ascend", "[2, 0]"]),
+    "layers not ascending": ("[1, 3]", "[[2, 0], 3]", ["ascend", "[2, 0]"]),
     "empty layer set": ("[1, 3]", "[[], 3]", ["between 1 and 3"]),
-    "two sets alike": ("[1, 3]", "[2, [0, 2], 3]", ["same layers"]),
+    "the same layers twice": ("[1, 3]", "[2, [0, 2], 3]", ["same layers"]),
     "teacher's depth missing": ("[1, 3]", "[1, 2]", ["teacher's 3 layers", "add 3"]),
-    "unknown choice": ('["none", "int8"]', '["none", "int3"]', ["'int3'", "none, int8"]),
-    "choice twice": ('["none", "int8"]', '["none", "none"]', ["once"]),
-    "none missing": ('["none", "int8"]', '["int8"]', ["'none' must be among"]),
-    "choice without its parameter": (
+    "unknown compression method": ('["none", "int8"]', '["none", "int3"]', ["'int3'", "none, int8"]),
+    "method twice": ('["none", "int8"]', '["none", "none"]', ["once"]),
+    "method none missing": ('["none", "int8"]', '["int8"]', ["'none' must be among"]),
+    "method without its parameter": (
         '["none", "int8"]',
         '["none", "low_rank"]',
         ["attention", "a rank", "write a valid rank"],
     ),
-    "choice combined wrongly": (
+    "invalid combination of methods": (
         '["none", "int8"]',
         '["none", "share+int8"]',
         ["attention", "cannot be combined", "'int8'"],
     ),
-    "choice for another block": (
+    "method for another block": (
         'attention = ["none", "int8"]',
         'embedding = ["none", "skip"]',
         ["embedding", "'skip'"],
@@ -66,7 +66,7 @@ SPACES = {
     ),
     "no token kept": ("layers = [1, 3]", "layers = [1, 3]\nkeep_tokens = [0]", ["dimensions.keep_tokens", "0"]),
     "threshold of one": ("layers = [1, 3]", "layers = [1, 3]\nexit_threshold = [1.0]", ["exit_threshold", "1.0"]),
-    "choice of no block": ('attention = ["none"', 'pooler = ["none"', ["compression.pooler", "unknown key"]),
+    "unknown block": ('attention = ["none"', 'pooler = ["none"', ["compression.pooler", "unknown key"]),
 }
 
 STUDIES = {
@@ -81,58 +81,58 @@ STUDIES = {
     "unknown metric": ("max_length = 32", 'metric = "bleu"', ["'bleu'", "accuracy, f1"]),
     "metric of another kind": ("max_length = 32", 'kind = "regression"', ["regression", "spearman"]),
     "max_length too large": ("max_length = 32", "max_length = 4096", ["task.max_length", "512", "4096"]),
-    "data of another suffix": ('"train.parquet"', '"train.xml"', [".parquet", "train.xml"]),
+    "data with another suffix": ('"train.parquet"', '"train.xml"', [".parquet", "train.xml"]),
     "config without hub": ("max_length = 32", 'config = "sst2"', ["hub"]),
-    "fine-tuning in words": (
+    "fine_tune as a string": (
         "fine_tune = { epochs = 2.0, learning_rate = 2e-3 }",
         'fine_tune = "yes"',
         ["teacher.fine_tune: must be true, false or a table", "'yes'"],
     ),
-    "half embedded": ('train = "train.parquet"', 'train = "embedded"', ["embedded"]),
+    "only one file embedded": ('train = "train.parquet"', 'train = "embedded"', ["embedded"]),
     "unknown runtime": ('name = "cpu"', 'name = "cpu"\nruntime = "tvm"', ["devices.0.runtime", "'tvm'"]),
     "runtime without int8": ('name = "cpu"', 'name = "cpu"\nruntime = "torch"', ["'torch'", "'int8'", "onnxruntime"]),
-    "no length": ("sequence_length = 32", "sequence_length = []", ["sequence_length", "at least 1"]),
-    "length in other words": (
+    "no sequence length": ("sequence_length = 32", "sequence_length = []", ["sequence_length", "at least 1"]),
+    "sequence length in other words": (
         "sequence_length = 32",
         'sequence_length = "long"',
         ["sequence_length", "'task'", "'long'"],
     ),
     "too many tokens replaced": ("steps = 30", "steps = 30\nreplaced_tokens = 0.9", ["replaced_tokens", "0.5", "0.9"]),
-    "worst latency is no share": ('p50_ms = "80%"', 'worst_ms = "much"', ["worst_ms", "'much'"]),
-    "no budget": ('p50_ms = "80%"', "", ["at least one of p50_ms"]),
-    "budget is no share": ('"80%"', '"a lot"', ["p50_ms", "'a lot'"]),
+    "worst latency is not a share": ('p50_ms = "80%"', 'worst_ms = "much"', ["worst_ms", "'much'"]),
+    "budget without a limit": ('p50_ms = "80%"', "", ["at least one of p50_ms"]),
+    "budget is not a share": ('"80%"', '"a lot"', ["p50_ms", "'a lot'"]),
     "budget of zero": ('"80%"', '"0%"', ["above zero"]),
     "budget of unknown device": ('device = "cpu"', 'device = "phone"', ["'phone'", "cpu"]),
-    "impossible device": (
+    "contradictory settings of a device": (
         'name = "cpu"',
         'name = "cpu"\ncompiled = true',
         ["devices.0", "only torch compiles", "remove"],
     ),
-    "core that is not there": (
+    "core that does not exist": (
         'name = "cpu"',
         'name = "cpu"\npin_to = [9999]',
         ["devices.cpu", "pin_to", "9999", "name other cores"],
     ),
-    "threads without cores": (
+    "more threads than cores": (
         'name = "cpu"',
         'name = "cpu"\nthreads = 5000',
         ["devices.cpu", "threads", "5000", "lower it"],
     ),
     "device file missing": ('name = "cpu"', 'name = "cpu"\nfile = "pi.toml"', ["pi.toml", "no such file"]),
-    "budget twice on a device": (
+    "device twice in a budget": (
         'device = "cpu"\np50_ms = "80%"',
         'limits = [{ device = "cpu", p50_ms = 1.0 }, { device = "cpu", size_mb = 1.0 }]',
         ["budgets.0", "'cpu' occurs twice"],
     ),
     "budget is a list": ('"80%"', "[1.0]", ["p50_ms", "a number or a share"]),
-    "budget that never ends": ('"80%"', "inf", ["p50_ms", "finite"]),
-    "budget beyond all numbers": ('"80%"', "9" * 400, ["p50_ms", "finite"]),
-    "number that no one reads": ('"80%"', "9" * 5000, ["study.toml", "not valid TOML", "digits"]),
-    "two budgets alike": ('name = "small"', 'name = "large"', ["'large'", "twice"]),
-    "name of a candidate": ('name = "large"', 'name = "trial-7"', ["budgets.0.name", "'trial-7'", "rename it"]),
-    "name is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
+    "infinite budget": ('"80%"', "inf", ["p50_ms", "finite"]),
+    "budget too large for a float": ('"80%"', "9" * 400, ["p50_ms", "finite"]),
+    "number with too many digits": ('"80%"', "9" * 5000, ["study.toml", "not valid TOML", "digits"]),
+    "two budgets with the same name": ('name = "small"', 'name = "large"', ["'large'", "twice"]),
+    "budget named like a candidate": ('name = "large"', 'name = "trial-7"', ["budgets.0.name", "'trial-7'", "rename it"]),
+    "name of a budget is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
     "seed too large": ("[task]", "seed = 4294967296\n[task]", ["seed", "4294967296"]),
-    "no text of a path": (
+    "null character in a path": (
         'test = "test.parquet"',
         'test = "test\\u0000.parquet"',
         ["study.toml", "\\u0000", "remove it"],
@@ -140,7 +140,7 @@ STUDIES = {
     "unknown space": ('name = "tiny"', 'name = "huge"', ["'huge'", "tiny", "minilm-l6"]),
     "space file missing": ('name = "tiny"', 'name = "huge.toml"', ["huge.toml", "no such file"]),
     "train is test": ('test = "test.parquet"', 'test = "train.parquet"', ["task", "must differ"]),
-    "none excluded": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["none"]', ["'none'", "int8"]),
+    "method none excluded": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["none"]', ["'none'", "int8"]),
     "unknown exclusion": ('name = "tiny"', 'name = "tiny"\nexclude_compression = ["int3"]', ["'int3'"]),
     "int8 on torch": (
         'name = "cpu"',
@@ -153,15 +153,15 @@ STUDIES = {
         ["devices.cpu: the processor 'cuda' cannot run", "'int8', only cpu", "exclude_compression = ['int8']"],
     ),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
-    "batch not shared": ("steps = 30", "steps = 30\nworkers = 3", ["supernet", "64 texts", "3", "change one"]),
-    "GPUs that are no share": (
+    "batch not divisible by workers": ("steps = 30", "steps = 30\nworkers = 3", ["supernet", "64 texts", "3", "change one"]),
+    "GPUs above one but not whole": (
         "population = 8",
         "executor = 'ray'\nworker_gpus = 1.5",
         ["worker_gpus", "whole number", "1.5", "round it"],
     ),
-    "no processor": ("population = 8", "executor = 'ray'\nworker_cpus = 0", ["search.worker_cpus", "0"]),
-    "inline processors": ("population = 8", "worker_cpus = 2", ["worker_cpus", "inline", "2", "'ray'"]),
-    "inline workers": ("population = 8", "workers = 2", ["search", "inline", "'ray'"]),
+    "no processor per worker": ("population = 8", "executor = 'ray'\nworker_cpus = 0", ["search.worker_cpus", "0"]),
+    "processors of the inline executor": ("population = 8", "worker_cpus = 2", ["worker_cpus", "inline", "2", "'ray'"]),
+    "workers of the inline executor": ("population = 8", "workers = 2", ["search", "inline", "'ray'"]),
     "password in a list": ("population = 8", 'storage = ["postgresql://u:s3cret@h/n"]', ["search.storage", "string"]),
     "password in a wrong table": (
         "[search]",
@@ -174,14 +174,14 @@ STUDIES = {
     "path is reserved": ("[task]", 'path = "x"\n[task]', ["path", "unknown key"]),
     "teacher missing": ('"./teacher"', '"./nobody"', ["nobody", "is not a folder"]),
     "teacher of another shape": ('name = "tiny"', 'name = "minilm-l6"', ["6 layers", "3 layers"]),
-    "texts longer than the teacher": ("max_length = 32", "max_length = 64", ["task.max_length", "40", "64"]),
-    "device longer than the teacher": ("sequence_length = 32", "sequence_length = 64", ["devices.cpu", "40", "64"]),
+    "texts longer than the teacher allows": ("max_length = 32", "max_length = 64", ["task.max_length", "40", "64"]),
+    "sequences longer than the teacher allows": ("sequence_length = 32", "sequence_length = 64", ["devices.cpu", "40", "64"]),
     "data missing": ('"test.parquet"', '"nowhere.parquet"', ["nowhere.parquet", "no such data file"]),
 }
 
 
 @pytest.mark.parametrize("case", SPACES)
-def test_malformed_space(case, tmp_path):
+def test_a_malformed_search_space_is_refused_in_one_line(case, tmp_path):
     old, new, words = SPACES[case]
     assert old in SPACE
     path = tmp_path / "mine.toml"
@@ -193,26 +193,27 @@ def test_malformed_space(case, tmp_path):
     assert all(word in message for word in words), message
 
 
-def test_well_formed_space_is_read(tmp_path):
+def test_a_well_formed_search_space_is_read(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(SPACE)
-    assert SearchSpace.load(path).count() == 2 * (8**1 + 8**3)
+    # 2 hidden sizes, and 1 or 3 layers that each have 8 forms.
+    assert SearchSpace.load(path).count() == 1040
 
 
-@pytest.mark.parametrize(("given", "same"), [("true", "{}"), ("false", None)])
-def test_fine_tuning_may_be_true_or_false(tiny_study, given, same):
-    def teacher(line):
+@pytest.mark.parametrize(("value", "equivalent"), [("true", "{}"), ("false", None)])
+def test_fine_tune_may_be_true_for_the_defaults_or_false_for_none(tiny_study, value, equivalent):
+    def load(line):
         tiny_study.write_text(TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", line))
         return Study.load(tiny_study)
 
-    found = teacher(f"fine_tune = {given}")
-    expected = teacher(f"fine_tune = {same}" if same else "")
+    found = load(f"fine_tune = {value}")
+    expected = load(f"fine_tune = {equivalent}" if equivalent else "")
     assert found == expected and found.digest("teacher") == expected.digest("teacher")
-    assert (found.teacher.fine_tune is None) == (same is None)
+    assert (found.teacher.fine_tune is None) == (equivalent is None)
 
 
 @pytest.mark.parametrize("case", STUDIES)
-def test_malformed_study(case, nas, tiny_study, tmp_path):
+def test_a_malformed_study_is_refused_in_one_line(case, nas, tiny_study, tmp_path):
     old, new, words = STUDIES[case]
     assert old in TINY_STUDY
     tiny_study.write_text(TINY_STUDY.replace(old, new, 1))
@@ -225,7 +226,7 @@ def test_malformed_study(case, nas, tiny_study, tmp_path):
 
 
 DIMENSIONS = {
-    "tokens at a fixed length": ("keep_tokens = [4]", "", ["devices.cpu", "'task'", "keep_tokens", "32"]),
+    "dropped tokens at a fixed length": ("keep_tokens = [4]", "", ["devices.cpu", "'task'", "keep_tokens", "32"]),
     "exits on torch": ("exit_threshold = [0.9]", 'runtime = "torch"', ["devices.cpu", "exit_threshold", "'torch'"]),
     "exits in batches": ("exit_threshold = [0.9]", "batch_size = 4", ["devices.cpu", "batch_size must be 1", "got 4"]),
     "exits at a fixed length": ("exit_threshold = [0.9]", "", ["devices.cpu", "'task'", "exit_threshold", "32"]),
@@ -233,7 +234,7 @@ DIMENSIONS = {
 
 
 @pytest.mark.parametrize("case", DIMENSIONS)
-def test_a_space_that_does_not_go_with_the_device(case, nas, tiny_study, tmp_path):
+def test_a_search_space_that_does_not_suit_the_device_is_refused(case, nas, tiny_study, tmp_path):
     line, device, words = DIMENSIONS[case]
     space = SPACE.replace("[dimensions]", f"[dimensions]\n{line}").replace('["none", "int8"]', '["none"]')
     (tiny_study.parent / "mine.toml").write_text(space)
@@ -253,26 +254,26 @@ def test_a_space_that_does_not_go_with_the_device(case, nas, tiny_study, tmp_pat
         (["report", "quickstart"], ["nothing to report"]),
     ],
 )
-def test_wrong_calls(nas, tmp_path, arguments, words):
+def test_wrong_arguments_are_refused_in_one_line(nas, tmp_path, arguments, words):
     code, _, error = nas(*arguments, "--runs", str(tmp_path))
     assert code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
 
 
-def test_data_with_unknown_columns_is_refused_before_training(nas, tiny_study, tmp_path):
+def test_data_without_the_named_columns_is_refused_before_training(nas, tiny_study, tmp_path):
     make_rows(300, 0).rename_column("text", "body").to_parquet(tiny_study.parent / "train.parquet")
     code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
     assert code == 2 and error.splitlines()[-1].startswith("error: ") and "use one of body, label" in error
     assert not (tmp_path / "runs" / "tiny" / "teacher").exists()
 
 
-def test_a_spoilt_data_file_is_refused_by_check_and_doctor(nas, tiny_study, tmp_path):
+def test_a_broken_data_file_is_refused_by_check_and_doctor(nas, tiny_study, tmp_path):
     (tiny_study.parent / "train.parquet").write_bytes(b"")
     code, _, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
     assert code == 2 and "train.parquet: cannot be read as Parquet" in error and error.count("\n") == 1
     assert nas("doctor", str(tiny_study))[0] == 2
 
 
-def test_an_address_where_no_cluster_is(nas, tiny_study, tmp_path):
+def test_an_address_without_a_ray_cluster_is_refused(nas, tiny_study, tmp_path):
     code, _, errors = nas("search", str(tiny_study), "--address", "127.0.0.1:1", "--runs", str(tmp_path / "runs"))
     assert code == 2 and errors.startswith("error: --address: needs a Ray cluster, but none is found at '127.0.0.1:1'")
     assert len(errors.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()

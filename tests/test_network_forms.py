@@ -1,4 +1,4 @@
-"""Networks that classify every token or encode texts have one function in all forms, as those that classify texts."""
+"""Token classifiers and text encoders give the same outputs in all their forms, like text classifiers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ pytestmark = [
 
 @pytest.fixture
 def space() -> SearchSpace:
-    """With every compression choice; where all tokens are read none is dropped, and no text leaves early."""
+    """A space with every compression method, but without dropped tokens and early exits, as all tokens are read."""
     space = mixed_space()
     dimensions = space.dimensions.model_copy(update={"keep_tokens": (), "exit_threshold": ()})
     return space.model_copy(update={"dimensions": dimensions})
@@ -70,8 +70,8 @@ def weights(teacher, form, space) -> SupernetWeights:
     return weights
 
 
-def expected_of(teacher: Any, batch: dict[str, torch.Tensor], form: NetworkForm) -> torch.Tensor:
-    """The logits of every token, or the embedding of each text."""
+def expected_outputs(teacher: Any, batch: dict[str, torch.Tensor], form: NetworkForm) -> torch.Tensor:
+    """Return the logits of every token, or the embedding of each text."""
     output = teacher(**batch)
     if form.readout == "every":
         return output.logits
@@ -81,24 +81,25 @@ def expected_of(teacher: Any, batch: dict[str, torch.Tensor], form: NetworkForm)
     return found / found.norm(dim=-1, keepdim=True) if form.normalize else found
 
 
-def real_of(batch: dict[str, torch.Tensor], form: NetworkForm) -> Any:
-    """What of the outputs is compared: behind a text RoBERTa's own class has other positions."""
+def compared_outputs(batch: dict[str, torch.Tensor], form: NetworkForm) -> Any:
+    """Return the index of the outputs to compare, without padding, for which RoBERTa's own class has other positions."""
     return batch["attention_mask"].bool() if form.readout == "every" else slice(None)
 
 
-def test_teacher_keeps_its_function(teacher, batch, form):
+def test_the_compact_form_of_a_teacher_gives_the_same_outputs(teacher, batch, form):
     with torch.no_grad():
-        expected, model, real = expected_of(teacher, batch, form), from_stock(teacher, form), real_of(batch, form)
+        expected, model = expected_outputs(teacher, batch, form), from_stock(teacher, form)
+        real = compared_outputs(batch, form)
         assert_same(model(**batch).logits[real], expected[real])
         unpadded = {name: value[:1] for name, value in batch.items()}
         assert_same(model(**unpadded).logits, expected[:1])
 
 
-def test_float_architectures_agree_in_all_forms(weights, space, batch, form, tmp_path):
+def test_a_float_network_gives_the_same_outputs_in_all_its_forms(weights, space, batch, form, tmp_path):
     floats = {"none", "low_rank(4)", "low_rank(8)", "share", "skip"}
     others = {name for block in space.compression for name in block[1]} - floats
     architecture = space.excluding(tuple(others)).sample(random.Random(0))
-    supernet, real, folder = BertSupernet(weights), real_of(batch, form), tmp_path / "export"
+    supernet, real, folder = BertSupernet(weights), compared_outputs(batch, form), tmp_path / "export"
     with torch.no_grad():
         active = supernet.run(architecture, **batch).logits
         extracted = supernet.extract(architecture)
@@ -111,17 +112,17 @@ def test_float_architectures_agree_in_all_forms(weights, space, batch, form, tmp
     assert_same(served, active)
 
 
-def test_uniform_networks_are_exported_in_the_teachers_own_class(weights, space, batch, form, teacher, tmp_path):
+def test_a_network_that_fits_the_teachers_class_is_exported_in_it(weights, space, batch, form, teacher, tmp_path):
     extracted = BertSupernet(weights).extract(space.largest())
     write_artefact(extracted, make_tokenizer(), tmp_path / "export")
-    loaded, real = reload(tmp_path / "export"), real_of(batch, form)
+    loaded, real = reload(tmp_path / "export"), compared_outputs(batch, form)
     assert fits_stock(extracted) == (type(getattr(loaded, "encoder", loaded)) is type(teacher))
     with torch.no_grad():
         for model in (loaded, as_compact(tmp_path / "export")):
             assert_same(model(**batch).logits[real], extracted(**batch).logits[real])
 
 
-def test_counted_parameters_and_bytes_are_the_real_ones(config, space):
+def test_counted_parameters_and_bytes_match_the_model_and_its_onnx_graph(config, space):
     for seed in range(3):
         own = config.with_architecture(space.sample(random.Random(seed)))
         model = randomise(CompactBert(own))
@@ -130,7 +131,7 @@ def test_counted_parameters_and_bytes_are_the_real_ones(config, space):
         assert stored_mb(own) * MB == pytest.approx(constants, abs=96 * (4 + 4 * len(model.layers)))
 
 
-def test_reordering_keeps_the_function(weights, batch, form):
+def test_reordering_units_does_not_change_the_outputs(weights, batch, form):
     labels = {"labels": batch["input_ids"] % weights.config.outputs} if form.readout == "every" else {}
     with torch.no_grad():
         before = weights(**batch).logits
@@ -140,8 +141,8 @@ def test_reordering_keeps_the_function(weights, batch, form):
             assert_same(weights(**batch).logits, before)
 
 
-def test_batches_without_padding_and_shared_states_give_the_same(weights, space, batch, form):
-    """As candidates are evaluated: texts of one length, no mask, layers that others computed before."""
+def test_batches_without_padding_and_shared_states_give_the_same_outputs(weights, space, batch, form):
+    """Candidates are evaluated like this: on texts of one length, without a mask, and with layers computed earlier."""
     supernet, states = BertSupernet(weights), SharedStates()
     first = space.largest()
     for architecture in (first, compress_all(first, "low_rank(4)"), first):
@@ -154,12 +155,12 @@ def test_batches_without_padding_and_shared_states_give_the_same(weights, space,
             assert_same(model.classify(hidden), model(ids, torch.ones_like(ids), **types).logits)
 
 
-def test_only_where_the_first_token_is_read_a_layer_computes_it_alone(space, config, form):
+def test_only_networks_that_read_the_first_token_compute_it_alone_in_a_layer(space, config, form):
     parts = [part for stage in stages(space.largest(), 8, config.readout) for part, _ in stage]
     assert any(part.startswith("first_") for part in parts) == (form.readout == "first")
 
 
-def test_answers_of_batches_with_other_lengths_are_put_together(form, weights):
+def test_outputs_of_batches_of_different_lengths_are_combined_in_the_order_of_rows(form, weights):
     model = BertSupernet(weights).extract(weights.config.architecture)
     ids = torch.randint(4, 90, (3, 9), generator=torch.Generator().manual_seed(2))
     batches = [Batch(np.array([2, 0]), {"input_ids": ids[[2, 0]]}), Batch(np.array([1]), {"input_ids": ids[1:2, :6]})]
@@ -171,5 +172,5 @@ def test_answers_of_batches_with_other_lengths_are_put_together(form, weights):
     assert form.readout != "every" or not found[1, 6:].any()
 
 
-def test_readouts_have_a_torch_and_an_onnx_form(form, teacher_kind):
+def test_every_readout_has_a_torch_and_an_onnx_form(form, teacher_kind):
     assert READOUTS.keys() == ONNX_READOUTS.keys() and AUTO_CLASSES.keys() == OUTPUT_NAMES.keys()

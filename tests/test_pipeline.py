@@ -1,4 +1,4 @@
-"""The whole path on a tiny task: what it leaves, what it skips, what it refuses."""
+"""The end-to-end pipeline on a tiny task: its results, the steps that a second run skips, and what it refuses."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STEPS = (
 
 @pytest.fixture
 def finished(finished_study):
-    """A finished run: its study, its root folder, and what the command printed, as output and error."""
+    """Return the study file of a finished run, the folder of runs, and what the command printed (output and error)."""
     return finished_study, finished_study.parent / "runs", json.loads((finished_study.parent / PRINTED).read_text())
 
 
@@ -50,27 +50,27 @@ def _verification(runs, budget):
     return json.loads((runs / "tiny" / "exports" / budget / "verification.json").read_text())
 
 
-def test_run_ends_with_a_table_and_one_json_line(finished):
-    _, runs, said = finished
-    printed = json.loads(said["output"].splitlines()[-1])
+def test_run_prints_a_table_and_ends_with_one_json_line(finished):
+    _, runs, console = finished
+    printed = json.loads(console["output"].splitlines()[-1])
     assert set(printed["exports"]) == {"large", "small"}
     assert set(printed["baselines"]) == {"cpu/teacher", "cpu/teacher-int8", "cpu/static"}
-    assert "teacher-int8" in said["output"] and "Traceback" not in said["error"]
+    assert "teacher-int8" in console["output"] and "Traceback" not in console["error"]
     assert (runs / "tiny" / "report.html").is_file()
 
 
-def test_run_leaves_a_log_and_says_what_its_time_was_spent_on(finished):
-    _, runs, said = finished
+def test_run_writes_a_log_and_prints_how_its_time_was_spent(finished):
+    _, runs, console = finished
     events = [json.loads(line) for line in (runs / "tiny" / "log.jsonl").read_text().splitlines()]
     started = [event["step"] for event in events if event["event"] == "started"]
     ended = {event["step"]: event for event in events if event["event"] == "finished"}
     assert set(started) == set(ended) >= {"data", "teacher", "supernet", "search", "front", "export-small"}
     assert sum(event["event"] == "evaluated" for event in events) == 16
-    printed = json.loads(said["output"].splitlines()[-1])
+    printed = json.loads(console["output"].splitlines()[-1])
     parts = printed["parts"]["search"]
     assert set(parts) == {"start", "driver", "evaluation"}
     assert sum(parts.values()) <= printed["seconds"]["search"] + 0.2
-    assert all(name in said["output"] for name in ("Time spent", "evaluation", "total"))
+    assert all(name in console["output"] for name in ("Time spent", "evaluation", "total"))
 
 
 def test_every_export_is_verified_and_meets_its_budget(finished):
@@ -106,7 +106,7 @@ def test_exports_load_and_give_the_reported_accuracy(finished):
         assert (logits.argmax(1) == np.asarray(data.test["labels"])).mean() == pytest.approx(found["accuracy"])
 
 
-def test_front_holds_no_beaten_candidate_and_measured_figures(nas, finished):
+def test_the_front_has_no_dominated_candidate_and_every_budget_is_met(nas, finished):
     study, runs, _ = finished
     code, output, error = nas("front", str(study), "--runs", str(runs), "--json")
     assert code == 0, error
@@ -122,7 +122,7 @@ def test_front_holds_no_beaten_candidate_and_measured_figures(nas, finished):
         assert any(item["met"] for item in items)
 
 
-def test_pairs_and_a_regression_of_a_roberta(nas, tmp_path):
+def test_a_roberta_regression_over_pairs_runs_end_to_end(nas, tmp_path):
     study, runs = write_pair_study(tmp_path / "pairs"), tmp_path / "runs"
     code, output, error = nas("run", str(study), "--runs", str(runs), "--json")
     assert code == 0, error
@@ -147,7 +147,7 @@ def _stamps(runs):
     return {path.stem: json.loads(path.read_text())["finished"] for path in (runs / "tiny" / "steps").glob("*.json")}
 
 
-def test_a_second_run_skips_everything_and_a_change_redoes_what_it_concerns(nas, finished, tmp_path):
+def test_a_second_run_skips_all_steps_and_a_changed_setting_repeats_some(nas, finished, tmp_path):
     changed = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"
     runs = changed.parent / "runs"
     before = _stamps(runs)
@@ -172,13 +172,13 @@ def test_a_new_budget_is_searched_and_exported(nas, finished, tmp_path):
 
 
 @pytest.fixture
-def copied(finished, tmp_path):
+def copied_run(finished, tmp_path):
     study, runs, _ = finished
     shutil.copytree(runs, tmp_path / "runs")
     return Run(Study.load(study), tmp_path / "runs" / "tiny")
 
 
-def test_one_that_misses_its_budget_gives_way_to_the_next_best(copied, monkeypatch):
+def test_a_network_that_misses_its_budget_is_replaced_by_the_next_best(copied_run, monkeypatch):
     verify, seen = exports.verify, []
 
     def misses_once(folder, budget, *rest):
@@ -189,43 +189,43 @@ def test_one_that_misses_its_budget_gives_way_to_the_next_best(copied, monkeypat
         return found
 
     monkeypatch.setattr(exports, "verify", misses_once)
-    shutil.rmtree(copied.folder / "exports")
-    found = export(copied, fine_tune=False)
+    shutil.rmtree(copied_run.folder / "exports")
+    found = export(copied_run, fine_tune=False)
     assert len(seen) == 2 and seen[0] != seen[1] == found["large"]["description"]
 
 
-def test_one_candidate_alone_is_exported_by_its_number_or_digest(copied):
-    chosen = searches.front(copied)["candidates"][5]
+def test_a_single_candidate_is_exported_by_its_trial_number_or_digest(copied_run):
+    chosen = searches.front(copied_run)["candidates"][5]
     name = f"trial-{chosen['trial']}"
-    found = export_trial(copied, str(chosen["trial"]), fine_tune=False)
+    found = export_trial(copied_run, str(chosen["trial"]), fine_tune=False)
     assert found[name]["architecture"] == chosen["architecture"] and found[name]["budget"] is None
-    assert found[name]["p50_ms"] > 0 and (copied.export(name) / "onnx" / "model.onnx").exists()
-    stamp = (copied.folder / "steps" / f"export-{name}.json").read_bytes()
-    assert export_trial(copied, chosen["digest"][:10], fine_tune=False) == found
-    assert (copied.folder / "steps" / f"export-{name}.json").read_bytes() == stamp
-    assert f"exported as {name}" in report(copied).read_text()
-    assert exports.exported(copied) == ["large", "small", name]
-    other = copied.study.supernet.model_copy(update={"steps": 31})
-    assert exports.exported(Run(copied.study.model_copy(update={"supernet": other}), copied.folder)) == []
+    assert found[name]["p50_ms"] > 0 and (copied_run.export(name) / "onnx" / "model.onnx").exists()
+    stamp = (copied_run.folder / "steps" / f"export-{name}.json").read_bytes()
+    assert export_trial(copied_run, chosen["digest"][:10], fine_tune=False) == found
+    assert (copied_run.folder / "steps" / f"export-{name}.json").read_bytes() == stamp
+    assert f"exported as {name}" in report(copied_run).read_text()
+    assert exports.exported(copied_run) == ["large", "small", name]
+    other = copied_run.study.supernet.model_copy(update={"steps": 31})
+    assert exports.exported(Run(copied_run.study.model_copy(update={"supernet": other}), copied_run.folder)) == []
     with pytest.raises(ExportError, match="--trial zz: must be the number of one trial"):
-        export_trial(copied, "zz")
+        export_trial(copied_run, "zz")
 
 
-def test_a_training_that_harms_is_left_out(copied, monkeypatch):
+def test_inherited_weights_are_exported_if_the_final_training_makes_them_worse(copied_run, monkeypatch):
     def harms(training, networks, halving, judge, title):
         for parameter in networks[0].parameters():
             parameter.data.zero_()
         return [{0: 0.0}] * (len(halving.rungs) + 1)
 
     monkeypatch.setattr(Distillation, "train_cohort", harms)
-    shutil.rmtree(copied.finalists)
-    chosen = searches.front(copied)["candidates"][0]
-    found = export_trial(copied, chosen["digest"])[exports.trial_name(chosen)]
+    shutil.rmtree(copied_run.finalists)
+    chosen = searches.front(copied_run)["candidates"][0]
+    found = export_trial(copied_run, chosen["digest"])[exports.trial_name(chosen)]
     assert found["fine_tuned"] is False and {value for _, value in found["search_accuracy_in_training"]} == {0.0}
     assert found["search_accuracy"] == found["search_accuracy_inherited"] > 0.0
 
 
-def test_a_budget_that_all_miss_is_not_exported_and_the_others_are(copied, monkeypatch):
+def test_a_missed_budget_does_not_prevent_the_export_of_the_others(copied_run, monkeypatch):
     verify = exports.verify
 
     def misses(folder, budget, *rest):
@@ -233,30 +233,30 @@ def test_a_budget_that_all_miss_is_not_exported_and_the_others_are(copied, monke
         return found | {"met": found["met"] and not (budget and budget.name == "small")}
 
     monkeypatch.setattr(exports, "verify", misses)
-    shutil.rmtree(copied.folder / "exports")
+    shutil.rmtree(copied_run.folder / "exports")
     with pytest.raises(ExportError, match=r"budgets\.small: none of the"):
-        export(copied, fine_tune=False)
-    assert not copied.export("small").exists() and (copied.export("large") / "verification.json").exists()
+        export(copied_run, fine_tune=False)
+    assert not copied_run.export("small").exists() and (copied_run.export("large") / "verification.json").exists()
 
 
-def test_a_budget_that_nothing_is_predicted_to_meet_says_so(copied, monkeypatch):
+def test_a_budget_that_no_candidate_is_predicted_to_meet_is_an_error(copied_run, monkeypatch):
     monkeypatch.setattr(exports, "front", lambda run: {"budgets": {"small": []}})
-    budget = next(one for one in copied.study.budgets if one.name == "small")
+    budget = next(one for one in copied_run.study.budgets if one.name == "small")
     with pytest.raises(ExportError, match=r"budgets\.small: no candidate is predicted .* raise search\.evaluations or"):
-        exports.make_export(copied, Stopwatch(), budget, fine_tune=False)
+        exports.make_export(copied_run, Stopwatch(), budget, fine_tune=False)
 
 
-def test_another_machine_measures_anew(copied, monkeypatch):
-    before = {path.stem: path.read_text() for path in (copied.folder / "steps").glob("*.json")}
+def test_another_machine_repeats_the_steps_that_depend_on_measurements(copied_run, monkeypatch):
+    before = {path.stem: path.read_text() for path in (copied_run.folder / "steps").glob("*.json")}
     monkeypatch.setattr(profiles, "fingerprint", lambda device: "another")
     monkeypatch.setattr(exports, "fingerprint", lambda device: "another")
-    export(copied, fine_tune=False)
-    after = {path.stem: path.read_text() for path in (copied.folder / "steps").glob("*.json")}
+    export(copied_run, fine_tune=False)
+    after = {path.stem: path.read_text() for path in (copied_run.folder / "steps").glob("*.json")}
     redone = {name for name in before if before[name] != after[name]}
     assert redone == {"profile-cpu", "front", "baselines-cpu", "static-cpu", "export-large", "export-small"}
 
 
-def test_check_prints_the_plan_without_doing_anything(nas, tiny_study, tmp_path):
+def test_check_prints_the_plan_and_writes_nothing(nas, tiny_study, tmp_path):
     code, output, _ = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"), "--json")
     plan = json.loads(output.splitlines()[-1])
     assert code == 0 and plan["architectures"] == 295_704 and "295,704" in output
@@ -264,13 +264,13 @@ def test_check_prints_the_plan_without_doing_anything(nas, tiny_study, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_check_knows_what_is_done(nas, finished):
+def test_check_shows_that_all_steps_of_a_finished_run_are_done(nas, finished):
     study, runs, _ = finished
     plan = json.loads(nas("check", str(study), "--runs", str(runs), "--json")[1].splitlines()[-1])
     assert {step["step"]: step["state"] for step in plan["steps"]} == dict.fromkeys(STEPS, "done")
 
 
-def test_infeasible_budget_stops_before_the_supernet_is_trained(nas, finished, tmp_path):
+def test_an_infeasible_budget_is_refused_before_the_supernet_is_trained(nas, finished, tmp_path):
     study = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"
     supernet = study.parent / "runs" / "tiny" / "supernet"
     shutil.rmtree(supernet)
@@ -297,8 +297,8 @@ main()
 """
 
 
-def test_a_killed_training_ends_with_the_same_weights_and_knows_its_study(nas, finished, tmp_path):
-    """kill -9 after the first checkpoint: another study is refused, the same one ends as if nothing had happened."""
+def test_a_killed_training_resumes_to_the_same_weights_and_refuses_other_settings(nas, finished, tmp_path):
+    """The training is killed by SIGKILL after its first checkpoint."""
     study = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"
     runs = study.parent / "runs"
     straight = load_file(runs / "tiny" / "supernet" / "model.safetensors")
@@ -319,7 +319,7 @@ def test_a_killed_training_ends_with_the_same_weights_and_knows_its_study(nas, f
         assert_same(weights[name], tensor, of=name)
 
 
-def test_two_commands_on_one_run_do_not_meet(finished):
+def test_a_second_command_on_the_same_run_is_refused(finished):
     study, runs, _ = finished
     run = Run(Study.load(study), runs / "tiny")
     with run.locked(), pytest.raises(NasError, match="another nas command"), run.locked():
@@ -330,18 +330,39 @@ def test_a_teacher_of_another_task_is_refused(nas, tiny_study, tmp_path):
     text = TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", "")
     tiny_study.write_text(text.replace('text = ["text"]', 'text = ["text"]\nkind = "regression"\nmetric = "spearman"'))
     code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
-    said = error.splitlines()[-1]
-    assert code == 2 and "with 2 label(s), but a task of kind 'regression' needs regression" in said
+    last = error.splitlines()[-1]
+    assert code == 2 and "with 2 label(s), but a task of kind 'regression' needs regression" in last
 
 
-def test_the_wheel_carries_spaces_and_the_quickstart(tmp_path):
+FROM_A_WHEEL = """
+from pathlib import Path
+import nas
+from nas.cli import main
+from nas.space import SearchSpace
+
+assert Path(nas.__file__).is_relative_to(Path.cwd()), nas.__file__
+for name in ("minilm-l6", "bert-base"):
+    SearchSpace.load(name)
+main()
+"""
+
+
+def test_an_unpacked_wheel_runs_the_quick_start_and_writes_reports(finished, tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    names = set(zipfile.ZipFile(next(tmp_path.glob("compact_bert_nas-*.whl"))).namelist())
-    assert {"nas/search_spaces/minilm-l6.toml", "nas/search_spaces/bert-base.toml"} <= names
-    assert {"nas/studies/quickstart/study.toml", "nas/cli/steps.py", "nas/py.typed"} <= names
-    assert {"nas/report/page.css", "nas/report/page.js", "nas/report/templates/page.html"} <= names
-    assert not any(name.startswith(("tests/", "runs/")) for name in names)
+    unpacked = tmp_path / "unpacked"
+    with zipfile.ZipFile(next(tmp_path.glob("compact_bert_nas-*.whl"))) as wheel:
+        wheel.extractall(unpacked)
+    assert not (unpacked / "tests").exists() and not (unpacked / "runs").exists()
+    assert (unpacked / "nas" / "py.typed").is_file(), "type checkers need it"
+    study = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"
+    page = study.parent / "runs" / "tiny" / "report.html"
+    page.unlink()
+    for arguments in (("check", "quickstart", "--runs", tmp_path), ("report", study, "--runs", study.parent / "runs")):
+        command = [sys.executable, "-c", FROM_A_WHEEL, *map(str, arguments)]
+        done = subprocess.run(command, cwd=unpacked, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert page.is_file()
 
 
 MIXED = f"""
@@ -360,14 +381,14 @@ feed_forward = ["none", "int4", "sparse(0.5)", "low_rank(6)"]
 """
 
 
-def test_every_kind_of_choice_goes_the_whole_way(nas, finished, tmp_path):
+def test_compression_methods_dropped_tokens_and_early_exits_run_end_to_end(nas, finished, tmp_path):
     study = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"  # with its teacher
     runs = study.parent / "runs"
     (study.parent / "mixed.toml").write_text(MIXED)
     text = study.read_text().replace('name = "tiny"', 'name = "mixed.toml"')
     text = text.replace("sequence_length = 32\nrepeats = 8", 'sequence_length = "task"\nwarm_up = 1\nrepeats = 2')
-    # Budgets that none misses: the seed alone draws the candidates. Some networks are about as large as is allowed, so
-    # that the supernet's training finds networks near the budgets soon.
+    # No network misses these budgets, so only the seed determines the candidates. Some networks are about as large as the
+    # budgets allow, so the supernet's training quickly finds networks near the budgets.
     text = text.replace('p50_ms = "80%"', 'expected_ms = "900%"\nworst_ms = "900%"\nsize_mb = 0.1')
     text = text.replace('p50_ms = "50%"', "size_mb = 0.1").replace("[search]", '[search]\nsampler = "random"')
     study.write_text(text)

@@ -1,4 +1,4 @@
-"""Progress: what a terminal shows, what other places get, and a log that a kill does not spoil."""
+"""Progress is shown on a terminal, printed as lines elsewhere, and written to a log that survives a kill."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def _events(path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Each look at the clock finds it ten seconds later."""
+    """The clock advances by ten seconds whenever it is read."""
     ticks = itertools.count(0, 10)
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(ticks)))
 
 
-def test_log_is_appended_to_and_holds_what_is_said(tmp_path, capsys):
+def test_the_log_is_appended_to_and_contains_messages_and_events(tmp_path, capsys):
     path = tmp_path / "log.jsonl"
     log("lost")
     for number in range(2):
@@ -42,16 +42,16 @@ def test_log_is_appended_to_and_holds_what_is_said(tmp_path, capsys):
     assert [event["at"] for event in events] == sorted(event["at"] for event in events)
 
 
-def test_a_torn_line_spoils_no_other(tmp_path):
+def test_an_incomplete_last_line_does_not_damage_the_next_one(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"event": "whole"}\n{"event": "to')
     with logged(path):
         log("next")
-    whole, torn, following = path.read_text().splitlines()
-    assert json.loads(whole) and json.loads(following)["event"] == "next" and torn == '{"event": "to'
+    whole, incomplete, following = path.read_text().splitlines()
+    assert json.loads(whole) and json.loads(following)["event"] == "next" and incomplete == '{"event": "to'
 
 
-def test_kill_9_leaves_whole_lines(tmp_path):
+def test_a_killed_process_leaves_complete_lines_before_the_last(tmp_path):
     path = tmp_path / "log.jsonl"
     code = f"""
 import pathlib
@@ -68,15 +68,15 @@ with logged(pathlib.Path({str(path)!r})):
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    *whole, _ = path.read_bytes().split(b"\n")  # the last one may be torn
+    *whole, _ = path.read_bytes().split(b"\n")  # the last one may be incomplete
     assert len([json.loads(line) for line in whole]) >= 100
 
 
-def test_elsewhere_than_on_a_terminal_a_line_comes_now_and_then(clock, capsys):
-    with track("Work", 12, before=2, view=lambda: pytest.fail("nobody looks at it")) as tracker:
+def test_without_a_terminal_a_line_is_printed_every_30_seconds(clock, capsys):
+    with track("Work", 12, before=2, view=lambda: pytest.fail("without a terminal, there is no view")) as tracker:
         for done in range(3, 9):
             tracker(done, f"note {done}")
-    # Six units in sixty seconds: the four or seven that are left take as many tens of seconds.
+    # A unit takes ten seconds; seven or four of them are left.
     assert capsys.readouterr().err.splitlines() == ["Work: 5/12 note 5 (70 s left)", "Work: 8/12 note 8 (40 s left)"]
 
 
@@ -89,7 +89,7 @@ def test_a_terminal_shows_the_view_below_the_bar(monkeypatch):
     assert all(part in shown for part in ("Work", "3/3", "a note", "the best so far"))
 
 
-def test_laps_add_up(clock):
+def test_the_times_of_a_part_add_up(clock):
     stopwatch = Stopwatch({"driver": 5.0})
     for part in ("start", "driver", "evaluation", "driver"):
         stopwatch.end(part)
@@ -104,7 +104,7 @@ def shown(monkeypatch, request):
 
 
 @pytest.mark.parametrize("shown", [True], indirect=True)
-def test_a_terminal_sees_what_is_done_and_how_far(shown):
+def test_a_terminal_shows_what_is_done_and_how_far_it_is(shown):
     assert list(progress.tracked("abc", "Counting")) == ["a", "b", "c"]
     with progress.busy("Looking"):
         progress.say("a line between")
@@ -112,14 +112,14 @@ def test_a_terminal_sees_what_is_done_and_how_far(shown):
 
 
 @pytest.mark.parametrize("shown", [False], indirect=True)
-def test_a_log_is_told_nothing_in_the_first_seconds(shown, capsys):
+def test_without_a_terminal_nothing_is_printed_in_the_first_seconds(shown, capsys):
     assert list(progress.tracked([1, 2], "Counting")) == [1, 2]
     with progress.busy("Looking"):
         pass
     assert shown.getvalue() == capsys.readouterr().err == ""
 
 
-def test_listeners_hear_each_event_once_also_without_a_log():
+def test_listeners_receive_each_event_once_even_without_a_log():
     first, second = [], []
     tell("lost")
     with notifying([first.append]), notifying([first.append, second.append]):

@@ -1,4 +1,4 @@
-"""`nas init`: what is proposed for a teacher and its data, what is written, and what is refused."""
+"""`nas init` proposes a study for a teacher and its data, asks for what is unclear, and refuses invalid options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas.tasks import REGISTRY, Classification
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with a teacher and data, where the command is given."""
+    """Return the working directory, which contains a teacher and data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     make_teacher(vocab_size=64).save_pretrained(tmp_path / "my-bert")
@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch):
 GIVEN = ["--teacher", "my-bert", "--train", "train.csv", "--test", "test.csv"]
 
 
-def test_what_is_written_is_checked_and_proposed_from_teacher_and_data(here, nas):
+def test_the_study_is_proposed_from_the_teacher_and_the_data_and_passes_the_check(here, nas):
     code, output, error = nas("init", "mine", *GIVEN, "--budget", "40%", "--budget", "fast=0.5", "--json")
     assert code == 0, error
     assert json.loads(output.splitlines()[-1]) == {"written": ["mine/study.toml"], "search_space": "tiny"}
@@ -44,7 +44,7 @@ def test_what_is_written_is_checked_and_proposed_from_teacher_and_data(here, nas
     assert code == 2 and "study.toml: already exists" in error
 
 
-def test_the_line_that_would_prune_the_vocabulary_names_the_teacher_s_tokenizer(here, nas):
+def test_the_commented_line_for_vocabulary_pruning_names_the_kind_of_tokenizer(here, nas):
     assert nas("init", "mine", *GIVEN)[0] == 0
     path = here / "mine" / "study.toml"
     line = next(line for line in path.read_text().splitlines() if "prune_vocabulary" in line)
@@ -53,7 +53,7 @@ def test_the_line_that_would_prune_the_vocabulary_names_the_teacher_s_tokenizer(
     assert Study.load("mine").teacher.prune_vocabulary and nas("check", "mine")[0] == 0
 
 
-def test_text_without_labels_is_written_as_the_study_sees_it(here, nas):
+def test_relative_paths_of_unlabelled_texts_become_relative_to_the_study(here, nas):
     make_rows(20, 3).remove_columns("label").to_csv(here / "more.csv")
     assert nas("init", "mine", *GIVEN, "--unlabelled", "more.csv", "--unlabelled", str(here / "train.csv"))[0] == 0
     study = Study.load("mine")
@@ -64,7 +64,7 @@ def test_text_without_labels_is_written_as_the_study_sees_it(here, nas):
     assert code == 2 and "none.csv: no such data file" in error and not (here / "other").exists()
 
 
-def test_a_space_is_written_for_a_teacher_of_other_sizes_and_what_its_runtime_can_run(here, nas):
+def test_a_search_space_is_written_for_a_teacher_of_other_sizes_and_for_the_runtime(here, nas):
     sizes = {"hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6, "intermediate_size": 100}
     config = BertConfig(vocab_size=64, max_position_embeddings=64, **sizes)
     BertForSequenceClassification(config).save_pretrained(here / "odd")
@@ -77,28 +77,28 @@ def test_a_space_is_written_for_a_teacher_of_other_sizes_and_what_its_runtime_ca
     assert study.teacher.fine_tune is not None and study.space.largest().choices == {"none"}
 
 
-def test_another_kind_for_the_same_labels_changes_no_proposal(here, nas, monkeypatch):
+def test_an_additional_kind_for_the_same_labels_does_not_change_the_proposal(here, nas, monkeypatch):
     monkeypatch.setitem(REGISTRY, "balanced", type("Balanced", (Classification,), {"name": "balanced"})())
     code, _, error = nas("init", "mine", *GIVEN)
     assert code == 0 and Study.load("mine").task.kind == "classification", error
 
 
-def test_it_asks_on_a_terminal(here, nas, monkeypatch):
+def test_missing_settings_are_asked_for_on_a_terminal(here, nas, monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    asked = []
+    questions = []
 
     def answer(question, default, err):
-        asked.append(question)
+        questions.append(question)
         assert err  # standard output is for the result
         return "30% tight=0.2" if "Budgets" in question else default
 
     monkeypatch.setattr("typer.prompt", answer)
     assert nas("init", "asked", *GIVEN)[0] == 0
-    assert len(asked) == 8 and "Column of labels" in asked
+    assert len(questions) == 8 and "Column of labels" in questions
     assert [budget.name for budget in Study.load("asked").budgets] == ["30-percent", "tight"]
 
 
-def test_a_hub_study_needs_columns_and_a_space(here, nas):
+def test_a_study_with_data_on_the_hub_needs_columns_and_a_search_space(here, nas):
     arguments = ["--teacher", "someone/bert", "--hub", "nyu-mll/glue", "--config", "mrpc", "--train", "train"]
     arguments += ["--test", "validation", "--text", "sentence1", "--text", "sentence2"]
     code, _, error = nas("init", "hub", *arguments)
@@ -132,7 +132,7 @@ def test_a_hub_study_needs_columns_and_a_space(here, nas):
         ([*GIVEN, "--runtime", "tflite"], ["--runtime tflite", "onnxruntime, torch, openvino", "use one"]),
     ],
 )
-def test_wrong_answers_leave_nothing(here, nas, arguments, words):
+def test_invalid_options_are_refused_and_nothing_is_written(here, nas, arguments, words):
     code, output, error = nas("init", "deep/mine", *arguments)
     last = error.splitlines()[-1]
     assert code == 2 and output == "" and last.startswith("error: ") and all(word in last for word in words), error
@@ -141,7 +141,7 @@ def test_wrong_answers_leave_nothing(here, nas, arguments, words):
     assert nas("init", "own", *arguments)[0] == 2 and not list((here / "own").iterdir())
 
 
-def test_a_name_may_begin_with_a_tilde(here, nas):
+def test_the_name_of_a_data_file_may_begin_with_a_tilde(here, nas):
     for name in ("train.csv", "test.csv"):
         (here / f"~{name}").write_bytes((here / name).read_bytes())
     arguments = ["~" + value if value in ("train.csv", "test.csv") else value for value in GIVEN]
@@ -151,7 +151,7 @@ def test_a_name_may_begin_with_a_tilde(here, nas):
     assert study.resolve(study.task.train) == (here / "~train.csv").resolve()
 
 
-def test_columns_may_have_spaces_and_are_typed_with_commas(here, nas, monkeypatch):
+def test_column_names_may_contain_spaces_and_are_typed_with_commas(here, nas, monkeypatch):
     for name, start in (("train.csv", 0), ("test.csv", 9)):
         texts = [f"x {number}" for number in range(start, start + 9)]
         Dataset.from_dict({"the text": texts, "the other": texts, "label": [0, 1, 0] * 3}).to_csv(name)
@@ -161,18 +161,18 @@ def test_columns_may_have_spaces_and_are_typed_with_commas(here, nas, monkeypatc
     )
     assert not (here / "found").exists()
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    asked = []
+    questions = []
 
     def answer(question, default, err):
-        asked.append(question)
+        questions.append(question)
         return "the other , the text" if question.startswith("Column of texts") else default
 
     monkeypatch.setattr("typer.prompt", answer)
     assert nas("init", "typed", *GIVEN)[0] == 0 and Study.load("typed").task.text == ("the other", "the text")
-    assert "(several columns look like texts: the text, the other)" in asked[0]
+    assert "(several columns look like texts: the text, the other)" in questions[0]
 
 
-def test_texts_are_cut_no_shorter_than_the_device_is_measured_with(here, nas):
+def test_texts_are_truncated_no_shorter_than_the_sequence_length_of_the_device(here, nas):
     arguments = ["--hub", "nyu-mll/glue", "--train", "train", "--test", "validation", "--text", "sentence"]
     for length, cut in (("64", 128), ("256", 256), ("task", 128)):
         given = ["--teacher", "someone/bert", "--space", "bert-base", "--sequence-length", length]
@@ -180,7 +180,7 @@ def test_texts_are_cut_no_shorter_than_the_device_is_measured_with(here, nas):
 
 
 def _write(folder, **columns):
-    """The same rows as train.csv and, without the first of them, as test.csv."""
+    """Write rows to train.csv, and the same rows without the first one to test.csv."""
     for name, first in (("train.csv", 0), ("test.csv", 1)):
         Dataset.from_dict({key: values[first:] for key, values in columns.items()}).to_csv(folder / name)
 
@@ -188,7 +188,7 @@ def _write(folder, **columns):
 TEXTS = [f"w{number} w1 w2 w3" for number in range(60)]
 
 
-def test_all_that_is_unclear_is_named_at_once_with_its_flags(here, nas):
+def test_all_settings_that_are_unclear_are_named_at_once_with_their_options(here, nas):
     _write(here, title=TEXTS, body=TEXTS[::-1], stars=[number % 5 + 1 for number in range(60)])
     code, output, error = nas("init", "mine", *GIVEN)
     assert code == 2 and output == ""
@@ -204,7 +204,7 @@ def test_all_that_is_unclear_is_named_at_once_with_its_flags(here, nas):
     assert "text: title, body; label: stars (regression, numbers from 1 to 5)\n" in output
 
 
-def test_a_classifier_of_other_classes_is_said_before_a_study_is_written(here, nas):
+def test_a_teacher_with_another_number_of_classes_needs_fine_tuning(here, nas):
     _write(here, text=TEXTS, label=["a", "b", "c"] * 20)
     code, _, error = nas("init", "mine", *GIVEN)
     assert code == 2 and not (here / "mine").exists()
@@ -215,7 +215,7 @@ def test_a_classifier_of_other_classes_is_said_before_a_study_is_written(here, n
     assert "label: label (3 classes: a, b, c)\n" in output
 
 
-def test_a_teacher_for_several_labels_at_once_or_of_one_output_is_no_evidence_for_two_classes(here, nas):
+def test_a_multi_label_teacher_or_one_with_one_output_does_not_imply_classification(here, nas):
     config = here / "my-bert" / "config.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps(values | {"problem_type": "multi_label_classification"}))
@@ -227,8 +227,8 @@ def test_a_teacher_for_several_labels_at_once_or_of_one_output_is_no_evidence_fo
     assert nas("init", "one", *GIVEN, "--kind", "regression")[0] == 0
 
 
-def _of_several_labels(folder, teacher_outputs=3, **config):
-    """Data with a column of lists, and a column for each label beside it, in JSONL; the teacher is replaced."""
+def _write_multi_label(folder, teacher_outputs=3, **config):
+    """Write JSONL data with a column of lists and a column for each label; replace the teacher; return the options."""
     files = {}
     for name, count, seed in (("train", 60, 0), ("test", 30, 1)):
         rows = make_labelled(count, seed)
@@ -244,8 +244,8 @@ def _of_several_labels(folder, teacher_outputs=3, **config):
     return ["--teacher", "my-bert", "--train", "train.jsonl", "--test", "test.jsonl"]
 
 
-def _of_queries(folder, outputs=None):
-    """Data of queries with several passages; the teacher has so many outputs, or no classifier."""
+def _write_queries(folder, outputs=None):
+    """Write data of queries with several passages, and a teacher with that many outputs or without a classifier."""
     for name, count, seed in (("train", 60, 0), ("test", 20, 1)):
         make_ranked(count, seed).to_csv(folder / f"{name}.csv")
     make_teacher(outputs=outputs or 2, vocab_size=64).save_pretrained(folder / "my-bert")
@@ -254,8 +254,8 @@ def _of_queries(folder, outputs=None):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": ["BertModel"]}))
 
 
-def test_queries_with_several_passages_may_be_ranked(here, nas):
-    _of_queries(here)
+def test_data_of_queries_with_several_passages_can_be_ranked_or_classified(here, nas):
+    _write_queries(here)
     code, _, error = nas("init", "mine", *GIVEN)
     assert code == 2 and "label may hold the relevance of several passages for each question_id" in error
     assert "Give --kind ranking or --kind classification" in error and not (here / "mine").exists()
@@ -279,20 +279,20 @@ def test_queries_with_several_passages_may_be_ranked(here, nas):
     assert code == 2 and "classification evaluates each row separately, but got 'question_id'; remove it" in error
 
 
-def test_a_cross_encoder_settles_that_queries_are_ranked(here, nas):
-    _of_queries(here, outputs=1)
+def test_the_outputs_of_the_teacher_decide_between_ranking_and_classification(here, nas):
+    _write_queries(here, outputs=1)
     code, output, error = nas("init", "mine", *GIVEN)
     assert code == 0 and "query: question_id" in output, error
     study = Study.load("mine")
     assert study.task.kind == "ranking" and study.teacher.fine_tune is None
-    _of_queries(here, outputs=2)
+    _write_queries(here, outputs=2)
     assert nas("init", "classes", *GIVEN)[0] == 0 and Study.load("classes").task.kind == "classification"
     code, _, error = nas("init", "other", *GIVEN, "--kind", "ranking")
     assert code == 2 and "the teacher's classifier has 2 outputs, but a ranking needs 1" in error
 
 
-def test_lists_of_labels_make_a_task_of_several_labels(here, nas):
-    given = _of_several_labels(here, problem_type="multi_label_classification")
+def test_a_column_of_lists_of_labels_makes_a_multi_label_task(here, nas):
+    given = _write_multi_label(here, problem_type="multi_label_classification")
     code, output, error = nas("init", "mine", *given, "--label", "labels")
     assert code == 0 and "label: labels (3 labels: high, low, short)" in output, error
     study = Study.load("mine")
@@ -306,8 +306,8 @@ def test_lists_of_labels_make_a_task_of_several_labels(here, nas):
     assert code == 2 and "low: a multi_label task cannot have one label per row; give another --kind" in error
 
 
-def test_several_columns_are_a_label_each(here, nas):
-    given = _of_several_labels(here, 2, problem_type="multi_label_classification")
+def test_several_label_columns_make_a_multi_label_task(here, nas):
+    given = _write_multi_label(here, 2, problem_type="multi_label_classification")
     code, output, error = nas("init", "mine", *given, "--label", "low", "--label", "high")
     assert code == 0 and "label: low, high (2 labels: low, high)" in output, error
     task = Study.load("mine").task
@@ -317,16 +317,16 @@ def test_several_columns_are_a_label_each(here, nas):
     assert code == 2 and "no column 'hig'" in error
 
 
-def test_a_classifier_for_one_label_is_none_for_several_and_one_of_other_labels_is_refused(here, nas):
-    given = _of_several_labels(here, problem_type="single_label_classification")
+def test_a_single_label_teacher_is_fine_tuned_for_several_labels_and_one_with_other_labels_is_refused(here, nas):
+    given = _write_multi_label(here, problem_type="single_label_classification")
     code, output, error = nas("init", "mine", *given, "--label", "labels")
     assert code == 0 and "so it is fine-tuned first" in output, error
-    given = _of_several_labels(here, 4, problem_type="multi_label_classification")
+    given = _write_multi_label(here, 4, problem_type="multi_label_classification")
     code, _, error = nas("init", "other", *given, "--label", "labels")
     assert code == 2 and "the teacher's classifier has 4 outputs, but labels has 3 labels" in error
 
 
-def test_what_is_missing_or_no_kind_is_said(here, nas):
+def test_missing_values_are_counted_and_options_that_do_not_suit_the_labels_are_refused(here, nas):
     _write(here, text=TEXTS, label=[None, *["no", "yes"] * 29, "no"], tags=["['a']", "['b', 'a']"] * 30)
     code, output, error = nas("init", "mine", *GIVEN)
     assert code == 0 and "(2 classes: no, yes); missing values: 1; " in output, error
@@ -341,7 +341,7 @@ def test_what_is_missing_or_no_kind_is_said(here, nas):
         assert code == 2 and words in error and not (here / "other").exists(), error
 
 
-def test_one_file_for_training_and_test_is_refused(here, nas):
+def test_the_same_file_for_training_and_test_is_refused(here, nas):
     (here / "copy.csv").write_bytes((here / "train.csv").read_bytes())
     for test in ("./train.csv", "copy.csv"):
         code, _, error = nas("init", "mine", *GIVEN[:4], "--test", test)
@@ -361,7 +361,7 @@ def test_one_file_for_training_and_test_is_refused(here, nas):
         (".", "at-home"),
     ],
 )
-def test_a_folder_s_name_need_not_be_a_study_s(here, nas, monkeypatch, folder, name):
+def test_a_study_gets_a_valid_name_from_any_folder_name(here, nas, monkeypatch, folder, name):
     home = here / "at home"
     home.mkdir()
     monkeypatch.chdir(home)
@@ -370,13 +370,13 @@ def test_a_folder_s_name_need_not_be_a_study_s(here, nas, monkeypatch, folder, n
     assert code == 0, error
     study = Study.load(home / folder)
     assert study.name == name and (f"name: {name} (" in output) == (name != study.path.parent.name)
-    if name != study.path.parent.name:  # where it can be changed
+    if name != study.path.parent.name:  # the name is in the study file
         assert tomllib.loads(study.path.read_text())["name"] == name
         study.path.write_text(study.path.read_text().replace(f'name = "{name}"', "", 1))
         assert Study.load(home / folder).name == name
 
 
-def test_no_folder_can_be_where_a_file_is_or_under_a_name_that_is_too_long(here, nas):
+def test_a_folder_that_is_a_file_or_has_too_long_a_name_is_refused(here, nas):
     for folder, words in (
         ("train.csv", "train.csv: is a file"),
         ("x" * 300, "the name is too long; use a shorter one"),
@@ -385,7 +385,7 @@ def test_no_folder_can_be_where_a_file_is_or_under_a_name_that_is_too_long(here,
         assert code == 2 and output == "" and words in error and error.count("\n") == 1, error
 
 
-def test_an_interrupted_init_leaves_nothing_and_a_killed_one_is_no_hindrance(here, nas, monkeypatch):
+def test_an_interrupted_init_leaves_nothing_and_a_killed_one_can_be_repeated(here, nas, monkeypatch):
     odd = BertConfig(vocab_size=64, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, intermediate_size=100)
     BertForSequenceClassification(odd).save_pretrained(here / "odd")
     make_tokenizer().save_pretrained(here / "odd")
@@ -408,7 +408,7 @@ def test_an_interrupted_init_leaves_nothing_and_a_killed_one_is_no_hindrance(her
     assert (here / "mine" / "search_space.toml").read_text() == "mine" and not (here / "mine" / "study.toml").exists()
 
 
-def test_unclear_columns_are_asked_for(here, nas):
+def test_data_without_a_column_of_texts_needs_an_option(here, nas):
     _write(here, a=["x y"] * 9, b=["x y"] * 9, label=[0, 1, 0] * 3)
     code, _, error = nas("init", "mine", *GIVEN)
     assert code == 2 and "no column looks like texts: give --text with one of a, b, label" in error

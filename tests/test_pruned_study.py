@@ -1,4 +1,4 @@
-"""A study with `prune_vocabulary`: the teacher of the run is the given one, on the texts that it was pruned by."""
+"""With `prune_vocabulary`, the teacher of a run gives the same logits as the original on texts whose pieces are kept."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nas.pipeline.teachers import load_teacher
 from nas.study import Study
 
 COUNTED = ("roberta", "xlm-roberta", "camembert")
-"""Families that count positions from `pad_token_id`."""
+"""Families whose positions are counted from `pad_token_id`."""
 
 
 def _wordpiece(texts, size):
-    """With special tokens behind the words, and pieces that no text uses before and behind these."""
+    """Return a tokenizer with special tokens after the words, and with unused pieces before and after them."""
     digits = [str(digit) for digit in range(10)]
     known = ["w", *digits, *(f"##{digit}" for digit in digits), *WORDS]
     pieces = ["00", "##01", *known, "[UNK]", "[CLS]", "[SEP]", "[PAD]", "11", "##10"]
@@ -46,8 +46,8 @@ def _wordpiece(texts, size):
         ("modernbert", KINDS["modernbert"]),
     ],
 )
-def test_the_teacher_answers_as_before(family, tokenizer, tmp_path):
-    """Also where positions are counted from the number of a padding token behind pieces that no text uses."""
+def test_pruning_the_vocabulary_does_not_change_the_teachers_logits(family, tokenizer, tmp_path):
+    """This includes families whose positions are counted from the id of the padding token, which pruning changes."""
     path = write_tiny_study(tmp_path / "tiny")
     folder = path.parent / "teacher"
     whole = tokenizer([*(text for texts in SENTENCES.values() for text in texts), " ".join(WORDS)], 700)

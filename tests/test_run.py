@@ -1,4 +1,4 @@
-"""The folder of a run: when a step counts as done."""
+"""The folder of a run records which steps are done, and from which inputs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def run(tiny_study, tmp_path):
     return Run.of(Study.load(tiny_study), tmp_path / "runs")
 
 
-def _do(run, inputs="inputs", fail=False):
-    """A step that leaves half of its result if it fails."""
+def _make(run, inputs="inputs", fail=False):
+    """Make the result of a step; if `fail` is set, interrupt it halfway."""
     with run.step("step", inputs, run.folder / "result", run.folder / "aside"):
         (run.folder / "result").mkdir(parents=True, exist_ok=True)
         (run.folder / "aside").mkdir(exist_ok=True)
@@ -24,55 +24,55 @@ def _do(run, inputs="inputs", fail=False):
             raise KeyboardInterrupt
 
 
-def test_a_step_is_done_from_the_same_inputs_while_its_result_is_there(run):
-    _do(run)
+def test_a_step_is_done_only_for_the_same_inputs_and_while_its_result_exists(run):
+    _make(run)
     assert run.is_done("step", "inputs") and not run.is_done("step", "others")
     (run.folder / "result").rmdir()
     assert not run.is_finished("step")
 
 
-def test_an_interrupted_redo_of_what_was_taken_away_is_not_done(run):
-    _do(run)
+def test_a_step_is_not_done_if_rebuilding_its_removed_result_was_interrupted(run):
+    _make(run)
     (run.folder / "result").rmdir()
     with pytest.raises(KeyboardInterrupt):
-        _do(run, fail=True)
+        _make(run, fail=True)
     assert (run.folder / "result").exists() and not run.is_finished("step")
-    assert (run.folder / "aside").exists(), "it may go on with what it left aside"
-    _do(run)
+    assert (run.folder / "aside").exists(), "the step may resume from it"
+    _make(run)
     assert run.is_done("step", "inputs")
 
 
-def test_what_goes_on_stays_done_when_it_is_interrupted(run):
-    """As a search that is asked for more."""
-    _do(run)
+def test_a_step_that_is_continued_stays_done_when_it_is_interrupted(run):
+    """For example, a search that is continued with more evaluations."""
+    _make(run)
     with pytest.raises(KeyboardInterrupt):
-        _do(run, fail=True)
+        _make(run, fail=True)
     assert run.is_done("step", "inputs")
 
 
-def test_notes_stay_until_the_step_is_made_of_others(run):
-    _do(run)
+def test_notes_are_kept_until_the_step_is_made_from_other_inputs(run):
+    _make(run)
     run.add_note("step", found=3)
-    _do(run)
+    _make(run)
     assert run.get_note("step", "found") == 3 and run.is_done("step", "inputs")
-    _do(run, "others")
+    _make(run, "others")
     assert run.get_note("step", "found") is None
 
 
-def test_who_listens_to_a_run_hears_of_its_steps_and_may_stop_it(run):
-    heard = []
-    assert run.listen(lambda event: heard.append((event["event"], event.get("step")))) is run
-    _do(run)
-    assert not heard  # nothing was done by a command
+def test_a_listener_receives_the_events_of_steps_and_can_stop_the_run(run):
+    events = []
+    assert run.listen(lambda event: events.append((event["event"], event.get("step")))) is run
+    _make(run)
+    assert not events  # outside a command, no events are sent
     with run.remembering():
-        _do(run)
+        _make(run)
         with pytest.raises(KeyboardInterrupt):
-            _do(run, fail=True)
-    assert heard == [("started", "step"), ("finished", "step"), ("started", "step"), ("stopped", "step")]
+            _make(run, fail=True)
+    assert events == [("started", "step"), ("finished", "step"), ("started", "step"), ("stopped", "step")]
 
     def refuse(event):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), run.listen(refuse).remembering():
-        _do(run, "others")
+        _make(run, "others")
     assert not run.is_finished("step") and pickle.loads(pickle.dumps(run)).study == run.study

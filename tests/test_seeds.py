@@ -1,4 +1,4 @@
-"""The same study with several seeds."""
+"""A study can be run with several seeds, and the spread of their accuracies is reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _verified(accuracy):
     return {"accuracy": accuracy, "metric": "accuracy", "p50_ms": 1.0, "met": True, "description": "h16"}
 
 
-def test_other_seeds_have_folders_beside_the_first_one(run):
+def test_further_seeds_have_folders_next_to_that_of_the_first_seed(run):
     found = runs_of_seeds(run, 3)
     assert list(found) == [0, 1, 2] and found[0] is run
     assert [each.folder.name for each in found.values()] == ["tiny", "tiny-seed-1", "tiny-seed-2"]
@@ -29,7 +29,7 @@ def test_other_seeds_have_folders_beside_the_first_one(run):
     assert [each.study.seed for each in found.values()] == [0, 1, 2]
 
 
-def test_the_standard_error_is_that_of_the_mean():
+def test_the_spread_contains_the_mean_and_its_standard_error():
     verified = {seed: {"small": _verified(value)} for seed, value in enumerate((0.80, 0.82, 0.84))}
     (found,) = spread(verified).values()
     assert found["accuracies"] == [0.80, 0.82, 0.84] and found["mean"] == pytest.approx(0.82)
@@ -37,15 +37,15 @@ def test_the_standard_error_is_that_of_the_mean():
     assert spread({0: {"small": _verified(0.8)}})["small"]["standard_error"] is None
 
 
-def test_a_budget_that_one_seed_has_no_export_for_has_no_spread():
+def test_a_budget_without_an_export_for_one_of_the_seeds_has_no_spread():
     assert list(spread({0: {"small": _verified(0.8), "large": _verified(0.9)}, 1: {"large": _verified(0.9)}})) == [
         "large"
     ]
 
 
 @pytest.mark.slow
-def test_two_seeds_are_two_runs_and_one_table(nas, finished_study):
-    """The first seed's run is there already."""
+def test_two_seeds_make_two_runs_and_one_table(nas, finished_study):
+    """The run of the first seed exists already."""
     runs = finished_study.parent / "runs"
     code, output, error = nas("run", str(finished_study), "--runs", str(runs), "--seeds", "2", "--json")
     assert code == 0, error
@@ -61,7 +61,7 @@ def _folders(runs):
     return [runs / "tiny", runs / "tiny-seed-1"]
 
 
-def test_a_spread_belongs_to_the_exports_that_it_was_measured_with(run):
+def test_a_stored_spread_is_valid_only_for_the_exports_that_it_was_computed_from(run):
     assert spread_of(run) == {}
     verification = run.export("small") / "verification.json"
     write_json(verification, _verified(0.8))

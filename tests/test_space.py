@@ -1,4 +1,4 @@
-"""Search spaces and architectures as values."""
+"""Search spaces define, count, draw and vary architectures, which are immutable values."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ DROPPING = (
 )
 
 
-def _all(space):
-    """Every architecture, by brute force."""
+def _all_combinations(space):
+    """Yield every combination of options, valid or not."""
     options = list(itertools.product(space.attention_options, space.feed_forward_options, space.keep_options))
     for kept in space.layer_sets:
         for blocks in itertools.product(options, repeat=len(kept)):
@@ -56,10 +56,11 @@ def _all(space):
 
 
 def _is_sound(architecture):
-    """By the rules in words: no layer without a block, nothing shared where no layer below has weights.
+    """Whether an architecture follows the rules, which are written here a second time in the simplest form.
 
-    Tokens are dropped after attention, fewer and fewer are left, and other attention follows.
-    What has one layer is not left early.
+    Every layer has a block. A block can share weights only if an earlier layer has weights of its own. Tokens are
+    dropped after attention, their number decreases, and attention in a later layer follows. A network with a single
+    layer has no early exit.
     """
     if architecture.exit_threshold and len(architecture.layers) == 1:
         return False
@@ -84,11 +85,11 @@ def _is_sound(architecture):
 @pytest.mark.parametrize(
     ("text", "number"), [(SMALL, 160), (SMALL.partition("attention = [")[0] + SHARED, 1680), (DROPPING, 7856)]
 )
-def test_count_is_exact(tmp_path, text, number):
+def test_the_count_and_membership_match_a_brute_force_enumeration(tmp_path, text, number):
     path = tmp_path / "small.toml"
     path.write_text(text)
     space = SearchSpace.load(path)
-    combined = list(_all(space))
+    combined = list(_all_combinations(space))
     everything = [architecture for architecture in combined if _is_sound(architecture)]
     assert all(space.contains(architecture) == _is_sound(architecture) for architecture in combined)
     assert space.count() == len(everything) == len(set(everything)) == number
@@ -97,7 +98,7 @@ def test_count_is_exact(tmp_path, text, number):
 
 
 @pytest.mark.parametrize("name", [*sorted(shipped_spaces()), "mixed"])
-def test_operators_stay_inside(name):
+def test_sampling_crossover_and_mutation_stay_inside_the_space(name):
     space, rng = mixed_space() if name == "mixed" else SearchSpace.load(name), random.Random(0)
     encoding = Encoding(space)
     for _ in range(200):
@@ -108,7 +109,7 @@ def test_operators_stay_inside(name):
     assert space.contains(space.smallest()) and space.contains(space.largest())
 
 
-def test_crossover_takes_whole_layers_of_the_parents(space):
+def test_crossover_takes_whole_layers_from_the_parents(space):
     rng = random.Random(0)
     for _ in range(100):
         first, second = space.sample(rng), space.sample(rng)
@@ -116,7 +117,7 @@ def test_crossover_takes_whole_layers_of_the_parents(space):
         assert set(child.layers) <= set(first.layers) | set(second.layers)
 
 
-def test_mutation_changes_every_dimension_and_rate_zero_none(space):
+def test_mutation_changes_every_dimension_and_a_rate_of_zero_changes_none(space):
     rng = random.Random(0)
     start = space.largest()
     assert all(space.mutate(start, rng, rate=0.0) == start for _ in range(20))
@@ -126,7 +127,7 @@ def test_mutation_changes_every_dimension_and_rate_zero_none(space):
     assert {choice for mutant in mutants for choice in mutant.choices} == {"none", "int8"}
 
 
-def test_architecture_is_a_value(space):
+def test_an_architecture_is_an_immutable_value_with_a_json_form(space):
     architecture = space.sample(random.Random(3))
     twin = Architecture.from_json(architecture.to_json())
     assert twin == architecture and hash(twin) == hash(architecture) and twin.digest == architecture.digest
@@ -138,16 +139,16 @@ def test_architecture_is_a_value(space):
         Architecture.from_json(architecture.to_json() | {"embedding": "int3"})
 
 
-def test_digest_is_stable_across_versions_of_the_code(space):
+def test_the_digest_of_an_architecture_does_not_change_between_versions(space):
     assert space.largest().digest == "bbb02e863c7e2dc1"
 
 
-def test_evenly_spaced_layers():
+def test_evenly_spaced_layers_include_the_first_and_the_last():
     assert [evenly_spaced(count, 6) for count in (1, 2, 3, 4)] == [(0,), (0, 5), (0, 2, 5), (0, 2, 3, 5)]
     assert evenly_spaced(12, 12) == tuple(range(12))
 
 
-def test_ends_of_a_space(space):
+def test_the_smallest_and_largest_networks_have_the_extreme_values(space):
     smallest, largest = space.smallest(), space.largest()
     assert (smallest.hidden_size, len(smallest.layers), smallest.choices) == (16, 1, {"int8"})
     assert (largest.hidden_size, len(largest.layers), largest.choices) == (32, 3, {"none"})
@@ -155,12 +156,12 @@ def test_ends_of_a_space(space):
 
 
 @pytest.mark.parametrize("layers", ["[1, 2]", "[2]"])
-def test_the_cheapest_is_found_where_parts_add_up(tmp_path, layers):
-    """Which is seldom the smallest: shared weights, dropped tokens, and blocks left out save more."""
+def test_the_cheapest_network_is_found_if_costs_add_up_over_blocks(tmp_path, layers):
+    """It is seldom the smallest network, because shared weights, dropped tokens and omitted blocks save more."""
     path = tmp_path / "small.toml"
     path.write_text(DROPPING.replace("layers = [1, 2]", f"layers = {layers}"))
     space, rng = SearchSpace.load(path), random.Random(0)
-    everything = [architecture for architecture in _all(space) if _is_sound(architecture)]
+    everything = [architecture for architecture in _all_combinations(space) if _is_sound(architecture)]
     weights: dict[str, float] = {}
 
     def cost(architecture):
@@ -178,7 +179,7 @@ def test_the_cheapest_is_found_where_parts_add_up(tmp_path, layers):
         assert cost(cheapest(space, cost)) == min(map(cost, everything))
 
 
-def test_excluding_a_choice(space):
+def test_excluded_compression_methods_are_removed_from_every_block(space):
     assert space.count() == 295_704
     without = space.excluding(("int8",))
     assert without.compression.attention == ("none",) and without.digest != space.digest

@@ -1,4 +1,4 @@
-"""Steps as values: the list of a study, what brings it up to date, and the digests that mark what was made."""
+"""Steps as values: the list of a study, what brings it up to date, and the digests that mark what was expected."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def run(tiny_study, tmp_path):
 
 
 class Work:
-    """Steps that leave a file each, and note what is done."""
+    """Makes steps that write one file each, and records which steps and checks are executed."""
 
     def __init__(self, run):
         self.run, self.done, self.inputs, self.failing = run, [], {}, {}
 
-    def step(self, name, *needs, **about):
+    def step(self, name, *needs, **settings):
         def make(run, stopwatch):
             self.done.append(name)
             if name in self.failing:
@@ -44,7 +44,7 @@ class Work:
             path.touch()
 
         path = self.run.folder / "results" / name
-        return Step(name, needs, lambda run: self.inputs.get(name, ""), make, path, lambda study, work: 1.0, **about)
+        return Step(name, needs, lambda run: self.inputs.get(name, ""), make, path, lambda study, work: 1.0, **settings)
 
     def check(self, name, *needs):
         def check(run):
@@ -54,10 +54,10 @@ class Work:
 
         return Check(name, needs, check)
 
-    def bring(self, steps, *names, **how):
-        """What is done for some steps, in order, and the errors that were tolerated."""
+    def bring(self, steps, *names, **options):
+        """Bring steps up to date; return the tolerated errors, and the names of what was executed in order."""
         self.done.clear()
-        return bring_up_to_date(self.run, steps, *names, **how), list(self.done)
+        return bring_up_to_date(self.run, steps, *names, **options), list(self.done)
 
 
 @pytest.fixture
@@ -77,23 +77,23 @@ def listed(work):
     )
 
 
-def test_a_step_is_made_after_all_that_it_needs_and_once(work, listed):
+def test_a_step_is_made_once_after_everything_that_it_needs(work, listed):
     assert work.bring(listed, "search")[1] == ["early", "data", "profile", "budgets", "supernet", "search"]
-    assert work.bring(listed, "search")[1] == ["early", "budgets"], "checks are done each time"
+    assert work.bring(listed, "search")[1] == ["early", "budgets"], "checks are executed every time"
     assert work.bring(listed, "profile")[1] == []
 
 
-def test_nothing_is_made_that_is_not_needed(work, listed):
+def test_steps_that_are_not_needed_are_not_made(work, listed):
     assert work.bring(listed, "supernet")[1] == ["early", "data", "supernet"]
 
 
-def test_other_inputs_make_a_step_anew_and_no_other(work, listed):
+def test_a_step_with_changed_inputs_is_made_again_and_no_other(work, listed):
     work.bring(listed, "search")
     work.inputs["supernet"] = "others"
     assert work.bring(listed, "search")[1] == ["early", "budgets", "supernet"]
 
 
-def test_a_check_that_fails_stops_what_needs_it_and_leaves_what_came_before(work, listed):
+def test_a_failed_check_stops_the_steps_that_need_it_and_keeps_earlier_results(work, listed):
     work.failing["budgets"] = StudyError("too tight")
     with pytest.raises(StudyError, match="too tight"):
         work.bring(listed, "search")
@@ -102,10 +102,10 @@ def test_a_check_that_fails_stops_what_needs_it_and_leaves_what_came_before(work
     work.failing["early"] = StudyError("another training")
     with pytest.raises(StudyError, match="another training"):
         work.bring(listed, "search")
-    assert work.done == ["early"], "before anything is made"
+    assert work.done == ["early"], "before anything is expected"
 
 
-def test_a_tolerated_error_of_a_named_step_does_not_keep_others_from_being_made(work):
+def test_a_tolerated_error_of_a_named_step_does_not_stop_the_other_named_steps(work):
     listed = (work.step("front"), work.step("large", "front"), work.step("small", "front"))
     work.failing["large"] = ExportError("missed")
     problems, done = work.bring(listed, "large", "small", tolerated=ExportError)
@@ -117,7 +117,7 @@ def test_a_tolerated_error_of_a_named_step_does_not_keep_others_from_being_made(
         work.bring(listed, "large", "small", tolerated=ExportError)
 
 
-def test_what_needs_something_that_is_not_up_to_date_is_not_so_either(work, listed):
+def test_a_step_is_out_of_date_if_a_step_that_it_needs_is_out_of_date(work, listed):
     work.bring(listed, "search")
     assert all(done for _, done in states(work.run, listed))
     work.inputs["profile"] = "others"
@@ -126,26 +126,26 @@ def test_what_needs_something_that_is_not_up_to_date_is_not_so_either(work, list
     }  # fmt: skip
 
 
-def test_inputs_are_not_asked_for_before_what_they_are_read_from_is_there(work, listed):
-    """They could not be told: those of a front are read from the search."""
+def test_inputs_are_not_computed_while_a_needed_step_is_out_of_date(work, listed):
+    """They may not be known yet: for example, the inputs of the front are read from the search."""
     work.bring(listed, "search")
     work.inputs["profile"] = "others"
-    unknown = replace(listed[-1], inputs=lambda run: pytest.fail("asked for"))
+    unknown = replace(listed[-1], inputs=lambda run: pytest.fail("the inputs were computed"))
     step, done = states(work.run, (*listed[:-1], unknown))[-1]
     assert step is unknown and not done
 
 
-def test_a_step_may_judge_itself_and_one_that_is_imported_is_not_made(work):
+def test_a_step_can_decide_whether_it_is_current_and_an_imported_one_is_not_made(work):
     enough = []
     imported = Step("imported", (), lambda run: "", None, work.run.folder / "none", lambda study, load: 1.0)
     listed = (imported, work.step("search", "imported", current=lambda run: bool(enough)))
     for _ in range(2):
-        assert work.bring(listed, "search")[1] == ["search"], "as one that is asked for more"
+        assert work.bring(listed, "search")[1] == ["search"], "it is made until it is current"
     enough.append(True)
     assert work.bring(listed, "search")[1] == []
 
 
-def test_inputs_of_another_machine_are_not_asked_for_to_tell_the_state(work):
+def test_the_state_of_a_remote_step_is_determined_without_computing_its_inputs(work):
     listed = (work.step("profile", is_remote=True),)
     assert not states(work.run, listed)[0][1]
     work.bring(listed, "profile")
@@ -154,12 +154,12 @@ def test_inputs_of_another_machine_are_not_asked_for_to_tell_the_state(work):
     assert work.bring(listed, "profile")[1] == ["profile"]
 
 
-def test_checkpoints_go_when_a_step_is_done(work):
+def test_checkpoints_are_removed_when_a_step_is_done(work):
     step = work.step("teacher", other_outputs=(work.run.folder / "trainings",))
     for left in (folder := work.run.folder / "trainings", folder / "candidate"):
         (left / "checkpoints").mkdir(parents=True)
     work.failing["teacher"] = StudyError("killed")
-    with work.run.step("teacher", "", step.result):  # was begun before
+    with work.run.step("teacher", "", step.result):  # an earlier start
         step.result.mkdir(parents=True)
     step.result.rmdir()
     with pytest.raises(StudyError):
@@ -170,15 +170,15 @@ def test_checkpoints_go_when_a_step_is_done(work):
     assert folder.exists() and not list(folder.rglob("checkpoints"))
 
 
-def test_what_steps_ask_for_is_found_once_until_one_of_them_is_made(run):
-    asked = []
+def test_a_cached_function_is_called_once_until_a_step_starts_or_ends(run):
+    calls = []
 
     @once
     def find(run):
-        asked.append(run)
-        return len(asked)
+        calls.append(run)
+        return len(calls)
 
-    assert [find(run), find(run)] == [1, 2], "alone it is found each time"
+    assert [find(run), find(run)] == [1, 2], "outside a command, nothing is cached"
     with run.remembering():
         with run.remembering():
             assert [find(run), find(run)] == [3, 3]
@@ -190,7 +190,7 @@ def test_what_steps_ask_for_is_found_once_until_one_of_them_is_made(run):
 
 
 @pytest.mark.parametrize("path", shipped_studies().values(), ids=shipped_studies())
-def test_the_list_of_a_study_is_in_the_order_of_needs(path, tmp_path):
+def test_every_step_of_a_study_comes_after_the_steps_that_it_needs(path, tmp_path):
     variables = tomllib.loads(path.read_text()).get("variables", {})
     listed = steps_of(Run.of(Study.load(path, dict.fromkeys(variables, str(tmp_path))), tmp_path))
     names = [step.name for step in listed]
@@ -199,7 +199,7 @@ def test_the_list_of_a_study_is_in_the_order_of_needs(path, tmp_path):
         assert set(step.needs) <= set(names[:at]), step.name
 
 
-def test_estimates_follow_the_speed_the_rows_and_the_settings(run):
+def test_estimates_scale_with_the_speed_of_the_machine_and_the_number_of_steps(run):
     slow = Workload(rows=1000, tokens=20.0, judged=100, operations=1e6, rate=1e9)
     fast = Workload(rows=1000, tokens=20.0, judged=100, operations=1e6, rate=2e9)
     steps = {step.name: step for step in steps_of(run) if isinstance(step, Step)}
@@ -217,7 +217,7 @@ def finished(finished_study):
     return Run.of(Study.load(finished_study), finished_study.parent / "runs")
 
 
-def test_a_run_that_is_up_to_date_reads_its_splits_and_its_trials_once(finished, monkeypatch):
+def test_an_up_to_date_run_reads_its_splits_and_its_trials_once(finished, monkeypatch):
     counts, load, of = Counter(), TaskData.load, searches.SearchState.of
     monkeypatch.setattr(TaskData, "load", lambda path: counts.update(["splits"]) or load(path))
     monkeypatch.setattr(searches.SearchState, "of", lambda trials: counts.update(["trials"]) or of(trials))
@@ -225,51 +225,53 @@ def test_a_run_that_is_up_to_date_reads_its_splits_and_its_trials_once(finished,
     assert counts == {"splits": 1, "trials": 1}
 
 
-def test_digests_are_made_of_what_they_always_were(finished):
-    """They are on disk: a run of another day is up to date only while these stay as they are."""
-    study, folder, made = finished.study, finished.study.path.parent, {}
+def test_the_digests_of_steps_do_not_change_between_versions(finished):
+    """The digests are stored on disk, so existing runs stay up to date only if the digests are composed as before."""
+    study, folder, expected = finished.study, finished.study.path.parent, {}
 
     def contents(*patterns):
         return {path.name: file_digest(path) for pattern in patterns for path in (folder / "teacher").glob(pattern)}
 
-    newer = {"unlabelled", "threshold", "query", "search", "pair"}  # settings that older runs do not know
+    newer = {"unlabelled", "threshold", "query", "search", "pair"}  # settings that older runs do not have
     task = study.task.model_dump(mode="json", exclude=newer) | {"revision": None}
     task |= {name: [".parquet", file_digest(folder / f"{name}.parquet")] for name in ("train", "test")}
     teacher = study.teacher.model_dump(mode="json", exclude={"model", "outputs"}) | {"revision": None}
     tokenizer = {"model": None, "revision": None, "prune_vocabulary": False, "tuned": True}
-    made["data"] = digest([4, task, study.seed, tokenizer, contents("*.json", "*.txt", "*.model")])
-    made["teacher"] = digest([3, made["data"], teacher, study.seed, contents("*.safetensors")])
+    expected["data"] = digest([4, task, study.seed, tokenizer, contents("*.json", "*.txt", "*.model")])
+    expected["teacher"] = digest([3, expected["data"], teacher, study.seed, contents("*.safetensors")])
     recipe, *others = profiles.recipes(finished)
     assert not others
     machine = profiles.fingerprint(recipe.device)
-    made["profile-cpu"] = digest([recipe.digest, machine])
-    origin = {"form": 4, "task": task, "teacher": teacher, "files": made["teacher"], "seed": study.seed}
+    expected["profile-cpu"] = digest([recipe.digest, machine])
+    origin = {"form": 4, "task": task, "teacher": teacher, "files": expected["teacher"], "seed": study.seed}
     settings = study.supernet.model_dump(mode="json", exclude={"workers", "progressive"})
     limits = [[{"device": "cpu", "p50_ms": limit}] for limit in ("80%", "50%")]
     near = {"budgets": limits, "devices": [recipe.device.model_dump(mode="json", exclude={"repeats"})]}
-    made["supernet"] = digest(origin | {"search_space": study.space.definition, "supernet": settings} | near)
+    expected["supernet"] = digest(origin | {"search_space": study.space.definition, "supernet": settings} | near)
     judged = [EVALUATION, study.search.examples, study.search.least_tokens, study.search.bf16, True]
-    made["search"] = digest([made["supernet"], [recipe.digest], study.digest("budgets"), *judged])
+    expected["search"] = digest([expected["supernet"], [recipe.digest], study.digest("budgets"), *judged])
     results = [result.to_json() for result in searches.searched(finished).results]
     measured = [file_digest(finished.profile("cpu"))]
-    made["front"] = digest([searches._FORM, results, study.export.candidates, measured])
-    made["baselines-cpu"] = digest([exports._FORM, made["teacher"], recipe.device.model_dump(mode="json"), machine])
-    made["static-cpu"] = digest([1, made["baselines-cpu"]])
+    expected["front"] = digest([searches._RESULT_VERSION, results, study.export.candidates, measured])
+    expected["baselines-cpu"] = digest(
+        [exports._RESULT_VERSION, expected["teacher"], recipe.device.model_dump(mode="json"), machine]
+    )
+    expected["static-cpu"] = digest([1, expected["baselines-cpu"]])
     budgets = read_json(finished.front, SearchError)["budgets"]
     groups = {name: [item["digest"] for item in found if item["met"]][:3] for name, found in budgets.items()}
     kept = study.export.model_dump(mode="json", include={"finalists", "epochs", "learning_rate", "batch_size"})
-    made["finalists"] = digest([groups, {"form": 2, "supernet": made["supernet"], "export": kept}])
+    expected["finalists"] = digest([groups, {"form": 2, "supernet": expected["supernet"], "export": kept}])
     for budget in study.budgets:
-        given = [exports._FORM, file_digest(finished.front), made["supernet"], study.digest("export")]
-        made[f"export-{budget.name}"] = digest([*given, budget.model_dump(mode="json"), made["finalists"]])
-    assert (prepare._DATA_FORM, prepare._TEACHER_FORM, supernets._FORM) == (4, 3, 4)
+        given = [exports._RESULT_VERSION, file_digest(finished.front), expected["supernet"], study.digest("export")]
+        expected[f"export-{budget.name}"] = digest([*given, budget.model_dump(mode="json"), expected["finalists"]])
+    assert (prepare._DATA_VERSION, prepare._TEACHER_VERSION, supernets._RESULT_VERSION) == (4, 3, 4)
     marks = {path.stem: json.loads(path.read_text()) for path in (finished.folder / "steps").glob("*.json")}
-    assert {name: mark["inputs"] for name, mark in marks.items()} == made
-    assert {step.name for step, done in states(finished, steps_of(finished)) if done} == set(made)
+    assert {name: mark["inputs"] for name, mark in marks.items()} == expected
+    assert {step.name for step, done in states(finished, steps_of(finished)) if done} == set(expected)
 
 
 def test_the_diagram_of_a_study_shows_its_steps(tiny_study, tmp_path):
-    """Of a study with one device and one budget, without checks: an arrow for each need that no longer path implies."""
+    """The study has one device and one budget. Checks, and arrows that a longer path implies, are not drawn."""
     study = Study.load(tiny_study)
     run = Run.of(study.model_copy(update={"budgets": study.budgets[:1]}), tmp_path / "runs")
     below: dict[str, set[str]] = {}

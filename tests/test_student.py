@@ -147,7 +147,7 @@ def test_content_is_the_identity_of_the_teacher(run, study):
 
 @pytest.mark.parametrize("names", [("0", "1"), ("1", "0"), ("LABEL_0", "LABEL_1")])
 def test_stored_logits_are_the_teachers_in_the_order_of_texts_and_labels(run, study, names, monkeypatch):
-    monkeypatch.setattr("nas.pipeline.separate_teacher._PART", 100)
+    monkeypatch.setattr("nas.pipeline.separate_teacher._TEXTS_PER_PART", 100)
     folder = write_mpnet(study.parent / "mpnet", names)
     more = [f"w{number} w{number + 1} w3 w3 w3 w3 w3 w3 w3 w3 w3 w3 w3" for number in range(30)]
     Dataset.from_dict({"text": more}).to_parquet(study.parent / "more.parquet")
@@ -276,8 +276,8 @@ def test_a_teacher_that_is_compressed_must_be_there(tiny_study):
 def test_an_interruption_loses_one_part(run, monkeypatch):
     from nas.pipeline import separate_teacher
 
-    monkeypatch.setattr(separate_teacher, "_PART", 100)
-    compute, computed = separate_teacher._Answers._computed, []
+    monkeypatch.setattr(separate_teacher, "_TEXTS_PER_PART", 100)
+    compute, computed = separate_teacher._LogitsInParts._compute, []
 
     def stops(answers, texts):
         if len(computed) == 4:
@@ -285,7 +285,7 @@ def test_an_interruption_loses_one_part(run, monkeypatch):
         computed.append(len(texts))
         return compute(answers, texts)
 
-    monkeypatch.setattr(separate_teacher._Answers, "_computed", stops)
+    monkeypatch.setattr(separate_teacher._LogitsInParts, "_compute", stops)
     with pytest.raises(KeyboardInterrupt):
         bring_up_to_date(run, steps_of(run), "teacher-logits")
     assert teacher_is_absent(run)

@@ -109,9 +109,9 @@ def test_another_teacher_under_the_same_name_is_not_up_to_date(placed, name):
 @pytest.mark.parametrize(
     ("form", "steps"),
     [
-        ("nas.pipeline.prepare._DATA_FORM", ("teacher", "supernet", "front")),
-        ("nas.pipeline.prepare._TEACHER_FORM", ("teacher", "supernet", "front")),
-        ("nas.pipeline.supernets._FORM", ("supernet", "front")),
+        ("nas.pipeline.prepare._DATA_VERSION", ("teacher", "supernet", "front")),
+        ("nas.pipeline.prepare._TEACHER_VERSION", ("teacher", "supernet", "front")),
+        ("nas.pipeline.supernets._RESULT_VERSION", ("supernet", "front")),
         ("nas.pipeline.searches.EVALUATION", ("front",)),
     ],
 )
@@ -155,7 +155,7 @@ def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
     (checkpoints / "checkpoint-10" / "complete").touch()
     (run.folder / "steps" / "supernet.json").unlink()
     supernets.refuse_other_training(run)
-    monkeypatch.setattr(supernets, "_FORM", 99)
+    monkeypatch.setattr(supernets, "_RESULT_VERSION", 99)
     with pytest.raises(TrainingError, match="another version of nas started; finish it with that version, or remove"):
         supernets.refuse_other_training(Run(run.study, run.folder))
 
@@ -164,8 +164,8 @@ def test_candidates_are_evaluated_and_judged_on_the_processor_that_trains(run, m
     monkeypatch.setattr("nas.pipeline.searches.training_processor", lambda: "meta")
     assert searches.evaluation(run).processor == "meta"
     writer = exports._Writer(run, fine_tune=False)
-    assert writer.judge.processor == "meta"
-    assert {batch.inputs["input_ids"].device.type for batch in writer.judge.batches} == {"meta"}
+    assert writer.evaluator.processor == "meta"
+    assert {batch.inputs["input_ids"].device.type for batch in writer.evaluator.batches} == {"meta"}
 
 
 def test_inherited_weights_have_a_handicap_of_two_standard_errors():

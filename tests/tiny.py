@@ -1,4 +1,4 @@
-"""A tiny task, study and models that tests are made of."""
+"""Tiny tasks, studies, tokenizers and models for the tests."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ WORDS = [f"w{number}" for number in range(60)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 POSITIONS = 40
 PRINTED = "printed.json"
-"""What `nas run` said of a finished study, beside it."""
+"""The file next to a finished study that holds what `nas run` printed."""
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 _DISTILBERT_SIZES = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64}
 _NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
-# Every kind of teacher, by its model_type and what makes it one of the space "tiny" with POSITIONS usable positions.
+# Every kind of teacher: its model_type, and the settings that fit the space "tiny" with POSITIONS usable positions.
 TEACHERS = {
     "bert": ("bert", _SIZES),
     "roberta": ("roberta", _SIZES | {"max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1}),
@@ -51,31 +51,31 @@ TEACHERS = {
     ),
 }
 FAMILY_OF = {kind: family for kind, (family, _) in TEACHERS.items()}
-"""The family of each kind of teacher."""
+"""The model family of each kind of teacher."""
 
 
 def randomise(model: torch.nn.Module, seed: int = 0, scale: float = 0.4) -> torch.nn.Module:
-    """Give every parameter, norms and biases too, random values: zeros and ones hide mistakes.
+    """Give every parameter random values, including norms and biases, because zeros and ones would hide mistakes.
 
     The weights of norms are drawn around one, so that the outputs of different texts differ.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        scales = isinstance(module, torch.nn.LayerNorm)
+        is_norm = isinstance(module, torch.nn.LayerNorm)
         for name, parameter in module.named_parameters(recurse=False):
-            parameter.data.normal_(1.0 if scales and name == "weight" else 0.0, scale, generator=generator)
+            parameter.data.normal_(1.0 if is_norm and name == "weight" else 0.0, scale, generator=generator)
     return model.eval()
 
 
 def make_teacher(kind: str = "bert", outputs: int = 2, vocab_size: int = 90) -> PreTrainedModel:
-    """A stock classifier of a kind in TEACHERS, with the weights that transformers draws."""
+    """Return a classifier of transformers of a kind in TEACHERS, with randomly initialised weights."""
     family, settings = TEACHERS[kind]
     settings = {"vocab_size": vocab_size, "max_position_embeddings": POSITIONS, "num_labels": outputs} | settings
     return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **settings))
 
 
 def prepare_rows(folder: Path, train: int, test: int) -> TaskData:
-    """So many training rows, of which as many as there are test rows make the search set, tokenised."""
+    """Return tokenised splits of `train` training rows, `test` of which form the search set, and `test` test rows."""
     for name, count, seed in (("train", train, 0), ("test", test, 1)):
         make_rows(count, seed).to_parquet(folder / f"{name}.parquet")
     task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": test})
@@ -100,7 +100,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_rows(count: int, seed: int) -> Dataset:
-    """Texts of made-up words; the label says whether words below w30 are in the majority."""
+    """Return texts of made-up words. The label is 1 if more than half of the words are below w30, and 0 otherwise."""
     rng = random.Random(seed)
     texts = [rng.choices(range(60), k=rng.randint(3, 12)) for _ in range(count)]
     return Dataset.from_dict(
@@ -117,7 +117,7 @@ hidden_size = 32
 num_attention_heads = 4
 intermediate_size = 64
 """
-"""The sizes of the tiny teacher, as a search-space file has them."""
+"""The sizes of the tiny teacher, as in a search-space file."""
 FEW_BLOCKS = f"""
 name = "few"
 {TEACHER_TABLE}[dimensions]
@@ -130,7 +130,7 @@ embedding = ["none"]
 attention = ["none"]
 feed_forward = ["none", "int8"]
 """
-"""A search space whose profile takes a quarter of the measurements of "tiny": for tests of what comes after."""
+"""A search space whose profile takes a quarter of the measurements of "tiny", for tests of later steps."""
 
 
 _ON_THIS_MACHINE = """[search_space]
@@ -181,7 +181,7 @@ candidates = 2
 
 
 def write_tiny_study(folder: Path, kind: str = "bert") -> Path:
-    """A complete tiny study with its data and an unfinished teacher of a kind in TEACHERS; returns study.toml."""
+    """Write a tiny study, its data and an untrained teacher of a kind in TEACHERS; return the path of study.toml."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     make_tokenizer().save_pretrained(folder / "teacher")
@@ -194,11 +194,11 @@ def write_tiny_study(folder: Path, kind: str = "bert") -> Path:
 
 HUB_STUDY = TINY_STUDY.replace('train = "train.parquet"', 'hub = "someone/words"\ntrain = "train"')
 HUB_STUDY = HUB_STUDY.replace('"test.parquet"', '"test"').replace('"./teacher"', '"someone/bert"')
-"""The tiny study with teacher and data of the hub."""
+"""The tiny study with its teacher and data on the hub."""
 
 
 def fill_hub(hub: Hub, folder: Path) -> None:
-    """Put the tiny teacher, with a classifier that knows the task's two classes, and the tiny data set on a hub."""
+    """Add the tiny data set, and the tiny teacher with a classifier for its two classes, to a hub."""
     torch.manual_seed(0)
     make_tokenizer().save_pretrained(folder)
     make_teacher(vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder)
@@ -210,14 +210,14 @@ def fill_hub(hub: Hub, folder: Path) -> None:
 
 
 def as_parquet(rows: Dataset) -> bytes:
-    """The content of a Parquet file."""
+    """Return the rows as the content of a Parquet file."""
     stream = io.BytesIO()
     rows.to_parquet(stream)
     return stream.getvalue()
 
 
 def make_pairs(count: int, seed: int) -> Dataset:
-    """Two texts of made-up words each; the label is the share of words below w5 in both, from 0 to 5."""
+    """Return pairs of texts of made-up words. The label is five times the share of words below w5 in both texts."""
     rng = random.Random(seed)
     pairs = [[rng.choices(range(10), k=rng.randint(2, 6)) for _ in range(2)] for _ in range(count)]
     columns = {
@@ -263,7 +263,10 @@ candidates = 2
 
 
 def write_pair_study(folder: Path) -> Path:
-    """A tiny regression over pairs with an unfinished RoBERTa and its vocab.json and merges.txt; returns study.toml."""
+    """Write a tiny regression over pairs, with an untrained RoBERTa and its vocab.json and merges.txt.
+
+    Return the path of study.toml.
+    """
     torch.manual_seed(0)
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "w", "\u0120", "\u0120w", *map(str, range(10))]
     make_teacher("roberta", outputs=1, vocab_size=len(tokens)).save_pretrained(folder / "teacher")
@@ -277,7 +280,7 @@ def write_pair_study(folder: Path) -> Path:
 
 
 def make_labelled(count: int, seed: int) -> Dataset:
-    """Texts of made-up words, each with any of three labels: few words, a word below w5, a word from w55 on."""
+    """Return texts with up to three labels: fewer than 6 words, a word below w5, and a word from w55 on."""
     rng = random.Random(seed)
     texts = [rng.choices(range(60), k=rng.randint(3, 12)) for _ in range(count)]
     rules = {
@@ -299,7 +302,7 @@ LABEL_STUDY = PAIR_STUDY.replace('text = ["first", "second"]', 'text = ["text"]\
 
 
 def write_label_study(folder: Path) -> Path:
-    """A tiny task of several labels for each text with an unfinished BERT; returns study.toml."""
+    """Write a tiny multi-label task with an untrained BERT; return the path of study.toml."""
     torch.manual_seed(0)
     make_tokenizer().save_pretrained(folder / "teacher")
     make_teacher(outputs=3, vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder / "teacher")
@@ -311,8 +314,10 @@ def write_label_study(folder: Path) -> Path:
 
 
 def make_tagged(count: int, seed: int) -> Dataset:
-    """Lists of made-up words with IOB2 tags: a word below w8 begins a span, which words below w20 continue; so do words
-    from w55 on, of another type. One word in six is two words with a hyphen between them, of which the first counts.
+    """Return lists of made-up words with IOB2 tags.
+
+    A word below w8 begins a span of the type "low", which the following words below w20 continue. A word from w55 on is
+    a span of the type "high". One word in six consists of two with a hyphen between them; the first determines the tag.
     """
     rng = random.Random(seed)
     rows: dict[str, list[list[str]]] = {"words": [], "tags": []}
@@ -334,7 +339,7 @@ TAG_STUDY = PAIR_STUDY.replace('text = ["first", "second"]', 'text = ["words"]\n
 
 
 def write_tag_study(folder: Path, kind: str = "bert") -> Path:
-    """A tiny task of tags for words with an encoder that has no head; returns study.toml."""
+    """Write a tiny tagging task with an encoder that has no head; return the path of study.toml."""
     torch.manual_seed(0)
     make_tokenizer().save_pretrained(folder / "teacher")
     make_teacher(kind, vocab_size=len(SPECIAL + WORDS)).base_model.save_pretrained(folder / "teacher")
@@ -346,7 +351,7 @@ def write_tag_study(folder: Path, kind: str = "bert") -> Path:
 
 
 def named_architectures() -> dict[str, Architecture]:
-    """Points of the mixed space, without rounding, that random ones hardly ever are."""
+    """Return architectures of the mixed space, without quantisation, that are hardly ever drawn at random."""
 
     def layers(*settings: tuple[int, str, int, str, int]) -> Architecture:
         return Architecture(32, tuple(Layer(at, h, n, a, f, kept) for at, (h, a, n, f, kept) in enumerate(settings)))
@@ -364,7 +369,7 @@ def named_architectures() -> dict[str, Architecture]:
 
 
 def mixed_space() -> SearchSpace:
-    """The tiny space with every kind of compression choice, layers that drop tokens, and early exits."""
+    """Return the tiny space with every compression method, layers that drop tokens, and early exits."""
     choices = {
         "embedding": ["none", "int8", "int4", "low_rank(8)", "low_rank(8)+int8"],
         "attention": ["none", "int8", "low_rank(4)", "low_rank(4)+int8", "sparse(0.5)", "share", "skip"],
@@ -376,7 +381,7 @@ def mixed_space() -> SearchSpace:
 
 
 def make_ranked(queries: int, seed: int) -> Dataset:
-    """Queries with four to nine passages; those that hold the first word of the query are relevant.
+    """Return queries with four to nine passages. Passages that contain the first word of the query are relevant.
 
     About a third of the queries have no relevant passage.
     """
@@ -402,7 +407,7 @@ RANK_STUDY = PAIR_STUDY.replace(
 
 
 def write_rank_study(folder: Path) -> Path:
-    """A tiny ranking with an unfinished BERT; returns study.toml."""
+    """Write a tiny ranking task with an untrained BERT; return the path of study.toml."""
     torch.manual_seed(0)
     make_tokenizer().save_pretrained(folder / "teacher")
     make_teacher(outputs=1, vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder / "teacher")
@@ -415,13 +420,13 @@ def write_rank_study(folder: Path) -> Path:
 
 
 def make_texts(count: int, seed: int) -> list[str]:
-    """Texts of made-up words."""
+    """Return texts of made-up words."""
     rng = random.Random(seed)
     return [" ".join(rng.choices(WORDS, k=rng.randint(3, 10))) for _ in range(count)]
 
 
 def make_scored_pairs(count: int, seed: int) -> Dataset:
-    """Pairs of texts with the share of the first one's words that the second one has."""
+    """Return pairs of texts. The score is the share of the first text's words that are copied to the second text."""
     rng = random.Random(seed)
     columns: dict[str, list[str | float]] = {"first": [], "second": [], "score": []}
     for text in make_texts(count, seed):
@@ -470,7 +475,10 @@ candidates = 2
 
 
 def write_embedding_study(folder: Path, pooling: str = "mean", normalize: bool = True) -> Path:
-    """A tiny study of embeddings whose teacher is a folder as sentence-transformers writes it; returns study.toml."""
+    """Write a tiny embedding study whose teacher is a folder in the format of sentence-transformers.
+
+    Return the path of study.toml.
+    """
     torch.manual_seed(0)
     teacher = folder / "teacher"
     make_tokenizer().save_pretrained(teacher)

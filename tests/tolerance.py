@@ -1,12 +1,13 @@
-"""How near two computations of the same numbers must come, on any processor.
+"""Tolerances for comparing two computations of the same numbers, on any processor.
 
-Processors and libraries add the terms of a sum in different orders, so that results differ by roundings. A rounding is
-a share of the numbers that were added, not of what is left after they cancel. Differences are therefore compared with
-the largest magnitude of what is expected, or of `size` where what is expected is itself a difference.
+Processors and libraries add the terms of a sum in different orders, so results differ by rounding errors. A rounding
+error is proportional to the numbers that were added, not to their sum, which is smaller if they cancel. Differences are
+therefore compared with the largest magnitude of the expected values. If the expected values are themselves differences,
+`size` sets this magnitude.
 
-Comparisons without tolerance belong where the same operations run in the same order on one machine: what is read from
-a file again, slices, counts, digests. Figures that Python computes from the same double-precision numbers are compared
-by `pytest.approx`; shares of random draws by their standard error.
+Results are compared exactly if the same operations run in the same order on one machine: values that are read back from
+a file, slices, counts and digests. Numbers that Python computes from the same double-precision numbers are compared
+with `pytest.approx`, and shares of random draws with a multiple of their standard error.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ import torch
 NumberFormat = Literal["float32", "float16", "bf16", "int8"]
 
 RELATIVE: dict[NumberFormat, float] = {
-    # 256 roundings (2**-23). Of 2,300 comparisons of tiny networks under AVX-512, AVX2 and SSE instructions the worst
-    # differed by 45 roundings. A slice that is wrong by one row differs by 1,600 and more (test_tolerance.py).
+    # 256 rounding errors of 2**-23. In 2,300 comparisons of tiny networks under AVX-512, AVX2 and SSE instructions, the
+    # largest difference was 45 rounding errors. A slice that is wrong by one row differs by at least 1,600
+    # (test_tolerance.py).
     "float32": 2.0**-15,
-    # 8 roundings of weights (2**-11): the scale of attention lies in the queries, which are rounded with it or without.
+    # 8 rounding errors of weights (2**-11): the attention's scale may be folded into the weights of the query before or
+    # after they are rounded.
     "float16": 2.0**-8,
-    # 32 roundings (2**-9): products are rounded, of which a tiny network has some twenty in a row.
+    # 32 rounding errors of 2**-9: each matrix product is rounded, and a tiny network has about twenty in a row.
     "bf16": 2.0**-4,
-    # 8 steps of the 255 that activations have. Where float32's roundings move one across the middle between two steps,
-    # it is off by a step, which few texts see: most must be as near as in float32.
+    # 8 of the 255 steps of quantised activations. If a rounding error of float32 moves an activation across the middle
+    # between two steps, it is off by one step. This affects few texts, so most texts must be as close as in float32.
     "int8": 8 / 255,
 }
-"""The largest difference of each number format, as a share of the largest magnitude."""
+"""The largest allowed difference in each number format, relative to the largest magnitude."""
 
 Values = torch.Tensor | np.ndarray | Sequence[Any] | float
 
@@ -41,14 +44,14 @@ def _array(values: Values) -> np.ndarray:
 
 
 def slack(values: Values, number_format: NumberFormat = "float32") -> float:
-    """The difference that roundings may make between numbers as large as `values`."""
+    """Return the difference that rounding errors may cause between numbers as large as `values`."""
     return RELATIVE[number_format] * float(np.abs(_array(values)).max(initial=0.0))
 
 
 def is_same(
     found: Values, expected: Values, number_format: NumberFormat = "float32", size: Values | None = None
 ) -> bool:
-    """Whether two arrays of one shape differ by roundings alone. The first axis of `int8` is that of texts."""
+    """Whether two arrays of the same shape differ only by rounding errors. For `int8`, the first axis is the texts."""
     given, due, scale = _array(found), _array(expected), _array(expected if size is None else size)
     if given.shape != due.shape or not np.isfinite(given).all():
         return False
@@ -65,13 +68,14 @@ def assert_same(
     size: Values | None = None,
     of: str = "values",
 ) -> None:
-    """Fail with both sides where they differ by more than roundings."""
+    """Fail, and show both arrays, if they differ by more than rounding errors."""
     if not is_same(found, expected, number_format, size):
         given, due = _array(found), _array(expected)
-        assert given.shape == due.shape, f"{of}: {given.shape} in place of {due.shape}"
+        assert given.shape == due.shape, f"{of}: the shape is {given.shape} instead of {due.shape}"
         allowed = slack(expected if size is None else size, number_format)
         largest = np.abs(given - due).max()
         raise AssertionError(
-            f"{of} differ by up to {largest:.3g}, where {number_format} allows {allowed:.3g}"
-            f"{' and float32 for half of the texts' if number_format == 'int8' else ''}:\n{given}\nin place of\n{due}"
+            f"{of} differ by up to {largest:.3g}, but {number_format} allows {allowed:.3g}"
+            f"{', and for half of the texts only as much as float32' if number_format == 'int8' else ''}:\n{given}\n"
+            f"instead of\n{due}"
         )

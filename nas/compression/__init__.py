@@ -49,23 +49,23 @@ def compression(spec: str) -> Compression:
         raise ValueError(f"{spec!r} is not a compression method; use one of {', '.join(REGISTRY)}")
     kind, stored = REGISTRY[parts[1]], compression(parts[3]) if parts[3] else None
     if stored is not None and not (isinstance(stored, Format) and kind.takes(type(stored))):
-        able = " or ".join(formats_of(kind))
-        rule = f"can be stored as {able}" if able else "cannot be combined with a format"
+        formats = " or ".join(formats_of(kind))
+        rule = f"can be stored as {formats}" if formats else "cannot be combined with a format"
         raise ValueError(
             f"{kind.name} {rule}, but got {stored.spec!r}; "
-            f"{'use one of these formats' if able else 'use only one of the two'}"
+            f"{'use one of these formats' if formats else 'use only one of the two'}"
         )
-    found = kind.read(parts[2], stored)
-    if found.spec != spec:
+    method = kind.read(parts[2], stored)
+    if method.spec != spec:
         raise ValueError(
-            f"a compression method must be written in its standard form, but got {spec!r}; write {found.spec!r}"
+            f"a compression method must be written in its standard form, but got {spec!r}; write {method.spec!r}"
         )
-    return found
+    return method
 
 
 def matrix_compression(spec: str) -> MatrixCompression:
     """Parse a method for a block with weights of its own. Raises `ValueError` for any other, such as `skip`."""
-    found = compression(spec)
-    if not isinstance(found, MatrixCompression):
+    method = compression(spec)
+    if not isinstance(method, MatrixCompression):
         raise ValueError(f"{spec!r} gives the block no weights of its own; use another compression method")
-    return found
+    return method

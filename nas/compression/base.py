@@ -247,8 +247,8 @@ class Stored(MatrixCompression):
 
     def suits(self, rows: int, columns: int) -> bool:
         """Whether this method takes fewer bytes than its storage format would take without the method."""
-        own, alone = (choice.linear_bytes(rows, columns, bias=False) for choice in (self, self.stored))
-        return own < alone
+        own_bytes, format_bytes = (choice.linear_bytes(rows, columns, bias=False) for choice in (self, self.stored))
+        return own_bytes < format_bytes
 
     @property
     def names(self) -> frozenset[str]:

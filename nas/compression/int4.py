@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from nas.graph import GraphBuilder
 
 _INT4_LEVELS = 7
-_ZERO = 8
+_STORED_ZERO = 8
 """The stored value that represents zero, which is the default of the operators."""
-_BLOCK = 32
-_EXACT = 1
+_BLOCK_SIZE = 32
+_FULL_ACCURACY = 1
 """The `accuracy_level` of `MatMulNBits` that keeps activations in 32-bit floating point."""
-_DOMAIN = "com.microsoft"
+_OPERATOR_DOMAIN = "com.microsoft"
 
 
-def _rounded(weight: torch.Tensor) -> torch.Tensor:
+def _quantised_weight(weight: torch.Tensor) -> torch.Tensor:
     from torch.nn import functional
 
     from nas.compression.rounding import symmetric
 
     columns = weight.shape[-1]
-    blocks = functional.pad(weight, (0, -columns % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    blocks = functional.pad(weight, (0, -columns % _BLOCK_SIZE)).unflatten(-1, (-1, _BLOCK_SIZE))
     return symmetric(blocks, _INT4_LEVELS).flatten(-2)[..., :columns]
 
 
@@ -52,7 +52,7 @@ class Int4(Format):
         return NoCompression()
 
     def prepared(self, matrices: Matrices) -> Matrices:
-        return {"weight": _rounded(matrices["weight"])}
+        return {"weight": _quantised_weight(matrices["weight"])}
 
     def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional
@@ -62,39 +62,39 @@ class Int4(Format):
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
         from torch.nn import functional
 
-        return _rounded(functional.embedding(ids, matrices["weight"]))
+        return _quantised_weight(functional.embedding(ids, matrices["weight"]))
 
     def emit_linear(
         self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
     ) -> str:
         rows, columns = matrices["weight"].shape
-        packed, scales = _packed(matrices["weight"])
+        packed, scales = _packed_integers(matrices["weight"])
         product = graph.add(
             "MatMulNBits",
             x,
-            (store or graph.constant)(packed.reshape(rows, -1, _BLOCK // 2)),
+            (store or graph.constant)(packed.reshape(rows, -1, _BLOCK_SIZE // 2)),
             graph.constant(scales.reshape(-1)),
-            domain=_DOMAIN,
+            domain=_OPERATOR_DOMAIN,
             K=columns,
             N=rows,
             bits=4,
-            block_size=_BLOCK,
-            accuracy_level=_EXACT,
+            block_size=_BLOCK_SIZE,
+            accuracy_level=_FULL_ACCURACY,
         )
         return product if bias is None else graph.add("Add", product, graph.constant(bias))
 
     def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
         columns = matrices["weight"].shape[1]
-        packed, scales = _packed(matrices["weight"])
+        packed, scales = _packed_integers(matrices["weight"])
         stored = graph.constant(packed[:, : -(-columns // 2)])
         return graph.add(
             "GatherBlockQuantized",
             stored,
             ids,
             graph.constant(scales),
-            domain=_DOMAIN,
+            domain=_OPERATOR_DOMAIN,
             bits=4,
-            block_size=_BLOCK,
+            block_size=_BLOCK_SIZE,
             gather_axis=0,
             quantize_axis=1,
         )
@@ -103,14 +103,14 @@ class Int4(Format):
         return rows % 2 == columns % 2 == 0  # each byte holds two numbers of a row
 
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
-        blocks = -(-columns // _BLOCK)
-        return rows * blocks * (_BLOCK // 2 + 4) + 4 * rows * bias
+        blocks = -(-columns // _BLOCK_SIZE)
+        return rows * blocks * (_BLOCK_SIZE // 2 + 4) + 4 * rows * bias
 
     def table_bytes(self, rows: int, columns: int) -> int:
-        return rows * (columns // 2) + 4 * rows * -(-columns // _BLOCK)
+        return rows * (columns // 2) + 4 * rows * -(-columns // _BLOCK_SIZE)
 
 
-def _packed(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _packed_integers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return 4-bit integers, two per byte (rows, padded columns / 2), and their scales (rows, blocks).
 
     The first integer of each pair is in the low bits.
@@ -120,7 +120,7 @@ def _packed(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from nas.compression.rounding import SMALLEST_SCALE
 
     rows, columns = matrix.shape
-    blocks = np.pad(matrix, ((0, 0), (0, -columns % _BLOCK))).reshape(rows, -1, _BLOCK)
+    blocks = np.pad(matrix, ((0, 0), (0, -columns % _BLOCK_SIZE))).reshape(rows, -1, _BLOCK_SIZE)
     scale = np.maximum(np.abs(blocks).max(axis=2, keepdims=True), SMALLEST_SCALE * _INT4_LEVELS) / _INT4_LEVELS
-    integers = (np.round(blocks / scale).astype(np.int8) + _ZERO).astype(np.uint8).reshape(rows, -1)
+    integers = (np.round(blocks / scale).astype(np.int8) + _STORED_ZERO).astype(np.uint8).reshape(rows, -1)
     return integers[:, 0::2] | (integers[:, 1::2] << 4), scale[:, :, 0].astype(np.float32)

@@ -83,15 +83,15 @@ class Int8(Format):
     def emit_linear(
         self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
     ) -> str:
-        integers, scale = _integers(matrices["weight"], _PRODUCT_LEVELS)
+        integers, scale = _quantised_integers(matrices["weight"], _PRODUCT_LEVELS)
         quantised, x_scale, x_zero_point = graph.quantise_dynamically(x)
         product = graph.add("MatMulInteger", quantised, (store or graph.constant)(integers.T), x_zero_point)
         scales = graph.add("Mul", x_scale, graph.constant(scale[:, 0]))
-        real = graph.add("Mul", graph.cast_to_float(product), scales)
-        return real if bias is None else graph.add("Add", real, graph.constant(bias))
+        scaled = graph.add("Mul", graph.cast_to_float(product), scales)
+        return scaled if bias is None else graph.add("Add", scaled, graph.constant(bias))
 
     def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
-        integers, scale = _integers(matrices["weight"], _TABLE_LEVELS)
+        integers, scale = _quantised_integers(matrices["weight"], _TABLE_LEVELS)
         rows = graph.cast_to_float(graph.add("Gather", graph.constant(integers), ids, axis=0))
         return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids, axis=0))
 
@@ -102,7 +102,7 @@ class Int8(Format):
         return rows * columns + 4 * rows
 
 
-def _integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+def _quantised_integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
     """Return 8-bit integers (rows, columns), with `levels` on each side of zero, and their scales (rows, 1)."""
     import numpy as np
 

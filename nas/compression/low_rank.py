@@ -66,14 +66,14 @@ class LowRank(Stored):
         return {"left": (rows, self.rank), "right": (self.rank, columns)}
 
     def start_linear(self, weight: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        directions = self._leading(outputs).to(weight.dtype)
+        directions = self._leading_directions(outputs).to(weight.dtype)
         return {"left": directions, "right": directions.T @ weight}
 
     def start_table(self, table: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        directions = self._leading(outputs).to(table.dtype)
+        directions = self._leading_directions(outputs).to(table.dtype)
         return {"left": table @ directions, "right": directions.T}
 
-    def _leading(self, moment: torch.Tensor) -> torch.Tensor:
+    def _leading_directions(self, moment: torch.Tensor) -> torch.Tensor:
         """Return the `rank` eigenvectors with the largest eigenvalues as columns, in descending order."""
         import torch
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nas.compression.base import Arrays, Matrices
     from nas.graph import GraphBuilder
 
-_GROUP, _KEPT = 4, 2
+_GROUP_SIZE, _KEPT_PER_GROUP = 4, 2
 
 
 class Sparse(Stored):
@@ -43,7 +43,7 @@ class Sparse(Stored):
     @classmethod
     def read(cls, parameter: str | None, stored: Format | None) -> Self:
         stored = stored or NoCompression()
-        if parameter == f"{_KEPT}:{_GROUP}":
+        if parameter == f"{_KEPT_PER_GROUP}:{_GROUP_SIZE}":
             return cls(None, stored)
         try:
             share = float(parameter or "")
@@ -58,7 +58,7 @@ class Sparse(Stored):
 
     @property
     def form(self) -> str:
-        return f"sparse({_KEPT}:{_GROUP})" if self.share is None else f"sparse({self.share:g})"
+        return f"sparse({_KEPT_PER_GROUP}:{_GROUP_SIZE})" if self.share is None else f"sparse({self.share:g})"
 
     @property
     def runtimes(self) -> frozenset[str]:
@@ -69,19 +69,25 @@ class Sparse(Stored):
         return NoCompression()
 
     def suits(self, rows: int, columns: int) -> bool:
-        return super().suits(rows, columns) and (self.share is not None or rows % _GROUP == columns % _GROUP == 0)
+        return super().suits(rows, columns) and (
+            self.share is not None or rows % _GROUP_SIZE == columns % _GROUP_SIZE == 0
+        )
 
-    def _kept(self, columns: int) -> int:
+    def _kept_per_row(self, columns: int) -> int:
         """Return the number of non-zero weights per row."""
-        return columns * _KEPT // _GROUP if self.share is None else max(1, round(columns * (1.0 - self.share)))
+        return (
+            columns * _KEPT_PER_GROUP // _GROUP_SIZE
+            if self.share is None
+            else max(1, round(columns * (1.0 - self.share)))
+        )
 
     def _pruned(self, weight: torch.Tensor) -> torch.Tensor:
         import torch
 
         from nas.compression.rounding import straight_through
 
-        rows = weight.unflatten(-1, (-1, _GROUP)) if self.share is None else weight
-        count = _KEPT if self.share is None else self._kept(weight.shape[-1])
+        rows = weight.unflatten(-1, (-1, _GROUP_SIZE)) if self.share is None else weight
+        count = _KEPT_PER_GROUP if self.share is None else self._kept_per_row(weight.shape[-1])
         largest = rows.detach().abs().topk(count, dim=-1).indices
         mask = torch.zeros_like(rows).scatter_(-1, largest, 1.0)
         return straight_through(weight, weight * mask.view_as(weight))
@@ -102,6 +108,6 @@ class Sparse(Stored):
         return self.stored.emit_linear(graph, x, {"weight": pruned}, bias, graph.sparse_constant)
 
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
-        dense, kept = self.stored.linear_bytes(rows, columns, bias), rows * self._kept(columns)
-        number = self.stored.linear_bytes(1, 2, bias) - self.stored.linear_bytes(1, 1, bias)
-        return dense - number * (rows * columns - kept) + -(-rows * columns // 8)
+        dense_bytes, kept_count = self.stored.linear_bytes(rows, columns, bias), rows * self._kept_per_row(columns)
+        bytes_per_number = self.stored.linear_bytes(1, 2, bias) - self.stored.linear_bytes(1, 1, bias)
+        return dense_bytes - bytes_per_number * (rows * columns - kept_count) + -(-rows * columns // 8)

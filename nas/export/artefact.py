@@ -23,7 +23,7 @@ from nas.files import read_json, write_folder, write_json
 from nas.form import NetworkType
 from nas.graph import save
 from nas.model import CompactBert, CompactBertConfig
-from nas.model.modeling import for_users, types_named
+from nas.model.modeling import as_public_class, types_named
 from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
 from nas.sentence_modules import DENSE_FOLDER
@@ -65,7 +65,7 @@ def write_artefact(
 
     def fill(draft: Path) -> None:
         stock = fits_stock(model)
-        (to_stock(model) if stock else for_users(model)).save_pretrained(draft)
+        (to_stock(model) if stock else as_public_class(model)).save_pretrained(draft)
         if not stock:
             (draft / MODELING_FILE).write_text(modeling_source(model.config), encoding="utf-8")
         if model.config.network_type == "encoder":

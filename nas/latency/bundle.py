@@ -28,7 +28,7 @@ from nas.latency.record import LatencyRecord
 from nas.progress import track
 
 VERSION = 2
-_LARGEST_RESULT = 2**28
+_MAX_RESULT_BYTES = 2**28
 _README = """These commands measure {count} networks for `nas` on this device:
 
     pip install numpy onnxruntime
@@ -62,26 +62,26 @@ class Job:
 
     def write(self, path: Path, command: str) -> None:
         """Write the archive atomically. Its README shows `command`, which imports the result."""
-        write_atomically(path, lambda draft: self._fill(draft, command))
+        write_atomically(path, lambda draft: self._write_archive(draft, command))
 
-    def _fill(self, path: Path, command: str) -> None:
+    def _write_archive(self, path: Path, command: str) -> None:
         groups = [(part, rounds) for networks, rounds in self.groups for part in grouped(networks)]
         count = sum(len(networks) for networks, _ in groups) + len(self.memory)
         with tempfile.TemporaryDirectory(prefix="nas-bundle-") as folder, track("Writing networks", count) as progress:
-            inner = Path(folder) / "networks.zip"
-            with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+            networks_archive = Path(folder) / "networks.zip"
+            with zipfile.ZipFile(networks_archive, "w", zipfile.ZIP_DEFLATED) as archive:
                 numbers = iter(range(1, count + 1))
 
                 def items(networks: Mapping[str, Network]) -> list[dict[str, Any]]:
-                    found = []
+                    entries = []
                     for name, network in networks.items():
                         number = next(numbers)
                         draft = network if isinstance(network, Path) else Path(folder) / "draft.onnx"
                         item = item_of(self.device, name, network, draft, self.texts, self.tokens)
                         archive.write(draft, f"{number}.onnx")
-                        found.append(item | {"file": f"{number}.onnx"})
+                        entries.append(item | {"file": f"{number}.onnx"})
                         progress(number)
-                    return found
+                    return entries
 
                 job = {
                     "version": VERSION,
@@ -91,7 +91,7 @@ class Job:
                     "memory": items(self.memory),
                 }
             with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-                archive.write(inner, "networks.zip")
+                archive.write(networks_archive, "networks.zip")
                 archive.write(runner.__file__, "run.py")
                 archive.writestr("job.json", json.dumps(job))
                 archive.writestr("README.txt", _README.format(count=count, command=command))
@@ -108,21 +108,21 @@ class Job:
                 "study, the teacher or the device has changed; write the bundle again and measure it"
             )
         expected = {name for networks, _ in self.groups for name in networks}
-        found = {name for group in result.groups for name in group.samples_ms}
-        if found != expected or set(result.peak_memory_mb) != set(self.memory):
-            odd = sorted(expected ^ found) or sorted(set(result.peak_memory_mb) ^ set(self.memory))
+        measured = {name for group in result.groups for name in group.samples_ms}
+        if measured != expected or set(result.peak_memory_mb) != set(self.memory):
+            differing = sorted(expected ^ measured) or sorted(set(result.peak_memory_mb) ^ set(self.memory))
             raise DeviceError(
-                f"{path}: must have each network of the bundle once, but {odd[0]!r} is missing or unexpected; "
+                f"{path}: must have each network of the bundle once, but {differing[0]!r} is missing or unexpected; "
                 "measure again"
             )
         when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
         records: dict[str, LatencyRecord] = {}
         for networks, _ in self.groups:
-            reference, *others = networks
-            own = [group for group in result.groups if group.samples_ms.keys() & set(others or networks)]
-            for group in own:
+            reference, *other_names = networks
+            own_groups = [group for group in result.groups if group.samples_ms.keys() & set(other_names or networks)]
+            for group in own_groups:
                 self._check(path, group, reference)
-            parts = [records_of(self.device, group.model_dump(), result.environment, when) for group in own]
+            parts = [records_of(self.device, group.model_dump(), result.environment, when) for group in own_groups]
             records |= on_one_scale(parts, reference)
         return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
 
@@ -130,10 +130,10 @@ class Job:
         """Raise `DeviceError` if a group has no reference, or if the lengths have different numbers of samples."""
         if reference not in group.samples_ms:
             raise DeviceError(f"{path}: each group must have its reference, but a group has none; measure again")
-        for name, every in group.samples_ms.items():
+        for name, samples_by_length in group.samples_ms.items():
             lengths = 1 if name in self.tokens else len(self.device.lengths)
-            alike = len({len(taken) for taken in every}) == 1
-            if len(every) != lengths or not all(every) or not alike or name not in group.spread:
+            equal_counts = len({len(samples) for samples in samples_by_length}) == 1
+            if len(samples_by_length) != lengths or not all(samples_by_length) or not equal_counts or name not in group.spread:
                 raise DeviceError(
                     f"{path}: {name!r} must have samples of {lengths} lengths, equally many of each; measure again"
                 )
@@ -157,14 +157,14 @@ class _Result(Settings):
     def read(cls, path: Path) -> _Result:
         if not path.is_file():
             raise DeviceError(f"{path}: no such file; give the result.json that run.py wrote on the device")
-        if path.stat().st_size > _LARGEST_RESULT:
+        if path.stat().st_size > _MAX_RESULT_BYTES:
             raise DeviceError(
-                f"{path}: is larger than {_LARGEST_RESULT >> 20} MiB, so it is not a result; give the result.json of "
+                f"{path}: is larger than {_MAX_RESULT_BYTES >> 20} MiB, so it is not a result; give the result.json of "
                 "run.py"
             )
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as problem:
             first = problem.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "file"
-            raise DeviceError(f"{path}: {place}: {first['msg']}; give the result.json of run.py, unchanged") from None
+            location = ".".join(str(part) for part in first["loc"]) or "file"
+            raise DeviceError(f"{path}: {location}: {first['msg']}; give the result.json of run.py, unchanged") from None

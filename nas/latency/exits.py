@@ -17,7 +17,7 @@ from nas.latency.measure import NO_TEXTS, Network, Texts, measure
 from nas.latency.record import LatencyRecord, mixture
 from nas.model import CompactBert
 
-_CONFIDENT = 100.0
+_EXIT_BIAS = 100.0
 """A bias for one class that makes the confidence of every text exceed any threshold."""
 
 
@@ -40,26 +40,26 @@ def measure_with_exits(
 
 def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[float]]) -> dict[str, Network]:
     """Return the networks, with each model named in `exits` replaced by one model per depth, `<name>/<depth>`."""
-    every: dict[str, Network] = {}
+    expanded: dict[str, Network] = {}
     for name, network in networks.items():
         if name in exits:
             assert isinstance(network, CompactBert)
-            every |= {f"{name}/{depth}": model for depth, model in _forced(network)}
+            expanded |= {f"{name}/{depth}": model for depth, model in _models_by_exit_depth(network)}
         else:
-            every[name] = network
-    return every
+            expanded[name] = network
+    return expanded
 
 
 def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[float]]) -> dict[str, LatencyRecord]:
     """Return the records, with the records of a model's depths replaced by `<name>` (mixed) and `<name>/worst`."""
     records = dict(measured)
     for name, shares in exits.items():
-        depths = [records.pop(f"{name}/{depth}") for depth in range(1, len(shares) + 1)]
-        records |= {name: mixture(depths, shares), f"{name}/worst": depths[-1]}
+        records_by_depth = [records.pop(f"{name}/{depth}") for depth in range(1, len(shares) + 1)]
+        records |= {name: mixture(records_by_depth, shares), f"{name}/worst": records_by_depth[-1]}
     return records
 
 
-def _forced(
+def _models_by_exit_depth(
     model: CompactBert,
 ) -> Iterator[tuple[int, CompactBert]]:
     """Yield each depth with a copy of the model in which all texts exit at this depth and not before."""
@@ -69,5 +69,5 @@ def _forced(
             for number, layer in enumerate(forced.layers[:-1], 1):
                 layer.exit.weight.zero_()
                 layer.exit.bias.zero_()
-                layer.exit.bias[0] = _CONFIDENT if number == depth else 0.0
+                layer.exit.bias[0] = _EXIT_BIAS if number == depth else 0.0
         yield depth, forced

@@ -79,27 +79,27 @@ def measure(
     group as soon as the group has been measured. Raises `DeviceError` if the measuring process fails.
     """
     groups = grouped(networks)
-    parts: list[dict[str, LatencyRecord]] = []
+    records_by_group: list[dict[str, LatencyRecord]] = []
     with open_worker(device) as worker, track(title, rounds * len(groups)) as progress:
         for number, group in enumerate(groups):
             items = [
-                item_of(device, name, network, _file(worker, index, network), texts, tokens)
+                item_of(device, name, network, _network_file(worker, index, network), texts, tokens)
                 for index, (name, network) in enumerate(group.items())
             ]
             job = {"networks": items, "rounds": rounds}
-            found = worker.measure(job, partial(_advance, progress, number, rounds))
-            if found["noisy"]:
+            measured = worker.measure(job, partial(_report_progress, progress, number, rounds))
+            if measured["noisy"]:
                 say(f"{device.name}: other processes disturb this device; the last measurements are marked as noisy")
-            own = records_of(device, found, worker.environment)
-            keep(own)
-            parts.append(own)
+            group_records = records_of(device, measured, worker.environment)
+            keep(group_records)
+            records_by_group.append(group_records)
             for network, item in zip(group.values(), items, strict=True):
                 if not isinstance(network, Path):
                     Path(item["file"]).unlink(missing_ok=True)
-    return on_one_scale(parts, next(iter(networks), REFERENCE))
+    return on_one_scale(records_by_group, next(iter(networks), REFERENCE))
 
 
-def _advance(progress: Tracker, group: int, rounds: int, done: int) -> None:
+def _report_progress(progress: Tracker, group: int, rounds: int, done: int) -> None:
     """Report the progress over the rounds of all groups. A group that is measured repeatedly counts once."""
     progress(group * rounds + min(done, rounds))
 
@@ -110,7 +110,7 @@ def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
         return []
     reference, *names = networks
     starts = range(0, max(len(names), 1), GROUP)
-    return [{name: networks[name] for name in (reference, *names[at : at + GROUP])} for at in starts]
+    return [{name: networks[name] for name in (reference, *names[start : start + GROUP])} for start in starts]
 
 
 def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) -> dict[str, LatencyRecord]:
@@ -121,9 +121,9 @@ def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) 
     """
     if len(groups) < 2 or reference == REFERENCE:
         return {name: record for group in groups for name, record in group.items()}
-    level = median(group[reference].p50_ms for group in groups)
+    common_ms = median(group[reference].p50_ms for group in groups)
     scaled = [
-        {name: record.scaled(level / group[reference].p50_ms) for name, record in group.items()} for group in groups
+        {name: record.scaled(common_ms / group[reference].p50_ms) for name, record in group.items()} for group in groups
     ]
     records = {name: record for group in scaled for name, record in group.items()}
     return records | {reference: pooled([group[reference] for group in scaled])}
@@ -135,14 +135,14 @@ def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: 
     Each network is measured in a process of its own. The result is empty if the operating system does not report peak
     memory.
     """
-    found: dict[str, float] = {}
+    peaks: dict[str, float] = {}
     with open_worker(device) as worker, track(f"Memory on {device.name}", len(networks)) as progress:
         for number, (name, network) in enumerate(networks.items()):
-            peak = worker.peak_memory_mb(item_of(device, name, network, _file(worker, 0, network), texts, {}))
+            peak = worker.peak_memory_mb(item_of(device, name, network, _network_file(worker, 0, network), texts, {}))
             if peak is not None:
-                found[name] = peak
+                peaks[name] = peak
             progress(number + 1)
-    return found
+    return peaks
 
 
 def conditions(device: Device) -> dict[str, Any]:
@@ -160,10 +160,10 @@ def item_of(
     """
     lengths = (tokens[name],) if name in tokens else device.lengths
     with working_on(path):
-        return {"name": name, "file": str(path), "inputs": _written(device, network, path, texts, lengths)}
+        return {"name": name, "file": str(path), "inputs": _write_network(device, network, path, texts, lengths)}
 
 
-def _written(
+def _write_network(
     device: Device, network: Network, path: Path, texts: Texts, lengths: Iterable[int]
 ) -> list[dict[str, Any]]:
     """Write a network to `path` unless it is a file already, and return its inputs, one set for each length."""
@@ -177,31 +177,31 @@ def _written(
 
 
 def records_of(
-    device: Device, found: Mapping[str, Any], environment: dict[str, Any], when: str | None = None
+    device: Device, measured: Mapping[str, Any], environment: dict[str, Any], when: str | None = None
 ) -> dict[str, LatencyRecord]:
     """Return the records of a measured group by name.
 
     A network named `REFERENCE` gets no record: its latency becomes the `reference_ms` of the others.
     """
-    now = when or datetime.now(UTC).isoformat(timespec="seconds")
+    measured_at = when or datetime.now(UTC).isoformat(timespec="seconds")
     records = {
         name: LatencyRecord(
-            samples_ms=tuple(sample for taken in every for sample in taken),
+            samples_ms=tuple(sample for samples in samples_by_length for sample in samples),
             device=device,
             environment=environment,
-            measured_at=now,
-            spread=found["spread"][name],
-            drift=found["drift"],
-            noisy=found["noisy"],
+            measured_at=measured_at,
+            spread=measured["spread"][name],
+            drift=measured["drift"],
+            noisy=measured["noisy"],
         )
-        for name, every in found["samples_ms"].items()
+        for name, samples_by_length in measured["samples_ms"].items()
     }
     if reference := records.pop(REFERENCE, None):
         return {name: replace(record, reference_ms=reference.best_ms) for name, record in records.items()}
     return records
 
 
-def _file(worker: MeasurementWorker, number: int, network: Network) -> Path:
+def _network_file(worker: MeasurementWorker, number: int, network: Network) -> Path:
     return network if isinstance(network, Path) else worker.folder / f"{number}.network"
 
 

@@ -25,8 +25,8 @@ from nas.files import read_json, write_json
 from nas.form import Readout
 from nas.latency.record import throughput_per_s
 
-EMBEDDINGS_AND_CLASSIFIER, _FIRST = "ends/", "first_"
-_OUTER = (EMBEDDINGS_AND_CLASSIFIER, _FIRST)
+EMBEDDINGS_AND_CLASSIFIER, _FIRST_ONLY_PREFIX = "ends/", "first_"
+_OUTER_PREFIXES = (EMBEDDINGS_AND_CLASSIFIER, _FIRST_ONLY_PREFIX)
 """The name prefixes of the parts that `PartSums` counts as outer parts: embeddings with classifier, and blocks that
 compute only the first token."""
 
@@ -111,23 +111,23 @@ class Profile:
         parts = [part_sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
         shares = exits or (1.0,)  # one share per layer or, without exits, only one for the last layer
         depths = range(1, len(shares) + 1) if exits else (-1,)
-        costs = [self.fit.at(own[depth]) for depth in depths for own in parts]
+        costs = [self.fit.at(sums[depth]) for depth in depths for sums in parts]
         if len(costs) == 1:
-            median, high, expected = (costs[0] * share for share in self._spread)
+            median, p95, expected = (costs[0] * share for share in self._noise_factors)
         else:
             weights = [share / (len(parts) * len(self.noise)) for share in shares for _ in parts]
-            every, often = np.outer(costs, self.noise).ravel(), np.repeat(weights, len(self.noise))
-            median, high, expected = _summary(every, often)
+            latencies, latency_weights = np.outer(costs, self.noise).ravel(), np.repeat(weights, len(self.noise))
+            median, p95, expected = _summary(latencies, latency_weights)
         return {
             "p50_ms": median,
-            "p95_ms": high,
+            "p95_ms": p95,
             "expected_ms": expected,
-            "worst_ms": max(self.fit.at(own[-1]) for own in parts),
+            "worst_ms": max(self.fit.at(sums[-1]) for sums in parts),
             "throughput_per_s": throughput_per_s(self.device, expected),
         }
 
     @cached_property
-    def _spread(self) -> tuple[float, float, float]:
+    def _noise_factors(self) -> tuple[float, float, float]:
         """The median, 95th percentile and mean of the noise: factors on the latency if all texts take equally long."""
         return _summary(np.array(self.noise), np.full(len(self.noise), 1.0 / len(self.noise)))
 
@@ -145,20 +145,20 @@ class Profile:
         """Read a profile. Raises `DeviceError` if the file is missing or is not a profile."""
         values = read_json(path, DeviceError)
         try:
-            read = {
+            parsed = {
                 "device": Device(**values["device"]),
                 "fit": Fit(**values["fit"]),
                 "noise": tuple(values["noise"]),
                 "memory": tuple(values["memory"]) if values["memory"] else None,
             }
-            return cls(**values | read)
+            return cls(**values | parsed)
         except (KeyError, TypeError, ValueError):
             raise DeviceError(f"{path}: not a profile of this version; remove the file and run nas profile") from None
 
 
-def _summary(every: np.ndarray, often: np.ndarray) -> tuple[float, float, float]:
+def _summary(values: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
     """Return the weighted median, 95th percentile and mean of values; the weights sum to 1."""
-    return weighted_quantile(every, often, 0.5), weighted_quantile(every, often, 0.95), float(every @ often)
+    return weighted_quantile(values, weights, 0.5), weighted_quantile(values, weights, 0.95), float(values @ weights)
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
@@ -168,11 +168,11 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> 
     """
     order = np.argsort(values)
     order = order[weights[order] > 0.0]
-    sorted_values, reached = values[order], np.cumsum(weights[order])
-    place = min(int(np.searchsorted(reached, share - 1e-9)), len(sorted_values) - 1)
-    if abs(reached[place] - share) < 1e-9 and place + 1 < len(sorted_values):
-        return float(sorted_values[place : place + 2].mean())
-    return float(sorted_values[place])
+    sorted_values, cumulative = values[order], np.cumsum(weights[order])
+    index = min(int(np.searchsorted(cumulative, share - 1e-9)), len(sorted_values) - 1)
+    if abs(cumulative[index] - share) < 1e-9 and index + 1 < len(sorted_values):
+        return float(sorted_values[index : index + 2].mean())
+    return float(sorted_values[index])
 
 
 def part_sums(
@@ -185,20 +185,20 @@ def part_sums(
     """
 
     def cost(part: str, tokens: int) -> float:
-        known = table[part]
-        if str(tokens) in known:
-            return known[str(tokens)]
-        return float(np.interp(tokens, [int(at) for at in known], list(known.values())))
+        latencies = table[part]
+        if str(tokens) in latencies:
+            return latencies[str(tokens)]
+        return float(np.interp(tokens, [int(count) for count in latencies], list(latencies.values())))
 
-    found, inner, outer = list[PartSums](), 0.0, 0.0
+    sums, inner, outer = list[PartSums](), 0.0, 0.0
     for stage in stages(architecture, length, readout):
         for part, tokens in stage:
-            if part.startswith(_OUTER):
+            if part.startswith(_OUTER_PREFIXES):
                 outer += cost(part, tokens)
             else:
                 inner += cost(part, tokens)
-        found.append(PartSums(inner, outer))
-    return found
+        sums.append(PartSums(inner, outer))
+    return sums
 
 
 def stages(architecture: Architecture, length: int, readout: Readout = "first") -> Iterator[list[tuple[str, int]]]:
@@ -209,10 +209,10 @@ def stages(architecture: Architecture, length: int, readout: Readout = "first") 
     hidden, tokens = architecture.hidden_size, length
     yield [(f"{EMBEDDINGS_AND_CLASSIFIER}{hidden}/{architecture.embedding}", tokens)]
     layers = architecture.resolved
-    alone = first_token_from(layers, readout)
+    first_token_layer = first_token_from(layers, readout)
     for number, layer in enumerate(layers):
         options = ((block, *layer.option(block)) for block in LAYER_BLOCKS)
-        first_only = number >= alone
+        first_only = number >= first_token_layer
         stage = [
             (part_name(block, hidden, size, choice, first_only), tokens) for block, size, choice in options if size
         ]
@@ -224,4 +224,4 @@ def stages(architecture: Architecture, length: int, readout: Readout = "first") 
 
 def part_name(block: Block, hidden: int, size: int, choice: str, first_only: bool) -> str:
     """Return the name under which profiles store the latency of a block, for all tokens or only the first one."""
-    return f"{_FIRST if first_only else ''}{block}/{hidden}/{size}/{choice}"
+    return f"{_FIRST_ONLY_PREFIX if first_only else ''}{block}/{hidden}/{size}/{choice}"

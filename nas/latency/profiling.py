@@ -33,30 +33,30 @@ from nas.model import CompactBert, CompactBertConfig
 from nas.model.sizes import Sizes, stored_mb
 from nas.space import SearchSpace
 
-_METHOD = 13
+_METHOD_VERSION = 13
 """Increment this when blocks are measured or the fit is computed in a different way, so that profiles are rebuilt."""
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
-_FITTED, _HELD_OUT, _WEIGHED = 16, 24, 6
+_FITTED, _HELD_OUT, _MEMORY_MEASURED = 16, 24, 6
 """The numbers of whole networks that are measured for the fit (including the teacher, which the fit then does not use),
 to test the fit, and for peak memory."""
-_SHALLOW = 3
+_SHALLOW_EVERY = 3
 """One in this many random networks for the fit has the fewest layers that the space allows. Random sampling yields few
 such networks, but the fit needs some, because their latencies deviate from those of other networks."""
 _TEACHER = "teacher"
-_MOST_LENGTHS = 4
+_MAX_LENGTHS = 4
 """The largest number of text lengths at which blocks are measured; latencies in between are interpolated linearly."""
-_ALIKE = 1.5
+_MIN_SUM_RATIO = 1.5
 """All coefficients are fitted only if the largest sum of parts is at least this many times the smallest one."""
 _PENALTY = 0.1
 """The weight of the penalty on differences between slopes: the usual relative error of a measurement, divided by the
 expected difference between slopes."""
-_ALL = 10**6
+_KEEP_ALL_TOKENS = 10**6
 """A value of `keep_tokens` that is larger than the length of any text."""
-_MOST_ROWS = 4096
+_MAX_VOCABULARY = 4096
 """The largest vocabulary of the measured networks. A larger one would take longer to write, but look-ups would be as
 fast."""
-_NOISE = (np.arange(20) + 0.5) / 20
+_NOISE_PROBABILITIES = (np.arange(20) + 0.5) / 20
 """The probabilities of the quantiles that represent the distribution of latency at one length."""
 
 
@@ -82,21 +82,21 @@ class ProfileRecipe:
     @property
     def digest(self) -> str:
         """A digest that changes if different networks are measured, or if the method of measurement changes."""
-        measured = (_METHOD, _COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _WEIGHED, self.memory, self.seed)
+        measured = (_METHOD_VERSION, _COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _MEMORY_MEASURED, self.memory, self.seed)
         config = self.config
-        kind = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
+        config_values = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
         # Latency does not depend on the size of the vocabulary, but the teacher's memory does.
-        more: list[object] = [config.vocab_size] if self.memory else []
-        more += ["first layers"] if self.space.dimensions.exit_threshold else []
+        optional_values: list[object] = [config.vocab_size] if self.memory else []
+        optional_values += ["first layers"] if self.space.dimensions.exit_threshold else []
         form = NetworkForm(config.network_type, config.readout, config.normalize)
-        more += [asdict(form)] if form != NetworkForm() else []
-        more += [self.config.block_form] if self.config.block_form else []
-        return digest([self.device.model_dump(mode="json"), self.space.digest, kind, measured, *more])
+        optional_values += [asdict(form)] if form != NetworkForm() else []
+        optional_values += [self.config.block_form] if self.config.block_form else []
+        return digest([self.device.model_dump(mode="json"), self.space.digest, config_values, measured, *optional_values])
 
     @cached_property
     def base(self) -> CompactBertConfig:
-        """The teacher's configuration with a vocabulary of at most `_MOST_ROWS` tokens."""
-        rows = min(self.config.vocab_size, _MOST_ROWS)
+        """The teacher's configuration with a vocabulary of at most `_MAX_VOCABULARY` tokens."""
+        rows = min(self.config.vocab_size, _MAX_VOCABULARY)
         return CompactBertConfig(**self.config.to_dict() | {"vocab_size": rows})
 
     @cached_property
@@ -106,13 +106,13 @@ class ProfileRecipe:
         sub_networks = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
         fewest = len(self.space.layer_sets[0])
         for number in range(_FITTED - len(sub_networks)):
-            drawn = self._drawn(rng)
-            sub_networks[f"fitted_{number}"] = drawn if number % _SHALLOW else self._first_layers(drawn, fewest)
+            drawn = self._random_sub_network(rng)
+            sub_networks[f"fitted_{number}"] = drawn if number % _SHALLOW_EVERY else self._first_layers(drawn, fewest)
         for number in range(_HELD_OUT):
-            sub_networks[f"held_out_{number}"] = self._drawn(rng)
+            sub_networks[f"held_out_{number}"] = self._random_sub_network(rng)
         return sub_networks
 
-    def _drawn(self, rng: random.Random) -> Architecture:
+    def _random_sub_network(self, rng: random.Random) -> Architecture:
         """Return a random sub-network. If it has early exits, return a random number of its first layers without exits.
 
         With artificial weights, texts would exit after arbitrary layers, but the fit needs networks of every depth.
@@ -128,22 +128,22 @@ class ProfileRecipe:
 
     @cached_property
     def tokens(self) -> list[int]:
-        """The numbers of tokens at which blocks are measured: at most `_MOST_LENGTHS` of all numbers that occur."""
+        """The numbers of tokens at which blocks are measured: at most `_MAX_LENGTHS` of all numbers that occur."""
         longest = max(self.device.lengths)
         dropped = (kept for kept in self.space.dimensions.keep_tokens if kept < longest)
         needed = sorted({*self.device.lengths, *dropped})
-        if len(needed) <= _MOST_LENGTHS:
+        if len(needed) <= _MAX_LENGTHS:
             return needed
-        places = np.linspace(0, len(needed) - 1, _MOST_LENGTHS).round().astype(int)
-        return [needed[place] for place in places]
+        indices = np.linspace(0, len(needed) - 1, _MAX_LENGTHS).round().astype(int)
+        return [needed[index] for index in indices]
 
     @cached_property
     def reference(self) -> Network:
         """The network that is measured with every group: a large feed-forward block, as such blocks take most time."""
         sizes = self.space.dimensions
-        layer = Layer(_usual(self.space), sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
-        ends = Architecture(hidden_size=sizes.hidden_size[-1], layers=())
-        return BlockChain("feed_forward", layer, 1), self.base.with_architecture(ends)
+        layer = Layer(_template_layer(self.space), sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
+        architecture = Architecture(hidden_size=sizes.hidden_size[-1], layers=())
+        return BlockChain("feed_forward", layer, 1), self.base.with_architecture(architecture)
 
     def with_reference(self, networks: Mapping[str, Network]) -> dict[str, Network]:
         """Return the networks with the reference in front."""
@@ -160,11 +160,11 @@ class ProfileRecipe:
 
     def whole(self) -> dict[str, Network]:
         """Return the whole sub-networks as models, by the names of `sub_networks`."""
-        return {name: _network(self.base, architecture) for name, architecture in self.sub_networks.items()}
+        return {name: _artificial_network(self.base, architecture) for name, architecture in self.sub_networks.items()}
 
     def memory_measured(self) -> list[str]:
         """Return the names of the whole sub-networks whose peak memory is measured."""
-        return list(self.sub_networks)[:_WEIGHED] if self.memory else []
+        return list(self.sub_networks)[:_MEMORY_MEASURED] if self.memory else []
 
     def profile(
         self,
@@ -176,20 +176,20 @@ class ProfileRecipe:
 
         Raises `DeviceError` if peak memory is needed but the device does not report it.
         """
-        level = whole[_TEACHER].reference_ms
-        whole = {name: record.scaled(level / record.reference_ms) for name, record in whole.items()}
-        table = self._table(blocks, level)
+        reference_ms = whole[_TEACHER].reference_ms
+        whole = {name: record.scaled(reference_ms / record.reference_ms) for name, record in whole.items()}
+        table = self._table(blocks, reference_ms)
         # The fit does not use the teacher: its layers are all alike, which is untypical of sub-networks.
-        used = [name for name in self.sub_networks if name != _TEACHER and not name.startswith("held_out")]
-        held_out = [name for name in self.sub_networks if name.startswith("held_out")]
+        fitted_names = [name for name in self.sub_networks if name != _TEACHER and not name.startswith("held_out")]
+        held_out_names = [name for name in self.sub_networks if name.startswith("held_out")]
         parts = [
             part_sums(table, self.sub_networks[name], length, self.config.readout)[-1]
-            for name in used
+            for name in fitted_names
             for length in self.device.lengths
         ]
-        samples = [taken for name in used for taken in whole[name].by_length()]
-        medians = [float(np.median(taken)) for taken in samples]
-        noise = [np.quantile(taken, _NOISE) / median for taken, median in zip(samples, medians, strict=True)]
+        samples = [samples_of_length for name in fitted_names for samples_of_length in whole[name].by_length()]
+        medians = [float(np.median(samples_of_length)) for samples_of_length in samples]
+        noise = [np.quantile(samples_of_length, _NOISE_PROBABILITIES) / median for samples_of_length, median in zip(samples, medians, strict=True)]
         teacher = latency_metrics(whole[_TEACHER])
         memory = self._memory(peaks)
         if memory:
@@ -197,7 +197,7 @@ class ProfileRecipe:
         profile = Profile(
             device=self.device,
             environment=whole[_TEACHER].environment,
-            blocks_ms={part: {at: round(value, 5) for at, value in own.items()} for part, own in table.items()},
+            blocks_ms={part: {count: round(value, 5) for count, value in latencies.items()} for part, latencies in table.items()},
             fit=fitted(parts, medians),
             noise=tuple(np.median(noise, axis=0).round(4).tolist()),
             memory=memory,
@@ -207,11 +207,11 @@ class ProfileRecipe:
             noisy=any(record.noisy for record in (*blocks.values(), *whole.values())),
             readout=self.config.readout,
         )
-        predicted = [profile.predict_ms(self.sub_networks[name]) for name in held_out]
-        measured = [whole[name].p50_ms for name in held_out]
+        predicted = [profile.predict_ms(self.sub_networks[name]) for name in held_out_names]
+        measured = [whole[name].p50_ms for name in held_out_names]
         pairs = [
-            {"predicted_ms": round(expected, 4), "measured_ms": round(real, 4)}
-            for expected, real in zip(predicted, measured, strict=True)
+            {"predicted_ms": round(expected, 4), "measured_ms": round(actual, 4)}
+            for expected, actual in zip(predicted, measured, strict=True)
         ]
         return replace(profile, error=error_of(predicted, measured), held_out=pairs)
 
@@ -222,13 +222,13 @@ class ProfileRecipe:
             part, _, count = name.rpartition("@")
             copies = 1 if part.startswith(EMBEDDINGS_AND_CLASSIFIER) else _COPIES
             table.setdefault(part, {})[count] = record.best_ms / copies * reference_ms / record.reference_ms
-        table = {part: dict(sorted(own.items(), key=lambda item: int(item[0]))) for part, own in table.items()}
+        table = {part: dict(sorted(latencies.items(), key=lambda item: int(item[0]))) for part, latencies in table.items()}
         dimensions = self.space.dimensions
         for hidden in dimensions.hidden_size if dimensions.keep_tokens else ():
             heads = dimensions.num_attention_heads[-1]
             attention = table[part_name("attention", hidden, heads, "none", first_only=False)]
             dropping = table[f"dropping/{hidden}"]
-            table[f"dropping/{hidden}"] = {at: max(0.0, value - attention[at]) for at, value in dropping.items()}
+            table[f"dropping/{hidden}"] = {count: max(0.0, value - attention[count]) for count, value in dropping.items()}
         return table
 
     def _memory(self, peaks: Mapping[str, float]) -> tuple[float, float] | None:
@@ -239,8 +239,8 @@ class ProfileRecipe:
                 f"devices.{self.device.name}: its operating system does not report the peak memory of a process; "
                 "remove peak_memory_mb from the budgets of this device"
             )
-        known = Sizes(self.base)
-        sizes = [known.stored_mb(self.sub_networks[name]) for name in peaks]
+        model_sizes = Sizes(self.base)
+        sizes = [model_sizes.stored_mb(self.sub_networks[name]) for name in peaks]
         slope, offset = (
             np.polyfit(sizes, list(peaks.values()), 1) if len(set(sizes)) > 1 else (1.0, max(peaks.values()))
         )
@@ -253,51 +253,51 @@ def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None)
     The samples are stored in the file `parts`, so that an interrupted measurement can resume. `inputs` is a digest of
     the recipe and the machine; samples with another digest are not used.
     """
-    device, known = recipe.device, _Parts(parts, inputs, recipe.device)
-    blocks = known.measured("blocks")
-    missing = {name: found for name, found in recipe.blocks().items() if name not in blocks}
-    if missing:
-        networks = recipe.with_reference({name: network for name, (network, _) in missing.items()})
-        title, at, keep = f"Measuring blocks on {device.name}", recipe.tokens_of(missing), known.keeping("blocks")
-        blocks |= measure(device, networks, BLOCK_ROUNDS, title, recipe.texts, at, keep)
-    whole = known.measured("whole")
-    left = {name: network for name, network in recipe.whole().items() if name not in whole}
-    if left:
-        networks = recipe.with_reference(left)
-        title, at, keep = f"Measuring whole sub-networks on {device.name}", recipe.tokens_of({}), known.keeping("whole")
-        whole |= measure(device, networks, WHOLE_ROUNDS, title, recipe.texts, at, keep)
-    networks = {name: _network(recipe.base, recipe.sub_networks[name]) for name in recipe.memory_measured()}
+    device, stored = recipe.device, _StoredRecords(parts, inputs, recipe.device)
+    blocks = stored.measured("blocks")
+    missing_blocks = {name: block for name, block in recipe.blocks().items() if name not in blocks}
+    if missing_blocks:
+        networks = recipe.with_reference({name: network for name, (network, _) in missing_blocks.items()})
+        title, tokens, store = f"Measuring blocks on {device.name}", recipe.tokens_of(missing_blocks), stored.storing("blocks")
+        blocks |= measure(device, networks, BLOCK_ROUNDS, title, recipe.texts, tokens, store)
+    whole = stored.measured("whole")
+    missing_whole = {name: network for name, network in recipe.whole().items() if name not in whole}
+    if missing_whole:
+        networks = recipe.with_reference(missing_whole)
+        title, tokens, store = f"Measuring whole sub-networks on {device.name}", recipe.tokens_of({}), stored.storing("whole")
+        whole |= measure(device, networks, WHOLE_ROUNDS, title, recipe.texts, tokens, store)
+    networks = {name: _artificial_network(recipe.base, recipe.sub_networks[name]) for name in recipe.memory_measured()}
     peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
     return recipe.profile(blocks, whole, peaks)
 
 
-class _Parts:
+class _StoredRecords:
     """The stored records of an interrupted measurement. Records of another machine or recipe are ignored."""
 
     def __init__(self, path: Path | None, inputs: str, device: Device) -> None:
         self.path, self.device = path, device
-        self._found: dict[str, Any] = {"inputs": inputs, "blocks": {}, "whole": {}}
+        self._content: dict[str, Any] = {"inputs": inputs, "blocks": {}, "whole": {}}
         if path and path.exists():
-            found = read_json(path, DeviceError)
-            if found["inputs"] == inputs and found["environment"] == conditions(device):
-                self._found = found
+            content = read_json(path, DeviceError)
+            if content["inputs"] == inputs and content["environment"] == conditions(device):
+                self._content = content
 
     def measured(self, kind: str) -> dict[str, LatencyRecord]:
-        environment = self._found.get("environment", {})
+        environment = self._content.get("environment", {})
         return {
             name: LatencyRecord(tuple(samples), self.device, environment, when, noisy=noisy, reference_ms=reference)
-            for name, (samples, when, noisy, reference) in self._found[kind].items()
+            for name, (samples, when, noisy, reference) in self._content[kind].items()
         }
 
-    def keeping(self, kind: str) -> Any:
-        def keep(records: Mapping[str, LatencyRecord]) -> None:
+    def storing(self, kind: str) -> Any:
+        def store(records: Mapping[str, LatencyRecord]) -> None:
             for name, record in records.items():
-                self._found["environment"] = record.environment
-                self._found[kind][name] = (record.samples_ms, record.measured_at, record.noisy, record.reference_ms)
+                self._content["environment"] = record.environment
+                self._content[kind][name] = (record.samples_ms, record.measured_at, record.noisy, record.reference_ms)
             if self.path:
-                write_json(self.path, self._found)
+                write_json(self.path, self._content)
 
-        return keep
+        return store
 
 
 def fitted(parts: Sequence[PartSums], measured: Sequence[float]) -> Fit:
@@ -308,42 +308,42 @@ def fitted(parts: Sequence[PartSums], measured: Sequence[float]) -> Fit:
     hardly differ, only one factor is fitted.
     """
     (inner, outer), y = np.transpose(parts), np.asarray(measured)
-    whole = inner + outer
-    if whole.max() < _ALIKE * whole.min():
-        factor = float(np.median(y / whole))
+    totals = inner + outer
+    if totals.max() < _MIN_SUM_RATIO * totals.min():
+        factor = float(np.median(y / totals))
         return Fit(0.0, factor, factor)
-    knee = float(whole.mean())
-    design = np.stack([np.ones_like(y), inner, outer, np.minimum(whole, knee)], axis=1) / y[:, None]
+    knee = float(totals.mean())
+    design = np.stack([np.ones_like(y), inner, outer, np.minimum(totals, knee)], axis=1) / y[:, None]
     penalties = [[0.0, _PENALTY, -_PENALTY, 0.0], [0.0, 0.0, 0.0, _PENALTY]]
     design, target = np.vstack([design, penalties]), np.append(np.ones_like(y), np.zeros(len(penalties)))
-    offset, own_inner, own_outer, bend = lsq_linear(design, target, ([-np.inf, 0.0, 0.0, 0.0], np.inf)).x.tolist()
-    return Fit(offset, own_inner, own_outer, bend, knee)
+    offset, inner_slope, outer_slope, bend = lsq_linear(design, target, ([-np.inf, 0.0, 0.0, 0.0], np.inf)).x.tolist()
+    return Fit(offset, inner_slope, outer_slope, bend, knee)
 
 
 def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tuple[str, Network]]:
     for hidden in space.dimensions.hidden_size:
         config = base.with_architecture(Architecture(hidden_size=hidden, layers=()))
         for choice in space.compression.embedding:
-            ends = Architecture(hidden_size=hidden, layers=(), embedding=choice)
-            yield f"{EMBEDDINGS_AND_CLASSIFIER}{hidden}/{choice}", _network(base, ends)
+            architecture = Architecture(hidden_size=hidden, layers=(), embedding=choice)
+            yield f"{EMBEDDINGS_AND_CLASSIFIER}{hidden}/{choice}", _artificial_network(base, architecture)
         for block in LAYER_BLOCKS:
             for size, choice in space.options(block):
                 for first_only in ((False, True) if base.readout == "first" else (False,)) if size else ():
-                    layer = Layer(_usual(space), 1, 1).with_option(block, (size, choice))
+                    layer = Layer(_template_layer(space), 1, 1).with_option(block, (size, choice))
                     chain = BlockChain(block, layer, _COPIES, first_only)
                     yield part_name(block, hidden, size, choice, first_only), (chain, config)
         if space.dimensions.keep_tokens:
             # All tokens are kept, so that every copy computes the same number of tokens.
-            layer = Layer(_usual(space), space.dimensions.num_attention_heads[-1], 1, keep_tokens=_ALL)
+            layer = Layer(_template_layer(space), space.dimensions.num_attention_heads[-1], 1, keep_tokens=_KEEP_ALL_TOKENS)
             yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
 
 
-def _usual(space: SearchSpace) -> int:
+def _template_layer(space: SearchSpace) -> int:
     """Return the index of the layer that measured blocks imitate: the second, because the first may be untypical."""
     return min(1, space.teacher.num_hidden_layers - 1)
 
 
-def _network(base: CompactBertConfig, architecture: Architecture) -> CompactBert:
+def _artificial_network(base: CompactBertConfig, architecture: Architecture) -> CompactBert:
     with torch.no_grad():
         model = CompactBert(base.with_architecture(architecture))
     return with_repeating_weights(model).eval()

@@ -22,12 +22,12 @@ from nas.errors import DeviceError
 from nas.latency.workers import LocalWorker, Rounds
 from nas.progress import say
 
-_MOST_LOSSES = 5
-_PATIENCE_S = 30.0
+_MAX_LOSSES = 5
+_WAIT_TIMEOUT_S = 30.0
 """The seconds after which the worker reports that the node is missing or, on exit, stops waiting for the actor."""
 
 
-class _Keeper:
+class _MeasurementActor:
     """The Ray actor: a process on the device's node that owns a `LocalWorker` there."""
 
     def __init__(self, device: Device) -> None:
@@ -37,18 +37,18 @@ class _Keeper:
         return self._worker.environment
 
     def measure(self, group: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
-        with self._written(files):
-            return self._worker.measure(self._placed(group), lambda done: None)
+        with self._temporary_files(files):
+            return self._worker.measure(self._with_local_paths(group), lambda done: None)
 
     def peak_memory_mb(self, item: dict[str, Any], files: dict[str, bytes]) -> float | None:
-        with self._written(files):
-            return self._worker.peak_memory_mb(self._placed({"networks": [item]})["networks"][0])
+        with self._temporary_files(files):
+            return self._worker.peak_memory_mb(self._with_local_paths({"networks": [item]})["networks"][0])
 
     def close(self) -> None:
         self._worker.__exit__(None, None, None)
 
     @contextmanager
-    def _written(self, files: dict[str, bytes]) -> Iterator[None]:
+    def _temporary_files(self, files: dict[str, bytes]) -> Iterator[None]:
         for name, content in files.items():
             (self._worker.folder / name).write_bytes(content)
         try:
@@ -57,11 +57,11 @@ class _Keeper:
             for name in files:
                 (self._worker.folder / name).unlink()
 
-    def _placed(self, group: dict[str, Any]) -> dict[str, Any]:
+    def _with_local_paths(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return the group with the paths of its files on this node. A file is named after its index in the group."""
         items = [
-            item | {"file": str(self._worker.folder / f"{at}{Path(item['file']).suffix}")}
-            for at, item in enumerate(group["networks"])
+            item | {"file": str(self._worker.folder / f"{index}{Path(item['file']).suffix}")}
+            for index, item in enumerate(group["networks"])
         ]
         return group | {"networks": items}
 
@@ -76,55 +76,55 @@ class RayWorker:
     def __init__(self, device: Device) -> None:
         self.device = device
         connect_for_device(device.name)
-        self._files = TemporaryDirectory(prefix="nas-latency-")
-        self.folder = Path(self._files.name)
-        self._keeper: Any = None
+        self._temporary_folder = TemporaryDirectory(prefix="nas-latency-")
+        self.folder = Path(self._temporary_folder.name)
+        self._actor: Any = None
         self.environment: dict[str, Any] = {}
         try:
-            self.environment = self._ask("environment")
+            self.environment = self._call_actor("environment")
         except BaseException:
             self.__exit__(None, None, None)
             raise
 
     def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
         items = group["networks"]
-        found: dict[str, Any] = self._ask("measure", dict(group), _contents(items))
+        measured: dict[str, Any] = self._call_actor("measure", dict(group), _file_contents(items))
         progress(group["rounds"])
-        return found
+        return measured
 
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
-        found: float | None = self._ask("peak_memory_mb", dict(item), _contents([item]))
-        return found
+        peak: float | None = self._call_actor("peak_memory_mb", dict(item), _file_contents([item]))
+        return peak
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def _call_actor(self, method: str, *arguments: Any) -> Any:
         """Call a method of the actor. If the actor is lost, start another one and call it again."""
-        for _ in range(_MOST_LOSSES):
-            if self._keeper is None:
-                actor = ray.remote(num_cpus=0, resources={self.device.name: 1})(_Keeper)
-                self._keeper = actor.remote(self.device)
+        for _ in range(_MAX_LOSSES):
+            if self._actor is None:
+                actor_class = ray.remote(num_cpus=0, resources={self.device.name: 1})(_MeasurementActor)
+                self._actor = actor_class.remote(self.device)
                 if self.environment:
                     self._check_machine()
-            waiting = getattr(self._keeper, method).remote(*arguments)
-            while not ray.wait([waiting], timeout=_PATIENCE_S)[0]:
+            call = getattr(self._actor, method).remote(*arguments)
+            while not ray.wait([call], timeout=_WAIT_TIMEOUT_S)[0]:
                 if not ray.cluster_resources().get(self.device.name):
                     say(f"{self.device.name}: waiting for a Ray node that offers this resource")
             try:
-                return ray.get(waiting)
+                return ray.get(call)
             except RayActorError as problem:
                 origin = problem.args[0] if problem.args else None  # set if the actor's constructor failed
                 if isinstance(cause := getattr(origin, "cause", None), DeviceError):
                     raise cause from problem
                 say(f"{self.device.name}: its node or process was lost; measurements resume when it is back")
-                self._keeper = None
+                self._actor = None
             except RayTaskError as problem:
                 raise DeviceError(str(problem.cause)) from problem
         raise DeviceError(
-            f"devices.{self.device.name}: its Ray node was lost {_MOST_LOSSES} times while measuring; look for the "
+            f"devices.{self.device.name}: its Ray node was lost {_MAX_LOSSES} times while measuring; look for the "
             "cause in Ray's logs"
         )
 
     def _check_machine(self) -> None:
-        before, now = self.environment["fingerprint"], self._ask("environment")["fingerprint"]
+        before, now = self.environment["fingerprint"], self._call_actor("environment")["fingerprint"]
         if now != before:
             raise DeviceError(
                 f"devices.{self.device.name}: the node that replaced the lost one is another machine or has another "
@@ -138,18 +138,18 @@ class RayWorker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._keeper is not None:
+        if self._actor is not None:
             with suppress(RayActorError, GetTimeoutError):
-                ray.get(self._keeper.close.remote(), timeout=_PATIENCE_S)
-            ray.kill(self._keeper)
-        self._files.cleanup()
+                ray.get(self._actor.close.remote(), timeout=_WAIT_TIMEOUT_S)
+            ray.kill(self._actor)
+        self._temporary_folder.cleanup()
 
 
-def _contents(items: Any) -> dict[str, bytes]:
+def _file_contents(items: Any) -> dict[str, bytes]:
     """Return the contents of the networks' files, and of the weight files that OpenVINO has next to them.
 
     Each file is named after the index of its network in `items` and keeps its suffix.
     """
-    paths = [(at, Path(item["file"])) for at, item in enumerate(items)]
-    paths += [(at, path.with_suffix(".bin")) for at, path in paths if path.suffix == ".xml"]
-    return {f"{at}{path.suffix}": path.read_bytes() for at, path in paths}
+    paths = [(index, Path(item["file"])) for index, item in enumerate(items)]
+    paths += [(index, path.with_suffix(".bin")) for index, path in paths if path.suffix == ".xml"]
+    return {f"{index}{path.suffix}": path.read_bytes() for index, path in paths}

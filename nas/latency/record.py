@@ -15,9 +15,9 @@ import numpy as np
 
 from nas.device import Device
 
-_UNDISTURBED = 5
+_UNDISTURBED_PERCENTILE = 5
 """The percentile of the samples that is taken as the latency of an undisturbed run."""
-_MIXED = 1000
+_MIXTURE_SAMPLES = 1000
 """The number of samples in the record that `mixture` returns."""
 
 
@@ -50,7 +50,7 @@ class LatencyRecord:
     @property
     def best_ms(self) -> float:
         """The latency of an undisturbed run: a low percentile, because disturbances only add time."""
-        return self.percentile_ms(_UNDISTURBED)
+        return self.percentile_ms(_UNDISTURBED_PERCENTILE)
 
     def scaled(self, factor: float) -> LatencyRecord:
         """Return the record of a machine that takes `factor` times as long."""
@@ -144,7 +144,7 @@ def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> Latenc
     """
     samples: list[float] = []
     for record, share in zip(records, shares, strict=True):
-        count = round(_MIXED * share)
+        count = round(_MIXTURE_SAMPLES * share)
         samples += np.quantile(record.samples_ms, (np.arange(count) + 0.5) / max(count, 1)).tolist()
     return replace(records[-1], samples_ms=tuple(samples))
 
@@ -156,12 +156,12 @@ def error_of(predicted: list[float], measured: list[float]) -> dict[str, float]:
     """
     from scipy.stats import kendalltau
 
-    expected, found = np.asarray(predicted), np.asarray(measured)
-    relative = np.abs(expected - found) / found
-    tau = float(kendalltau(expected, found).statistic) if len(found) > 1 else 1.0
+    predictions, measurements = np.asarray(predicted), np.asarray(measured)
+    relative = np.abs(predictions - measurements) / measurements
+    tau = float(kendalltau(predictions, measurements).statistic) if len(measurements) > 1 else 1.0
     return {
         "mape": round(float(relative.mean()), 4),
         "worst": round(float(relative.max()), 4),
         "kendall_tau": round(tau if np.isfinite(tau) else 0.0, 4),
-        "networks": len(found),
+        "networks": len(measurements),
     }

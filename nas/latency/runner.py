@@ -43,13 +43,13 @@ _SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
 """At the start of each turn a network runs untimed, because it is slow until its own data have replaced the data of the
 previous network in the caches. There are many short turns, because a disturbance of the machine lasts longer than one
 run."""
-_MOST_SAMPLES, _FEWEST_SAMPLES = 12, 2
-_WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABLE = 1.0, 3, 0.05
-_REFERENCE_SAMPLES, _BETWEEN = 12, 10
+_MAX_SAMPLES, _MIN_SAMPLES = 12, 2
+_WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABILITY_TOLERANCE = 1.0, 3, 0.05
+_REFERENCE_SAMPLES, _TURNS_BETWEEN = 12, 10
 """How many times the reference is timed before and after all others, and how many turns of other networks lie between
 its additional turns."""
 _ATTEMPTS = 3
-_MOST_DRIFT, _MOST_SPREAD = 0.1, 0.15
+_MAX_DRIFT, _MAX_SPREAD = 0.1, 0.15
 _MB = 1e6
 
 
@@ -88,12 +88,12 @@ def measure_group(
     - `noisy`: whether even the best attempt was disturbed
     """
     networks = {item["name"]: load(item, device, _inputs(item)) for item in group["networks"]}
-    pace = {name: sum(_warm_up(run, device["warm_up"], clock) for run in runs) for name, runs in networks.items()}
+    warm_up_ms = {name: sum(_warm_up(run, device["warm_up"], clock) for run in runs) for name, runs in networks.items()}
     best: dict[str, Any] = {}
     for attempt in range(1, _ATTEMPTS + 1):
-        found = _measure_once(networks, pace, group["rounds"], clock, say)
-        if not best or (found["noisy"], _disturbance(found)) < (best["noisy"], _disturbance(best)):
-            best = found
+        result = _measure_once(networks, warm_up_ms, group["rounds"], clock, say)
+        if not best or (result["noisy"], _disturbance(result)) < (best["noisy"], _disturbance(best)):
+            best = result
         best["attempts"] = attempt
         if not best["noisy"]:
             break
@@ -103,36 +103,36 @@ def measure_group(
 
 def _measure_once(
     networks: Mapping[str, list[Run]],
-    pace: Mapping[str, float],
+    warm_up_ms: Mapping[str, float],
     rounds: int,
     clock: Clock,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    rng, names, first = random.Random(0), sorted(networks), next(iter(networks))
+    rng, names, reference_name = random.Random(0), sorted(networks), next(iter(networks))
     samples: dict[str, list[list[float]]] = {name: [[] for _ in networks[name]] for name in names}
-    reference = networks[first][0]
+    reference = networks[reference_name][0]
 
     def reference_ms() -> float:
         return float(np.median([clock(reference) for _ in range(_REFERENCE_SAMPLES)]))
 
-    before = reference_ms()
+    reference_before = reference_ms()
     for done in range(rounds):
         rng.shuffle(names)
-        for name in _with_turns_of(first, names):
-            count = int(min(max(_TURN_SECONDS * 1e3 / pace[name], _FEWEST_SAMPLES), _MOST_SAMPLES))
-            for taken, run in zip(samples[name], networks[name]):  # noqa: B905 (older Pythons on targets)
+        for name in _with_reference_turns(reference_name, names):
+            count = int(min(max(_TURN_SECONDS * 1e3 / warm_up_ms[name], _MIN_SAMPLES), _MAX_SAMPLES))
+            for times, run in zip(samples[name], networks[name]):  # noqa: B905 (older Pythons on targets)
                 _settle(run, clock, _SETTLING_SECONDS / len(networks[name]))
-                taken += [clock(run) for _ in range(count)]
+                times += [clock(run) for _ in range(count)]
         say(f"{ROUND}{done + 1}")
-    drift = abs(reference_ms() / before - 1.0)
-    spread = {name: float(np.median([_spread(taken) for taken in samples[name]])) for name in names}
-    noisy = drift > _MOST_DRIFT or float(np.median(list(spread.values()))) > _MOST_SPREAD
+    drift = abs(reference_ms() / reference_before - 1.0)
+    spread = {name: float(np.median([_spread(times) for times in samples[name]])) for name in names}
+    noisy = drift > _MAX_DRIFT or float(np.median(list(spread.values()))) > _MAX_SPREAD
     return {"samples_ms": samples, "spread": spread, "drift": drift, "noisy": noisy}
 
 
-def _with_turns_of(reference: str, names: Sequence[str]) -> Iterator[str]:
-    for place, name in enumerate(names):
-        if place and place % _BETWEEN == 0:
+def _with_reference_turns(reference: str, names: Sequence[str]) -> Iterator[str]:
+    for index, name in enumerate(names):
+        if index and index % _TURNS_BETWEEN == 0:
             yield reference
         yield name
 
@@ -142,10 +142,10 @@ def _settle(run: Run, clock: Clock, seconds: float) -> None:
 
     The runs use `clock`, although the times are ignored, because it waits until a GPU has finished.
     """
-    ends = time.perf_counter() + seconds
+    deadline = time.perf_counter() + seconds
     for _ in range(_SETTLING_RUNS):
         clock(run)
-        if time.perf_counter() > ends:
+        if time.perf_counter() > deadline:
             break
 
 
@@ -154,28 +154,28 @@ def _spread(samples: list[float]) -> float:
     return float((high - low) / middle)
 
 
-def _disturbance(found: Mapping[str, Any]) -> float:
-    return float(found["drift"] / _MOST_DRIFT + np.median(list(found["spread"].values())) / _MOST_SPREAD)
+def _disturbance(result: Mapping[str, Any]) -> float:
+    return float(result["drift"] / _MAX_DRIFT + np.median(list(result["spread"].values())) / _MAX_SPREAD)
 
 
-def _warm_up(run: Run, fewest: int, clock: Clock) -> float:
-    """Run a network at least `fewest` times and until it is stable; return the shortest time of a run, in milliseconds.
+def _warm_up(run: Run, min_runs: int, clock: Clock) -> float:
+    """Run a network at least `min_runs` times and until it is stable; return the shortest time of a run, in milliseconds.
 
     If the times do not become stable, stop after `_WARM_UP_SECONDS`.
     """
-    took: list[float] = []
+    times: list[float] = []
     while True:
-        took.append(clock(run))
-        last, earlier = took[-_WARM_UP_WINDOW:], took[-2 * _WARM_UP_WINDOW : -_WARM_UP_WINDOW]
-        stable = len(earlier) == _WARM_UP_WINDOW and min(last) >= (1.0 - _STABLE) * min(earlier)
-        if len(took) >= fewest and (stable or sum(took) > _WARM_UP_SECONDS * 1e3):
-            return min(took)
+        times.append(clock(run))
+        last, earlier = times[-_WARM_UP_WINDOW:], times[-2 * _WARM_UP_WINDOW : -_WARM_UP_WINDOW]
+        stable = len(earlier) == _WARM_UP_WINDOW and min(last) >= (1.0 - _STABILITY_TOLERANCE) * min(earlier)
+        if len(times) >= min_runs and (stable or sum(times) > _WARM_UP_SECONDS * 1e3):
+            return min(times)
 
 
 def answer(
-    device: Mapping[str, Any], asked: Iterable[Mapping[str, Any]], load: Load, clock: Clock = wall_clock
+    device: Mapping[str, Any], requests: Iterable[Mapping[str, Any]], load: Load, clock: Clock = wall_clock
 ) -> None:
-    """Print the environment and then the answer to each request in `asked`, each as one line of JSON.
+    """Print the environment and then the answer to each request in `requests`, each as one line of JSON.
 
     A request is a group to measure, or `{"memory": item}` for the peak memory of one network. If an `OSError` occurs,
     the process prints its message to standard error and ends.
@@ -187,11 +187,11 @@ def answer(
     try:
         prepare_process(device)
         reply(environment(device))
-        for group in asked:
-            if "memory" in group:
-                reply(peak_memory_mb(group["memory"], device, load))
+        for request in requests:
+            if "memory" in request:
+                reply(peak_memory_mb(request["memory"], device, load))
             else:
-                reply(measure_group(group, device, load, clock, lambda line: print(line, flush=True)))
+                reply(measure_group(request, device, load, clock, lambda line: print(line, flush=True)))
     except OSError as problem:
         sys.exit(str(problem))
 
@@ -219,23 +219,23 @@ def peak_memory_apart(item: Mapping[str, Any], device: Mapping[str, Any]) -> flo
 
     The item names the network's file by its full path. Raises `OSError` if the process fails.
     """
-    apart = ["-P"] if sys.version_info >= (3, 11) else []  # keeps files in this folder from shadowing modules
-    command = [sys.executable, *apart, str(Path(__file__).resolve()), "--memory"]
+    flags = ["-P"] if sys.version_info >= (3, 11) else []  # keeps files in this folder from shadowing modules
+    command = [sys.executable, *flags, str(Path(__file__).resolve()), "--memory"]
     job = json.dumps({"item": item, "device": device})
-    done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
-    if done.returncode:
-        why = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise OSError(f"measuring the peak memory of a network failed: {why[-1]}")
-    found: float | None = json.loads(done.stdout)
-    return found
+    process = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
+    if process.returncode:
+        error_lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise OSError(f"measuring the peak memory of a network failed: {error_lines[-1]}")
+    peak: float | None = json.loads(process.stdout)
+    return peak
 
 
 def _inputs(item: Mapping[str, Any]) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
-    return [{name: _value(spec, rng) for name, spec in inputs.items()} for inputs in item["inputs"]]
+    return [{name: _input_array(spec, rng) for name, spec in inputs.items()} for inputs in item["inputs"]]
 
 
-def _value(spec: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
+def _input_array(spec: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
     if spec["kind"] == "float":
         return rng.standard_normal(spec["shape"], dtype=np.float32)
     if spec["kind"] == "ones":
@@ -258,8 +258,8 @@ def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> A
     # Otherwise idle threads of the session that ran last keep spinning on the cores that the current session needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     provider = f"{'CUDA' if processor == 'cuda' else 'CPU'}ExecutionProvider"
-    able = provider in onnxruntime.get_available_providers()
-    session = onnxruntime.InferenceSession(source, options, providers=[provider]) if able else None
+    available = provider in onnxruntime.get_available_providers()
+    session = onnxruntime.InferenceSession(source, options, providers=[provider]) if available else None
     if session is None or session.get_providers()[0] != provider:  # without this check it would silently use the CPU
         raise OSError(f"onnxruntime: {provider} does not work here; install onnxruntime-gpu with CUDA and cuDNN")
     return session
@@ -284,23 +284,23 @@ def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mappi
     `source` is an ONNX or OpenVINO file.
     """
     request = openvino_request(source, device["threads"], device["number_format"])
-    known = {port.get_any_name() for port in request.get_compiled_model().inputs}
+    input_names = {port.get_any_name() for port in request.get_compiled_model().inputs}
 
-    def run_on(fed: dict[str, np.ndarray]) -> Run:
-        return lambda: list(request.infer(fed).values())
+    def run_on(values: dict[str, np.ndarray]) -> Run:
+        return lambda: list(request.infer(values).values())
 
-    return [run_on({name: value for name, value in every.items() if name in known}) for every in inputs]
+    return [run_on({name: value for name, value in every.items() if name in input_names}) for every in inputs]
 
 
 def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
     """Return, for each set of inputs, a function that runs an ONNX network. Inputs that it lacks are ignored."""
     session = onnx_session(source, device["threads"], device["processor"])
-    known = {value.name for value in session.get_inputs()}
+    input_names = {value.name for value in session.get_inputs()}
 
     def run_on(fed: dict[str, np.ndarray]) -> Run:
         return lambda: session.run(None, fed)
 
-    return [run_on({name: value for name, value in every.items() if name in known}) for every in inputs]
+    return [run_on({name: value for name, value in every.items() if name in input_names}) for every in inputs]
 
 
 def environment(device: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,7 +309,7 @@ def environment(device: Mapping[str, Any]) -> dict[str, Any]:
     The entry `fingerprint` is a hash of all others.
     """
     flags = cpuinfo("flags") or cpuinfo("Features")
-    described = {
+    conditions = {
         "processor": cpuinfo("model name") or platform.processor() or platform.machine(),
         "instructions": hashlib.sha256(flags.encode()).hexdigest()[:16],
         "bf16": "bf16" in flags,
@@ -324,9 +324,9 @@ def environment(device: Mapping[str, Any]) -> dict[str, Any]:
     if device["processor"] == "cuda":
         cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
         models = (line for card in cards for line in _read(str(card)).splitlines() if "Model" in line)
-        described["gpus"] = ", ".join(models)
-    text = json.dumps(described, sort_keys=True)
-    return {**described, "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16]}
+        conditions["gpus"] = ", ".join(models)
+    text = json.dumps(conditions, sort_keys=True)
+    return {**conditions, "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def cpuinfo(key: str) -> str:
@@ -361,24 +361,24 @@ class _Archive:
         """Measure everything that has not been measured yet, then write `result.json` atomically."""
         partial = self.folder / "result.partial.json"
         conditions = environment(self.device)
-        found = json.loads(partial.read_text()) if partial.exists() else {}
-        if found.get("job") != self.job["digest"] or found.get("environment") != conditions:
-            found = {"job": self.job["digest"], "environment": conditions, "groups": [], "peak_memory_mb": {}}
+        results = json.loads(partial.read_text()) if partial.exists() else {}
+        if results.get("job") != self.job["digest"] or results.get("environment") != conditions:
+            results = {"job": self.job["digest"], "environment": conditions, "groups": [], "peak_memory_mb": {}}
         prepare_process(self.device)
-        for group in self.job["groups"][len(found["groups"]) :]:
-            print(f"Measuring group {len(found['groups']) + 1} of {len(self.job['groups'])}", flush=True)
-            found["groups"].append(measure_group(group, self.device, self.load))
-            _write(partial, found)
+        for group in self.job["groups"][len(results["groups"]) :]:
+            print(f"Measuring group {len(results['groups']) + 1} of {len(self.job['groups'])}", flush=True)
+            results["groups"].append(measure_group(group, self.device, self.load))
+            _write_json(partial, results)
         for item in self.job["memory"]:
-            if item["name"] not in found["peak_memory_mb"]:
+            if item["name"] not in results["peak_memory_mb"]:
                 path = Path(self.networks.extract(item["file"], self.folder))
-                found["peak_memory_mb"][item["name"]] = peak_memory_apart({**item, "file": str(path)}, self.device)
+                results["peak_memory_mb"][item["name"]] = peak_memory_apart({**item, "file": str(path)}, self.device)
                 path.unlink()
-                _write(partial, found)
+                _write_json(partial, results)
         os.replace(partial, self.folder / "result.json")  # noqa: PTH105
 
 
-def _write(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: Any) -> None:
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(value))
     os.replace(draft, path)  # noqa: PTH105

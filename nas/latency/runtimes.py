@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Inputs = Mapping[str, np.ndarray]
 
 M = TypeVar("M", bound="torch.nn.Module")
-_PERIOD = 4096
+_WEIGHT_PERIOD = 4096
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ class OnnxRuntime(Runtime):
         hidden = graph.input("hidden", TensorProto.FLOAT, shape)
         # If only the first token is computed, every copy reads all tokens. Each copy gets an input of its own, because
         # otherwise the copies would share the quantisation of these tokens.
-        apart = chain.copies if chain.first_only and chain.kind == "attention" else 1
-        tokens = [hidden, *(graph.input(f"hidden_{copy}", TensorProto.FLOAT, shape) for copy in range(1, apart))]
+        input_count = chain.copies if chain.first_only and chain.kind == "attention" else 1
+        tokens = [hidden, *(graph.input(f"hidden_{copy}", TensorProto.FLOAT, shape) for copy in range(1, input_count))]
         mask = emit_mask(graph, graph.input("attention_mask", TensorProto.INT64, (None, None)))
         reader = emit_first(graph, hidden) if chain.first_only else hidden
         for copy, layer in enumerate(_layers(chain, config)):
             if chain.kind == "attention":
-                read = tokens[copy] if chain.first_only else reader
-                reader, weights = emit_attention(graph, config, layer.attention, reader, read, mask)
+                tokens_read = tokens[copy] if chain.first_only else reader
+                reader, weights = emit_attention(graph, config, layer.attention, reader, tokens_read, mask)
                 if layer.keep_tokens:
                     reader, mask = emit_most_attended(graph, reader, mask, weights, layer.keep_tokens)
             else:
@@ -129,11 +129,11 @@ class OnnxRuntime(Runtime):
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
         session = onnx_session(str(path), device.threads, device.processor)
-        known, asked = ([value.name for value in found] for found in (session.get_inputs(), session.get_outputs()))
+        input_names, output_names = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
 
         def run(inputs: Inputs) -> dict[str, np.ndarray]:
-            fed = {name: value for name, value in inputs.items() if name in known}
-            return dict(zip(asked, session.run(asked, fed), strict=True))
+            fed = {name: value for name, value in inputs.items() if name in input_names}
+            return dict(zip(output_names, session.run(output_names, fed), strict=True))
 
         return run
 
@@ -154,12 +154,12 @@ class OpenVino(OnnxRuntime):
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
         request = openvino_request(str(path), device.threads, device.number_format)
-        known = {port.get_any_name() for port in request.get_compiled_model().inputs}
+        input_names = {port.get_any_name() for port in request.get_compiled_model().inputs}
 
         def run(inputs: Inputs) -> dict[str, np.ndarray]:
-            fed = {name: value for name, value in inputs.items() if name in known}
-            found = request.infer(fed).items()
-            return {name: np.array(value) for port, value in found for name in port.get_names()}
+            fed = {name: value for name, value in inputs.items() if name in input_names}
+            outputs = request.infer(fed).items()
+            return {name: np.array(value) for port, value in outputs for name in port.get_names()}
 
         return run
 
@@ -192,16 +192,16 @@ class Torch(Runtime):
             chain = BlockChain(**saved["chain"] | {"layer": Layer(**saved["chain"]["layer"])})
             names, network = ("hidden", "attention_mask"), _torch_chain(chain, config)
         placed = placed_in_torch(network, device)
-        fed = [
-            {name: _torch_input(torch.from_numpy(every[name]), device) for name in names if name in every}
-            for every in inputs
+        tensors = [
+            {name: _torch_input(torch.from_numpy(inputs_of_length[name]), device) for name in names if name in inputs_of_length}
+            for inputs_of_length in inputs
         ]
 
         @torch.inference_mode()
-        def run(given: dict[str, torch.Tensor]) -> Any:
-            return placed(**given)
+        def run(inputs_of_run: dict[str, torch.Tensor]) -> Any:
+            return placed(**inputs_of_run)
 
-        return [partial(run, every) for every in fed]
+        return [partial(run, inputs_of_length) for inputs_of_length in tensors]
 
     def check(self, device: Device) -> None:
         import torch
@@ -264,8 +264,8 @@ def _torch_chain(chain: BlockChain, config: CompactBertConfig) -> torch.nn.Modul
             reader = hidden[:, :1] if chain.first_only else hidden
             for layer in self.layers:
                 if chain.kind == "attention":
-                    read = hidden if chain.first_only else reader
-                    reader, weights = layer.attention(reader, read, mask, weigh=layer.keep_tokens > 0)
+                    tokens_read = hidden if chain.first_only else reader
+                    reader, weights = layer.attention(reader, tokens_read, mask, return_attentions=layer.keep_tokens > 0)
                     if weights is not None:
                         reader = at_positions(reader, most_attended(weights, mask, layer.keep_tokens))
                 else:
@@ -292,11 +292,11 @@ def with_repeating_weights(module: M) -> M:
     """
     import torch
 
-    numbers = torch.randn(_PERIOD, generator=torch.Generator().manual_seed(0)) * 0.02
+    numbers = torch.randn(_WEIGHT_PERIOD, generator=torch.Generator().manual_seed(0)) * 0.02
     with torch.no_grad():
-        for place, parameter in enumerate(module.parameters()):
-            times = -(-parameter.numel() // _PERIOD)
-            values = (numbers * (1.0 + 0.001 * place)).repeat(times)[: parameter.numel()]
+        for index, parameter in enumerate(module.parameters()):
+            repetitions = -(-parameter.numel() // _WEIGHT_PERIOD)
+            values = (numbers * (1.0 + 0.001 * index)).repeat(repetitions)[: parameter.numel()]
             parameter.copy_(values.view_as(parameter))
     return module
 
@@ -331,11 +331,11 @@ def _check_cores(device: Device) -> None:
     if not hasattr(os, "sched_getaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))
-    known = ", ".join(map(str, cores))
+    core_list = ", ".join(map(str, cores))
     missing = [core for core in device.pin_to if core not in cores]
     if missing:
         raise DeviceError(
-            f"devices.{device.name}: pin_to must name cores that this process may use ({known}), but got {missing[0]}; "
+            f"devices.{device.name}: pin_to must name cores that this process may use ({core_list}), but got {missing[0]}; "
             "name other cores"
         )
     if device.threads > len(cores):

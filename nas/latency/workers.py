@@ -24,7 +24,7 @@ from nas.errors import DeviceError, MachineError
 from nas.latency import runner
 from nas.waiting import as_served
 
-_WORKER = f"""
+_WORKER_PROGRAM = f"""
 import sys
 sys.path.append({str(Path(runner.__file__).parents[2])!r})  # so that nas need not be installed
 from nas.latency.worker_process import main
@@ -68,14 +68,14 @@ class LocalWorker:
         self.folder = Path(tempfile.mkdtemp(prefix="nas-latency-"))
         self._process = self._start()
         try:
-            self.environment: dict[str, Any] = self._answer(lambda done: None)
+            self.environment: dict[str, Any] = self._read_answer(lambda done: None)
         except BaseException:
             self.__exit__(None, None, None)
             raise
 
     def _start(self) -> subprocess.Popen[str]:
         # -P keeps files in the working directory from shadowing modules that the process imports.
-        program = [runner.__file__, "--lines"] if self._by_itself else ["-c", _WORKER]
+        program = [runner.__file__, "--lines"] if self._runner_suffices else ["-c", _WORKER_PROGRAM]
         command = [sys.executable, "-P", *program]
         process = subprocess.Popen(
             command,
@@ -90,7 +90,7 @@ class LocalWorker:
         return process
 
     @property
-    def _by_itself(self) -> bool:
+    def _runner_suffices(self) -> bool:
         """Whether `runner.py` can measure the device without `nas`.
 
         CUDA needs `nas`, because the CUDA libraries come with PyTorch.
@@ -104,37 +104,37 @@ class LocalWorker:
 
     def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
         self._send(group, self._process)
-        found: dict[str, Any] = self._answer(progress)
-        return found
+        measured: dict[str, Any] = self._read_answer(progress)
+        return measured
 
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
-        if self._by_itself:
+        if self._runner_suffices:
             try:
                 return runner.peak_memory_apart(item, self.device.model_dump(mode="json"))
             except OSError as problem:
                 raise DeviceError(f"devices.{self.device.name}: {problem}; check that the runtime works") from None
-        with LocalWorker(self.device) as alone:
-            alone._send({"memory": item}, alone._process)
-            found: float | None = alone._answer(lambda done: None)
-        return found
+        with LocalWorker(self.device) as worker:
+            worker._send({"memory": item}, worker._process)
+            peak: float | None = worker._read_answer(lambda done: None)
+        return peak
 
-    def _answer(self, progress: Rounds) -> Any:
+    def _read_answer(self, progress: Rounds) -> Any:
         """Return the next answer of the process. If it ends without an answer, raise an error with its last line."""
-        last = ""
+        last_line = ""
         for line in self._process.stdout or ():
             if line.startswith(runner.ROUND):
                 progress(int(line.removeprefix(runner.ROUND)))
             elif line.startswith(runner.ANSWER):
                 return json.loads(line.removeprefix(runner.ANSWER))
             else:
-                last = line.strip() or last
-        about = f"measuring with {self.device.runtime} on {self.device.name}"
-        if self._process.wait() == -signal.SIGKILL and not last:
+                last_line = line.strip() or last_line
+        task = f"measuring with {self.device.runtime} on {self.device.name}"
+        if self._process.wait() == -signal.SIGKILL and not last_line:
             raise MachineError(
-                f"{about}: the process was killed, probably because memory ran out; close other "
+                f"{task}: the process was killed, probably because memory ran out; close other "
                 "programs, or lower the device's batch size, and run the same command again"
             )
-        raise DeviceError(f"{about} failed: {last}; check that the runtime works")
+        raise DeviceError(f"{task} failed: {last_line}; check that the runtime works")
 
     def __enter__(self) -> Self:
         return self

@@ -26,10 +26,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from nas.errors import TeacherError
 from nas.tasks import Problem
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 """File patterns. A folder with a tokenizer has a file that matches at least one of them."""
-_LONGEST = 1_000_000
+_LARGEST_REAL_LIMIT = 1_000_000
 """A `model_max_length` above this is the placeholder of transformers for a tokenizer without a limit."""
 
 
@@ -50,23 +50,25 @@ class AnyClassifier:
         """
         folder = Path(source)
         if not (folder / "config.json").is_file():
-            raise _refused(source, "has no config.json; give the folder or hub id of a transformers model")
+            raise _teacher_error(source, "has no config.json; give the folder or hub id of a transformers model")
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         except Exception as problem:  # every configuration class raises exceptions of its own
-            raise _refused(source, f"its config.json cannot be read: {_line(problem)}; repair the file") from None
+            raise _teacher_error(
+                source, f"its config.json cannot be read: {_first_line(problem)}; repair the file"
+            ) from None
         if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-            raise _refused(
+            raise _teacher_error(
                 source,
                 f"transformers has no sequence classifier for model_type {config.model_type!r}; give another model",
             )
-        if weights and not any((folder / name).is_file() for name in _WEIGHTS):
-            raise _refused(
+        if weights and not any((folder / name).is_file() for name in _WEIGHT_FILES):
+            raise _teacher_error(
                 source,
-                f"has no {_WEIGHTS[0]}, and other formats are not read; load the model with transformers and save it "
-                "with save_pretrained",
+                f"has no {_WEIGHT_FILES[0]}, and other formats are not read; load the model with transformers and save "
+                "it with save_pretrained",
             )
-        return cls(source, config, _tokenizer(source, config))
+        return cls(source, config, _loaded_tokenizer(source, config))
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -80,8 +82,8 @@ class AnyClassifier:
 
     def longest(self, wanted: int) -> int:
         """Return the number of tokens to truncate texts to: `wanted`, or the model's own limit if that is lower."""
-        known = self.tokenizer.model_max_length
-        return min(wanted, known) if known < _LONGEST else wanted
+        own_limit = self.tokenizer.model_max_length
+        return min(wanted, own_limit) if own_limit < _LARGEST_REAL_LIMIT else wanted
 
     def load(self, problem_type: Problem, outputs: Mapping[int, str] | None = None) -> PreTrainedModel:
         """Return the classifier in float32.
@@ -107,38 +109,42 @@ class AnyClassifier:
                 ignore_mismatched_sizes=outputs is not None,
             )
         except Exception as problem:  # safetensors and transformers raise bare exceptions
-            raise _refused(self.source, f"its weights cannot be loaded: {_line(problem)}; repair them") from None
-        self._check(model, loading, may_be_new=outputs is not None)
+            raise _teacher_error(
+                self.source, f"its weights cannot be loaded: {_first_line(problem)}; repair them"
+            ) from None
+        self._check_loaded(model, loading, head_may_be_new=outputs is not None)
         return model
 
-    def _check(self, model: PreTrainedModel, loading: Mapping[str, Any], may_be_new: bool) -> None:
+    def _check_loaded(self, model: PreTrainedModel, loading: Mapping[str, Any], head_may_be_new: bool) -> None:
         """Raise `TeacherError` if weights that had to be loaded were initialised at random instead."""
         base = f"{model.base_model_prefix}."
         missing = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
-        if may_be_new:
+        if head_may_be_new:
             missing = [name for name in missing if name.startswith(base) and not name.startswith(f"{base}pooler.")]
         if missing:
             more = f" and {len(missing) - 1} more" if missing[1:] else ""
-            remedy = "give a complete checkpoint" if may_be_new else "give a classifier, or set teacher.fine_tune"
-            raise _refused(self.source, f"lacks weights that the model needs: {missing[0]}{more}; {remedy}")
+            remedy = "give a complete checkpoint" if head_may_be_new else "give a classifier, or set teacher.fine_tune"
+            raise _teacher_error(self.source, f"lacks weights that the model needs: {missing[0]}{more}; {remedy}")
 
 
-def _tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+def _loaded_tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
     # For a folder without a tokenizer, transformers silently creates an empty one.
-    if not any(file for pattern in _TOKENIZERS for file in Path(source).glob(pattern)):
-        raise _refused(source, "has no tokenizer; add its tokenizer.json")
+    if not any(file for pattern in _TOKENIZER_FILES for file in Path(source).glob(pattern)):
+        raise _teacher_error(source, "has no tokenizer; add its tokenizer.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
     except Exception as problem:  # tokenizers raises bare exceptions, and tokenizer classes raise their own
-        raise _refused(source, f"its tokenizer cannot be loaded: {_line(problem)}; repair its files") from None
+        raise _teacher_error(
+            source, f"its tokenizer cannot be loaded: {_first_line(problem)}; repair its files"
+        ) from None
     if tokenizer.pad_token_id is None:
-        raise _refused(source, 'its tokenizer has no padding token; add "pad_token" to tokenizer_config.json')
+        raise _teacher_error(source, 'its tokenizer has no padding token; add "pad_token" to tokenizer_config.json')
     return tokenizer
 
 
-def _line(problem: Exception) -> str:
+def _first_line(problem: Exception) -> str:
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
-def _refused(source: str, text: str) -> TeacherError:
+def _teacher_error(source: str, text: str) -> TeacherError:
     return TeacherError(f"teacher.model: {source}: {text}")

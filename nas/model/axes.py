@@ -50,7 +50,7 @@ def labelled(module: nn.Module) -> Iterator[tuple[nn.Parameter, Axes]]:
     If a compression method replaces the weight by other matrices, these are not yielded.
     """
     axes = cast(Axes, getattr(module, "axes", ()))
-    for name, own in (("weight", axes), ("bias", axes[:1])):
+    for name, parameter_axes in (("weight", axes), ("bias", axes[:1])):
         parameter = getattr(module, name, None) if axes else None
         if isinstance(parameter, nn.Parameter):
-            yield parameter, own
+            yield parameter, parameter_axes

@@ -28,13 +28,13 @@ from nas.model.teacher_config import CONFIG_FILE, SUPPORTED, teacher_file
 
 WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
-_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_COMPLETE = f"give a complete checkpoint of {SUPPORTED}"
+_PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_COMPLETE_REMEDY = f"give a complete checkpoint of {SUPPORTED}"
 _BUFFERS = ("position_ids", "token_type_ids")
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_CONVERT = (
+_OTHER_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+_FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+_CONVERSION_COMMAND = (
     'python -c "import glob, torch; from safetensors.torch import save_file; save_file({name: weight.clone().'
     "contiguous() for file in glob.glob('pytorch_model*.bin') for name, weight in torch.load(file, map_location='cpu', "
     "weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})\""
@@ -43,7 +43,7 @@ _CONVERT = (
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class _StoredTensor:
     """The location, shape and data type of a stored weight."""
 
     file: Path
@@ -57,7 +57,7 @@ class Checkpoint:
     """The weights of a teacher, under the parameter names of its family's own class."""
 
     source: str
-    tensors: Mapping[str, _Tensor]
+    tensors: Mapping[str, _StoredTensor]
     shapes: Mapping[str, tuple[int, ...]]
     """The shapes that the model's parameters must have according to the configuration."""
     head: frozenset[str]
@@ -65,7 +65,7 @@ class Checkpoint:
     classifier: str
     """The name of the last weight matrix, (labels, hidden size)."""
     network_type: NetworkType = "sequence_classifier"
-    before: str = ""
+    encoder_prefix: str = ""
     """The prefix that parameter names have in this object but lack in the model; empty if there is a head."""
 
     @classmethod
@@ -79,16 +79,16 @@ class Checkpoint:
             model = AUTO_CLASSES[network_type].from_config(config)
         family = family_of(config.model_type)
         base = f"{family.base}."
-        before = base if network_type == "encoder" else ""  # the parameter names of an encoder lack the prefix
-        shapes = {before + name: tuple(value.shape) for name, value in model.named_parameters()}
+        prefix = base if network_type == "encoder" else ""  # the parameter names of an encoder lack the prefix
+        shapes = {prefix + name: tuple(value.shape) for name, value in model.named_parameters()}
         head = frozenset(name for name in shapes if not name.startswith(base) or name.startswith(f"{base}pooler."))
         classifier = family.parameter("classifier.weight", network_type)
-        tensors = _renamed(source, family, shapes, _headers(source))
+        tensors = _under_family_names(source, family, shapes, _stored_tensors(source))
         if _has_other_head(config, network_type):
             tensors = {name: tensor for name, tensor in tensors.items() if name not in head}
-        found = cls(source, tensors, shapes, head, classifier, network_type, before)
-        found._check_encoder(base)
-        return found
+        checkpoint = cls(source, tensors, shapes, head, classifier, network_type, prefix)
+        checkpoint._check_encoder(base)
+        return checkpoint
 
     @property
     def is_encoder(self) -> bool:
@@ -114,28 +114,28 @@ class Checkpoint:
         if missing:
             more = f" and {len(missing) - 1} more" if missing[1:] else ""
             adapted = any(".lora_" in name for name in self.tensors)
-            remedy = "merge the adapter into its model (merge_and_unload of peft)" if adapted else _COMPLETE
-            raise self._refused(
+            remedy = "merge the adapter into its model (merge_and_unload of peft)" if adapted else _COMPLETE_REMEDY
+            raise self._teacher_error(
                 f"has no {missing[0]}{more} of the {len(encoder)} weights that {CONFIG_FILE} requires; {remedy}"
             )
-        inside = {name for name in self.tensors if name.startswith(base) and not name.startswith(f"{base}pooler.")}
-        extra = sorted(name for name in inside - encoder if not name.endswith(_BUFFERS))
+        stored = {name for name in self.tensors if name.startswith(base) and not name.startswith(f"{base}pooler.")}
+        extra = sorted(name for name in stored - encoder if not name.endswith(_BUFFERS))
         if extra:
-            raise self._refused(
+            raise self._teacher_error(
                 f"has the weight {extra[0]}, which a model with this {CONFIG_FILE} does not have; correct {CONFIG_FILE}"
             )
         for name in sorted(encoder):
-            tensor, wanted = self.tensors[name], self.shapes[name]
-            if tensor.shape != wanted:
-                raise self._refused(
-                    f"{name} has the shape {list(tensor.shape)}, but {CONFIG_FILE} requires {list(wanted)}; correct "
+            tensor, expected = self.tensors[name], self.shapes[name]
+            if tensor.shape != expected:
+                raise self._teacher_error(
+                    f"{name} has the shape {list(tensor.shape)}, but {CONFIG_FILE} requires {list(expected)}; correct "
                     f"{CONFIG_FILE}"
                 )
         for name in sorted(self.shapes.keys() & self.tensors.keys()):
-            if (kind := self.tensors[name].dtype) not in _FLOATS:
-                raise self._refused(
-                    f"{name} is stored as {kind}, but must be a floating-point weight ({', '.join(_FLOATS)}); give a "
-                    "checkpoint that is not quantised"
+            if (kind := self.tensors[name].dtype) not in _FLOAT_TYPES:
+                raise self._teacher_error(
+                    f"{name} is stored as {kind}, but must be a floating-point weight ({', '.join(_FLOAT_TYPES)}); "
+                    "give a checkpoint that is not quantised"
                 )
 
     def load(self, config: PreTrainedConfig) -> PreTrainedModel:
@@ -144,22 +144,22 @@ class Checkpoint:
         Raises `TeacherError` if a weight contains NaN or infinite values.
         """
         model: PreTrainedModel = AUTO_CLASSES[self.network_type].from_config(config)
-        wanted = {name: self.tensors[name] for name in self.shapes if name not in self.new}
+        loaded = {name: self.tensors[name] for name in self.shapes if name not in self.new}
         state = {}
-        for file in sorted({tensor.file for tensor in wanted.values()}):
-            with _opened(self.source, file) as weights:
-                for name, tensor in wanted.items():
+        for file in sorted({tensor.file for tensor in loaded.values()}):
+            with _open_weights(self.source, file) as weights:
+                for name, tensor in loaded.items():
                     if tensor.file == file:
                         value = weights.get_tensor(tensor.name).float()
                         if not torch.isfinite(value).all():
-                            raise self._refused(
+                            raise self._teacher_error(
                                 f"{name} contains values that are not finite (NaN or infinity); give another checkpoint"
                             )
-                        state[name.removeprefix(self.before)] = value
+                        state[name.removeprefix(self.encoder_prefix)] = value
         model.load_state_dict(state, strict=False)
         return model.float()
 
-    def _refused(self, text: str) -> TeacherError:
+    def _teacher_error(self, text: str) -> TeacherError:
         return TeacherError(f"teacher.model: {self.source}: {text}")
 
 
@@ -169,17 +169,17 @@ def _has_other_head(config: PreTrainedConfig, network_type: NetworkType) -> bool
     return bool(named) and network_type not in named
 
 
-def _headers(source: str) -> Iterator[_Tensor]:
+def _stored_tensors(source: str) -> Iterator[_StoredTensor]:
     """Yield every tensor of a checkpoint, as the headers of its files describe it."""
-    for file in _files(source):
-        with _opened(source, file) as weights:
+    for file in _weight_files(source):
+        with _open_weights(source, file) as weights:
             for name in weights.keys():  # noqa: SIM118 (it is not a mapping)
                 part = weights.get_slice(name)
-                yield _Tensor(file, name, tuple(part.get_shape()), part.get_dtype())
+                yield _StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype())
 
 
 @contextmanager
-def _opened(source: str, file: Path) -> Iterator[Any]:
+def _open_weights(source: str, file: Path) -> Iterator[Any]:
     """Open a safetensors file. Raises `TeacherError` if it is damaged."""
     try:
         with safe_open(file, "pt") as weights:
@@ -191,13 +191,13 @@ def _opened(source: str, file: Path) -> Iterator[Any]:
         ) from None
 
 
-def _files(source: str) -> list[Path]:
+def _weight_files(source: str) -> list[Path]:
     """Return the safetensors files of a checkpoint: a single file, or the shards that an index lists."""
-    if whole := teacher_file(source, WEIGHTS_FILE):
-        return [whole]
+    if single_file := teacher_file(source, WEIGHTS_FILE):
+        return [single_file]
     index = teacher_file(source, _INDEX_FILE)
     if index is None:
-        raise _no_weights(source)
+        raise _missing_weights_error(source)
     try:
         shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -213,61 +213,65 @@ def _files(source: str) -> list[Path]:
     return [file for file in files.values() if file]
 
 
-def _no_weights(source: str) -> TeacherError:
-    pickled = next((name for name in _PICKLED if teacher_file(source, name)), None)
+def _missing_weights_error(source: str) -> TeacherError:
+    pickled = next((name for name in _PICKLED_FILES if teacher_file(source, name)), None)
     if pickled:
         return TeacherError(
             f"teacher.model: {source}: has {pickled} but no {WEIGHTS_FILE}; pickled weights are not read, because "
-            f"loading them can run code; to convert them, run this command in the folder: {_CONVERT}"
+            f"loading them can run code; to convert them, run this command in the folder: {_CONVERSION_COMMAND}"
         )
-    others = sorted(path.name for path in Path(source).iterdir() if path.is_file() and path.suffix in _OTHER_WEIGHTS)
-    only = f", only {others[0]}" if others else ""
+    other_files = sorted(
+        path.name for path in Path(source).iterdir() if path.is_file() and path.suffix in _OTHER_WEIGHT_SUFFIXES
+    )
+    contents = f", only {other_files[0]}" if other_files else ""
     return TeacherError(
-        f"teacher.model: {source}: has no {WEIGHTS_FILE}{only}; load the model with transformers and save it "
+        f"teacher.model: {source}: has no {WEIGHTS_FILE}{contents}; load the model with transformers and save it "
         "to this folder with save_pretrained"
     )
 
 
-def _renamed(
-    source: str, family: Family, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[_Tensor]
-) -> dict[str, _Tensor]:
+def _under_family_names(
+    source: str, family: Family, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[_StoredTensor]
+) -> dict[str, _StoredTensor]:
     """Return the tensors under the parameter names of the family's own class.
 
     Prefixes that wrappers put before all names (`module.`, `_orig_mod.`, `model.`) are removed. The weights of an
     encoder that was saved without a head get the family's prefix (`bert.`). The parameters of norms in checkpoints from
     TensorFlow get their current names.
     """
-    given = {tensor.name: tensor for tensor in tensors}
+    by_stored_name = {tensor.name: tensor for tensor in tensors}
     base, anchor = (
         f"{family.base}.",
         family.token_embeddings,
     )  # in the name of the token embeddings, the part before the anchor is the encoder's prefix
-    anchors = [name for name in given if name == anchor or name.endswith(f".{anchor}")]
-    usual = [name for name in anchors if name == base + anchor]
-    if len(usual or anchors) != 1:
-        found = f"several encoders ({', '.join(sorted(anchors))})" if anchors else f"no {base}{anchor}"
-        raise TeacherError(f"teacher.model: {source}: has {found}; give a checkpoint of {SUPPORTED}")
-    prefix = (usual or anchors)[0].removesuffix(anchor)
+    anchors = [name for name in by_stored_name if name == anchor or name.endswith(f".{anchor}")]
+    standard = [name for name in anchors if name == base + anchor]
+    if len(standard or anchors) != 1:
+        problem = f"several encoders ({', '.join(sorted(anchors))})" if anchors else f"no {base}{anchor}"
+        raise TeacherError(f"teacher.model: {source}: has {problem}; give a checkpoint of {SUPPORTED}")
+    prefix = (standard or anchors)[0].removesuffix(anchor)
     outer = prefix.removesuffix(base)
-    alike = (
+    same_anchor_bases = (
         known.base for known in FAMILIES.values() if known.token_embeddings == anchor and known.base != family.base
     )
-    other = next((name for name in alike if name in outer.split(".")), None)
-    if other:
+    other_base = next((name for name in same_anchor_bases if name in outer.split(".")), None)
+    if other_base:
         raise TeacherError(
             f"teacher.model: {source}: {CONFIG_FILE}: model_type is {family.model_type!r}, but the names of the "
             f"weights begin with {prefix!r}; correct model_type"
         )
     parts = {name.split(".")[1] for name in shapes if name.startswith(base)} | {"pooler"}
-    renamed: dict[str, _Tensor] = {}
-    for name, tensor in given.items():
+    renamed: dict[str, _StoredTensor] = {}
+    for name, tensor in by_stored_name.items():
         inner = name.removeprefix(prefix)
         is_inside = name.startswith(prefix) and inner.split(".")[0] in parts
         usual_name = base + inner if is_inside else name.removeprefix(outer)
-        for old, today in _OLD_NAMES.items():
-            usual_name = usual_name.replace(old, today)
+        for old, current in _OLD_NAMES.items():
+            usual_name = usual_name.replace(old, current)
         if usual_name in renamed:
-            both = f"{renamed[usual_name].name} and {tensor.name}"
-            raise TeacherError(f"teacher.model: {source}: has the weight {usual_name} twice, as {both}; remove one")
+            stored_names = f"{renamed[usual_name].name} and {tensor.name}"
+            raise TeacherError(
+                f"teacher.model: {source}: has the weight {usual_name} twice, as {stored_names}; remove one"
+            )
         renamed[usual_name] = tensor
     return renamed

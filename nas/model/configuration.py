@@ -11,7 +11,7 @@ from nas.form import NetworkType, Readout
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """All inputs that a network may take, each int64 of shape (batch, sequence)."""
-_BLOCK_FORM = (
+_BLOCK_FORM_SETTINGS = (
     "position_table",
     "relative_attention_num_buckets",
     "rope_thetas",
@@ -116,8 +116,10 @@ class CompactBertConfig(PretrainedConfig):
     @property
     def block_form(self) -> dict[str, Any]:
         """The settings, other than sizes, that all blocks share and that differ from BERT's."""
-        usual = CompactBertConfig()
-        return {name: value for name in _BLOCK_FORM if (value := getattr(self, name)) != getattr(usual, name)}
+        defaults = CompactBertConfig()
+        return {
+            name: value for name in _BLOCK_FORM_SETTINGS if (value := getattr(self, name)) != getattr(defaults, name)
+        }
 
     @property
     def knows_distances(self) -> bool:

@@ -151,18 +151,20 @@ class Embeddings(nn.Module):
         ignores `token_type_ids`. Raises `ValueError` if a text is empty or has too many tokens.
         """
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        positions, length = self.position_embeddings, words.shape[1]
+        position_embeddings, length = self.position_embeddings, words.shape[1]
         if not length or (position_ids is None and length > self.max_positions):
             remedy = "truncate it (truncation=True)" if length else "give one that is not empty"
             raise ValueError(
                 f"a text must have 1 to {self.max_positions} tokens in this network, but got {length}; {remedy}"
             )
-        total, types = words, self.token_type_embeddings
-        if positions is not None:
-            total = words + (positions.weight[:length] if position_ids is None else positions(position_ids))
-        if types is not None:
-            single = token_type_ids is None or len(types.weight) == 1
-            total = total + (types.weight[0] if single else types(token_type_ids))
+        total, type_embeddings = words, self.token_type_embeddings
+        if position_embeddings is not None:
+            total = words + (
+                position_embeddings.weight[:length] if position_ids is None else position_embeddings(position_ids)
+            )
+        if type_embeddings is not None:
+            single = token_type_ids is None or len(type_embeddings.weight) == 1
+            total = total + (type_embeddings.weight[0] if single else type_embeddings(token_type_ids))
         return self.dropout(self.LayerNorm(total))
 
 
@@ -197,19 +199,23 @@ class SelfAttention(nn.Module):
         self.positions = positions_of(config, layer)
 
     def forward(
-        self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
+        self,
+        query_states: torch.Tensor,
+        hidden: torch.Tensor,
+        mask: torch.Tensor | None,
+        return_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Let the tokens of `reader` attend to those of `hidden`; return their context and the attention weights.
+        """Let the tokens of `query_states` attend to those of `hidden`; return their context and the attention weights.
 
-        `reader` and `hidden` are (batch, tokens, hidden_size). The context is (batch, tokens of `reader`, heads *
-        head size). The attention weights are (batch, heads, tokens of `reader`, tokens of `hidden`), or None unless
-        `weigh` is set.
+        `query_states` and `hidden` are (batch, tokens, hidden_size). The context is (batch, tokens of `query_states`,
+        heads * head size). The attention weights are (batch, heads, tokens of `query_states`, tokens of `hidden`), or
+        None unless `return_attentions` is set.
         """
         quantised = self.key.compression.quantised_inputs(hidden)
         query, key, value = (
             projected.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
             for projected in (
-                self.query(reader, quantised if reader is hidden else None),
+                self.query(query_states, quantised if query_states is hidden else None),
                 self.key(hidden, quantised),
                 self.value(hidden, quantised),
             )
@@ -219,7 +225,7 @@ class SelfAttention(nn.Module):
         if bias is not None:
             mask = bias[None] if mask is None else bias + mask
         dropout = self.dropout_prob if self.training else 0.0
-        if not weigh:
+        if not return_attentions:
             context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
             return context.transpose(1, 2).flatten(2), None
         scores = query @ key.transpose(2, 3) * self.scale
@@ -272,7 +278,7 @@ class ResidualOutput(nn.Module):
         self.LayerNorm = None if norm is None else along(norm, Axis.HIDDEN)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def before(self, hidden: torch.Tensor) -> torch.Tensor:
+    def block_input(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the input of the block's first linear layers: `hidden`, normalised if the norm comes first."""
         return self.LayerNorm(hidden) if self.norm_first and self.LayerNorm is not None else hidden
 
@@ -296,12 +302,18 @@ class AttentionBlock(nn.Module):
         self.output = ResidualOutput(config, layer, "attention", width, None if owner is None else owner.output)
 
     def forward(
-        self, reader: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor | None, weigh: bool = False
+        self,
+        query_states: torch.Tensor,
+        hidden: torch.Tensor,
+        mask: torch.Tensor | None,
+        return_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the block's output for the tokens of `reader`, and attention weights as `SelfAttention` does."""
-        read = self.output.before(hidden)
-        context, weights = self.self(read if reader is hidden else self.output.before(reader), read, mask, weigh)
-        return self.output(context, reader), weights
+        """Return the block's output for the tokens of `query_states`, and attention weights as `SelfAttention` does."""
+        normed = self.output.block_input(hidden)
+        context, weights = self.self(
+            normed if query_states is hidden else self.output.block_input(query_states), normed, mask, return_attentions
+        )
+        return self.output(context, query_states), weights
 
 
 class Intermediate(nn.Module):
@@ -356,37 +368,39 @@ class CompactBertLayer(nn.Module):
         super().__init__()
         self.keep_tokens = layer.keep_tokens
         owners = [owner for owner in (attention_owner, feed_forward_owner) if owner is not None]
-        own = (compression(layer.choice(block)).quantises_by_batch(block) for block in LAYER_BLOCKS)
-        self.quantises_inputs: bool = any(own) or any(owner.quantises_inputs for owner in owners)
+        quantising = (compression(layer.choice(block)).quantises_by_batch(block) for block in LAYER_BLOCKS)
+        self.quantises_inputs: bool = any(quantising) or any(owner.quantises_inputs for owner in owners)
         self.has_attention = compression(layer.attention).weights != "none"
         self.has_feed_forward = compression(layer.feed_forward).weights != "none"
         if self.has_attention:
-            lender = None if attention_owner is None else attention_owner.attention
-            self.attention = AttentionBlock(config, layer, lender)
+            attention_lender = None if attention_owner is None else attention_owner.attention
+            self.attention = AttentionBlock(config, layer, attention_lender)
         if self.has_feed_forward:
             if feed_forward_owner is None:
                 self.intermediate = Intermediate(config, layer)
             else:
                 _borrow(self, "intermediate", feed_forward_owner.intermediate)
-            last = None if feed_forward_owner is None else feed_forward_owner.output
-            self.output = ResidualOutput(config, layer, "feed_forward", layer.intermediate_size, last)
+            output_lender = None if feed_forward_owner is None else feed_forward_owner.output
+            self.output = ResidualOutput(config, layer, "feed_forward", layer.intermediate_size, output_lender)
 
     def forward(
-        self, hidden: torch.Tensor, mask: torch.Tensor | None, first_only: bool = False, weigh: bool = False
+        self, hidden: torch.Tensor, mask: torch.Tensor | None, first_only: bool = False, return_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the hidden states after this layer, (batch, tokens, hidden_size), before any tokens are dropped.
 
         With `first_only`, only the first token is computed. The second result is the attention weights (see
-        `SelfAttention`) if `weigh` is set or if the layer drops tokens; otherwise it is None.
+        `SelfAttention`) if `return_attentions` is set or if the layer drops tokens; otherwise it is None.
         """
-        reader, weights = hidden[:, :1] if first_only else hidden, None
+        states, weights = hidden[:, :1] if first_only else hidden, None
         if self.has_attention:
-            reader, weights = self.attention(reader, hidden, mask, weigh=weigh or self.keep_tokens > 0)
-        return self.fed_forward(reader) if self.has_feed_forward else reader, weights
+            states, weights = self.attention(
+                states, hidden, mask, return_attentions=return_attentions or self.keep_tokens > 0
+            )
+        return self.fed_forward(states) if self.has_feed_forward else states, weights
 
     def fed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the output of the feed-forward block, (batch, tokens, hidden_size)."""
-        return self.output(self.intermediate(self.output.before(hidden)), hidden)
+        return self.output(self.intermediate(self.output.block_input(hidden)), hidden)
 
 
 def attention_scale(config: CompactBertConfig) -> float:

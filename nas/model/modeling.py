@@ -55,8 +55,8 @@ class Encoder(nn.Module):
         super().__init__()
         architecture, built = config.architecture, list[CompactBertLayer]()
         for number, layer in enumerate(architecture.layers):
-            at = (architecture.owner(number, block) for block in LAYER_BLOCKS)
-            owners = (None if owner is None or owner == number else built[owner] for owner in at)
+            owner_numbers = (architecture.owner(number, block) for block in LAYER_BLOCKS)
+            owners = (None if owner is None or owner == number else built[owner] for owner in owner_numbers)
             built.append(CompactBertLayer(config, layer, *owners))
             if config.exit_threshold and number + 1 < len(architecture.layers):
                 built[-1].exit = along(nn.Linear(config.hidden_size, config.outputs), None, Axis.HIDDEN)
@@ -84,12 +84,12 @@ class States:
     """
 
 
-def _first(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+def _first_token(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
     """Return the features of the first token, (batch, hidden_size)."""
     return hidden[:, 0]
 
 
-def _mean(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+def _mean_over_tokens(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
     """Return the mean over the tokens of each text, (batch, hidden_size)."""
     if attention_mask is None:
         return hidden.mean(dim=1)
@@ -97,15 +97,15 @@ def _mean(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Te
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
 
 
-def _every(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+def _every_token(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
     """Return the features of every token, (batch, tokens, hidden_size)."""
     return hidden
 
 
 READOUTS: dict[Readout, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
-    "first": _first,
-    "mean": _mean,
-    "every": _every,
+    "first": _first_token,
+    "mean": _mean_over_tokens,
+    "every": _every_token,
 }
 """Functions that compute the head's input from the last hidden states (batch, tokens, hidden_size) and the mask."""
 
@@ -254,14 +254,14 @@ class CompactBertModel(CompactBertPreTrainedModel):
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Return the hidden states for token ids of shape (batch, sequence), as encoders of transformers do."""
-        weigh, shows = _asked(self.config, output_attentions, output_hidden_states)
+        return_attentions, return_hidden = _requested_outputs(self.config, output_attentions, output_hidden_states)
         hidden = self.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
-        states = self.states(hidden, attention_mask, every_token=True, weigh=weigh)
+        states = self.states(hidden, attention_mask, every_token=True, return_attentions=return_attentions)
         last = self.normed(states.hidden[-1])
         return BaseModelOutput(
             last_hidden_state=last,
-            hidden_states=(*states.hidden[:-1], last) if shows else None,
-            attentions=cast(tuple[torch.Tensor, ...], tuple(states.attentions)) if weigh else None,
+            hidden_states=(*states.hidden[:-1], last) if return_hidden else None,
+            attentions=cast(tuple[torch.Tensor, ...], tuple(states.attentions)) if return_attentions else None,
         )
 
     def checked(
@@ -283,7 +283,11 @@ class CompactBertModel(CompactBertPreTrainedModel):
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
     def states(
-        self, hidden: torch.Tensor, attention_mask: torch.Tensor | None, every_token: bool = False, weigh: bool = False
+        self,
+        hidden: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        every_token: bool = False,
+        return_attentions: bool = False,
     ) -> States:
         """Run the layers on the result of `embedded`, and return their states.
 
@@ -294,34 +298,35 @@ class CompactBertModel(CompactBertPreTrainedModel):
         mask = None if attention_mask is None else additive_mask(attention_mask, hidden)
         states = States([hidden], [None], [])
         for number in range(len(self.encoder.layer)):
-            hidden, weights = self._computed(number, hidden, mask, every_token, weigh)
-            place, keep_tokens = states.positions[-1], cast(CompactBertLayer, self.encoder.layer[number]).keep_tokens
+            hidden, weights = self._layer_output(number, hidden, mask, every_token, return_attentions)
+            positions = states.positions[-1]
+            keep_tokens = cast(CompactBertLayer, self.encoder.layer[number]).keep_tokens
             if number >= self.first_token_from and not every_token:
-                place = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
+                positions = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
             if keep_tokens and weights is not None:
                 chosen = most_attended(weights, mask, keep_tokens)
                 hidden = at_positions(hidden, chosen)
                 mask = None if mask is None else mask.gather(3, chosen[:, None, None])
-                place = chosen if place is None else place.gather(1, chosen)
+                positions = chosen if positions is None else positions.gather(1, chosen)
             states.hidden.append(hidden)
-            states.positions.append(place)
-            states.attentions.append(weights if weigh else None)
+            states.positions.append(positions)
+            states.attentions.append(weights if return_attentions else None)
         return states
 
-    def _computed(
-        self, number: int, hidden: torch.Tensor, mask: torch.Tensor | None, every_token: bool, weigh: bool
+    def _layer_output(
+        self, number: int, hidden: torch.Tensor, mask: torch.Tensor | None, every_token: bool, return_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the output of layer `number`. If no other token is read or requested, it has only the first token."""
         first_only = number >= self.first_token_from
         if not first_only or (every_token and not self.encoder.layer[number].quantises_inputs):
-            return self.encoder.run(number, hidden, mask, False, weigh)
-        first, own = self.encoder.run(number, hidden, mask, True, weigh)
+            return self.encoder.run(number, hidden, mask, False, return_attentions)
+        first_state, first_weights = self.encoder.run(number, hidden, mask, True, return_attentions)
         if not every_token:
-            return first, own
-        after, weights = self.encoder.run(number, hidden, mask, False, weigh)
-        if own is not None and weights is not None:
-            weights = torch.cat([own, weights[:, :, 1:]], dim=2)
-        return torch.cat([first, after[:, 1:]], dim=1), weights
+            return first_state, first_weights
+        all_states, weights = self.encoder.run(number, hidden, mask, False, return_attentions)
+        if first_weights is not None and weights is not None:
+            weights = torch.cat([first_weights, weights[:, :, 1:]], dim=2)
+        return torch.cat([first_state, all_states[:, 1:]], dim=1), weights
 
 
 @dataclass
@@ -347,8 +352,8 @@ class CompactBert(CompactBertPreTrainedModel):
         self.bert = CompactBertModel(config)
         dropout = config.classifier_dropout
         self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
-        read = Axis.HIDDEN if config.pooler_act is None else Axis.POOLED
-        self.classifier = along(nn.Linear(config.hidden_size, config.outputs), None, read)
+        read_axis = Axis.HIDDEN if config.pooler_act is None else Axis.POOLED
+        self.classifier = along(nn.Linear(config.hidden_size, config.outputs), None, read_axis)
         self.post_init()
 
     @property
@@ -389,26 +394,26 @@ class CompactBert(CompactBertPreTrainedModel):
         With `details`, the output is a `CompactBertOutput`. Its hidden states then have only the tokens that the logits
         depend on, unless `every_token` is set.
         """
-        weigh, shows = _asked(self.config, output_attentions, output_hidden_states)
+        return_attentions, return_hidden = _requested_outputs(self.config, output_attentions, output_hidden_states)
         hidden = self.bert.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
-        every_token = every_token or (not details and (weigh or shows))
-        states = self.bert.states(hidden, attention_mask, every_token, weigh)
+        every_token = every_token or (not details and (return_attentions or return_hidden))
+        states = self.bert.states(hidden, attention_mask, every_token, return_attentions)
         logits = self.classify(states.hidden[-1], attention_mask)
-        every, left_after = (logits,), None
+        every_logits, left_after = (logits,), None
         if self.config.exit_threshold:
-            early = zip(self.layers[:-1], states.hidden[1:-1], strict=True)
-            every = (*(layer.exit(state[:, 0]) for layer, state in early), logits)
-            logits, left_after = first_confident(every, self.config.exit_threshold)
-        found: dict[str, Any] = {
+            early_exits = zip(self.layers[:-1], states.hidden[1:-1], strict=True)
+            every_logits = (*(layer.exit(state[:, 0]) for layer, state in early_exits), logits)
+            logits, left_after = first_confident(every_logits, self.config.exit_threshold)
+        values: dict[str, Any] = {
             "loss": None if labels is None else task_loss(logits, labels, self.config),
             "logits": logits,
-            "hidden_states": tuple(states.hidden) if shows else None,
-            "attentions": tuple(states.attentions) if weigh else None,
+            "hidden_states": tuple(states.hidden) if return_hidden else None,
+            "attentions": tuple(states.attentions) if return_attentions else None,
         }
         if not details:
-            return SequenceClassifierOutput(**found)
-        places = tuple(states.positions) if shows else None
-        return CompactBertOutput(**found, positions=places, every_logits=every, left_after=left_after)
+            return SequenceClassifierOutput(**values)
+        positions = tuple(states.positions) if return_hidden else None
+        return CompactBertOutput(**values, positions=positions, every_logits=every_logits, left_after=left_after)
 
 
 class CompactBertForSequenceClassification(CompactBert):
@@ -446,36 +451,38 @@ register_auto_classes()
 
 def types_named(architectures: Iterable[str]) -> list[NetworkType]:
     """Return the network types, other than `encoder`, to which these class names from `config.json` belong."""
-    ends = {kind: name.removeprefix("AutoModel") for kind, (name, _) in AUTO_MODELS.items()}
+    endings = {kind: name.removeprefix("AutoModel") for kind, (name, _) in AUTO_MODELS.items()}
     names = list(architectures)
-    return [kind for kind, end in ends.items() if end and any(name.endswith(end) for name in names)]
+    return [kind for kind, ending in endings.items() if ending and any(name.endswith(ending) for name in names)]
 
 
-def for_users(model: CompactBert) -> CompactBertPreTrainedModel:
+def as_public_class(model: CompactBert) -> CompactBertPreTrainedModel:
     """Return the network as an object of the class that `AUTO_MODELS` names for its type, with the same parameters."""
     cls = AUTO_MODELS[model.config.network_type][1]
     if isinstance(model.bert, cls):
         return model.bert
     with torch.device("meta"):
-        found = cls(model.config)
-    found.load_state_dict(model.state_dict(), assign=True)
-    return found.eval()
+        converted = cls(model.config)
+    converted.load_state_dict(model.state_dict(), assign=True)
+    return converted.eval()
 
 
-def _asked(config: CompactBertConfig, attentions: bool | None, hidden_states: bool | None) -> tuple[bool, bool]:
+def _requested_outputs(
+    config: CompactBertConfig, attentions: bool | None, hidden_states: bool | None
+) -> tuple[bool, bool]:
     """Return whether to output attention weights and hidden states. For None, the configuration decides."""
-    weigh = config.output_attentions if attentions is None else attentions
-    shows = config.output_hidden_states if hidden_states is None else hidden_states
-    return bool(weigh), bool(shows)
+    return_attentions = config.output_attentions if attentions is None else attentions
+    return_hidden = config.output_hidden_states if hidden_states is None else hidden_states
+    return bool(return_attentions), bool(return_hidden)
 
 
-def first_confident(every: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+def first_confident(every_logits: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return, for each text, the logits at its exit and the number of layers up to that exit.
 
     The exit is the first layer whose confidence, the probability of the likeliest class, reaches the threshold. If
     no layer reaches it, the exit is the last layer.
     """
-    stacked = torch.stack(every)
+    stacked = torch.stack(every_logits)
     confident = stacked.float().softmax(dim=-1).amax(dim=-1) >= threshold
     confident[-1] = True
     first = confident.int().argmax(dim=0)
@@ -488,8 +495,8 @@ def task_loss(logits: torch.Tensor, labels: torch.Tensor, config: CompactBertCon
     A missing `problem_type` is derived from the labels, as in transformers' own classes.
     """
     if config.readout == "every":
-        found: torch.Tensor = ForTokenClassification(logits.float(), labels, config)
-        return found
+        token_loss: torch.Tensor = ForTokenClassification(logits.float(), labels, config)
+        return token_loss
     regression = config.problem_type == "regression" or (config.problem_type is None and logits.shape[-1] == 1)
     loss: torch.Tensor = ForSequenceClassificationLoss(labels.float() if regression else labels, logits.float(), config)
     return loss

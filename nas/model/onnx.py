@@ -35,9 +35,9 @@ from nas.model.layers import (
 from nas.model.modeling import CompactBert
 
 _BLOCKED = np.array(-1e9, dtype=np.float32)
-_LEAST_LENGTH = 1e-12
+_SMALLEST_NORM = 1e-12
 """Outputs that are shorter than this are divided by it instead of by their length, as in torch."""
-_NONE = matrix_compression("none")
+_NO_COMPRESSION = matrix_compression("none")
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
@@ -60,7 +60,7 @@ def to_onnx(model: CompactBert) -> onnx.ModelProto:
     if projection is not None:
         hidden = _emit_linear_of_tokens(graph, projection, hidden)
     mask = emit_mask(graph, inputs["attention_mask"])
-    logits, left_after = _emit_from(graph, model, 0, hidden, mask)
+    logits, left_after = _emit_layers_from(graph, model, 0, hidden, mask)
     texts = ("batch_size", "sequence_length") if config.readout == "every" else ("batch_size",)
     graph.output(logits, OUTPUT_NAMES[config.network_type], (*texts, config.outputs))
     if config.exit_threshold:
@@ -68,7 +68,7 @@ def to_onnx(model: CompactBert) -> onnx.ModelProto:
     return graph.model("compact_bert")
 
 
-def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str, mask: str) -> tuple[str, str]:
+def _emit_layers_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str, mask: str) -> tuple[str, str]:
     """Write the network from layer `number` to its outputs.
 
     Returns the logits and, if texts can exit early, the number of layers after which each text exits, (batch, 1).
@@ -83,30 +83,34 @@ def _emit_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str
         logits = _emit_head(graph, model, hidden, mask)
         return logits, graph.constant(np.array([[number]])) if config.exit_threshold else ""
     architecture = config.architecture
-    last = first_token_from(architecture.resolved, config.readout)
-    reader = emit_first(graph, hidden) if number == last else hidden
+    last_attention = first_token_from(architecture.resolved, config.readout)
+    query_states = emit_first(graph, hidden) if number == last_attention else hidden
     # In the last attention, queries are computed separately from keys and values, because only the first token needs a
     # query. A block that shares weights with it does the same, so that equal constants are stored only once.
-    separate_queries = last < len(layers) and architecture.owner(number, "attention") == architecture.owner(
-        last, "attention"
+    separate_queries = last_attention < len(layers) and architecture.owner(number, "attention") == architecture.owner(
+        last_attention, "attention"
     )
-    hidden, mask = _emit_layer(graph, config, layers[number], reader, hidden, mask, separate_queries)
+    hidden, mask = _emit_layer(graph, config, layers[number], query_states, hidden, mask, separate_queries)
     if number + 1 == len(layers) or not config.exit_threshold:
-        return _emit_from(graph, model, number + 1, hidden, mask)
-    own = _emit_dense(graph, layers[number].exit, _emit_first_state(graph, hidden))
-    confidence = graph.add("ReduceMax", graph.add("Softmax", own, axis=-1), graph.constant(np.array([1])))
+        return _emit_layers_from(graph, model, number + 1, hidden, mask)
+    exit_logits = _emit_dense(graph, layers[number].exit, _emit_first_state(graph, hidden))
+    confidence = graph.add("ReduceMax", graph.add("Softmax", exit_logits, axis=-1), graph.constant(np.array([1])))
     threshold = graph.constant(np.array(config.exit_threshold, dtype=np.float32))
     confident = graph.add("GreaterOrEqual", confidence, threshold)
-    every = graph.add("ReduceMin", graph.add("Cast", confident, to=TensorProto.INT32), keepdims=0)
-    here = graph.constant(np.array([[number + 1]]))
-    rest = GraphBuilder(outer=graph)
-    logits, left_after = _emit_from(rest, model, number + 1, hidden, mask)
+    all_confident_int = graph.add("ReduceMin", graph.add("Cast", confident, to=TensorProto.INT32), keepdims=0)
+    exit_number = graph.constant(np.array([[number + 1]]))
+    otherwise = GraphBuilder(outer=graph)
+    logits, left_after = _emit_layers_from(otherwise, model, number + 1, hidden, mask)
     shapes = {"logits": (TensorProto.FLOAT, (None, config.outputs)), "left_after": (TensorProto.INT64, (None, 1))}
-    rest.output(rest.add("Where", confident, own, logits), f"logits_of_{number}", (None, config.outputs))
-    rest.output(rest.add("Where", confident, here, left_after), f"left_after_{number}", (None, 1), TensorProto.INT64)
-    all_confident = graph.add("Cast", every, to=TensorProto.BOOL)
-    left_here = graph.add("Where", confident, here, here)  # one number per text
-    logits, left_after = graph.choose(all_confident, shapes, (own, left_here), rest)
+    otherwise.output(
+        otherwise.add("Where", confident, exit_logits, logits), f"logits_of_{number}", (None, config.outputs)
+    )
+    otherwise.output(
+        otherwise.add("Where", confident, exit_number, left_after), f"left_after_{number}", (None, 1), TensorProto.INT64
+    )
+    all_confident = graph.add("Cast", all_confident_int, to=TensorProto.BOOL)
+    exit_numbers = graph.add("Where", confident, exit_number, exit_number)  # one number per text
+    logits, left_after = graph.choose(all_confident, shapes, (exit_logits, exit_numbers), otherwise)
     return logits, left_after
 
 
@@ -121,7 +125,7 @@ def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) 
     outputs = linear(graph, model.classifier, features)
     if not model.config.normalize:
         return outputs
-    least = graph.constant(np.array(_LEAST_LENGTH, dtype=np.float32))
+    least = graph.constant(np.array(_SMALLEST_NORM, dtype=np.float32))
     length = graph.add("ReduceL2", outputs, graph.constant(np.array([-1])))
     return graph.add("Div", outputs, graph.add("Max", length, least))
 
@@ -134,10 +138,10 @@ def _emit_first_state(graph: GraphBuilder, hidden: str, mask: str = "") -> str:
 def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
     """Write the mean over the tokens of each text, (batch, features)."""
     one, two = (graph.constant(np.array([number])) for number in (1, 2))
-    real = graph.cast_to_float(graph.add("Equal", mask, graph.constant(np.array(0, dtype=np.float32))))
-    real = graph.add("Squeeze", real, one)  # (batch, 1, tokens)
-    total = graph.add("Squeeze", graph.add("MatMul", real, hidden), one)
-    return graph.add("Div", total, graph.add("ReduceSum", real, two, keepdims=0))
+    is_real = graph.cast_to_float(graph.add("Equal", mask, graph.constant(np.array(0, dtype=np.float32))))
+    is_real = graph.add("Squeeze", is_real, one)  # (batch, 1, tokens)
+    total = graph.add("Squeeze", graph.add("MatMul", is_real, hidden), one)
+    return graph.add("Div", total, graph.add("ReduceSum", is_real, two, keepdims=0))
 
 
 def _emit_every_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
@@ -153,30 +157,33 @@ _READOUTS: dict[Readout, Callable[[GraphBuilder, str, str], str]] = {
 """The ONNX counterparts of `modeling.READOUTS`; the mask is the additive one of `emit_mask`."""
 
 
-def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, segments: str | None) -> str:
+def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, token_types: str | None) -> str:
     """Write the embeddings, (batch, sequence, embedding width).
 
-    `segments` is the name of the value that holds the token types. If it is None and the network has token types, all
-    tokens have the first type.
+    `token_types` is the name of the value that holds the token types. If it is None and the network has token types,
+    all tokens have the first type.
     """
     table = embeddings.word_embeddings
     words = table.compression.emit_embed(graph, ids, _arrays(table))
-    positions, types, total = embeddings.position_embeddings, embeddings.token_type_embeddings, words
-    if positions is not None:
+    position_embeddings, type_embeddings = embeddings.position_embeddings, embeddings.token_type_embeddings
+    total = words
+    if position_embeddings is not None:
         length, start = graph.add("Shape", ids, start=1, end=2), graph.constant(np.array([0]))
-        added = _array(positions.weight)
-        if types is not None and segments is None:
-            added = added + _array(types.weight[0])
-        total = graph.add("Add", words, graph.add("Slice", graph.constant(added), start, length, start))
-    if types is not None and segments is not None:
-        total = graph.add("Add", total, graph.add("Gather", graph.constant(_array(types.weight)), segments, axis=0))
+        added_rows = _array(position_embeddings.weight)
+        if type_embeddings is not None and token_types is None:
+            added_rows = added_rows + _array(type_embeddings.weight[0])
+        total = graph.add("Add", words, graph.add("Slice", graph.constant(added_rows), start, length, start))
+    if type_embeddings is not None and token_types is not None:
+        total = graph.add(
+            "Add", total, graph.add("Gather", graph.constant(_array(type_embeddings.weight)), token_types, axis=0)
+        )
     return _emit_norm(graph, embeddings.LayerNorm, total)
 
 
 def emit_mask(graph: GraphBuilder, attention_mask: str) -> str:
     """Write the conversion of a 0/1 mask (batch, sequence) into a summand for scores, (batch, 1, 1, sequence)."""
-    free = graph.add("Sub", graph.constant(np.array(1, dtype=np.float32)), graph.cast_to_float(attention_mask))
-    scaled = graph.add("Mul", free, graph.constant(_BLOCKED))
+    is_padding = graph.add("Sub", graph.constant(np.array(1, dtype=np.float32)), graph.cast_to_float(attention_mask))
+    scaled = graph.add("Mul", is_padding, graph.constant(_BLOCKED))
     return graph.add("Unsqueeze", scaled, graph.constant(np.array([1, 2])))
 
 
@@ -184,7 +191,7 @@ def _emit_layer(
     graph: GraphBuilder,
     config: CompactBertConfig,
     layer: CompactBertLayer,
-    reader: str,
+    query_states: str,
     hidden: str,
     mask: str,
     separate_queries: bool,
@@ -192,12 +199,14 @@ def _emit_layer(
     """Write the blocks that a layer has, and return the tokens that are passed on and their mask."""
     weights = None
     if layer.has_attention:
-        reader, weights = emit_attention(graph, config, layer.attention, reader, hidden, mask, separate_queries)
+        query_states, weights = emit_attention(
+            graph, config, layer.attention, query_states, hidden, mask, separate_queries
+        )
     if layer.has_feed_forward:
-        reader = emit_feed_forward(graph, config, layer, reader)
+        query_states = emit_feed_forward(graph, config, layer, query_states)
     if layer.keep_tokens and weights is not None:
-        return emit_most_attended(graph, reader, mask, weights, layer.keep_tokens)
-    return reader, mask
+        return emit_most_attended(graph, query_states, mask, weights, layer.keep_tokens)
+    return query_states, mask
 
 
 def emit_first(graph: GraphBuilder, hidden: str) -> str:
@@ -213,42 +222,44 @@ def emit_most_attended(graph: GraphBuilder, hidden: str, mask: str, weights: str
     as that of `most_attended` in torch.
     """
     zero, one, two = (graph.constant(np.array([number])) for number in range(3))
-    nothing, single = (graph.constant(np.array(number, dtype=np.float32)) for number in (0, 1))
-    real = graph.cast_to_float(graph.add("Equal", mask, nothing))
-    received = graph.add("ReduceSum", graph.add("MatMul", real, weights), graph.constant(np.array([1, 2])), keepdims=0)
-    text = graph.add("Squeeze", real, graph.constant(np.array([1, 2])))
+    zero_float, one_float = (graph.constant(np.array(number, dtype=np.float32)) for number in (0, 1))
+    is_real = graph.cast_to_float(graph.add("Equal", mask, zero_float))
+    received = graph.add(
+        "ReduceSum", graph.add("MatMul", is_real, weights), graph.constant(np.array([1, 2])), keepdims=0
+    )
+    text_mask = graph.add("Squeeze", is_real, graph.constant(np.array([1, 2])))
     # Padding gets -1. The scores of real tokens are multiplied by 1 and increased by 0, so they stay exact.
-    scores = graph.add("Add", graph.add("Mul", received, text), graph.add("Sub", text, single))
+    scores = graph.add("Add", graph.add("Mul", received, text_mask), graph.add("Sub", text_mask, one_float))
     first = graph.add("Add", graph.add("Slice", scores, zero, one, one), graph.constant(-_BLOCKED))
-    rest = graph.add("Slice", scores, one, graph.constant(np.array([np.iinfo(np.int64).max])), one)
-    forced = graph.add("Concat", first, rest, axis=1)
+    other_scores = graph.add("Slice", scores, one, graph.constant(np.array([np.iinfo(np.int64).max])), one)
+    with_first = graph.add("Concat", first, other_scores, axis=1)
     tokens = graph.add("Shape", hidden, start=1, end=2)
-    kept = graph.add("Min", tokens, graph.constant(np.array([count])))
-    places = graph.add_many("TopK", 2, forced, kept, axis=1)[1]
-    chosen = graph.add("GatherND", hidden, graph.add("Unsqueeze", places, two), batch_dims=1)
-    flat = graph.add("Squeeze", mask, graph.constant(np.array([1, 2])))
-    left = graph.add("GatherElements", flat, places, axis=1)
-    return chosen, graph.add("Unsqueeze", left, graph.constant(np.array([1, 2])))
+    kept_count = graph.add("Min", tokens, graph.constant(np.array([count])))
+    positions = graph.add_many("TopK", 2, with_first, kept_count, axis=1)[1]
+    chosen = graph.add("GatherND", hidden, graph.add("Unsqueeze", positions, two), batch_dims=1)
+    flat_mask = graph.add("Squeeze", mask, graph.constant(np.array([1, 2])))
+    kept_mask = graph.add("GatherElements", flat_mask, positions, axis=1)
+    return chosen, graph.add("Unsqueeze", kept_mask, graph.constant(np.array([1, 2])))
 
 
 def emit_attention(
     graph: GraphBuilder,
     config: CompactBertConfig,
     block: AttentionBlock,
-    reader: str,
+    query_states: str,
     hidden: str,
     mask: str,
     separate_queries: bool = False,
 ) -> tuple[str, str]:
-    """Write an attention block with residual connection and norm: the tokens of `reader` attend to those of `hidden`.
+    """Write an attention block with residual connection and norm.
 
-    With `separate_queries`, the queries are a separate product even if `reader` and `hidden` are the same. Returns the
-    tokens of `reader` after the block, and the attention weights, (batch, heads, tokens of `reader`, tokens of
-    `hidden`).
+    The tokens of `query_states` attend to those of `hidden`. With `separate_queries`, the queries are a separate
+    product even if `query_states` and `hidden` are the same. Returns the tokens of `query_states` after the block, and
+    the attention weights, (batch, heads, tokens of `query_states`, tokens of `hidden`).
     """
-    projections, head_size, residual = block.self, block.self.head_size, reader
-    is_same, hidden = reader == hidden, _emit_before(graph, block.output, hidden)
-    reader = hidden if is_same else _emit_before(graph, block.output, reader)
+    projections, head_size, residual = block.self, block.self.head_size, query_states
+    is_same, hidden = query_states == hidden, _emit_block_input(graph, block.output, hidden)
+    query_states = hidden if is_same else _emit_block_input(graph, block.output, query_states)
     choice, scale = projections.query.compression, np.float32(attention_scale(config))
     query, key, value = (
         (_arrays(linear), _bias(linear)) for linear in (projections.query, projections.key, projections.value)
@@ -258,7 +269,7 @@ def emit_attention(
     if is_same and not separate_queries:
         projected = choice.emit_linears(graph, hidden, [query, key, value])
     else:
-        projected = [choice.emit_linear(graph, reader, *query), *choice.emit_linears(graph, hidden, [key, value])]
+        projected = [choice.emit_linear(graph, query_states, *query), *choice.emit_linears(graph, hidden, [key, value])]
     heads = graph.constant(np.array([0, 0, -1, head_size]))
     split = [graph.add("Reshape", part, heads) for part in projected]
     positions = projections.positions
@@ -267,13 +278,13 @@ def emit_attention(
     values = graph.add("Transpose", split[2], perm=[0, 2, 1, 3])
     if positions.rotates or positions.biases:
         length = graph.once(("length", mask), lambda: graph.add("Shape", mask, start=3, end=4))
-        asking = length if is_same else graph.constant(np.array([1]))  # only the first token
+        query_count = length if is_same else graph.constant(np.array([1]))  # only the first token
     if positions.rotates:
-        queries = positions.emit_rotated(graph, queries, asking)
+        queries = positions.emit_rotated(graph, queries, query_count)
         keys = graph.add("Transpose", positions.emit_rotated(graph, keys, length), perm=[0, 1, 3, 2])
     scores = graph.add("Add", graph.add("MatMul", queries, keys), mask)
     if positions.biases:
-        scores = graph.add("Add", scores, positions.emit_bias(graph, asking, length))
+        scores = graph.add("Add", scores, positions.emit_bias(graph, query_count, length))
     weights = graph.add("Softmax", scores, axis=-1)
     merged = graph.add("Transpose", graph.add("MatMul", weights, values), perm=[0, 2, 1, 3])
     flat = graph.add("Reshape", merged, graph.constant(np.array([0, 0, -1])))
@@ -282,12 +293,12 @@ def emit_attention(
 
 def emit_feed_forward(graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str) -> str:
     """Write a feed-forward block with its residual connection and norm."""
-    intermediate, read = layer.intermediate, _emit_before(graph, layer.output, hidden)
+    intermediate, normed = layer.intermediate, _emit_block_input(graph, layer.output, hidden)
     if intermediate.gate is None:
-        inner = _emit_activation(graph, config.hidden_act, _emit_linear(graph, intermediate.dense, read))
+        inner = _emit_activation(graph, config.hidden_act, _emit_linear(graph, intermediate.dense, normed))
         return _emit_residual(graph, layer.output, inner, hidden)
     linears = [(_arrays(linear), _bias(linear)) for linear in (intermediate.dense, intermediate.gate)]
-    inner, gate = intermediate.dense.compression.emit_linears(graph, read, linears)
+    inner, gate = intermediate.dense.compression.emit_linears(graph, normed, linears)
     gated = graph.add("Mul", _emit_activation(graph, config.hidden_act, inner), gate)
     return _emit_residual(graph, layer.output, gated, hidden)
 
@@ -296,7 +307,7 @@ def _emit_linear(graph: GraphBuilder, linear: BlockLinear, value: str) -> str:
     return linear.compression.emit_linear(graph, value, _arrays(linear), _bias(linear))
 
 
-def _emit_before(graph: GraphBuilder, output: ResidualOutput, hidden: str) -> str:
+def _emit_block_input(graph: GraphBuilder, output: ResidualOutput, hidden: str) -> str:
     """Write the input of the block's first linear layers: `hidden`, normalised if the norm comes first."""
     return _emit_norm(graph, output.LayerNorm, hidden) if output.norm_first and output.LayerNorm else hidden
 
@@ -318,7 +329,7 @@ def _emit_norm(graph: GraphBuilder, norm: nn.LayerNorm, value: str) -> str:
 
 
 def _emit_linear_of_tokens(graph: GraphBuilder, dense: nn.Linear, value: str) -> str:
-    return _NONE.emit_linear(graph, value, {"weight": _array(dense.weight)}, _bias(dense))
+    return _NO_COMPRESSION.emit_linear(graph, value, {"weight": _array(dense.weight)}, _bias(dense))
 
 
 def _emit_dense(graph: GraphBuilder, dense: nn.Linear, value: str) -> str:

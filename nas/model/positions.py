@@ -25,7 +25,7 @@ from nas.model.configuration import CompactBertConfig
 if TYPE_CHECKING:
     from nas.graph import GraphBuilder
 
-_FARTHEST = 128
+_LARGEST_DISTANCE = 128
 """In MPNet, all distances of at least this many tokens in one direction share a bias."""
 
 
@@ -62,30 +62,32 @@ class RelativePositions(Positions):
 
     biases = True
 
-    def __init__(self, buckets: int, heads: int, longest: int) -> None:
+    def __init__(self, buckets: int, heads: int, max_tokens: int) -> None:
         super().__init__()
-        self.buckets, self.longest = buckets, longest
+        self.buckets, self.max_tokens = buckets, max_tokens
         self.relative_attention_bias = along(nn.Embedding(buckets, heads), None, Axis.HEADS)
 
     def bias(self, queries: int, keys: int, like: torch.Tensor) -> torch.Tensor:
         table = self.relative_attention_bias.weight
-        at = torch.arange(keys, device=table.device)
+        positions = torch.arange(keys, device=table.device)
         by_distance = table[distance_buckets(torch.arange(1 - queries, keys, device=table.device), self.buckets)]
-        biases = by_distance[at[None, :] - at[:queries, None] + queries - 1]
+        biases = by_distance[positions[None, :] - positions[:queries, None] + queries - 1]
         return biases.permute(2, 0, 1).to(like)
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
         import numpy as np
 
         def buckets() -> str:
-            known = distance_buckets(torch.arange(1 - self.longest, self.longest), self.buckets).numpy()
-            first = graph.constant(np.array(self.longest - 1))
+            bucket_of_distance = distance_buckets(
+                torch.arange(1 - self.max_tokens, self.max_tokens), self.buckets
+            ).numpy()
+            first = graph.constant(np.array(self.max_tokens - 1))
             shifted = graph.add("Add", emit_distances(graph, queries, keys), first)
-            return graph.add("Gather", graph.constant(known.astype(np.int32)), shifted)
+            return graph.add("Gather", graph.constant(bucket_of_distance.astype(np.int32)), shifted)
 
-        of_heads = self.relative_attention_bias.weight.detach().float().cpu().numpy().T
-        found = graph.once(("buckets", queries, keys), buckets)
-        return graph.add("Gather", graph.constant(np.ascontiguousarray(of_heads)), found, axis=1)
+        bias_of_heads = self.relative_attention_bias.weight.detach().float().cpu().numpy().T
+        bucket_numbers = graph.once(("buckets", queries, keys), buckets)
+        return graph.add("Gather", graph.constant(np.ascontiguousarray(bias_of_heads)), bucket_numbers, axis=1)
 
 
 class RotaryPositions(Positions):
@@ -110,15 +112,15 @@ class RotaryPositions(Positions):
         angles = positions[:, None].float() * self._frequencies().to(features.device)
         first, second = features.float().chunk(2, dim=-1)
         cosine, sine = angles.cos(), angles.sin()
-        turned = (first * cosine - second * sine, second * cosine + first * sine)
-        return torch.cat(turned, dim=-1).to(features.dtype)
+        halves = (first * cosine - second * sine, second * cosine + first * sine)
+        return torch.cat(halves, dim=-1).to(features.dtype)
 
     def bias(self, queries: int, keys: int, like: torch.Tensor) -> torch.Tensor | None:
         if self.window is None or keys <= self.window + 1:
             return None
-        at = torch.arange(keys, device=like.device)
-        far = (at[None, :] - at[:queries, None]).abs() > self.window
-        return far.to(like.dtype)[None] * (torch.finfo(like.dtype).min / 2)
+        positions = torch.arange(keys, device=like.device)
+        is_far = (positions[None, :] - positions[:queries, None]).abs() > self.window
+        return is_far.to(like.dtype)[None] * (torch.finfo(like.dtype).min / 2)
 
     def emit_rotated(self, graph: GraphBuilder, features: str, tokens: str) -> str:
         import numpy as np
@@ -128,21 +130,23 @@ class RotaryPositions(Positions):
             column = graph.add("Unsqueeze", positions, graph.constant(np.array([1])))
             return graph.add("Mul", column, graph.constant(self._frequencies().numpy()[None]))
 
-        at = graph.once(("angles", tokens, self.theta), angles)
-        cosine, sine = (graph.once((name, at), partial(graph.add, name, at)) for name in ("Cos", "Sin"))
+        angles_name = graph.once(("angles", tokens, self.theta), angles)
+        cosine, sine = (
+            graph.once((name, angles_name), partial(graph.add, name, angles_name)) for name in ("Cos", "Sin")
+        )
         first, second = graph.add_many("Split", 2, features, axis=-1, num_outputs=2)
-        left = graph.add("Sub", graph.add("Mul", first, cosine), graph.add("Mul", second, sine))
-        right = graph.add("Add", graph.add("Mul", second, cosine), graph.add("Mul", first, sine))
-        return graph.add("Concat", left, right, axis=-1)
+        first_rotated = graph.add("Sub", graph.add("Mul", first, cosine), graph.add("Mul", second, sine))
+        second_rotated = graph.add("Add", graph.add("Mul", second, cosine), graph.add("Mul", first, sine))
+        return graph.add("Concat", first_rotated, second_rotated, axis=-1)
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
         import numpy as np
 
         def far() -> str:
             distances = graph.add("Abs", emit_distances(graph, queries, keys))
-            beyond = graph.add("Greater", distances, graph.constant(np.array(self.window)))
+            is_far = graph.add("Greater", distances, graph.constant(np.array(self.window)))
             blocked, free = (graph.constant(np.array(number, dtype=np.float32)) for number in (-1e9, 0.0))
-            return graph.add("Unsqueeze", graph.add("Where", beyond, blocked, free), graph.constant(np.array([0])))
+            return graph.add("Unsqueeze", graph.add("Where", is_far, blocked, free), graph.constant(np.array([0])))
 
         return graph.once(("far", queries, keys, self.window), far)
 
@@ -165,11 +169,11 @@ def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
     buckets hold ranges of distances, which become wider on a logarithmic scale up to a distance of 128.
     """
     half = buckets // 2
-    single = half // 2
-    far = distances.abs()
-    share = torch.log(far.float().clamp(min=1.0) / single) / math.log(_FARTHEST / single)
-    ranges = (single + (share * (half - single)).long()).clamp(max=half - 1)
-    return (distances > 0).long() * half + torch.where(far < single, far, ranges)
+    single_count = half // 2
+    absolute = distances.abs()
+    share = torch.log(absolute.float().clamp(min=1.0) / single_count) / math.log(_LARGEST_DISTANCE / single_count)
+    ranges = (single_count + (share * (half - single_count)).long()).clamp(max=half - 1)
+    return (distances > 0).long() * half + torch.where(absolute < single_count, absolute, ranges)
 
 
 def emit_positions(graph: GraphBuilder, tokens: str) -> str:
@@ -180,7 +184,7 @@ def emit_positions(graph: GraphBuilder, tokens: str) -> str:
         zero, one = (graph.constant(np.array(number)) for number in (0, 1))
         return graph.add("Range", zero, graph.add("Squeeze", tokens), one)
 
-    return graph.once(("places", tokens), positions)
+    return graph.once(("positions", tokens), positions)
 
 
 def emit_distances(graph: GraphBuilder, queries: str, keys: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-_LEAST_WIDTH = 256
+_LEAST_HIDDEN_SIZE = 256
 """The smallest hidden size at which faster products in bf16 outweigh the cost of the casts."""
 
 
@@ -21,7 +21,7 @@ def native_bf16(processor: str) -> bool:
 
 def uses_bf16(hidden_size: int, processor: str) -> bool:
     """Whether networks of this hidden size should be computed in bf16 on this machine's `processor`."""
-    return native_bf16(processor) and hidden_size >= _LEAST_WIDTH
+    return native_bf16(processor) and hidden_size >= _LEAST_HIDDEN_SIZE
 
 
 def precision_name(bf16: bool) -> str:

@@ -45,11 +45,11 @@ class _Linear(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Block:
+class _BlockParameters:
     """The parameters of one block of a layer, grouped by how compression affects them."""
 
     linears: tuple[_Linear, ...]
-    exact: tuple[tuple[_Extent, ...], ...]
+    uncompressed: tuple[tuple[_Extent, ...], ...]
     """The extents of parameters, such as position biases, that no compression method affects. A block that borrows its
     linear layers also borrows these parameters.
     """
@@ -70,49 +70,53 @@ class Sizes:
     def __init__(self, config: CompactBertConfig) -> None:
         self.config = config
         sources = sorted({layer.source for layer in config.architecture.layers})
-        given = config.architecture
+        architecture = config.architecture
         layers = tuple(Layer(source, 1, 1) for source in sources)
-        plain = replace(given, layers=layers, embedding="none", exit_threshold=0.0)
+        minimal = replace(architecture, layers=layers, embedding="none", exit_threshold=0.0)
         with torch.device("meta"):
-            model = CompactBert(config.with_architecture(plain))
+            model = CompactBert(config.with_architecture(minimal))
         self._blocks = {
-            (source, block): _block(layer, block)
+            (source, block): _block_parameters(layer, block)
             for source, layer in zip(sources, model.layers, strict=True)
             for block in LAYER_BLOCKS
         }
-        of_layers = {module for layer in model.layers for module in layer.modules()}
-        words = model.bert.embeddings.word_embeddings
-        [self._table] = _parameters([words])
-        self._classifier = _parameters([model.classifier])
-        types = model.bert.embeddings.token_type_embeddings
+        layer_modules = {module for layer in model.layers for module in layer.modules()}
+        token_embeddings = model.bert.embeddings.word_embeddings
+        [self._table_extents] = _parameter_extents([token_embeddings])
+        self._classifier_extents = _parameter_extents([model.classifier])
+        type_embeddings = model.bert.embeddings.token_type_embeddings
         # If there is only one token type, an export adds its embedding to those of the positions and does not store it.
-        folded = [types] if types is not None and len(types.weight) == 1 and config.position_table else []
-        self._folded = _parameters(folded)
-        left_out = {words, model.classifier, *folded, *of_layers}
-        self._rest = _parameters(module for module in model.modules() if module not in left_out)
-        self._known: dict[tuple[int, Block, int, str, int], _Size] = {}
+        is_folded = type_embeddings is not None and len(type_embeddings.weight) == 1 and config.position_table
+        folded = [type_embeddings] if is_folded else []
+        self._folded_extents = _parameter_extents(folded)
+        counted_separately = {token_embeddings, model.classifier, *folded, *layer_modules}
+        self._other_extents = _parameter_extents(
+            module for module in model.modules() if module not in counted_separately
+        )
+        self._size_cache: dict[tuple[int, Block, int, str, int], _Size] = {}
 
     def parameters(self, architecture: Architecture) -> int:
         """Return the exact number of parameters of the extracted network."""
-        table = _numbers(matrix_compression(architecture.embedding).matrices(*self._table_shape(architecture)))
-        exact = self._exact(architecture) + _product(self._folded, self._outer_lengths(architecture))
-        return table + exact + sum(size.parameters for size in self._sizes(architecture))
+        table = _matrix_count(matrix_compression(architecture.embedding).matrices(*self._table_shape(architecture)))
+        uncompressed = self._uncompressed_count(architecture)
+        uncompressed += _count(self._folded_extents, self._outer_lengths(architecture))
+        return table + uncompressed + sum(size.parameters for size in self._sizes(architecture))
 
     def stored_mb(self, architecture: Architecture) -> float:
         """Return the megabytes (10^6 bytes) that the weights take in an export, in their compressed form."""
         table = matrix_compression(architecture.embedding).table_bytes(*self._table_shape(architecture))
         blocks = sum(size.stored_bytes for size in self._sizes(architecture))
-        return (4 * self._exact(architecture) + table + blocks) / MB
+        return (4 * self._uncompressed_count(architecture) + table + blocks) / MB
 
-    def _exact(self, architecture: Architecture) -> int:
+    def _uncompressed_count(self, architecture: Architecture) -> int:
         """Return how many parameters outside the layers are stored without compression."""
         lengths = self._outer_lengths(architecture)
         classifiers = len(architecture.layers) if architecture.exit_threshold else 1
-        return _product(self._rest, lengths) + classifiers * _product(self._classifier, lengths)
+        return _count(self._other_extents, lengths) + classifiers * _count(self._classifier_extents, lengths)
 
     def _table_shape(self, architecture: Architecture) -> tuple[int, int]:
         lengths = self._outer_lengths(architecture)
-        rows, columns = (_length(extent, lengths) for extent in self._table)
+        rows, columns = (_length(extent, lengths) for extent in self._table_extents)
         return rows, columns
 
     @staticmethod
@@ -124,47 +128,47 @@ class Sizes:
             for block in LAYER_BLOCKS:
                 size, choice = layer.option(block)
                 key = layer.source, block, size, choice, architecture.hidden_size
-                if key not in self._known:
-                    self._known[key] = self._size(*key)
-                yield self._known[key]
+                if key not in self._size_cache:
+                    self._size_cache[key] = self._size(*key)
+                yield self._size_cache[key]
 
     def _size(self, source: int, block: Block, size: int, choice: str, hidden: int) -> _Size:
-        parts, chosen = self._blocks[source, block], compression(choice)
-        if chosen.weights == "none":
+        block_parameters, method = self._blocks[source, block], compression(choice)
+        if method.weights == "none":
             return _Size(0, 0)
         lengths = {Axis.HIDDEN: hidden, Axis.HEADS: size, Axis.NEURONS: size}
         lengths[Axis.HEAD_FEATURES] = size * self.config.attention_head_size
-        norm = _product(parts.norm, lengths)
-        if not isinstance(chosen, MatrixCompression):
+        norm = _count(block_parameters.norm, lengths)
+        if not isinstance(method, MatrixCompression):
             return _Size(norm, 4 * norm)
-        exact = norm + _product(parts.exact, lengths)
-        parameters, stored = exact, 4 * exact
-        for linear in parts.linears:
+        uncompressed = norm + _count(block_parameters.uncompressed, lengths)
+        parameters, stored = uncompressed, 4 * uncompressed
+        for linear in block_parameters.linears:
             rows, columns = _length(linear.rows, lengths), _length(linear.columns, lengths)
-            parameters += _numbers(chosen.matrices(rows, columns)) + rows * linear.has_bias
-            stored += chosen.linear_bytes(rows, columns, linear.has_bias)
+            parameters += _matrix_count(method.matrices(rows, columns)) + rows * linear.has_bias
+            stored += method.linear_bytes(rows, columns, linear.has_bias)
         return _Size(parameters, stored)
 
 
-def _block(layer: CompactBertLayer, block: Block) -> _Block:
+def _block_parameters(layer: CompactBertLayer, block: Block) -> _BlockParameters:
     """Return the parameters of one block of an uncompressed layer."""
-    inside: list[nn.Module] = [layer.attention] if block == "attention" else [layer.intermediate, layer.output]
-    modules = [module for part in inside for module in part.modules()]
+    parts: list[nn.Module] = [layer.attention] if block == "attention" else [layer.intermediate, layer.output]
+    modules = [module for part in parts for module in part.modules()]
     linears = [module for module in modules if isinstance(module, BlockLinear)]
     norms = [module for module in modules if isinstance(module, nn.LayerNorm)]
-    return _Block(
-        tuple(_linear(linear) for linear in linears),
-        _parameters(module for module in modules if module not in {*linears, *norms}),
-        _parameters(norms),
+    return _BlockParameters(
+        tuple(_linear_extents(linear) for linear in linears),
+        _parameter_extents(module for module in modules if module not in {*linears, *norms}),
+        _parameter_extents(norms),
     )
 
 
-def _linear(linear: BlockLinear) -> _Linear:
-    rows, columns = _parameters([linear])[0]
+def _linear_extents(linear: BlockLinear) -> _Linear:
+    rows, columns = _parameter_extents([linear])[0]
     return _Linear(rows, columns, linear.bias is not None)
 
 
-def _parameters(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:
+def _parameter_extents(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:
     """Return the extents of all parameters of these modules, without those of their submodules."""
     return tuple(_extents(parameter, axes) for module in modules for parameter, axes in labelled(module))
 
@@ -177,10 +181,10 @@ def _length(extent: _Extent, lengths: Mapping[Axis, int]) -> int:
     return lengths[extent] if isinstance(extent, Axis) else extent
 
 
-def _product(parameters: Iterable[tuple[_Extent, ...]], lengths: Mapping[Axis, int]) -> int:
+def _count(parameters: Iterable[tuple[_Extent, ...]], lengths: Mapping[Axis, int]) -> int:
     """Return how many numbers the parameters with these extents hold in total."""
     return sum(math.prod(_length(extent, lengths) for extent in extents) for extents in parameters)
 
 
-def _numbers(shapes: Mapping[str, tuple[int, int]]) -> int:
+def _matrix_count(shapes: Mapping[str, tuple[int, int]]) -> int:
     return sum(rows * columns for rows, columns in shapes.values())

@@ -22,7 +22,7 @@ from nas.model.families import FAMILIES, Family, family_of
 from nas.model.modeling import AUTO_MODELS, CompactBert
 from nas.space import Shape
 
-_SHARED = (
+_SHARED_SETTINGS = (
     "vocab_size",
     "hidden_act",
     "hidden_dropout_prob",
@@ -39,9 +39,9 @@ _SHARED = (
 )
 AUTO_CLASSES: dict[NetworkType, Any] = {kind: getattr(transformers, name) for kind, (name, _) in AUTO_MODELS.items()}
 """For each network type, the Auto class of transformers that loads a teacher of that type."""
-_LAST = ("classifier.weight", "classifier.bias")
-_LABELS = {"id2label", "label2id", "problem_type"}
-_CLASSIFIER = NetworkForm()
+_CLASSIFIER_PARAMETERS = ("classifier.weight", "classifier.bias")
+_LABEL_SETTINGS = {"id2label", "label2id", "problem_type"}
+_CLASSIFIER_FORM = NetworkForm()
 
 
 def shape_of(config: PreTrainedConfig) -> Shape:
@@ -64,16 +64,16 @@ def shape_of(config: PreTrainedConfig) -> Shape:
 
 def _check_function(family: Family, config: PreTrainedConfig) -> None:
     """Raise `TeacherError` if the configuration describes a function that a `CompactBert` cannot compute."""
-    for setting, (value, able) in family.rules(config).items():
-        if value not in able:
+    for setting, (value, supported) in family.rules(config).items():
+        if value not in supported:
             raise TeacherError(
-                f"teacher: {setting} must be {' or '.join(map(str, able))}, but got {value!r}; use another teacher"
+                f"teacher: {setting} must be {' or '.join(map(str, supported))}, but got {value!r}; use another teacher"
             )
     if family.positions_follow_padding and config.pad_token_id is None:
         raise TeacherError("teacher: pad_token_id must be a number, but got None; set it in the teacher's config.json")
 
 
-def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -> CompactBertConfig:
+def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBertConfig:
     """Return the configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does.
 
     If the network is an encoder, it has as many outputs as hidden units.
@@ -83,7 +83,7 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -
     layers = (
         Layer(index, shape.num_attention_heads, shape.intermediate_size) for index in range(shape.num_hidden_layers)
     )
-    values = {key: family.read(teacher, key) for key in _SHARED} | {"pooler_act": family.pooler_act}
+    values = {key: family.read(teacher, key) for key in _SHARED_SETTINGS} | {"pooler_act": family.pooler_act}
     values |= family.compact(teacher)
     if form.network_type not in family.pooled:
         values["pooler_act"] = None
@@ -91,7 +91,7 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -
     if family.has_embedding_size and teacher.embedding_size != shape.hidden_size:
         values["embedding_size"] = teacher.embedding_size
     if form.network_type == "encoder":
-        values = {name: value for name, value in values.items() if name not in _LABELS}
+        values = {name: value for name, value in values.items() if name not in _LABEL_SETTINGS}
         values["projection_dim"] = shape.hidden_size
     config = CompactBertConfig(
         family=teacher.model_type,
@@ -102,7 +102,7 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER) -
     return config.with_architecture(Architecture(hidden_size=shape.hidden_size, layers=tuple(layers)))
 
 
-def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER) -> CompactBert:
+def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBert:
     """Return a `CompactBert` in evaluation mode that computes the same function as the teacher, with copied weights.
 
     `teacher` must be of the class that `AUTO_CLASSES` names for the network type of `form`. An encoder gets an
@@ -112,11 +112,13 @@ def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER) -> Com
     RoBERTa skips padding when it counts positions, but a `CompactBert` does not. Padding must therefore come after the
     text.
     """
-    family, given = family_of(teacher.config.model_type), teacher.state_dict()
+    family, teacher_state = family_of(teacher.config.model_type), teacher.state_dict()
     model, kind = CompactBert(compact_config(teacher.config, form)), form.network_type
-    own = model.state_dict()
-    last = {name: _identity(own.pop(name)) for name in _LAST} if kind == "encoder" else {}
-    model.load_state_dict(family.to_compact(given, own, teacher.config, kind) | last)
+    compact_state = model.state_dict()
+    last_layer = (
+        {name: _identity(compact_state.pop(name)) for name in _CLASSIFIER_PARAMETERS} if kind == "encoder" else {}
+    )
+    model.load_state_dict(family.to_compact(teacher_state, compact_state, teacher.config, kind) | last_layer)
     return model.eval()
 
 
@@ -134,13 +136,13 @@ def fits_stock(model: CompactBert) -> bool:
     conditions.
     """
     config, architecture = model.config, model.config.architecture
-    kinds = {(layer.num_attention_heads, layer.intermediate_size) for layer in architecture.layers}
+    layer_sizes = {(layer.num_attention_heads, layer.intermediate_size) for layer in architecture.layers}
     return (
         architecture.choices == {"none"}
         and not architecture.exit_threshold
         and not any(layer.keep_tokens for layer in architecture.layers)
-        and len(kinds) == 1
-        and next(iter(kinds))[0] * config.attention_head_size == config.hidden_size
+        and len(layer_sizes) == 1
+        and next(iter(layer_sizes))[0] * config.attention_head_size == config.hidden_size
         and config.embedding_size != config.hidden_size
         and FAMILIES[config.family].expresses(config, model.state_dict())
     )
@@ -156,23 +158,25 @@ def to_stock(model: CompactBert) -> PreTrainedModel:
             "hidden size; export it as CompactBert"
         )
     family, layer = FAMILIES[config.family], config.architecture.layers[0]
-    skipped = family.first_position(config.pad_token_id)
-    shared = set(_SHARED) - (_LABELS if config.network_type == "encoder" else set())
+    unused_rows = family.first_position(config.pad_token_id)
+    shared = set(_SHARED_SETTINGS) - (_LABEL_SETTINGS if config.network_type == "encoder" else set())
     values = {key: getattr(config, key) for key in shared} | {
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": layer.num_attention_heads,
         "intermediate_size": layer.intermediate_size,
-        "max_position_embeddings": config.max_position_embeddings + skipped,
+        "max_position_embeddings": config.max_position_embeddings + unused_rows,
     }
     if family.has_embedding_size:
         values["embedding_size"] = config.embedding_width
-    own = {family.name(key): value for key, value in values.items() if key not in family.constants}
-    own |= family.stock(config)
-    stock: PreTrainedModel = AUTO_CLASSES[config.network_type].from_config(AutoConfig.for_model(config.family, **own))
+    own_settings = {family.name(key): value for key, value in values.items() if key not in family.constants}
+    own_settings |= family.stock(config)
+    stock: PreTrainedModel = AUTO_CLASSES[config.network_type].from_config(
+        AutoConfig.for_model(config.family, **own_settings)
+    )
     state: dict[str, torch.Tensor] = model.state_dict()
     if config.network_type == "encoder":  # its class has no last linear layer, but may have an unused pooler
-        state = {name: value for name, value in state.items() if name not in _LAST}
+        state = {name: value for name, value in state.items() if name not in _CLASSIFIER_PARAMETERS}
         pooler = {name: value for name, value in stock.state_dict().items() if name.startswith("pooler.")}
         state |= {f"bert.{name}": torch.zeros_like(value) for name, value in pooler.items()}
     stock.load_state_dict(family.to_stock(state, config))

@@ -35,7 +35,7 @@ _COUNTS = (
 )
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 _NULLABLE = ("classifier_dropout", "pad_token_id")
-_OFF = {
+_UNSUPPORTED_SETTINGS = {
     "is_decoder": "give an encoder",
     "add_cross_attention": "give an encoder",
     "pruned_heads": "give a checkpoint with all heads",
@@ -58,27 +58,29 @@ def read_config(source: str) -> PreTrainedConfig:
     values = _read(source)
     kind = values.get("model_type")
     if not isinstance(kind, str):
-        able = " or ".join(f'"{name}"' for name in FAMILIES)
-        raise _wrong(source, "model_type", f"must be {able}", kind, "add it")
+        supported = " or ".join(f'"{name}"' for name in FAMILIES)
+        raise _setting_error(source, "model_type", f"must be {supported}", kind, "add it")
     family, config_class = family_of(kind), CONFIG_MAPPING[kind]
     for alias, name in config_class.attribute_map.items():
         if alias in values:
             values.setdefault(name, values[alias])
-    for name, remedy in _OFF.items():
+    for name, remedy in _UNSUPPORTED_SETTINGS.items():
         if values.get(name):
-            raise _wrong(source, name, "must be absent or false", values[name], remedy)
-    known = dict(_settings(source, family, config_class, values))
-    known |= {name: values[name] for name in family.own_settings if name in values}
+            raise _setting_error(source, name, "must be absent or false", values[name], remedy)
+    settings = dict(_settings(source, family, config_class, values))
+    settings |= {name: values[name] for name in family.own_settings if name in values}
     try:
-        config = AutoConfig.for_model(kind, **known, **_labels(source, values))
+        config = AutoConfig.for_model(kind, **settings, **_labels(source, values))
     except (KeyError, TypeError, ValueError, StrictDataclassError) as problem:
         reason = " ".join(str(problem).split())
         raise TeacherError(f"teacher.model: {source}: {CONFIG_FILE}: {reason}; correct the file") from None
     architectures = values.get("architectures")
     config.architectures = architectures if isinstance(architectures, list) else None
-    config.problem_type = _problem(source, values)
+    config.problem_type = _problem_type(source, values)
     if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
-        raise _wrong(source, "pad_token_id", f"must be below vocab_size, {config.vocab_size}", config.pad_token_id)
+        raise _setting_error(
+            source, "pad_token_id", f"must be below vocab_size, {config.vocab_size}", config.pad_token_id
+        )
     return config
 
 
@@ -86,12 +88,12 @@ def teacher_settings(source: str) -> dict[str, Any]:
     """Return all settings in a teacher's folder, including those for sentence-transformers."""
     path = teacher_file(source, _SENTENCE_TRANSFORMERS)
     try:
-        more = json.loads(path.read_bytes()) if path else {}
+        further = json.loads(path.read_bytes()) if path else {}
     except ValueError as problem:
         raise TeacherError(
             f"teacher.model: {source}: {_SENTENCE_TRANSFORMERS} is not valid JSON: {problem}; repair the file"
         ) from None
-    return _read(source) | (more if isinstance(more, dict) else {})
+    return _read(source) | (further if isinstance(further, dict) else {})
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -131,15 +133,17 @@ def _settings(source: str, family: Family, config_class: Any, values: Mapping[st
             yield name, None
             continue
         number = _number(value)
-        if number is None or not _fits(setting, number):
-            raise _wrong(source, name, f"must be {rule}", value)
+        if number is None or not _is_valid(setting, number):
+            raise _setting_error(source, name, f"must be {rule}", value)
         yield name, int(number) if _is_whole(setting) else number
     for name in (*family.own_counts, *family.own_numbers):
         if name in values:
-            number, whole = _number(values[name]), name in family.own_counts
-            if number is None or number <= 0 or (whole and not number.is_integer()):
-                raise _wrong(source, name, f"must be a {'whole ' if whole else ''}number above 0", values[name])
-            yield name, int(number) if whole else number
+            number, is_whole = _number(values[name]), name in family.own_counts
+            if number is None or number <= 0 or (is_whole and not number.is_integer()):
+                raise _setting_error(
+                    source, name, f"must be a {'whole ' if is_whole else ''}number above 0", values[name]
+                )
+            yield name, int(number) if is_whole else number
     for name in (family.name("hidden_act"), "position_embedding_type"):
         # Older versions of transformers wrote null for absolute positions.
         if name in values and (values[name] is not None or name != "position_embedding_type"):
@@ -159,7 +163,7 @@ def _rule(setting: str) -> str:
     return "a number of at least 0" if setting == "initializer_range" else "a number above 0"
 
 
-def _fits(setting: str, number: float) -> bool:
+def _is_valid(setting: str, number: float) -> bool:
     if _is_whole(setting):
         return number.is_integer() and number >= (setting in _COUNTS)
     if setting in _RATES:
@@ -183,32 +187,32 @@ def _labels(source: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     As in transformers, a configuration without any of these has two labels.
     """
-    given, inverse = values.get("id2label"), values.get("label2id")
-    if not given and isinstance(inverse, Mapping) and inverse:
-        given = {number: name for name, number in inverse.items()}
-    if isinstance(given, list):
-        given = dict(enumerate(given))
-    if not given:
+    id2label, label2id = values.get("id2label"), values.get("label2id")
+    if not id2label and isinstance(label2id, Mapping) and label2id:
+        id2label = {number: name for name, number in label2id.items()}
+    if isinstance(id2label, list):
+        id2label = dict(enumerate(id2label))
+    if not id2label:
         count = _number(values.get("num_labels", 2))
         if count is None or not count.is_integer() or count < 1:
-            raise _wrong(source, "num_labels", "must be a whole number above 0", values.get("num_labels"))
-        given = {number: f"LABEL_{number}" for number in range(int(count))}
-    numbers = [_number(key) for key in given] if isinstance(given, Mapping) else []
+            raise _setting_error(source, "num_labels", "must be a whole number above 0", values.get("num_labels"))
+        id2label = {number: f"LABEL_{number}" for number in range(int(count))}
+    numbers = [_number(key) for key in id2label] if isinstance(id2label, Mapping) else []
     if not numbers or sorted(numbers, key=lambda number: number or 0.0) != list(range(len(numbers))):
-        raise _wrong(source, "id2label", "must name the labels 0, 1, 2 and so on", given)
-    names = {int(_number(key) or 0): str(name) for key, name in given.items()}
+        raise _setting_error(source, "id2label", "must name the labels 0, 1, 2 and so on", id2label)
+    names = {int(_number(key) or 0): str(name) for key, name in id2label.items()}
     ordered = {number: names[number] for number in sorted(names)}
     return {"id2label": ordered, "label2id": {name: number for number, name in ordered.items()}}
 
 
-def _problem(source: str, values: Mapping[str, Any]) -> Problem | None:
+def _problem_type(source: str, values: Mapping[str, Any]) -> Problem | None:
     kind = values.get("problem_type")
     if kind is not None and kind not in get_args(Problem):
-        raise _wrong(source, "problem_type", f"must be null or {' or '.join(get_args(Problem))}", kind)
+        raise _setting_error(source, "problem_type", f"must be null or {' or '.join(get_args(Problem))}", kind)
     return cast(Problem | None, kind)
 
 
-def _wrong(source: str, name: str, rule: str, value: Any, remedy: str = "correct this setting") -> TeacherError:
+def _setting_error(source: str, name: str, rule: str, value: Any, remedy: str = "correct this setting") -> TeacherError:
     shown = json.dumps(value)
     shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
     return TeacherError(f"teacher.model: {source}: {CONFIG_FILE}: {name} {rule}, but got {shown}; {remedy}")

@@ -17,12 +17,12 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from nas.errors import TeacherError
 from nas.model.families import family_of
 
-_FILES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+_FILE_GROUPS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 """Groups of files. A tokenizer can be loaded from any one of these groups."""
-_STORED = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
+_CALL_OPTIONS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
 """Options of the last call of the tokenizer, which transformers stores among the tokenizer's settings."""
-_WORDS = ["Tagged", "words", ",", "one", "by", "one"]
-_UNUSUAL = "\u2603 \u6f22 \U0001f9ea \u00df"
+_EXAMPLE_WORDS = ["Tagged", "words", ",", "one", "by", "one"]
+_UNUSUAL_TEXT = "\u2603 \u6f22 \U0001f9ea \u00df"
 """A text of characters that hardly any vocabulary covers completely."""
 
 
@@ -38,14 +38,14 @@ def load_tokenizer(
     """
     # For a folder without a tokenizer, transformers silently creates an empty one.
     folder = Path(source)
-    if folder.is_dir() and not any(all((folder / name).is_file() for name in names) for names in _FILES):
-        able = " or ".join(" and ".join(names) for names in _FILES)
-        raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its {able}")
+    if folder.is_dir() and not any(all((folder / name).is_file() for name in names) for names in _FILE_GROUPS):
+        needed = " or ".join(" and ".join(names) for names in _FILE_GROUPS)
+        raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its {needed}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), config=config, trust_remote_code=False)
         if of_words and _has_spaces_in_tokens(tokenizer):
-            given = {"config": config, "trust_remote_code": False, "add_prefix_space": True}
-            tokenizer = AutoTokenizer.from_pretrained(str(source), **given)
+            options = {"config": config, "trust_remote_code": False, "add_prefix_space": True}
+            tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
     except Exception as problem:  # tokenizers raises bare exceptions, and tokenizer classes raise their own
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise TeacherError(
@@ -57,8 +57,8 @@ def load_tokenizer(
             "need one that the tokenizers library can run; add a tokenizer.json (see docs/own-model.md)"
         )
     make_uniform(tokenizer)
-    text = [" ".join(_WORDS)]
-    if of_words and tokenizer([_WORDS], is_split_into_words=True)["input_ids"] != tokenizer(text)["input_ids"]:
+    text = [" ".join(_EXAMPLE_WORDS)]
+    if of_words and tokenizer([_EXAMPLE_WORDS], is_split_into_words=True)["input_ids"] != tokenizer(text)["input_ids"]:
         raise TeacherError(
             f"teacher.model: {source}: its tokenizer must split a list of words into the same tokens as the text that "
             "they form, but does not; give a teacher whose tokenizer has add_prefix_space = true, or splits at spaces"
@@ -68,8 +68,8 @@ def load_tokenizer(
 
 def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the space before a word belongs to the word's first token, so that a single word also needs a space."""
-    before: Any = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
-    return before is not None and b"ByteLevel" in before.__getstate__()
+    pre_tokenizer: Any = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
+    return pre_tokenizer is not None and b"ByteLevel" in pre_tokenizer.__getstate__()
 
 
 def ignored_code(source: str | Path) -> str:
@@ -79,12 +79,12 @@ def ignored_code(source: str | Path) -> str:
     """
     path = Path(source) / "tokenizer_config.json"
     try:
-        named = json.loads(path.read_text(encoding="utf-8"))["auto_map"]
-        classes = named["AutoTokenizer"] if isinstance(named, dict) else named
+        auto_map = json.loads(path.read_text(encoding="utf-8"))["auto_map"]
+        classes = auto_map["AutoTokenizer"] if isinstance(auto_map, dict) else auto_map
     except (OSError, ValueError, LookupError, TypeError):  # an invalid file is reported when the tokenizer is loaded
         return ""
-    found = classes if isinstance(classes, list) else [classes]
-    return next((name for name in reversed(found) if isinstance(name, str)), "")
+    names = classes if isinstance(classes, list) else [classes]
+    return next((name for name in reversed(names) if isinstance(name, str)), "")
 
 
 def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -96,7 +96,7 @@ def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
     backend.no_padding()
     backend.no_truncation()
     tokenizer.padding_side = "right"
-    for name in _STORED:
+    for name in _CALL_OPTIONS:
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.init_kwargs |= {"padding_side": "right", "truncation_side": tokenizer.truncation_side}
 
@@ -116,13 +116,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
     # batch, because the tokenizer ignores an empty second text outside of a batch.
     try:
         added = {name: rows[0] for name, rows in tokenizer([""], [""], return_token_type_ids=True).items()}
-        tokenizer(_UNUSUAL, _UNUSUAL)
+        tokenizer(_UNUSUAL_TEXT, _UNUSUAL_TEXT)
     except Exception as problem:  # tokenizers raises bare exceptions
         raise TeacherError(
             f"{start} fails on unknown characters: {problem}; add its unknown token to the vocabulary"
         ) from None
     unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
-    _check_rows(np.array([tokenizer.pad_token_id, *unknown]), tokenizer, source, config)
+    _check_embedded(np.array([tokenizer.pad_token_id, *unknown]), tokenizer, source, config)
     check_ids(added["input_ids"], tokenizer, source, config)
     types, known = max(added["token_type_ids"], default=0), family_of(config.model_type).read(config, "type_vocab_size")
     if 1 < known <= types:
@@ -139,7 +139,7 @@ def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: st
     them.
     """
     values = np.fromiter(ids, dtype=np.int64)
-    _check_rows(values, tokenizer, source, config)
+    _check_embedded(values, tokenizer, source, config)
     family = family_of(config.model_type)
     skipped = family.uncounted(config.pad_token_id)
     if skipped is not None and skipped != tokenizer.pad_token_id and (values == skipped).any():
@@ -151,7 +151,9 @@ def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: st
         )
 
 
-def _check_rows(values: np.ndarray, tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
+def _check_embedded(
+    values: np.ndarray, tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig
+) -> None:
     vocab_size = config.vocab_size
     outside = np.unique(values[values >= vocab_size])
     if len(outside):

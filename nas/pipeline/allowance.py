@@ -19,7 +19,7 @@ from nas.pipeline.step import Check, Step
 from nas.pipeline.unlabelled import unlabelled_lengths
 from nas.study import Study
 
-_BY_ROWS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "teacher-logits")
+_ROW_DEPENDENT_STEPS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "teacher-logits")
 """Steps whose duration depends on rows that may not have been read yet. They count as a fixed cost only once they have
 finished."""
 
@@ -32,10 +32,10 @@ def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> floa
     hours = run.study.training.hours
     if not hours:
         return float("inf")
-    known, listed, work = run.seconds(), _made(steps), _workload(run)
-    at = listed.index(step)
-    before = sum(known.get(each.name, 0.0) for each in listed[:at])
-    after = sum(each.seconds(run.study, work) for each in listed[at + 1 :] if not each.shares_hours)
+    seconds_taken, made_steps, workload = run.seconds(), _only_steps(steps), _workload(run)
+    index = made_steps.index(step)
+    before = sum(seconds_taken.get(each.name, 0.0) for each in made_steps[:index])
+    after = sum(each.seconds(run.study, workload) for each in made_steps[index + 1 :] if not each.shares_hours)
     return 3600 * hours - division.OUTSIDE_STEPS - before - after
 
 
@@ -43,21 +43,27 @@ def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
     """Raise `StudyError` if the run's hours are not even enough for the steps with a fixed cost."""
     if not run.study.training.hours:
         return
-    known, work = run.seconds(), _workload(run)
-    counted = [
-        each for each in _made(steps) if not each.shares_hours and (each.name in known or each.name not in _BY_ROWS)
+    seconds_taken, workload = run.seconds(), _workload(run)
+    fixed_cost_steps = [
+        each
+        for each in _only_steps(steps)
+        if not each.shares_hours and (each.name in seconds_taken or each.name not in _ROW_DEPENDENT_STEPS)
     ]
-    refuse(run.study, work, sum(known.get(each.name, each.seconds(run.study, work)) for each in counted))
+    refuse(
+        run.study,
+        workload,
+        sum(seconds_taken.get(each.name, each.seconds(run.study, workload)) for each in fixed_cost_steps),
+    )
 
 
 def refuse(study: Study, work: Workload, fixed: float) -> None:
     """Raise `StudyError` if the steps with a fixed cost, `fixed` seconds in total, use up all of a study's hours."""
     fixed, hours = fixed + division.OUTSIDE_STEPS, study.training.hours or 0.0
     if 3600 * hours <= fixed:
-        least = ceil(1000 * (fixed + _least(study, work)) / 3600) / 1000
+        least_hours = ceil(1000 * (fixed + _shortest_seconds(study, work)) / 3600) / 1000
         raise StudyError(
             f"training.hours: {hours:g} is too little: the steps with a fixed cost already take {fixed / 3600:.3f} "
-            f"hours; give at least {least:g}"
+            f"hours; give at least {least_hours:g}"
         )
 
 
@@ -67,47 +73,52 @@ def divided_seconds(study: Study, work: Workload, steps: Sequence[tuple[Step, fl
     `steps` pairs each step with the seconds that it took, or with None if it is not up to date. For steps that are up
     to date, the estimate is 0. Raises `StudyError` if no time is left for the steps that share the hours.
     """
-    found = {step.name: step.seconds(study, work) for step, _ in steps if not step.shares_hours}
-    found |= {step.name: took for step, took in steps if took is not None}
-    refuse(study, work, sum(found.values()))
-    left = 3600 * (study.training.hours or 0.0) - division.OUTSIDE_STEPS - sum(found.values())
+    seconds_by_step = {step.name: step.seconds(study, work) for step, _ in steps if not step.shares_hours}
+    seconds_by_step |= {step.name: took for step, took in steps if took is not None}
+    refuse(study, work, sum(seconds_by_step.values()))
+    seconds_left = 3600 * (study.training.hours or 0.0) - division.OUTSIDE_STEPS - sum(seconds_by_step.values())
     names = [step.name for step, _ in steps]
-    if "supernet" not in found:
-        found["supernet"] = division.supernet_seconds(left, "finalists" in names)
-        left -= found["supernet"]
-    if "search" not in found:
-        each = estimates.evaluation(study, work)
-        found["search"] = each * division.evaluations(division.search_seconds(left), each)
-        left -= found["search"]
-    return {step.name: 0.0 if took is not None else found.get(step.name, max(0.0, left)) for step, took in steps}
+    if "supernet" not in seconds_by_step:
+        seconds_by_step["supernet"] = division.supernet_seconds(seconds_left, "finalists" in names)
+        seconds_left -= seconds_by_step["supernet"]
+    if "search" not in seconds_by_step:
+        seconds_per_evaluation = estimates.evaluation(study, work)
+        seconds_by_step["search"] = seconds_per_evaluation * division.evaluations(
+            division.search_seconds(seconds_left), seconds_per_evaluation
+        )
+        seconds_left -= seconds_by_step["search"]
+    return {
+        step.name: 0.0 if took is not None else seconds_by_step.get(step.name, max(0.0, seconds_left))
+        for step, took in steps
+    }
 
 
-def _least(study: Study, work: Workload) -> float:
+def _shortest_seconds(study: Study, work: Workload) -> float:
     """Estimate the total seconds of the shortest possible supernet training, search and final training."""
     supernet = study.supernet.model_copy(update={"steps": division.LEAST_STEPS})
     search = study.search.model_copy(update={"evaluations": division.LEAST_EVALUATIONS})
     epochs = division.LEAST_STEPS * study.export.batch_size / max(1, work.distilled.rows)
     export = study.export.model_copy(update={"epochs": epochs})
-    least = study.model_copy(update={"supernet": supernet, "search": search, "export": export})
-    finalists = estimates.finalists(least, work) if export.fine_tune else 0.0
-    return estimates.supernet(least, work) + estimates.search(least, work) + finalists
+    shortest = study.model_copy(update={"supernet": supernet, "search": search, "export": export})
+    finalists = estimates.finalists(shortest, work) if export.fine_tune else 0.0
+    return estimates.supernet(shortest, work) + estimates.search(shortest, work) + finalists
 
 
 def _workload(run: Run) -> Workload:
     """Return the workload of a run's steps. If the data has not been read yet, typical numbers of rows are assumed."""
-    study, rate, known = run.study, measured_rate(), run.seconds()
-    baselines = [known.get(f"baselines-{device.name}") for device in study.devices]
-    verified = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
+    study, rate, seconds_taken = run.study, measured_rate(), run.seconds()
+    baselines = [seconds_taken.get(f"baselines-{device.name}") for device in study.devices]
+    baselines_seconds = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
     if run.is_finished("data"):
-        work = Workload.of_data(study, splits(run), rate, verified, unlabelled_lengths(run))
+        workload = Workload.of_data(study, splits(run), rate, baselines_seconds, unlabelled_lengths(run))
     else:
-        work = Workload.of(study, None, rate, verified)
-    profiles = [seconds for device in study.devices if (seconds := known.get(f"profile-{device.name}"))]
+        workload = Workload.of(study, None, rate, baselines_seconds)
+    profiles = [seconds for device in study.devices if (seconds := seconds_taken.get(f"profile-{device.name}"))]
     # On a busy machine, disturbed measurements are repeated. If profiles took longer for this reason, the measurements
     # of the front will take longer too.
-    slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, work))
-    return replace(work, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
+    slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, workload))
+    return replace(workload, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
 
 
-def _made(steps: Sequence[Step | Check]) -> list[Step]:
+def _only_steps(steps: Sequence[Step | Check]) -> list[Step]:
     return [step for step in steps if isinstance(step, Step)]

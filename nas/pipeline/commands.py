@@ -23,7 +23,7 @@ from nas.search import SearchState
 T = TypeVar("T")
 
 
-def _after(run: Run, step: str, read: Callable[[Run], T]) -> T:
+def _bring_up_to_date_and_read(run: Run, step: str, read: Callable[[Run], T]) -> T:
     """Bring a step up to date, then return the value that `read` loads from the run."""
     with run.remembering():
         bring_up_to_date(run, steps_of(run), step)
@@ -32,12 +32,12 @@ def _after(run: Run, step: str, read: Callable[[Run], T]) -> T:
 
 def prepare_data(run: Run) -> TaskData:
     """Read, split and tokenise the data; return the tokenised splits."""
-    return _after(run, "data", splits)
+    return _bring_up_to_date_and_read(run, "data", splits)
 
 
 def prepare_teacher(run: Run) -> TaskData:
     """Prepare the data and the teacher; return the tokenised splits."""
-    return _after(run, "teacher", splits)
+    return _bring_up_to_date_and_read(run, "teacher", splits)
 
 
 def train(run: Run) -> None:
@@ -56,7 +56,7 @@ def profile(run: Run) -> dict[str, Profile]:
 
 def evaluate_candidates(run: Run) -> SearchState:
     """Run the search, without measuring its best candidates; return all evaluated candidates and their outcomes."""
-    return _after(run, "search", searched)
+    return _bring_up_to_date_and_read(run, "search", searched)
 
 
 def search_candidates(run: Run) -> SearchState:
@@ -64,7 +64,7 @@ def search_candidates(run: Run) -> SearchState:
 
     Returns all evaluated candidates and their outcomes.
     """
-    return _after(run, "front", searched)
+    return _bring_up_to_date_and_read(run, "front", searched)
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:

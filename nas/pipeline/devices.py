@@ -48,7 +48,7 @@ def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str]
     command imports the result, and that command has the same options `--set`.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
-    recipe, _ = _recipe(run, device)
+    recipe, _ = _recipe_and_inputs(run, device)
     _profile_job(recipe).write(output, _command(run, device, variables))
     return output
 
@@ -59,13 +59,15 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     Raises `DeviceError` if the measurements belong to another bundle, or are implausible.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
-    recipe, inputs = _recipe(run, device)
+    recipe, inputs = _recipe_and_inputs(run, device)
     records, peaks = _profile_job(recipe).read(result)
     blocks = {name: record for name, record in records.items() if name not in recipe.sub_networks}
-    whole = {name: records[name] for name in recipe.sub_networks}
-    profile = recipe.profile(blocks, whole, {_plain(name): peak for name, peak in peaks.items()})
-    slower = profile.teacher_p50_ms < (1.0 - _MOST_ERROR) * profile.smallest_p50_ms
-    if slower or profile.error["mape"] > _MOST_ERROR:
+    whole_networks = {name: records[name] for name in recipe.sub_networks}
+    profile = recipe.profile(
+        blocks, whole_networks, {_without_memory_prefix(name): peak for name, peak in peaks.items()}
+    )
+    is_teacher_too_fast = profile.teacher_p50_ms < (1.0 - _MOST_ERROR) * profile.smallest_p50_ms
+    if is_teacher_too_fast or profile.error["mape"] > _MOST_ERROR:
         raise DeviceError(
             f"{result}: is implausible: the sums of block latencies deviate from the latencies of whole networks by "
             f"{profile.error['mape']:.0%}, the teacher takes {profile.teacher_p50_ms:.4g} ms, and the smallest "
@@ -90,31 +92,33 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     If the export misses its budget on the device, that is recorded, and the next `nas export` exports the next best
     candidate.
     """
-    job, asked, found = _export_job(run, budget, device)
+    job, requested_budget, verification = _export_job(run, budget, device)
     records, peaks = job.read(result)
-    each = on_each(found)
-    own = each[device]
+    by_device = on_each(verification)
+    on_this_device = by_device[device]
     reference = _reference(run, device)
-    timed = judged(
-        mixed(records, exits_of(own.get("exits", ()))),
-        {_plain(name): peak for name, peak in peaks.items()},
-        asked.on(device),
-        {name: own[name] for name in ("size_mb", "params")},
+    timings = judged(
+        mixed(records, exits_of(on_this_device.get("exits", ()))),
+        {_without_memory_prefix(name): peak for name, peak in peaks.items()},
+        requested_budget.on(device),
+        {name: on_this_device[name] for name in ("size_mb", "params")},
         stored_metrics(Artefact(reference.folder, job.device)),
     )
     path = run.export(budget) / SAMPLES_FILE
-    samples = read_json(path, ExportError) | {device: timed.pop("samples_ms")}
+    samples = read_json(path, ExportError) | {device: timings.pop("samples_ms")}
     write_text(path, canonical_json(samples) + "\n")
-    found |= on_all(each | {device: own | timed})
-    if found["met"] is False:  # recorded first, so that the export is outdated even if the process is killed next
-        record_miss(run, asked, found["architecture"])
-    write_json(run.export(budget) / VERIFICATION_FILE, found)
+    verification |= on_all(by_device | {device: on_this_device | timings})
+    if (
+        verification["met"] is False
+    ):  # recorded first, so that the export is outdated even if the process is killed next
+        record_miss(run, requested_budget, verification["architecture"])
+    write_json(run.export(budget) / VERIFICATION_FILE, verification)
     write_card(run.export(budget), run.study)
-    return found
+    return verification
 
 
-def _recipe(run: Run, device: str) -> tuple[ProfileRecipe, str]:
-    _elsewhere(run, device)
+def _recipe_and_inputs(run: Run, device: str) -> tuple[ProfileRecipe, str]:
+    _off_cluster_device(run, device)
     return recipe_of(run, device), profile_inputs(run, device)
 
 
@@ -123,50 +127,51 @@ def _reference(run: Run, device: str) -> Reference:
     return reference_of(run, device)
 
 
-def _elsewhere(run: Run, name: str) -> Device:
-    known = {device.name: device for device in run.study.devices}
-    if name not in known:
-        raise StudyError(f"{run.study.path}: there is no device {name!r}; use one of {', '.join(known)}")
-    if known[name].where != "elsewhere":
+def _off_cluster_device(run: Run, name: str) -> Device:
+    devices = {device.name: device for device in run.study.devices}
+    if name not in devices:
+        raise StudyError(f"{run.study.path}: there is no device {name!r}; use one of {', '.join(devices)}")
+    if devices[name].where != "elsewhere":
         raise StudyError(
-            f"{run.study.path}: devices.{name}: can be reached from here (where = {known[name].where!r}) and needs no "
-            "bundle; run nas profile, or set where = 'elsewhere'"
+            f"{run.study.path}: devices.{name}: can be reached from here (where = {devices[name].where!r}) and needs "
+            "no bundle; run nas profile, or set where = 'elsewhere'"
         )
-    return known[name]
+    return devices[name]
 
 
 def _profile_job(recipe: ProfileRecipe) -> Job:
-    blocks, whole = recipe.blocks(), recipe.whole()
-    parts = {name: network for name, (network, _) in blocks.items()}
+    blocks, whole_networks = recipe.blocks(), recipe.whole()
+    block_networks = {name: network for name, (network, _) in blocks.items()}
     return Job(
         recipe.device,
         digest([VERSION, "profile", recipe.digest]),
-        [(recipe.with_reference(parts), BLOCK_ROUNDS), (recipe.with_reference(whole), WHOLE_ROUNDS)],
+        [(recipe.with_reference(block_networks), BLOCK_ROUNDS), (recipe.with_reference(whole_networks), WHOLE_ROUNDS)],
         recipe.texts,
         recipe.tokens_of(blocks),
-        {f"memory/{name}": whole[name] for name in recipe.memory_measured()},
+        {f"memory/{name}": whole_networks[name] for name in recipe.memory_measured()},
     )
 
 
 def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[str, Any]]:
     """Return the job that measures an export on a device, its budget, and its verification so far."""
-    _elsewhere(run, device)
-    asked = next((item for item in run.study.budgets if item.name == budget), None)
-    limits = asked.on(device) if asked else None
-    if asked is None or limits is None:
-        able = ", ".join(item.name for item in run.study.budgets if item.on(device))
+    _off_cluster_device(run, device)
+    requested_budget = next((item for item in run.study.budgets if item.name == budget), None)
+    limits = requested_budget.on(device) if requested_budget else None
+    if requested_budget is None or limits is None:
+        budget_names = ", ".join(item.name for item in run.study.budgets if item.on(device))
         raise StudyError(
-            f"{run.study.path}: there is no budget {budget!r} on device {device}; use {able or 'another device'}"
+            f"{run.study.path}: there is no budget {budget!r} on device {device}; use "
+            f"{budget_names or 'another device'}"
         )
     folder = run.export(budget)
-    if not is_exported(run, asked):
+    if not is_exported(run, requested_budget):
         raise ExportError(f"{folder}: holds no export that is up to date with this study; run nas export first")
-    recipe, _ = _recipe(run, device)
-    found = read_json(folder / VERIFICATION_FILE, ExportError)
-    own = on_each(found)[device]
+    recipe, _ = _recipe_and_inputs(run, device)
+    verification = read_json(folder / VERIFICATION_FILE, ExportError)
+    on_this_device = on_each(verification)[device]
     reference = _reference(run, device)
-    artefact, fed = Artefact(folder, recipe.device), texts(run)
-    exits = own.get("exits", ())
+    artefact, input_texts = Artefact(folder, recipe.device), texts(run)
+    exits = on_this_device.get("exits", ())
     served = served_networks(artefact, reference, exits)
     files = [file_digest(path) for path in sorted(folder.glob("*.onnx")) + sorted(reference.folder.glob("*.onnx"))]
     memory = {f"memory/{name}": network for name, network in served.items()} if limits.peak_memory_mb else {}
@@ -174,17 +179,17 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
         recipe.device,
         digest([VERSION, "verification", files, recipe.device.model_dump(mode="json")]),
         [(at_each_depth(served, exits_of(exits)), recipe.device.repeats)],
-        Texts(fed.ids, recipe.config.vocab_size),
+        Texts(input_texts.ids, recipe.config.vocab_size),
         memory=memory,
     )
-    return job, asked, found
+    return job, requested_budget, verification
 
 
-def _plain(name: str) -> str:
+def _without_memory_prefix(name: str) -> str:
     return name.removeprefix("memory/")
 
 
 def _command(run: Run, device: str, variables: Sequence[str]) -> str:
     study, runs = (shlex.quote(str(path)) for path in (run.study.path, run.folder.parent))
-    given = "".join(f" --set {shlex.quote(variable)}" for variable in variables)
-    return f"nas device import {study} {device} result.json --runs {runs}{given}"
+    options = "".join(f" --set {shlex.quote(variable)}" for variable in variables)
+    return f"nas device import {study} {device} result.json --runs {runs}{options}"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from nas.errors import NasError
 from nas.study import Study
 
-_KEYS = re.compile(r"\bteacher\.(model|revision|fine_tune|prune_vocabulary)\b")
+_TEACHER_KEYS = re.compile(r"\bteacher\.(model|revision|fine_tune|prune_vocabulary)\b")
 
 
 @contextmanager
@@ -24,4 +24,4 @@ def student_named(study: Study) -> Iterator[None]:
     except NasError as problem:
         if study.student is None:
             raise
-        raise type(problem)(_KEYS.sub(r"student.\1", str(problem))) from None
+        raise type(problem)(_TEACHER_KEYS.sub(r"student.\1", str(problem))) from None

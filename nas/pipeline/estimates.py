@@ -20,15 +20,15 @@ from nas.search.selection import FLOOR_FACTOR
 from nas.search.uniform import most_uniform
 from nas.study import Study
 
-_SMALL = 0.25
+_CANDIDATE_SHARE = 0.25
 """Assumed share of the teacher's operations that an average candidate within a budget needs."""
-_TYPICAL_SHARE = 1 / 3
+_TYPICAL_LENGTH_SHARE = 1 / 3
 """Assumed mean text length as a share of `max_length`, if the rows are not on this machine."""
-_UNSEEN_ROWS = 20_000
+_ASSUMED_ROWS = 20_000
 """Assumed number of training rows, if the rows are not on this machine."""
-_MEASURED = 2.0
+_MEASUREMENT_SECONDS = 2.0
 """Seconds that the measurement of one candidate as a whole network takes."""
-_WRITING = 3.0
+_WRITING_SECONDS = 3.0
 """Seconds that an export takes in addition to its verification."""
 _EFFICIENCY = 0.35
 """Share of the measured speed of matrix products that whole training and evaluation loops reach."""
@@ -48,7 +48,7 @@ class Workload:
     """Operations per token in the layers of the largest network of the search space."""
     rate: float
     """Measured operations per second of a matrix product."""
-    verified: float | None = None
+    baselines_seconds: float | None = None
     """Seconds that the baselines of all devices took; None until they are made."""
     slowness: float = 1.0
     """The duration of the slowest device profile divided by its estimate, but at least 1; 1 if there is no profile."""
@@ -60,24 +60,29 @@ class Workload:
     """Operations per token of a student's separate teacher; 0 if none has to be run, or if the number is unknown."""
 
     @classmethod
-    def of(cls, study: Study, rows: Rows | None, rate: float, verified: float | None = None) -> Workload:
+    def of(cls, study: Study, rows: Rows | None, rate: float, baselines_seconds: float | None = None) -> Workload:
         """Return the workload of a study with the described rows. If `rows` is None, typical numbers are assumed."""
-        train = rows.sets["train"] if rows else None
-        more = rows.sets.get("unlabelled") if rows else None
+        training_set = rows.sets["train"] if rows else None
+        unlabelled_set = rows.sets.get("unlabelled") if rows else None
         return cls(
-            rows=train.rows if train else _UNSEEN_ROWS,
-            tokens=max(8.0, train.mean if train else study.task.max_length * _TYPICAL_SHARE),
-            judged=rows.judged if rows else study.task.holdout.size_of(_UNSEEN_ROWS),
+            rows=training_set.rows if training_set else _ASSUMED_ROWS,
+            tokens=max(8.0, training_set.mean if training_set else study.task.max_length * _TYPICAL_LENGTH_SHARE),
+            judged=rows.judged if rows else study.task.holdout.size_of(_ASSUMED_ROWS),
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
-            verified=verified,
-            unlabelled=more.rows if more else 0,
-            unlabelled_tokens=more.mean if more else 0.0,
+            baselines_seconds=baselines_seconds,
+            unlabelled=unlabelled_set.rows if unlabelled_set else 0,
+            unlabelled_tokens=unlabelled_set.mean if unlabelled_set else 0.0,
         )
 
     @classmethod
     def of_data(
-        cls, study: Study, data: TaskData, rate: float, verified: float | None = None, unlabelled: Sequence[int] = ()
+        cls,
+        study: Study,
+        data: TaskData,
+        rate: float,
+        baselines_seconds: float | None = None,
+        unlabelled: Sequence[int] = (),
     ) -> Workload:
         """Return the workload of a study with tokenised data. `unlabelled` holds the unlabelled texts' lengths."""
         lengths = data.train["length"]
@@ -87,7 +92,7 @@ class Workload:
             judged=len(data.search),
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
-            verified=verified,
+            baselines_seconds=baselines_seconds,
             unlabelled=len(unlabelled),
             unlabelled_tokens=sum(unlabelled) / max(1, len(unlabelled)),
         )
@@ -143,8 +148,8 @@ def teacher_logits(study: Study, work: Workload) -> float:
     """Return the seconds to tokenise all texts for a student's separate teacher and to compute its logits."""
     if not study.teacher.is_loaded:
         return unlabelled(study, work)
-    texts = work.distilled
-    return unlabelled(study, work) + texts.by_teacher.seconds(texts.rows)
+    distilled = work.distilled
+    return unlabelled(study, work) + distilled.by_teacher.seconds(distilled.rows)
 
 
 def supernet(study: Study, work: Workload) -> float:
@@ -153,8 +158,8 @@ def supernet(study: Study, work: Workload) -> float:
     # Each step has one forward pass of the teacher, and a forward and a backward pass of each sub-network, which count
     # as three forward passes. The sub-networks are either near the budgets, or they are the largest one and random ones
     # of about half its size.
-    near = _SMALL * (settings.random_subnets + 2)
-    passes = 1 + 3 * (near if study.is_near_budgets else 1 + 0.5 * settings.random_subnets)
+    networks_near_budgets = _CANDIDATE_SHARE * (settings.random_subnets + 2)
+    passes = 1 + 3 * (networks_near_budgets if study.is_near_budgets else 1 + 0.5 * settings.random_subnets)
     return work.distilled.seconds(settings.steps * settings.batch_size) * passes
 
 
@@ -172,7 +177,7 @@ def search(study: Study, work: Workload) -> float:
 
 def evaluation(study: Study, work: Workload) -> float:
     """Return the seconds to evaluate one candidate."""
-    return _SMALL * work.seconds(work.judged)
+    return _CANDIDATE_SHARE * work.seconds(work.judged)
 
 
 def front(study: Study, work: Workload) -> float:
@@ -180,9 +185,13 @@ def front(study: Study, work: Workload) -> float:
 
     If the study sets hours, the search has already evaluated the uniform baselines of budgets without a floor.
     """
-    measured = (_times_candidates(study) * study.export.candidates + len(study.budgets)) * _MEASURED
-    uniform = most_uniform(study.space, sum(budget.has_floor or not study.training.hours for budget in study.budgets))
-    return measured * work.slowness + work.seconds(work.judged) + uniform * evaluation(study, work)
+    measuring_seconds = (
+        _count_candidate_lists(study) * study.export.candidates + len(study.budgets)
+    ) * _MEASUREMENT_SECONDS
+    uniform_networks = most_uniform(
+        study.space, sum(budget.has_floor or not study.training.hours for budget in study.budgets)
+    )
+    return measuring_seconds * work.slowness + work.seconds(work.judged) + uniform_networks * evaluation(study, work)
 
 
 def baselines(study: Study, work: Workload) -> float:
@@ -198,7 +207,7 @@ def static(study: Study, work: Workload) -> float:
 def finalists(study: Study, work: Workload) -> float:
     """Return the seconds of the final training. On average, half of the finalists are assumed to take part in it."""
     settings, work = study.export, work.distilled
-    passes = 1 + 3 * _SMALL * _times_candidates(study) * settings.finalists / 2
+    passes = 1 + 3 * _CANDIDATE_SHARE * _count_candidate_lists(study) * settings.finalists / 2
     return passes * work.seconds(study.final_steps(work.rows) * settings.batch_size)
 
 
@@ -208,18 +217,18 @@ def export(study: Study, work: Workload) -> float:
     Once the baselines are made, the time to verify the export is estimated as half of the time that they took, since
     each device has two large baselines.
     """
-    return 15.0 if work.verified is None else _WRITING + work.verified / 2
+    return 15.0 if work.baselines_seconds is None else _WRITING_SECONDS + work.baselines_seconds / 2
 
 
-def _times_candidates(study: Study) -> int:
+def _count_candidate_lists(study: Study) -> int:
     """Return the number of budgets. A budget with an accuracy floor counts `FLOOR_FACTOR` times."""
     return sum(FLOOR_FACTOR if budget.has_floor else 1 for budget in study.budgets)
 
 
 def measured_rate() -> float:
     """Measure the operations per second of a matrix product, in the precision that training on the CPU uses."""
-    kind = torch.bfloat16 if native_bf16("cpu") else torch.float32
-    matrix = torch.ones(768, 768, dtype=kind)
+    dtype = torch.bfloat16 if native_bf16("cpu") else torch.float32
+    matrix = torch.ones(768, 768, dtype=dtype)
     matrix @ matrix
     started = time.perf_counter()
     for _ in range(10):

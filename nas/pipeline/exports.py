@@ -33,8 +33,8 @@ from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.finalists import (
     Contest,
     Finalist,
+    evaluator_of,
     finalists_inputs,
-    judge_of,
     load_trained,
     train_together,
     trained,
@@ -56,7 +56,7 @@ from nas.report.card import write_card
 from nas.report.numbers import metric_in_words
 from nas.tasks import Metric, task_kind
 
-_FORM = 7
+_RESULT_VERSION = 7
 """Increase this when the contents of exports or baselines change, so that older ones are rebuilt."""
 
 
@@ -99,8 +99,8 @@ def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
 
 def trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
     """Return the digest of everything that a single candidate's export is made from, including all device profiles."""
-    given = [_FORM, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune]
-    return digest([*given, measured_on(run)])
+    inputs = [_RESULT_VERSION, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune]
+    return digest([*inputs, measured_on(run)])
 
 
 def trial_name(candidate: dict[str, Any]) -> str:
@@ -114,41 +114,48 @@ def candidate_of(run: Run, trial: str) -> dict[str, Any]:
     Raises `ExportError` unless exactly one candidate of the front matches.
     """
     candidates = front(run)["candidates"]
-    found = [item for item in candidates if str(item.get("trial")) == trial]
-    found = found or [item for item in candidates if item["digest"].startswith(trial)]
-    if len(found) != 1:
+    matches = [item for item in candidates if str(item.get("trial")) == trial]
+    matches = matches or [item for item in candidates if item["digest"].startswith(trial)]
+    if len(matches) != 1:
         raise ExportError(
             f"--trial {trial}: must be the number of one trial, or the first digits of one digest, but "
-            f"{len(found) or 'none'} of the {len(candidates)} candidates {'match' if found else 'matches'}; "
+            f"{len(matches) or 'none'} of the {len(candidates)} candidates {'match' if matches else 'matches'}; "
             "`nas front` lists them"
         )
-    return dict(found[0])
+    return dict(matches[0])
 
 
 def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
     """Return the digest of everything that the export for a budget is made from."""
-    asked, settings = budget.model_dump(mode="json"), run.study.digest("export")
-    given = [_FORM, file_digest(run.front), supernet_inputs(run), settings, asked, fine_tune and finalists_inputs(run)]
-    return digest([*given, missed] if (missed := _missed(run, budget)) else given)
+    limits, settings = budget.model_dump(mode="json"), run.study.digest("export")
+    inputs = [
+        _RESULT_VERSION,
+        file_digest(run.front),
+        supernet_inputs(run),
+        settings,
+        limits,
+        fine_tune and finalists_inputs(run),
+    ]
+    return digest([*inputs, missed] if (missed := _missed_architectures(run, budget)) else inputs)
 
 
 def record_miss(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
     """Record that an architecture missed a budget on an off-cluster device; `make_export` then skips it."""
-    known = [*_missed(run, budget), Architecture.from_json(architecture).digest]
-    write_json(run.missed(budget.name), {"of": _missed_of(run, budget), "digests": known})
+    digests = [*_missed_architectures(run, budget), Architecture.from_json(architecture).digest]
+    write_json(run.missed(budget.name), {"of": _misses_digest(run, budget), "digests": digests})
 
 
-def _missed(run: Run, budget: Budget) -> list[str]:
+def _missed_architectures(run: Run, budget: Budget) -> list[str]:
     """Return the digests of architectures whose exports missed a budget on an off-cluster device.
 
     Recorded misses are ignored if the budget, the supernet or a profile has changed since.
     """
     path = run.missed(budget.name)
-    found: dict[str, Any] = read_json(path, ExportError) if path.exists() else {"of": None}
-    return list(found["digests"]) if found["of"] == _missed_of(run, budget) else []
+    record: dict[str, Any] = read_json(path, ExportError) if path.exists() else {"of": None}
+    return list(record["digests"]) if record["of"] == _misses_digest(run, budget) else []
 
 
-def _missed_of(run: Run, budget: Budget) -> str:
+def _misses_digest(run: Run, budget: Budget) -> str:
     """Return the digest of the budget, the supernet and the profiles on which recorded misses depend."""
     return digest([budget.model_dump(mode="json"), supernet_inputs(run), measured_on(run, *budget.devices)])
 
@@ -165,35 +172,37 @@ def baselines(run: Run) -> dict[str, dict[str, Any]]:
 
 def verification(run: Run, name: str) -> dict[str, Any]:
     """Return the verification of an export, which holds the measurements of its files."""
-    found: dict[str, Any] = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
-    return found
+    content: dict[str, Any] = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
+    return content
 
 
 def baselines_inputs(run: Run, device: str) -> str:
     """Return the digest of everything that the baselines of a device depend on, including the machine."""
-    found = device_of(run, device)
-    return digest([_FORM, teacher_inputs(run), found.model_dump(mode="json"), fingerprint(found)])
+    resolved_device = device_of(run, device)
+    return digest(
+        [_RESULT_VERSION, teacher_inputs(run), resolved_device.model_dump(mode="json"), fingerprint(resolved_device)]
+    )
 
 
 def make_baselines(run: Run, stopwatch: Stopwatch, device: str) -> None:
     """Write and verify the uncompressed teacher and, if the device's runtime can run int8, its int8 form."""
-    found, folder = device_of(run, device), _teacher_of(run, device)
-    teacher, test, fed = load_teacher(run), splits(run).test, texts(run)
-    metric = _write(run, teacher, folder, [found.runtime])
-    accuracy = verify(folder, None, {found: None}, test, metric, fed)["accuracy"]
-    if compression("int8").runs_on(found.runtime, found.processor):
-        smaller = folder.with_name("teacher-int8")
-        metric = _write(run, _quantised(teacher), smaller, [found.runtime])
-        verify(smaller, None, {found: Reference(folder, accuracy)}, test, metric, fed)
+    resolved_device, folder = device_of(run, device), _teacher_folder(run, device)
+    teacher, test, input_texts = load_teacher(run), splits(run).test, texts(run)
+    metric = _write_network(run, teacher, folder, [resolved_device.runtime])
+    accuracy = verify(folder, None, {resolved_device: None}, test, metric, input_texts)["accuracy"]
+    if compression("int8").runs_on(resolved_device.runtime, resolved_device.processor):
+        int8_folder = folder.with_name("teacher-int8")
+        metric = _write_network(run, _int8_teacher(teacher), int8_folder, [resolved_device.runtime])
+        verify(int8_folder, None, {resolved_device: Reference(folder, accuracy)}, test, metric, input_texts)
 
 
-def _teacher_of(run: Run, device: str) -> Path:
+def _teacher_folder(run: Run, device: str) -> Path:
     return run.baselines(device) / "teacher"
 
 
 def reference_of(run: Run, device: str) -> Reference:
     """Return the verified teacher with which exports are compared on a device."""
-    folder = _teacher_of(run, device)
+    folder = _teacher_folder(run, device)
     return Reference(folder, read_json(folder / VERIFICATION_FILE, ExportError)["accuracy"])
 
 
@@ -201,15 +210,17 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
     return {device_of(run, name): reference_of(run, name) for name in names}
 
 
-def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
+def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
     """Write a network with the teacher's tokenizer to a folder; return the metric to evaluate it with.
 
     Raises `ExportError` if the written tokenizer returns other tokens for a text than the test set contains.
     """
-    task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _settled_metric(run, model)
+    task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _calibrated_metric(run, model)
     served = served_as(run)
-    about = {**served, **metric.config_entries(model.config.outputs)}
-    write_artefact(model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1, about_task=about)
+    config_entries = {**served, **metric.config_entries(model.config.outputs)}
+    write_artefact(
+        model, tokenizer, folder, runtimes, task.max_length, pairs=len(task.text) > 1, about_task=config_entries
+    )
     length = min(task.max_length, model.config.max_position_embeddings)
     for name, values in task_kind(task.kind).extra_files(served, length).items():
         write_json(folder / name, values)
@@ -217,17 +228,17 @@ def _write(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]
     return metric
 
 
-def _settled_metric(run: Run, model: CompactBert) -> Metric:
+def _calibrated_metric(run: Run, model: CompactBert) -> Metric:
     """Return the study's metric. A setting that it leaves open, such as a threshold, is chosen on the search set."""
     metric = metric_of(run)
     if metric.is_calibrated:
         return metric
-    searched = splits(run).search
-    logits = logits_of(model, searched, "Answers to the search set")
-    return metric.calibrated(logits, truth_of(searched))
+    search_set = splits(run).search
+    logits = logits_of(model, search_set, "Answers to the search set")
+    return metric.calibrated(logits, truth_of(search_set))
 
 
-def _quantised(teacher: CompactBert) -> CompactBert:
+def _int8_teacher(teacher: CompactBert) -> CompactBert:
     config = teacher.config.with_architecture(compress_all(teacher.config.architecture, "int8"))
     model = CompactBert(config).eval()
     model.load_state_dict(teacher.state_dict())
@@ -242,54 +253,56 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
     """
     if not fine_tune:
         drop_outputs(run)  # the stored outputs of the teacher are needed only for training
-    measured, missed = front(run)["budgets"][budget.name], _missed(run, budget)
+    measured, missed = front(run)["budgets"][budget.name], _missed_architectures(run, budget)
     floor = floors_of_exports(run).get(budget.name)
     writer, references = _Writer(run, fine_tune, floor), _references(run, budget.devices)
-    able = [item for item in measured if item["met"] and item["digest"] not in missed]
+    candidates_left = [item for item in measured if item["met"] and item["digest"] not in missed]
     finalists = trained(run.finalists) if fine_tune else {}
-    steps, in_time = training_steps(run) if fine_tune else 0, fine_tune and run.study.training.hours is not None
+    steps, is_time_limited = training_steps(run) if fine_tune else 0, fine_tune and run.study.training.hours is not None
     if floor:
-        done = {name for name, found in finalists.items() if found.accuracies[-1][0] == steps}
-        able.sort(key=lambda item: (item["digest"] not in done, item[floor.minimise]))
+        fully_trained = {name for name, problem in finalists.items() if problem.accuracies[-1][0] == steps}
+        candidates_left.sort(key=lambda item: (item["digest"] not in fully_trained, item[floor.minimise]))
     elif fine_tune:  # the sort is stable: finalists come first, and all others follow in their previous order
-        able.sort(key=lambda item: finalists[item["digest"]].order if item["digest"] in finalists else (0, 0.0))
-    below: list[tuple[float, dict[str, Any]]] = []
-    for candidate in able:
-        known = finalists.get(candidate["digest"])
-        if floor and known and known.expected(steps) < floor.minimum:
-            below.append((known.corrected_accuracy, candidate))
+        candidates_left.sort(
+            key=lambda item: finalists[item["digest"]].order if item["digest"] in finalists else (0, 0.0)
+        )
+    below_floor: list[tuple[float, dict[str, Any]]] = []
+    for candidate in candidates_left:
+        finalist = finalists.get(candidate["digest"])
+        if floor and finalist and finalist.expected(steps) < floor.minimum:
+            below_floor.append((finalist.corrected_accuracy, candidate))
             continue
-        if not known and any(candidate["search_accuracy"] <= other["search_accuracy"] for _, other in below):
+        if not finalist and any(candidate["search_accuracy"] <= other["search_accuracy"] for _, other in below_floor):
             continue  # a candidate with at least this search accuracy has already missed the floor
-        if floor and in_time and not known:
+        if floor and is_time_limited and not finalist:
             continue  # `training.hours` leaves no time to train it
-        weighed = writer.weighed(budget.name, candidate, dropped=floor is None or in_time)
-        if floor and weighed.found.corrected_accuracy < floor.minimum:
-            below.append((weighed.found.corrected_accuracy, candidate))
+        network = writer.with_weights(budget.name, candidate, accept_dropped=floor is None or is_time_limited)
+        if floor and network.finalist.corrected_accuracy < floor.minimum:
+            below_floor.append((network.finalist.corrected_accuracy, candidate))
             continue
-        if writer.write(budget.name, candidate, weighed, budget, references)["met"] is not False:
+        if writer.write(budget.name, candidate, network, budget, references)["met"] is not False:
             return
         say(
             f"{budget.name}: {candidate['description']} misses the budget when verified; trying the next best candidate"
         )
         shutil.rmtree(run.export(budget.name))
-    if floor and below:
-        longer = "training.hours" if in_time else "supernet.steps, search.evaluations or export.epochs"
-        remedy = f"lower the floor, or raise {longer}"
-        raise ExportError(f"budgets.{budget.name}: {_below(floor, below)}; {remedy}")
-    more = "training.hours" if run.study.training.hours else "search.evaluations"
-    found, remedy = "no candidate is predicted to meet this budget", f"{more} or the budget"
+    if floor and below_floor:
+        setting = "training.hours" if is_time_limited else "supernet.steps, search.evaluations or export.epochs"
+        remedy = f"lower the floor, or raise {setting}"
+        raise ExportError(f"budgets.{budget.name}: {_missed_floor_message(floor, below_floor)}; {remedy}")
+    setting_to_raise = "training.hours" if run.study.training.hours else "search.evaluations"
+    problem, remedy = "no candidate is predicted to meet this budget", f"{setting_to_raise} or the budget"
     if measured:
-        found, remedy = (
+        problem, remedy = (
             f"none of the {len(measured)} measured candidates meets this budget",
             f"export.candidates, {remedy}",
         )
-    raise ExportError(f"budgets.{budget.name}: {found}; raise {remedy}")
+    raise ExportError(f"budgets.{budget.name}: {problem}; raise {remedy}")
 
 
-def _below(floor: Floor, below: list[tuple[float, dict[str, Any]]]) -> str:
+def _missed_floor_message(floor: Floor, below_floor: list[tuple[float, dict[str, Any]]]) -> str:
     """Return a message about a floor that no candidate reaches, which describes the most accurate candidate."""
-    accuracy, nearest = max(below, key=lambda one: one[0])
+    accuracy, nearest = max(below_floor, key=lambda pair: pair[0])
     return (
         f"no measured candidate reaches {floor.minimum:.4f} on the search set, where the teacher reaches "
         f"{floor.teacher:.4f}; the nearest candidate is {nearest['description']} ({nearest['digest'][:8]}), which "
@@ -301,37 +314,41 @@ def missed_floors(run: Run) -> dict[str, str]:
     """Return a message for each budget whose floor no finalist reaches, by the budget's name."""
     if not run.is_finished("front") or not run.is_done("finalists", finalists_inputs(run)):
         return {}
-    found, measured = trained(run.finalists), front(run)["budgets"]
-    missed = dict[str, str]()
+    finalists, measured = trained(run.finalists), front(run)["budgets"]
+    messages = dict[str, str]()
     for name, floor in floors_of_exports(run).items():
-        below = [(found[item["digest"]].corrected_accuracy, item) for item in measured[name] if item["digest"] in found]
-        if below and all(accuracy < floor.minimum for accuracy, _ in below):
-            missed[name] = _below(floor, below)
-    return missed
+        trained_candidates = [
+            (finalists[item["digest"]].corrected_accuracy, item)
+            for item in measured[name]
+            if item["digest"] in finalists
+        ]
+        if trained_candidates and all(accuracy < floor.minimum for accuracy, _ in trained_candidates):
+            messages[name] = _missed_floor_message(floor, trained_candidates)
+    return messages
 
 
 def make_trial(run: Run, stopwatch: Stopwatch, candidate: dict[str, Any], fine_tune: bool) -> None:
     """Export a single candidate and compare it with the teacher on all devices."""
     writer, name = _Writer(run, fine_tune), trial_name(candidate)
     references = _references(run, (device.name for device in run.study.devices))
-    writer.write(name, candidate, writer.weighed(name, candidate, dropped=False), None, references)
+    writer.write(name, candidate, writer.with_weights(name, candidate, accept_dropped=False), None, references)
 
 
-class _Weighed(NamedTuple):
+class _WithWeights(NamedTuple):
     """A network with the weights with which it is exported, and its accuracies."""
 
     model: CompactBert
-    found: Finalist
+    finalist: Finalist
     is_trained: bool
 
     def accuracies(self) -> dict[str, Any]:
         """Return the entries of the verification about the network's accuracy on the search set."""
-        found = self.found
+        finalist = self.finalist
         return {
-            "search_accuracy_inherited": found.inherited,
-            "search_accuracy": found.accuracies[-1][1] if self.is_trained else found.inherited,
-            "search_accuracy_in_training": [list(each) for each in found.accuracies],
-            "search_accuracy_standard_error": found.standard_error,
+            "search_accuracy_inherited": finalist.inherited,
+            "search_accuracy": finalist.accuracies[-1][1] if self.is_trained else finalist.inherited,
+            "search_accuracy_in_training": [list(each) for each in finalist.accuracies],
+            "search_accuracy_standard_error": finalist.standard_error,
             "fine_tuned": self.is_trained,
         }
 
@@ -345,32 +362,36 @@ class _Writer:
     floor: Floor | None = None
 
     @cached_property
-    def judge(self) -> Evaluator:
-        return judge_of(self.run)
+    def evaluator(self) -> Evaluator:
+        return evaluator_of(self.run)
 
-    def weighed(self, name: str, candidate: dict[str, Any], dropped: bool) -> _Weighed:
+    def with_weights(self, name: str, candidate: dict[str, Any], accept_dropped: bool) -> _WithWeights:
         """Return a candidate with its trained weights, or with its inherited weights if these are better.
 
         A candidate that was not in the final training is trained here, on its own. So is a candidate that was dropped
-        during the final training, unless `dropped` permits the weights that it had when it was dropped.
+        during the final training, unless `accept_dropped` permits the weights that it had when it was dropped.
         Without `self.fine_tune`, nothing is trained, and every candidate gets its inherited weights.
         """
         architecture = Architecture.from_json(candidate["architecture"])
-        return self._trained(name, architecture, dropped) if self.fine_tune else self._inherited(architecture)
+        return (
+            self._with_trained_weights(name, architecture, accept_dropped)
+            if self.fine_tune
+            else self._with_inherited_weights(architecture)
+        )
 
     def write(
         self,
         name: str,
         candidate: dict[str, Any],
-        weighed: _Weighed,
+        network: _WithWeights,
         budget: Budget | None,
         references: dict[Device, Reference],
     ) -> dict[str, Any]:
         """Export a candidate under a name; return its verification."""
         run, folder = self.run, self.run.export(name)
-        metric = _write(run, weighed.model, folder, [device.runtime for device in references])
-        about: dict[str, Any] = {
-            **weighed.accuracies(),
+        metric = _write_network(run, network.model, folder, [device.runtime for device in references])
+        entries: dict[str, Any] = {
+            **network.accuracies(),
             **({"floor": self.floor.minimum, "teacher_search_accuracy": self.floor.teacher} if self.floor else {}),
             "predicted_ms": candidate["predicted_ms"],
             "architecture": candidate["architecture"],
@@ -378,38 +399,38 @@ class _Writer:
             "commits": commits(run),
         }
         if counts := unlabelled_counts(run):
-            about["unlabelled"] = asdict(counts)
-        if taught := about_separate_teacher(run):
-            about["separate_teacher"] = taught
-        found = verify(folder, budget, references, splits(run).test, metric, texts(run), about)
-        if found["met"] is not False:
+            entries["unlabelled"] = asdict(counts)
+        if separate_teacher := about_separate_teacher(run):
+            entries["separate_teacher"] = separate_teacher
+        result = verify(folder, budget, references, splits(run).test, metric, texts(run), entries)
+        if result["met"] is not False:
             write_card(folder, run.study)
-        return found
+        return result
 
-    def _inherited(self, architecture: Architecture) -> _Weighed:
-        model = self.judge.network(architecture)
-        return _Weighed(model, Finalist(*self.judge.judged(model), ()), False)
+    def _with_inherited_weights(self, architecture: Architecture) -> _WithWeights:
+        model = self.evaluator.network(architecture)
+        return _WithWeights(model, Finalist(*self.evaluator.judged(model), ()), False)
 
-    def _trained(self, name: str, architecture: Architecture, dropped: bool) -> _Weighed:
+    def _with_trained_weights(self, name: str, architecture: Architecture, accept_dropped: bool) -> _WithWeights:
         folder = self.run.finalists
-        if not self._is_finalist(architecture, dropped):
+        if not self._has_trained_weights(architecture, accept_dropped):
             folder = self.run.trainings(name) / architecture.digest
             train_together(self.run, folder, [Contest([architecture])], f"Training for {name}")
-        found = trained(folder)[architecture.digest]
-        if found.is_gain:
-            return _Weighed(load_trained(folder, architecture), found, True)
+        finalist = trained(folder)[architecture.digest]
+        if finalist.is_gain:
+            return _WithWeights(load_trained(folder, architecture), finalist, True)
         say(
-            f"{name}: training changed the search accuracy from {found.inherited:.4f} to "
-            f"{found.accuracies[-1][1]:.4f}; the inherited weights are exported instead"
+            f"{name}: training changed the search accuracy from {finalist.inherited:.4f} to "
+            f"{finalist.accuracies[-1][1]:.4f}; the inherited weights are exported instead"
         )
-        return _Weighed(self.judge.network(architecture), found, False)
+        return _WithWeights(self.evaluator.network(architecture), finalist, False)
 
-    def _is_finalist(self, architecture: Architecture, dropped: bool) -> bool:
+    def _has_trained_weights(self, architecture: Architecture, accept_dropped: bool) -> bool:
         """Whether the final training provides the weights of a network.
 
-        The weights of a network that was dropped during the training count only if `dropped` is set.
+        The weights of a network that was dropped during the training count only if `accept_dropped` is set.
         """
         if not self.run.is_done("finalists", finalists_inputs(self.run)):
             return False
-        found = trained(self.run.finalists).get(architecture.digest)
-        return found is not None and (dropped or found.accuracies[-1][0] == training_steps(self.run))
+        finalist = trained(self.run.finalists).get(architecture.digest)
+        return finalist is not None and (accept_dropped or finalist.accuracies[-1][0] == training_steps(self.run))

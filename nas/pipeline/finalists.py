@@ -36,11 +36,11 @@ from nas.space import evenly_spaced
 from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
 
-_FORM = 2
+_RESULT_VERSION = 2
 """Increase this when the training leads to other weights than before, so that older results are rebuilt."""
 _RUNGS = (0.25, 0.5)
 """After each of these shares of the steps, the less accurate half of each budget's finalists is dropped."""
-_RESULT = "finalists.json"
+_RESULT_FILE = "finalists.json"
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class Contest:
         """
         if self.floor is None:
             return None
-        known = {number: inherited[number] for number in numbers}
-        return Goal(self.floor.minimum, known, dict(zip(numbers, self.costs, strict=True)))
+        inherited_by_number = {number: inherited[number] for number in numbers}
+        return Goal(self.floor.minimum, inherited_by_number, dict(zip(numbers, self.costs, strict=True)))
 
 
 @once
@@ -123,12 +123,12 @@ def finalists_inputs(run: Run) -> str:
 
 
 def _origin(run: Run) -> dict[str, Any]:
-    names = {"finalists", "learning_rate", "batch_size"} | (set() if run.study.training.hours else {"epochs"})
-    trained = run.study.export.model_dump(mode="json", include=names)
+    setting_names = {"finalists", "learning_rate", "batch_size"} | (set() if run.study.training.hours else {"epochs"})
+    export_settings = run.study.export.model_dump(mode="json", include=setting_names)
     # `search.least_tokens` decides on which texts networks are evaluated. Digests of older runs do not contain it.
-    least = run.study.search.least_tokens
-    judged = {"least_tokens": least} if least else {}
-    return {"form": _FORM, "supernet": supernet_inputs(run), "export": trained} | judged
+    least_tokens = run.study.search.least_tokens
+    search_settings = {"least_tokens": least_tokens} if least_tokens else {}
+    return {"form": _RESULT_VERSION, "supernet": supernet_inputs(run), "export": export_settings} | search_settings
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:
@@ -138,29 +138,37 @@ def finalists_of(run: Run) -> dict[str, list[Architecture]]:
     spread evenly over its candidates from the most to the least accurate one.
     """
     return {
-        name: [Architecture.from_json(item["architecture"]) for item in items] for name, items in _chosen(run).items()
+        name: [Architecture.from_json(item["architecture"]) for item in items]
+        for name, items in _finalist_entries(run).items()
     }
 
 
-def _chosen(run: Run) -> dict[str, list[dict[str, Any]]]:
+def _finalist_entries(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return the entries of the front that describe the finalists of each budget."""
     count, floors = run.study.export.finalists, {budget.name for budget in run.study.budgets if budget.has_floor}
-    met = {name: [item for item in found if item["met"]] for name, found in front(run)["budgets"].items()}
+    met_by_budget = {
+        name: [item for item in candidates if item["met"]] for name, candidates in front(run)["budgets"].items()
+    }
     return {
-        name: _evenly(items, FLOOR_FACTOR * count) if name in floors else items[:count] for name, items in met.items()
+        name: _evenly_spaced_items(candidates_met, FLOOR_FACTOR * count) if name in floors else candidates_met[:count]
+        for name, candidates_met in met_by_budget.items()
     }
 
 
-def _evenly(items: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """Return at most `most` evenly spaced items of a list, with its first and its last one."""
-    return [items[place] for place in evenly_spaced(min(most, len(items)), len(items))]
+def _evenly_spaced_items(items: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return at most `count` evenly spaced items of a list, with its first and its last one."""
+    return [items[index] for index in evenly_spaced(min(count, len(items)), len(items))]
 
 
 def make_finalists(run: Run, stopwatch: Stopwatch) -> None:
     """Train the finalists of all budgets together."""
-    floors, chosen = floors_of_exports(run), _chosen(run)
+    floors, entries_by_budget = floors_of_exports(run), _finalist_entries(run)
     contests = [
-        Contest(group, floor := floors.get(name), [item[floor.minimise] for item in chosen[name]] if floor else ())
+        Contest(
+            group,
+            floor := floors.get(name),
+            [item[floor.minimise] for item in entries_by_budget[name]] if floor else (),
+        )
         for name, group in finalists_of(run).items()
         if group
     ]
@@ -177,68 +185,81 @@ def train_together(
     left on the stopwatch determines the number of steps.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
-    evaluator = judge_of(run)
+    evaluator = evaluator_of(run)
     say(f"{title}: networks are trained and evaluated on {evaluator.processor}")
     settings = run.study.export
     networks = [evaluator.network(architecture) for architecture in architectures]
     started = time.monotonic()
     inherited = [evaluator.judged(network) for network in networks]
-    judging = (time.monotonic() - started) / max(1, len(networks))
+    seconds_per_evaluation = (time.monotonic() - started) / max(1, len(networks))
     if stopwatch is not None and networks and run.study.training.hours and decided(run, "finalists") is None:
-        _decide(run, stopwatch, contests, evaluator, judging)
+        _decide_steps(run, stopwatch, contests, evaluator, seconds_per_evaluation)
     steps, watchers = training_steps(run), watchers_of(run)
     schedule = Schedule(settings.learning_rate, settings.batch_size, steps=steps, watchers=watchers)
-    origin = _origin(run) | {"groups": [[each.digest for each in contest.networks] for contest in contests]}
+    origin = _origin(run) | {
+        "groups": [[architecture.digest for architecture in contest.networks] for contest in contests]
+    }
     floors = [[contest.floor.minimum, list(contest.costs)] for contest in contests if contest.floor]
     origin |= {"floors": floors} if floors else {}
     origin |= {"steps": schedule.steps} if run.study.training.hours else {}
-    groups = [[architectures.index(each) for each in contest.networks] for contest in contests]
-    before = [accuracy for accuracy, _ in inherited]
-    goals = [contest.goal(numbers, before) for contest, numbers in zip(contests, groups, strict=True)]
+    groups = [[architectures.index(architecture) for architecture in contest.networks] for contest in contests]
+    inherited_accuracies = [accuracy for accuracy, _ in inherited]
+    goals = [contest.goal(numbers, inherited_accuracies) for contest, numbers in zip(contests, groups, strict=True)]
     halving = Halving.of(groups, schedule.steps, _RUNGS, goals)
-    told = []
+    accuracies_at_rungs = []
     if networks:
         training = distillation(run, splits(run), schedule, folder, origin)
-        told = training.train_cohort(networks, halving, evaluator.accuracy_of, title)
-    found = {}
+        accuracies_at_rungs = training.train_cohort(networks, halving, evaluator.accuracy_of, title)
+    outcomes = {}
     for number, (architecture, network) in enumerate(zip(architectures, networks, strict=True)):
         write_folder(folder / architecture.digest, network.save_pretrained)
-        reached = [
-            (step, at[number]) for step, at in zip((*halving.rungs, schedule.steps), told, strict=True) if number in at
+        reached_accuracies = [
+            (step, accuracies[number])
+            for step, accuracies in zip((*halving.rungs, schedule.steps), accuracies_at_rungs, strict=True)
+            if number in accuracies
         ]
-        found[architecture.digest] = asdict(Finalist(*inherited[number], tuple(reached)))
-    write_json(folder / _RESULT, found)
+        outcomes[architecture.digest] = asdict(Finalist(*inherited[number], tuple(reached_accuracies)))
+    write_json(folder / _RESULT_FILE, outcomes)
     drop_outputs(run)
 
 
-def judge_of(run: Run) -> Evaluator:
+def evaluator_of(run: Run) -> Evaluator:
     """Return an evaluator like the one of the search, but without the limit to `search.examples` texts."""
     return replace(evaluation(run), examples=None).load()
 
 
-def _decide(run: Run, stopwatch: Stopwatch, contests: Sequence[Contest], evaluator: Evaluator, judging: float) -> None:
+def _decide_steps(
+    run: Run, stopwatch: Stopwatch, contests: Sequence[Contest], evaluator: Evaluator, seconds_per_evaluation: float
+) -> None:
     """Decide how many steps the final training has, and record the number.
 
     The number depends on the time left, on the measured time per step (with all networks, and with only one or two per
-    contest), and on `judging`, the seconds that it takes to evaluate one network.
+    contest), and on `seconds_per_evaluation`, the seconds that it takes to evaluate one network.
     """
     counts = [(len(contest.networks), contest.floor is not None) for contest in contests]
-    every = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
-    last = (contest.networks[: 2 if contest.floor else 1] for contest in contests)
-    first = list(dict.fromkeys(chain.from_iterable(last)))
+    all_networks = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
+    final_groups = (contest.networks[: 2 if contest.floor else 1] for contest in contests)
+    final_networks = list(dict.fromkeys(chain.from_iterable(final_groups)))
     with busy("Timing a few steps"):
-        many = len(every), _seconds_per_step(run, evaluator, every)
-        few = (len(first), _seconds_per_step(run, evaluator, first)) if len(first) < len(every) else many
+        many = len(all_networks), _seconds_per_step(run, evaluator, all_networks)
+        few = (
+            (len(final_networks), _seconds_per_step(run, evaluator, final_networks))
+            if len(final_networks) < len(all_networks)
+            else many
+        )
     stopwatch.end("timing")
-    trained = [len(every)]
+    trained_counts = [len(all_networks)]
     for _ in _RUNGS:
         counts = [(kept_of(count, has_floor), has_floor) for count, has_floor in counts]
-        trained.append(min(len(every), sum(count for count, _ in counts)))
-    step = division.mean_step(_RUNGS, trained, few, many)
-    steps = division.training_steps(stopwatch.left - judging * sum(trained), step)
+        trained_counts.append(min(len(all_networks), sum(count for count, _ in counts)))
+    seconds_per_step = division.mean_step(_RUNGS, trained_counts, few, many)
+    steps = division.training_steps(stopwatch.left - seconds_per_evaluation * sum(trained_counts), seconds_per_step)
     run.add_note("finalists", steps=steps)
-    left = max(0.0, stopwatch.left) / 60
-    say(f"The final training: {steps:,} steps of {step:.2f} s each, in the remaining {left:.0f} minutes")
+    minutes_left = max(0.0, stopwatch.left) / 60
+    say(
+        f"The final training: {steps:,} steps of {seconds_per_step:.2f} s each, in the remaining {minutes_left:.0f} "
+        "minutes"
+    )
 
 
 def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Architecture]) -> float:
@@ -261,12 +282,14 @@ def training_steps(run: Run) -> int:
 
 def trained(folder: Path) -> dict[str, Finalist]:
     """Return the outcomes of the training in a folder, by the digest of the network's architecture."""
-    values = read_json(folder / _RESULT, ExportError)
+    outcomes = read_json(folder / _RESULT_FILE, ExportError)
     return {
         name: Finalist(
-            one["inherited"], one["standard_error"], tuple((step, value) for step, value in one["accuracies"])
+            outcome["inherited"],
+            outcome["standard_error"],
+            tuple((step, value) for step, value in outcome["accuracies"]),
         )
-        for name, one in values.items()
+        for name, outcome in outcomes.items()
     }
 
 

@@ -38,27 +38,27 @@ def _floors(run: Run, examples: int | None) -> dict[str, Floor]:
     budgets = [budget for budget in run.study.budgets if budget.has_floor]
     if not budgets:
         return {}
-    accuracy, error = _teacher(run, examples)
-    found = {budget.name: budget.floor(accuracy, SELECTION_BIAS * error) for budget in budgets}
-    return {name: floor for name, floor in found.items() if floor}
+    accuracy, error = _teacher_accuracy(run, examples)
+    floors = {budget.name: budget.floor(accuracy, SELECTION_BIAS * error) for budget in budgets}
+    return {name: floor for name, floor in floors.items() if floor}
 
 
-def _teacher(run: Run, examples: int | None) -> tuple[float, float]:
+def _teacher_accuracy(run: Run, examples: int | None) -> tuple[float, float]:
     """Return the teacher's accuracy on texts of the search set, and its standard error.
 
     Both are measured once, and stored in the folder of evaluations.
     """
-    least = run.study.search.least_tokens
-    path = run.evaluations(f"teacher-{digest([teacher_inputs(run), examples, least])}").with_suffix(".json")
+    least_tokens = run.study.search.least_tokens
+    path = run.evaluations(f"teacher-{digest([teacher_inputs(run), examples, least_tokens])}").with_suffix(".json")
     if not path.exists():
-        judged = judged_by(splits(run).search, examples, least)
-        write_json(path, dict(zip(("accuracy", "standard_error"), _judge(run, judged), strict=True)))
-    known = read_json(path, TeacherError)
-    return known["accuracy"], known["standard_error"]
+        texts = judged_by(splits(run).search, examples, least_tokens)
+        write_json(path, dict(zip(("accuracy", "standard_error"), _evaluate_teacher(run, texts), strict=True)))
+    stored = read_json(path, TeacherError)
+    return stored["accuracy"], stored["standard_error"]
 
 
-def _judge(run: Run, judged: Dataset) -> tuple[float, float]:
+def _evaluate_teacher(run: Run, texts: Dataset) -> tuple[float, float]:
     metric = metric_of(run)
-    logits = logits_of(load_teacher(run), judged, "Accuracy of the teacher")
-    labels = truth_of(judged)
+    logits = logits_of(load_teacher(run), texts, "Accuracy of the teacher")
+    labels = truth_of(texts)
     return metric.score(logits, labels), standard_error(metric, logits, labels)

@@ -41,43 +41,45 @@ def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> li
     return [outputs[name] for name in label_names]
 
 
-def read_outputs(run: Run, task: ReadTask, more: Unlabelled | None) -> dict[str, np.ndarray]:
-    """Return the teacher's outputs (texts, outputs) by `train` and `search`, and by `unlabelled` if `more` is given.
+def read_outputs(run: Run, task: ReadTask, unlabelled: Unlabelled | None) -> dict[str, np.ndarray]:
+    """Return the teacher's outputs (texts, outputs) by `train`, `search` and, if there are such texts, `unlabelled`.
 
     Raises `DataError` if a column is missing or a value is not a finite number.
     """
     study = run.study
     columns = output_columns(study.teacher.outputs or {}, task.splits.label_names)
     training = data_files(run).get("train", study.task.sets["train"])
-    all_rows = np.concatenate([_columns(run, str(source), columns, is_file=False) for source in training])
-    found = {name: all_rows[list(task.splits.rows[name])] for name in ("train", "search")}
-    if more:
-        parts = [
-            _columns(run, source, columns, is_file)[list(rows)]
-            for (source, is_file), rows in zip(sources(run), more.rows, strict=True)
+    all_rows = np.concatenate([_read_output_columns(run, str(source), columns, is_file=False) for source in training])
+    outputs = {name: all_rows[list(task.splits.rows[name])] for name in ("train", "search")}
+    if unlabelled:
+        outputs_by_source = [
+            _read_output_columns(run, source, columns, is_file)[list(rows)]
+            for (source, is_file), rows in zip(sources(run), unlabelled.rows, strict=True)
         ]
-        found["unlabelled"] = np.concatenate(parts)
-    return found
+        outputs["unlabelled"] = np.concatenate(outputs_by_source)
+    return outputs
 
 
-def _columns(run: Run, source: str, columns: Sequence[str], is_file: bool) -> np.ndarray:
+def _read_output_columns(run: Run, source: str, columns: Sequence[str], is_file: bool) -> np.ndarray:
     task = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
     rows = read_columns(task, source, columns, is_file)
-    return np.array([_numbers(source, column, values_of(rows, column)) for column in columns], dtype=np.float32).T
+    return np.array(
+        [_finite_numbers(source, column, values_of(rows, column)) for column in columns], dtype=np.float32
+    ).T
 
 
-def _numbers(source: str, column: str, values: Sequence[object]) -> list[float]:
-    found = [_number(value) for value in values]
-    bad = next((number for number, value in enumerate(found) if not math.isfinite(value)), None)
-    if bad is not None:
+def _finite_numbers(source: str, column: str, values: Sequence[object]) -> list[float]:
+    numbers = [_parse_number(value) for value in values]
+    bad_row = next((row for row, value in enumerate(numbers) if not math.isfinite(value)), None)
+    if bad_row is not None:
         raise DataError(
-            f"{source}: column {column!r}: an output of the teacher must be a finite number, but row {bad} (counted "
-            f"from 0) holds {values[bad]!r}; correct this value"
+            f"{source}: column {column!r}: an output of the teacher must be a finite number, but row {bad_row} "
+            f"(counted from 0) holds {values[bad_row]!r}; correct this value"
         )
-    return found
+    return numbers
 
 
-def _number(value: object) -> float:
+def _parse_number(value: object) -> float:
     try:
         return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):

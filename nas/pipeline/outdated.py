@@ -22,33 +22,35 @@ def outdated(run: Run) -> str:
     The database of the search, if there is one, is not accessed.
     """
     try:
-        found = _outdated_steps(run)
+        outdated_names = _outdated_steps(run)
     except NasError:  # the files to compare with are missing, which the next step will report
         return ""
-    if not found:
+    if not outdated_names:
         return ""
-    return f"Made for an older version of this study or by an older nas: {', '.join(found)}; rebuild with nas run"
+    return (
+        f"Made for an older version of this study or by an older nas: {', '.join(outdated_names)}; rebuild with nas run"
+    )
 
 
 def _outdated_steps(run: Run) -> list[str]:
     """Return the names of the finished results that `nas run` would rebuild."""
     made_from = {"teacher": teacher_inputs, "supernet": supernet_inputs}
-    found = [step for step, inputs in made_from.items() if run.is_finished(step) and not run.is_done(step, inputs(run))]
+    names = [step for step, inputs in made_from.items() if run.is_finished(step) and not run.is_done(step, inputs(run))]
     if run.is_finished("data") and run.is_finished("teacher"):
-        known = [device for device in devices(run) if run.is_finished(f"profile-{device.name}")]
-        profiles = {device: _profile(run, device) for device in known}
-        found += [
+        profiled_devices = [device for device in devices(run) if run.is_finished(f"profile-{device.name}")]
+        profiles = {device: _readable_profile(run, device) for device in profiled_devices}
+        names += [
             f"profile of {device.name}"
             for device, profile in profiles.items()
             if profile is None or profile.device != device
         ]
         teachers_ms = {device.name: profile.teacher_p50_ms for device, profile in profiles.items() if profile}
         if run.is_finished("front") and not _is_front_current(run, teachers_ms):
-            found.append("front")
-    return found
+            names.append("front")
+    return names
 
 
-def _profile(run: Run, device: Device) -> Profile | None:
+def _readable_profile(run: Run, device: Device) -> Profile | None:
     """Return a device's profile; None if an older version of nas wrote it in another format."""
     try:
         return Profile.load(run.profile(device.name))
@@ -58,9 +60,9 @@ def _profile(run: Run, device: Device) -> Profile | None:
 
 def _is_front_current(run: Run, teachers_ms: dict[str, float]) -> bool:
     """Whether the front was made from the current profiles, and from all candidates of the current search."""
-    known = front(run)
+    stored_front = front(run)
     return (
         run.is_done("search", search_inputs(run))
-        and has_ended(run, len(known["candidates"]))
-        and known["teacher_p50_ms"] == teachers_ms
+        and has_ended(run, len(stored_front["candidates"]))
+        and stored_front["teacher_p50_ms"] == teachers_ms
     )

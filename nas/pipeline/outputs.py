@@ -16,9 +16,9 @@ from nas.model.precision import training_processor, uses_bf16
 from nas.pipeline.prepare import scale_of
 from nas.pipeline.run import Run
 from nas.pipeline.unlabelled import distilled_from
-from nas.supernet.outputs import TeacherOutputs, made_from, size_in_bytes, write
+from nas.supernet.outputs import TeacherOutputs, size_in_bytes, stored_inputs, write
 
-_FORM = 1
+_RESULT_VERSION = 1
 """Increase this when the values in the files change, so that older files are rebuilt."""
 _LEAST_EPOCHS = 2.0
 """The fewest epochs for which outputs are stored. With fewer, computing them in advance saves too little time."""
@@ -43,19 +43,19 @@ def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
     - Random tokens are replaced in every step (`replaced_tokens`), so that the outputs change.
     - The loss compares attention relations (`relation_weight`), which logits and hidden states do not contain.
     """
-    if not _is_of_use(run, texts):
+    if not _saves_time(run, texts):
         return False
-    made_of: dict[str, Any] = {
-        "form": _FORM,
+    sources: dict[str, Any] = {
+        "form": _RESULT_VERSION,
         "teacher": file_digest(run.ordered_teacher / "model.safetensors"),
         "texts": [file_digest(path) for path in distilled_from(run)],
     }
-    if made_from(run.outputs) != made_of:
-        needed, room = size_in_bytes(teacher.config, texts), shutil.disk_usage(run.folder).free
-        if needed > min(run.study.training.outputs_gb * _GB, room / 2):
+    if stored_inputs(run.outputs) != sources:
+        needed_bytes, free_bytes = size_in_bytes(teacher.config, texts), shutil.disk_usage(run.folder).free
+        if needed_bytes > min(run.study.training.outputs_gb * _GB, free_bytes / 2):
             return False
         with scale_of(run).removed_from(teacher.classifier):
-            write(run.outputs, teacher, texts, made_of, uses_bf16(teacher.config.hidden_size, "cpu"))
+            write(run.outputs, teacher, texts, sources, uses_bf16(teacher.config.hidden_size, "cpu"))
     return True
 
 
@@ -64,9 +64,9 @@ def drop_outputs(run: Run) -> None:
     shutil.rmtree(run.outputs, ignore_errors=True)
 
 
-def _is_of_use(run: Run, texts: Dataset) -> bool:
-    varies = run.study.replaced_tokens > 0 or run.study.supernet.relation_weight > 0
-    return not varies and training_processor() == "cpu" and _epochs(run, texts) >= _LEAST_EPOCHS
+def _saves_time(run: Run, texts: Dataset) -> bool:
+    outputs_vary = run.study.replaced_tokens > 0 or run.study.supernet.relation_weight > 0
+    return not outputs_vary and training_processor() == "cpu" and _epochs(run, texts) >= _LEAST_EPOCHS
 
 
 def _epochs(run: Run, texts: Dataset) -> float:

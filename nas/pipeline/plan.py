@@ -24,13 +24,17 @@ from nas.pipeline.run import Run
 from nas.pipeline.runner import states
 from nas.pipeline.searches import check_storage
 from nas.pipeline.separate_teacher import operations_for_a_token
-from nas.pipeline.snapshots import Role, check_hub_data, errors_with_hub_ids, looked_at
+from nas.pipeline.snapshots import Role, check_hub_data, errors_with_hub_ids, snapshots_of
 from nas.pipeline.steps import steps_of
 from nas.pipeline.teachers import check_teacher
 from nas.report.numbers import in_points
 from nas.study import Study, TeacherSettings
 
-_PLACES = {"here": "", "ray": ", on a Ray node of that name", "elsewhere": ", measured off the cluster by a bundle"}
+_PLACE_IN_WORDS = {
+    "here": "",
+    "ray": ", on a Ray node of that name",
+    "elsewhere": ", measured off the cluster by a bundle",
+}
 
 
 def plan(study: Study, runs: Path) -> dict[str, Any]:
@@ -50,45 +54,49 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     check_choices(study)
     rows = look_at_rows(run)
     rate = measured_rate()
-    work = replace(Workload.of(study, rows, rate), teacher_operations=operations_for_a_token(run) or 0.0)
-    tokens = f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of task.max_length"
-    listed, known = states(run, steps_of(run)), run.seconds()
+    workload = replace(Workload.of(study, rows, rate), teacher_operations=operations_for_a_token(run) or 0.0)
+    assumed_lengths = (
+        f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of task.max_length"
+    )
+    step_states, seconds_taken = states(run, steps_of(run)), run.seconds()
     if study.training.hours:
-        estimated = divided_seconds(study, work, [(step, known[step.name] if done else None) for step, done in listed])
+        estimated_seconds = divided_seconds(
+            study, workload, [(step, seconds_taken[step.name] if done else None) for step, done in step_states]
+        )
     else:
-        estimated = {step.name: 0.0 if done else step.seconds(study, work) for step, done in listed}
+        estimated_seconds = {step.name: 0.0 if done else step.seconds(study, workload) for step, done in step_states}
     steps = [
-        {"step": step.name, "state": "done" if done else "to do", "estimated_s": round(estimated[step.name])}
-        for step, done in listed
+        {"step": step.name, "state": "done" if done else "to do", "estimated_s": round(estimated_seconds[step.name])}
+        for step, done in step_states
     ]
     return {
         "study": study.name,
         "task": f"{study.task.kind}, {metric_of(run).label}, {len(study.task.text)} text column(s)"
         + (f", {snapshots['dataset']}" if "dataset" in snapshots else ""),
-        "teacher": _model(study.teacher, snapshots.get("separate teacher" if study.student else "model")),
-        **({"student": _model(study.student, snapshots.get("model"))} if study.student else {}),
+        "teacher": _model_in_words(study.teacher, snapshots.get("separate teacher" if study.student else "model")),
+        **({"student": _model_in_words(study.student, snapshots.get("model"))} if study.student else {}),
         "space": space.name,
         "architectures": space.count(),
         "devices": [
             f"{device.name}: {device.runtime_in_words}, {device.threads} thread(s), batch {device.batch_size}, "
-            f"{device.lengths_in_words}" + _PLACES[device.where]
+            f"{device.lengths_in_words}" + _PLACE_IN_WORDS[device.where]
             for device in study.devices
         ],
-        "budgets": [line for budget in study.budgets for line in _in_words(budget)],
+        "budgets": [line for budget in study.budgets for line in _budget_in_words(budget)],
         "hours": study.training.hours,
         "steps": steps,
         "estimated_s": sum(step["estimated_s"] for step in steps),
-        "assumption": f"{tokens}, {rate / 1e9:.0f} GFLOP/s measured",
+        "assumption": f"{assumed_lengths}, {rate / 1e9:.0f} GFLOP/s measured",
         "rows": rows.to_json() if rows else None,
         "rows_not_seen": not_seen(study),
     }
 
 
-def _in_words(budget: Budget) -> Iterator[str]:
+def _budget_in_words(budget: Budget) -> Iterator[str]:
     """Yield a line for each device of a budget, and one for its accuracy floor."""
     for limits in budget.limits:
-        asked = (f"{key} {'>=' if key in RATES else '<='} {value}" for key, value in limits.given.items())
-        yield f"{budget.name} on {limits.device}: {', '.join(asked)}"
+        conditions = (f"{key} {'>=' if key in RATES else '<='} {value}" for key, value in limits.given.items())
+        yield f"{budget.name} on {limits.device}: {', '.join(conditions)}"
     if budget.has_floor:
         floor = [] if budget.accuracy is None else [f"accuracy >= {budget.accuracy:g}"]
         floor += (
@@ -99,10 +107,10 @@ def _in_words(budget: Budget) -> Iterator[str]:
         yield f"{budget.name}: {', '.join(floor)} on the search set, with the lowest {budget.minimise}"
 
 
-def _model(given: TeacherSettings, found: Snapshot | None) -> str:
+def _model_in_words(settings: TeacherSettings, snapshot: Snapshot | None) -> str:
     """Return the name of a model, with a note if it will be fine-tuned or if the data contains its outputs instead."""
-    tuned = " (to be fine-tuned)" if given.fine_tune else ""
-    return str(found or given.model) + (tuned if given.is_loaded else " (its outputs are columns of the data)")
+    tuned = " (to be fine-tuned)" if settings.fine_tune else ""
+    return str(snapshot or settings.model) + (tuned if settings.is_loaded else " (its outputs are columns of the data)")
 
 
 def check_sources(study: Study) -> None:
@@ -125,13 +133,13 @@ def check_hub(run: Run) -> dict[Role, Snapshot]:
 
     Weights are neither downloaded nor checked.
     """
-    found = looked_at(run)
-    if "dataset" in found and not run.is_done("data", data_inputs(run)):
-        check_hub_data(run.study.task, found["dataset"])
-    if "model" in found:
+    snapshots = snapshots_of(run)
+    if "dataset" in snapshots and not run.is_done("data", data_inputs(run)):
+        check_hub_data(run.study.task, snapshots["dataset"])
+    if "model" in snapshots:
         source = teacher_folder(run, weights=False)
         check_teacher(run.study, source, weights=False)
-    return found
+    return snapshots
 
 
 def check_choices(study: Study) -> None:

@@ -34,7 +34,7 @@ from nas.model.teacher_config import read_config, teacher_settings
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
 from nas.pipeline.error_names import student_named
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import commit, errors_with_hub_ids, has_hub_teacher, hub_model, keep
+from nas.pipeline.snapshots import commit, errors_with_hub_ids, has_hub_teacher, hub_model, record_snapshots
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.pipeline.watching import watchers_of
 from nas.progress import Stopwatch, busy, say
@@ -45,15 +45,15 @@ from nas.supernet.scale import STANDARD, Scale, last_linear
 from nas.tasks import Metric, task_kind
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
-_DATA_FORM = 4
+_DATA_VERSION = 4
 """Increase this when the same files lead to other tokenised data than before, so that older data is rebuilt."""
-_TEACHER_FORM = 3
+_TEACHER_VERSION = 3
 """Increase this when the same files lead to another teacher than before, so that older teachers are rebuilt."""
-_SOURCE = "source.json"
+_SOURCE_FILE = "source.json"
 """The file that records the origin of the run's teacher and the scale of its outputs."""
-_TOKENIZER, _KEPT = "tokenizer", "vocabulary.json"
+_TOKENIZER_FOLDER, _KEPT_TOKENS_FILE = "tokenizer", "vocabulary.json"
 """The folder of a pruned tokenizer, and the file with the rows of the teacher's token embeddings that are kept."""
-_JUDGED_BY = 1000
+_EVALUATED_TEXTS = 1000
 """Number of texts, or groups of texts, of the search set on which the teacher's accuracy is measured."""
 _PATIENCE = 3
 """If the study sets no epochs, fine-tuning ends after this many epochs in a row without a gain on the search set."""
@@ -78,8 +78,8 @@ def given_files(study: Study) -> dict[str, tuple[Path, ...]]:
 
 def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
     """Raise `DataError` if two of the sets are read from files with the same content."""
-    for (first, paths), (second, others) in combinations(files.items(), 2):
-        for path, other in product(paths, others):
+    for (first, paths), (second, other_paths) in combinations(files.items(), 2):
+        for path, other in product(paths, other_paths):
             if file_digest(path) == file_digest(other):
                 raise DataError(
                     f"{other}: has the same content as {path}, but the {first} set and the {second} set must be "
@@ -90,17 +90,19 @@ def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
 @once
 def task_identity(run: Run) -> dict[str, Any]:
     """Return the task's settings as JSON values, with digests instead of paths, and with the commit of hub data."""
-    contents = {name: list(map(content_of, paths)) for name, paths in data_files(run).items()}
-    known = {name: found if len(found) > 1 else found[0] for name, found in contents.items()}
+    identities_by_set = {name: list(map(content_of, paths)) for name, paths in data_files(run).items()}
+    file_identities = {
+        name: identities if len(identities) > 1 else identities[0] for name, identities in identities_by_set.items()
+    }
     # Unlabelled texts have a step of their own. Settings that older versions of nas did not have are left out if they
     # are not set, so that older digests stay valid.
-    newer = ("threshold", "query", "search", "pair")
-    left_out = {"unlabelled"} | {key for key in newer if not getattr(run.study.task, key)}
+    newer_settings = ("threshold", "query", "search", "pair")
+    left_out = {"unlabelled"} | {key for key in newer_settings if not getattr(run.study.task, key)}
     task = run.study.task.model_dump(mode="json", exclude=left_out)
     # A task that learns from texts holds out nothing, but digests of older runs contain this former default.
     if task_kind(run.study.task.kind).learns_from_texts:
         task["holdout"] = {"size": 5000, "by": "row"}
-    return task | known | {"revision": commit(run, "dataset")}
+    return task | file_identities | {"revision": commit(run, "dataset")}
 
 
 def content_of(path: Path) -> list[str | None]:
@@ -121,21 +123,21 @@ def teacher_identity(run: Run) -> dict[str, Any]:
 def data_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised data is made from."""
     teacher = teacher_identity(run)
-    given = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
+    relevant_settings = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
     # Labels get the numbers that the teacher gives them, unless the teacher is fine-tuned.
-    given["tuned"] = teacher["fine_tune"] is not None
-    tokenizer = _contents(teacher_source(run), "*.json", "*.txt", "*.model")
-    return digest([_DATA_FORM, task_identity(run), run.study.seed, given, tokenizer])
+    relevant_settings["tuned"] = teacher["fine_tune"] is not None
+    tokenizer = _file_digests(teacher_source(run), "*.json", "*.txt", "*.model")
+    return digest([_DATA_VERSION, task_identity(run), run.study.seed, relevant_settings, tokenizer])
 
 
 @once
 def teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the teacher is made from."""
-    weights = _contents(teacher_source(run), "*.safetensors")
-    return digest([_TEACHER_FORM, data_inputs(run), teacher_identity(run), run.study.seed, weights])
+    weights = _file_digests(teacher_source(run), "*.safetensors")
+    return digest([_TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights])
 
 
-def _contents(source: str, *patterns: str) -> dict[str, str]:
+def _file_digests(source: str, *patterns: str) -> dict[str, str]:
     """Return the digests of files in a teacher's folder, by the file's name; empty for a hub id."""
     return {path.name: file_digest(path) for pattern in patterns for path in Path(source).glob(pattern)}
 
@@ -215,10 +217,10 @@ class ReadTask:
 
         Raises `TeacherError` if the teacher's tokenizer returns a token for which the teacher has no embedding.
         """
-        found = tokenised(texts, tokenizer or self.tokenizer, self.max_length, self._has_types)
+        token_rows = tokenised(texts, tokenizer or self.tokenizer, self.max_length, self._has_types)
         if tokenizer in (None, self.tokenizer):
-            self._check_ids(found)
-        return found
+            self._check_ids(token_rows)
+        return token_rows
 
     def pruned(self, used: Iterable[int]) -> tuple[PreTrainedTokenizerBase, list[int]]:
         """Return the teacher's tokenizer, pruned to the ids `used`, and the ids that it keeps; see `prune_tokenizer`.
@@ -226,11 +228,11 @@ class ReadTask:
         In some model families, positions are counted from the id of the padding token. That id and all lower ones are
         then kept, so that it does not change.
         """
-        config, wanted = self.teacher.config, set(used)
+        config, kept_ids = self.teacher.config, set(used)
         uncounted = family_of(config.model_type).uncounted(config.pad_token_id)
         if uncounted is not None:
-            wanted |= set(range(uncounted + 1))
-        return prune_tokenizer(self.tokenizer, wanted, config.vocab_size)
+            kept_ids |= set(range(uncounted + 1))
+        return prune_tokenizer(self.tokenizer, kept_ids, config.vocab_size)
 
     @property
     def _has_types(self) -> bool:
@@ -246,10 +248,10 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
 
     Without `weights`, the weights of a hub teacher are neither downloaded nor checked.
     """
-    study, files, source = run.study, data_files(run), teacher_folder(run, weights)
+    study, files_by_set, source = run.study, data_files(run), teacher_folder(run, weights)
     task = study.task.model_copy(update={"revision": commit(run, "dataset")})
-    check_distinct(files)
-    sources = {name: tuple(map(str, files.get(name, names))) for name, names in task.sets.items()}
+    check_distinct(files_by_set)
+    sources = {name: tuple(map(str, files_by_set.get(name, names))) for name, names in task.sets.items()}
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
     if code := ignored_code(source):
         say(f"Teacher: the code of its tokenizer ({code}) is not run; its tokenizer.json is used instead")
@@ -263,7 +265,7 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
 
 def tokenizer_of(run: Run, task: ReadTask) -> PreTrainedTokenizerBase:
     """Return the tokenizer of the run's data: the teacher's, which is pruned if the study asks for that."""
-    return load_tokenizer(run.data / _TOKENIZER) if run.study.compressed.prune_vocabulary else task.tokenizer
+    return load_tokenizer(run.data / _TOKENIZER_FOLDER) if run.study.compressed.prune_vocabulary else task.tokenizer
 
 
 def embedded_inputs(run: Run) -> str:
@@ -280,7 +282,7 @@ def make_embedded(run: Run, stopwatch: Stopwatch) -> None:
 @errors_with_hub_ids
 def settle_sources(run: Run) -> None:
     """Record the hub commits that the run uses. Raises a `NasError` if the teacher's shape does not fit the study."""
-    keep(run)
+    record_snapshots(run)
     source = teacher_folder(run, weights=False)
     check_shape(run.study, source, read_config(source))
 
@@ -289,24 +291,24 @@ def settle_sources(run: Run) -> None:
 def make_data(run: Run, stopwatch: Stopwatch) -> None:
     """Read, split, tokenise and store the data, with a pruned tokenizer if the study asks for that."""
     with busy("Reading, splitting and tokenising the data"):
-        rows = read_task(run)
-        data = rows.encode()
+        task = read_task(run)
+        data = task.encode()
         if run.study.compressed.prune_vocabulary:
-            tokenizer, kept = rows.pruned(chain.from_iterable(data.train["input_ids"]))
-            say(f"Vocabulary: {len(kept):,} of {rows.teacher.config.vocab_size:,} tokens are kept")
-            tokenizer.save_pretrained(run.data / _TOKENIZER)
-            write_json(run.data / _KEPT, kept)
-            data = rows.encode_with(tokenizer)
-        shown = _metric(run.study, data).rows_to_compare(truth_of(data.test))
-        write_json(run.data / SAMPLE_FILE, sample_of(rows.splits.texts["test"], data.test["length"], shown))
+            tokenizer, kept_ids = task.pruned(chain.from_iterable(data.train["input_ids"]))
+            say(f"Vocabulary: {len(kept_ids):,} of {task.teacher.config.vocab_size:,} tokens are kept")
+            tokenizer.save_pretrained(run.data / _TOKENIZER_FOLDER)
+            write_json(run.data / _KEPT_TOKENS_FILE, kept_ids)
+            data = task.encode_with(tokenizer)
+        rows_to_show = _metric(run.study, data).rows_to_compare(truth_of(data.test))
+        write_json(run.data / SAMPLE_FILE, sample_of(task.splits.texts["test"], data.test["length"], rows_to_show))
         data.save(run.data)
     if task_kind(run.study.task.kind).has_words:
-        _say_left_out(rows.splits, data)
+        _report_left_out_words(task.splits, data)
 
 
-def _say_left_out(given: Splits, data: TaskData) -> None:
+def _report_left_out_words(task_splits: Splits, data: TaskData) -> None:
     """Report how many words of each set are left out because they have no token in the tokenised text."""
-    left_out = {name: words_left_out(data.splits[name], texts) for name, texts in given.texts.items()}
+    left_out = {name: words_left_out(data.splits[name], texts) for name, texts in task_splits.texts.items()}
     if any(left_out.values()):
         listed = ", ".join(f"{count:,} of the {name} set" for name, count in left_out.items() if count)
         say(f"Words beyond task.max_length, or without a token, are neither trained on nor evaluated: {listed}")
@@ -351,35 +353,39 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
     torch.manual_seed(study.seed)
     model, tokenizer = load_classifier(study, source, data)
     if study.compressed.prune_vocabulary:
-        tokenizer = load_tokenizer(run.data / _TOKENIZER)
-        prune_embeddings(model, read_json(run.data / _KEPT, TeacherError), tokenizer.pad_token_id)
+        tokenizer = load_tokenizer(run.data / _TOKENIZER_FOLDER)
+        prune_embeddings(model, read_json(run.data / _KEPT_TOKENS_FILE, TeacherError), tokenizer.pad_token_id)
     if study.compressed.fine_tune:
-        origin = {"form": _TEACHER_FORM, "teacher": teacher_inputs(run)}
+        origin = {"form": _TEACHER_VERSION, "teacher": teacher_inputs(run)}
         title = f"Fine-tuning the {'student' if study.student else 'teacher'}"
-        place = Place(run.teacher, origin, title, watchers_of(run))
-        fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, place)
+        context = FineTuningContext(run.teacher, origin, title, watchers_of(run))
+        fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, context)
     model.save_pretrained(run.teacher)
-    form, whole = task_kind(study.task.kind).form(source), cast(nn.Module, model)
+    form, network = task_kind(study.task.kind).form(source), cast(nn.Module, model)
     if form.network_type == "encoder":
         write_modules(run.teacher, form, shape_of(model.config).hidden_size)
-        whole = SentenceEncoder(model, run.teacher)
+        network = SentenceEncoder(model, run.teacher)
     tokenizer.model_max_length = study.task.max_length  # exports cut texts to the length at which accuracy is measured
     tokenizer.save_pretrained(run.teacher)
-    outputs, tuned = _judge(whole, data, study), study.compressed.fine_tune is not None
-    about: dict[str, Any] = {"model": study.compressed.model, "commit": commit(run, "model"), "fine_tuned_here": tuned}
-    about["served_as"] = task_kind(study.task.kind).served_as(teacher_settings(source), tuned)
-    write_json(run.teacher / _SOURCE, about | {"outputs": asdict(outputs)})
+    output_scale, is_fine_tuned = _report_accuracy(network, data, study), study.compressed.fine_tune is not None
+    facts: dict[str, Any] = {
+        "model": study.compressed.model,
+        "commit": commit(run, "model"),
+        "fine_tuned_here": is_fine_tuned,
+    }
+    facts["served_as"] = task_kind(study.task.kind).served_as(teacher_settings(source), is_fine_tuned)
+    write_json(run.teacher / _SOURCE_FILE, facts | {"outputs": asdict(output_scale)})
 
 
 def served_as(run: Run) -> dict[str, Any]:
     """Return the entries of an export's `config.json` that describe how to turn its outputs into answers."""
-    known = read_json(run.teacher / _SOURCE, TeacherError).get("served_as")  # absent in older runs
-    found: dict[str, Any] = known or task_kind(run.study.task.kind).served_as({}, False)
-    return found
+    stored = read_json(run.teacher / _SOURCE_FILE, TeacherError).get("served_as")  # absent in older runs
+    entries: dict[str, Any] = stored or task_kind(run.study.task.kind).served_as({}, False)
+    return entries
 
 
 @dataclass(frozen=True)
-class Place:
+class FineTuningContext:
     """The folder in which a fine-tuning keeps its checkpoints, and the means by which it reports its progress."""
 
     folder: Path
@@ -395,7 +401,7 @@ def fine_tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: TaskData,
-    place: Place,
+    context: FineTuningContext,
 ) -> None:
     """Fine-tune a model in place.
 
@@ -405,65 +411,76 @@ def fine_tune(
     train, scale = data.train, STANDARD
     if task_kind(study.task.kind).predicts_numbers:
         scale = Scale.of(train["labels"])
-        some = first_rows(train, _JUDGED_BY)
-        Scale.to_remove(logits_of(model, some)[:, 0], some["labels"]).remove_from(last_linear(model))
+        evaluated_rows = first_rows(train, _EVALUATED_TEXTS)
+        Scale.to_remove(logits_of(model, evaluated_rows)[:, 0], evaluated_rows["labels"]).remove_from(
+            last_linear(model)
+        )
         targets = scale.standardised(train["labels"])
         train = train.remove_columns("labels").add_column("labels", targets)
-    judge, patience = (None, 0) if settings.epochs else (_judge_of(study, data), _PATIENCE)
+    accuracy_of, patience = (None, 0) if settings.epochs else (_accuracy_function(study, data), _PATIENCE)
     epochs = settings.epochs_on(len(train))
     schedule = Schedule(
-        settings.learning_rate, settings.batch_size, epochs=epochs, patience=patience, watchers=place.watchers
+        settings.learning_rate, settings.batch_size, epochs=epochs, patience=patience, watchers=context.watchers
     )
-    is_label_of_token = task_kind(study.task.kind).has_words
+    labels_are_per_token = task_kind(study.task.kind).has_words
     training = FineTuning(
-        train, tokenizer, schedule, place.folder, study.seed, place.origin, judge, place.title, is_label_of_token
+        train,
+        tokenizer,
+        schedule,
+        context.folder,
+        study.seed,
+        context.origin,
+        accuracy_of,
+        context.title,
+        labels_are_per_token,
     )
     training.tune(model)
     scale.restore_in(last_linear(model))
 
 
-def _judge_of(study: Study, data: TaskData) -> AccuracyOf:
+def _accuracy_function(study: Study, data: TaskData) -> AccuracyOf:
     """Return a function that measures a model's accuracy on part of the search set, on which no model is trained."""
-    metric, texts = _metric(study, data), first_rows(data.search, _JUDGED_BY)
+    metric, texts = _metric(study, data), first_rows(data.search, _EVALUATED_TEXTS)
     labels = truth_of(texts)
     return lambda model: metric.score(logits_of(model, texts), labels)
 
 
 def scale_of(run: Run) -> Scale:
     """Return the scale of the teacher's output in a task with one output, else the standard scale."""
-    return Scale(**read_json(run.teacher / _SOURCE, TeacherError)["outputs"])
+    return Scale(**read_json(run.teacher / _SOURCE_FILE, TeacherError)["outputs"])
 
 
-def _judge(model: nn.Module, data: TaskData, study: Study) -> Scale:
+def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
     """Report the teacher's accuracy on part of the search set, and warn if a constant answer is at least as accurate.
 
     Returns the scale of the teacher's outputs; see `scale_of`.
     """
     metric = _metric(study, data)
-    texts = first_rows(data.search, _JUDGED_BY)
+    texts = first_rows(data.search, _EVALUATED_TEXTS)
     with busy("Looking at the teacher's answers"):
         logits, labels = logits_of(model, texts), truth_of(texts)
-    found = metric.score(logits, labels)
-    constant = metric.constant_answer(labels, logits.shape[1])
-    least = 0.0 if constant is None else metric.score(constant, labels)
-    who = "Student" if study.student else "Teacher"
-    say(f"{who}: {metric.label} {found:.3f} on {metric.describe_size(labels)} of the search set")
-    if found <= least:
+    accuracy = metric.score(logits, labels)
+    constant_logits = metric.constant_answer(labels, logits.shape[1])
+    constant_accuracy = 0.0 if constant_logits is None else metric.score(constant_logits, labels)
+    role = "Student" if study.student else "Teacher"
+    say(f"{role}: {metric.label} {accuracy:.3f} on {metric.describe_size(labels)} of the search set")
+    if accuracy <= constant_accuracy:
         say(
-            f"Warning: giving every text the same answer scores {least:.3f}, so there is nothing to learn from this "
-            "teacher; give another teacher, number the labels as this one does, or set teacher.fine_tune"
+            f"Warning: giving every text the same answer scores {constant_accuracy:.3f}, so there is nothing to learn "
+            "from this teacher; give another teacher, number the labels as this one does, or set teacher.fine_tune"
         )
     kind = task_kind(study.task.kind)
     if not kind.has_one_output:
         return STANDARD
-    given = Scale.of(logits[:, 0])
+    output_scale = Scale.of(logits[:, 0])
     if study.compressed.fine_tune or not kind.predicts_numbers:
-        return given
-    wanted = Scale.of(labels)
-    far = abs(given.mean - wanted.mean) > 2 * wanted.deviation
-    if far or not 0.2 < given.deviation / wanted.deviation < 5.0:
+        return output_scale
+    label_scale = Scale.of(labels)
+    is_shifted = abs(output_scale.mean - label_scale.mean) > 2 * label_scale.deviation
+    if is_shifted or not 0.2 < output_scale.deviation / label_scale.deviation < 5.0:
         say(
-            f"Note: the teacher's outputs ({given.mean:.4g} ± {given.deviation:.2g}) are on another scale than the "
-            f"targets ({wanted.mean:.4g} ± {wanted.deviation:.2g}); exports will use the teacher's scale"
+            f"Note: the teacher's outputs ({output_scale.mean:.4g} ± {output_scale.deviation:.2g}) are on another "
+            f"scale than the targets ({label_scale.mean:.4g} ± {label_scale.deviation:.2g}); exports will use the "
+            "teacher's scale"
         )
-    return given
+    return output_scale

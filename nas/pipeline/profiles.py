@@ -22,7 +22,7 @@ from nas.pipeline.teachers import teacher_config
 from nas.progress import Stopwatch
 from nas.search.costs import Costs
 
-_TEXTS = 256
+_TEXT_COUNT = 256
 """Number of texts of the search set whose tokens are fed to measured networks."""
 
 
@@ -34,8 +34,8 @@ def devices(run: Run) -> tuple[Device, ...]:
     """
     if all(device.sequence_length != "task" for device in run.study.devices):
         return run.study.devices
-    least = run.study.search.least_tokens
-    lengths = [length for length in splits(run).search["length"] if length >= least]
+    least_tokens = run.study.search.least_tokens
+    lengths = [length for length in splits(run).search["length"] if length >= least_tokens]
     return tuple(device.with_lengths_of(lengths) for device in run.study.devices)
 
 
@@ -47,17 +47,18 @@ def device_of(run: Run, name: str) -> Device:
 @once
 def texts(run: Run) -> Texts:
     """Return the token ids of texts from the search set, which networks get as input when they are measured."""
-    return Texts(tuple(chain.from_iterable(splits(run).search[:_TEXTS]["input_ids"])))
+    return Texts(tuple(chain.from_iterable(splits(run).search[:_TEXT_COUNT]["input_ids"])))
 
 
 @once
 def recipes(run: Run) -> list[ProfileRecipe]:
     """Return one recipe per device. It holds everything that the device's profile depends on, except the machine."""
-    study, config, fed = run.study, teacher_config(run), texts(run)
+    study, config, input_texts = run.study, teacher_config(run), texts(run)
     limits = [limits for budget in study.budgets for limits in budget.limits]
-    weighed = {found.device for found in limits if found.peak_memory_mb is not None}
+    memory_limited = {limit.device for limit in limits if limit.peak_memory_mb is not None}
     return [
-        ProfileRecipe(device, study.space, config, study.seed, device.name in weighed, fed) for device in devices(run)
+        ProfileRecipe(device, study.space, config, study.seed, device.name in memory_limited, input_texts)
+        for device in devices(run)
     ]
 
 
@@ -70,9 +71,9 @@ def fingerprint(device: Device) -> str:
     check_runtime(device)
     if device.where == "elsewhere":
         return "elsewhere"
-    here = device.where == "here"
-    found: str = (environment(device.model_dump()) if here else conditions(device))["fingerprint"]
-    return found
+    is_here = device.where == "here"
+    identity: str = (environment(device.model_dump()) if is_here else conditions(device))["fingerprint"]
+    return identity
 
 
 def recipe_of(run: Run, device: str) -> ProfileRecipe:
@@ -93,19 +94,19 @@ def samples_of(run: Run, device: str) -> Path:
 
 def make_profile(run: Run, stopwatch: Stopwatch, device: str) -> None:
     """Measure and save the profile of a device that can be reached from here."""
-    built = build_profile(recipe_of(run, device), profile_inputs(run, device), samples_of(run, device))
-    built.save(run.profile(device))
+    measured_profile = build_profile(recipe_of(run, device), profile_inputs(run, device), samples_of(run, device))
+    measured_profile.save(run.profile(device))
 
 
 def refuse_unmeasured(run: Run) -> None:
     """Raise `DeviceError` if an off-cluster device has no imported profile that is up to date."""
-    away = [device.name for device in run.study.devices if device.where == "elsewhere"]
-    lacking = [name for name in away if not run.is_done(f"profile-{name}", profile_inputs(run, name))]
-    if lacking:
+    off_cluster = [device.name for device in run.study.devices if device.where == "elsewhere"]
+    missing = [name for name in off_cluster if not run.is_done(f"profile-{name}", profile_inputs(run, name))]
+    if missing:
         raise DeviceError(
-            f"devices.{lacking[0]}: is off the cluster and has no profile for this search space yet; run "
-            f"`nas device bundle {run.study.path} {lacking[0]}`, run the bundle on the device, and import its result "
-            "with `nas device import`" + (f"; do the same for {', '.join(lacking[1:])}" if lacking[1:] else "")
+            f"devices.{missing[0]}: is off the cluster and has no profile for this search space yet; run "
+            f"`nas device bundle {run.study.path} {missing[0]}`, run the bundle on the device, and import its "
+            "result with `nas device import`" + (f"; do the same for {', '.join(missing[1:])}" if missing[1:] else "")
         )
 
 

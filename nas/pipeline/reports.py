@@ -44,8 +44,8 @@ def report(run: Run) -> Path:
     if contents.searched_devices:
         write_text(run.folder / "front.svg", front_picture(contents, contents.searched_devices[0]))
     if contents.exports:
-        named = dict(zip(contents.exports, architectures_of(contents.exports.values()), strict=True))
-        picture = architectures_picture(named, contents.teacher, f"{contents.study}: exported architectures")
+        architectures = dict(zip(contents.exports, architectures_of(contents.exports.values()), strict=True))
+        picture = architectures_picture(architectures, contents.teacher, f"{contents.study}: exported architectures")
         write_text(run.folder / "architectures.svg", picture)
     return path
 
@@ -57,7 +57,7 @@ def _contents(run: Run) -> Contents:
     """
     study = run.study
     names = exported(run)
-    profiled = [device.name for device in study.devices if run.is_finished(f"profile-{device.name}")]
+    profiled_devices = [device.name for device in study.devices if run.is_finished(f"profile-{device.name}")]
     return Contents(
         study=study.name,
         metric=metric_of(run).label,
@@ -68,9 +68,9 @@ def _contents(run: Run) -> Contents:
         baselines=_baselines(run),
         exports={name: read_json(run.export(name) / VERIFICATION_FILE, ExportError) for name in names},
         snippets={name: _snippets(run, name) for name in names},
-        profiles={name: read_json(run.profile(name), DeviceError) for name in profiled},
-        supernet_log=_log(run.supernet, run.is_finished("supernet")),
-        teacher_log=_log(run.teacher, run.is_finished("teacher")),
+        profiles={name: read_json(run.profile(name), DeviceError) for name in profiled_devices},
+        supernet_log=_training_log(run.supernet, run.is_finished("supernet")),
+        teacher_log=_training_log(run.teacher, run.is_finished("teacher")),
         export_logs={name: _export_log(run, name) for name in names},
         rank_correlation=_ranking(run),
         seeds=spread_of(run),
@@ -111,7 +111,7 @@ def _baselines(run: Run) -> dict[str, Any]:
     return {name: found for name, found in baselines(run).items() if is_finished(name)}
 
 
-def _log(folder: Path, finished: bool) -> list[dict[str, Any]]:
+def _training_log(folder: Path, finished: bool) -> list[dict[str, Any]]:
     """Return the log of a training; empty if nothing was trained."""
     path = folder / LOG_FILE
     return read_json(path, TeacherError) if finished and path.exists() else []

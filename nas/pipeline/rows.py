@@ -36,16 +36,22 @@ from nas.tasks import Metric, TaskKind, task_kind
 
 ASSUMED = 0.9
 """The share of right answers, or the correlation, that is assumed to estimate a standard error of the metric."""
-_CHARACTERS = 15_000_000
+_MAX_CHARACTERS = 15_000_000
 """If the training set, the test set or the unlabelled texts have more characters, only a random sample with about this
 many characters is tokenised, which takes a few seconds."""
-_SIMULATED = 2000
+_MAX_SIMULATED_ANSWERS = 2000
 """The largest number of answers that are simulated to estimate a standard error. The estimate is then scaled to the
 number of texts."""
-_FEW_ROWS, _MANY_CUT, _MANY_UNKNOWN, _ONE_CLASS, _COARSE = 10, 0.05, 0.05, 0.9, 0.01
+_FEWEST_ROWS, _LARGEST_CUT_SHARE, _LARGEST_UNKNOWN_SHARE, _LARGEST_CLASS_SHARE, _LARGEST_ERROR = (
+    10,
+    0.05,
+    0.05,
+    0.9,
+    0.01,
+)
 """Limits beyond which a warning is given: the fewest rows of a class, the largest shares of cut texts, of unknown
 tokens and of one class, and the largest standard error."""
-_SHOWN = 5
+_MAX_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -143,16 +149,16 @@ def look_at_rows(run: Run) -> Rows | None:
     with busy("Checking the rows"):
         task = read_task(run, weights=False)
         check_separate_teacher(run, task.splits.label_names)
-        more = read_new_texts(run, task) if run.study.task.unlabelled else None
+        unlabelled = read_new_texts(run, task) if run.study.task.unlabelled else None
         if not run.study.teacher.is_loaded:
-            read_outputs(run, task, more)
-        return _look(run.study, task, more)
+            read_outputs(run, task, unlabelled)
+        return _describe_rows(run.study, task, unlabelled)
 
 
-def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
+def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) -> Rows:
     check_exits(study, len(task.splits.label_names) or 1)
-    chosen = _sample(_sample(task.splits, "train"), "test")
-    data = task.encode(splits=chosen)
+    sampled_splits = _with_sample(_with_sample(task.splits, "train"), "test")
+    data = task.encode(splits=sampled_splits)
     counts = {name: _token_counts(split) for name, split in data.splits.items()}
     if study.compressed.prune_vocabulary:  # raises an error if the tokenizer cannot be pruned
         task.pruned(np.flatnonzero(counts["train"]).tolist())
@@ -161,60 +167,60 @@ def _look(study: Study, task: ReadTask, more: Unlabelled | None) -> Rows:
     metric = kind.metric(study.task, data.label_names)
     truth = truth_of(judged)
     metric.check_size(truth)
-    repeated, contradicted = _repeated(task.splits)
-    unknown = task.tokenizer.unk_token_id
-    found = Rows(
+    repeated, contradicted = _count_repeated(task.splits)
+    unknown_token = task.tokenizer.unk_token_id
+    rows = Rows(
         sets={
-            name: _lengths(task, len(task.splits.texts[name][0]), chosen.texts[name], split)
+            name: _lengths(task, len(task.splits.texts[name][0]), sampled_splits.texts[name], split)
             for name, split in data.splits.items()
         },
         in_test=task.splits.in_test,
         repeated=repeated,
         contradicted=contradicted,
-        classes=_classes(kind, task.splits),
+        classes=_class_counts(kind, task.splits),
         label_word=kind.label_word,
         judged_by=metric.describe_size(truth),
-        figures=_figures(kind, task.splits),
+        figures=_label_counts(kind, task.splits),
         shared="query" if kind.judges_groups else "text",
-        targets=_targets(task.splits.labels["train"]) if kind.predicts_numbers else None,
-        unknown=0.0 if unknown is None else _share(counts["train"], unknown),
+        targets=_target_distribution(task.splits.labels["train"]) if kind.predicts_numbers else None,
+        unknown=0.0 if unknown_token is None else _token_share(counts["train"], unknown_token),
         without_embedding=_without_embedding(task),
         judged=len(judged),
         metric=metric.label,
         standard_error=expected_error(metric, truth, data.num_labels),
     )
-    if more:
-        found = _with_unlabelled(found, task, more)
-    return replace(found, warnings=tuple(_warnings(found, study)))
+    if unlabelled:
+        rows = _with_unlabelled(rows, task, unlabelled)
+    return replace(rows, warnings=tuple(_warnings(rows, study)))
 
 
-def _with_unlabelled(found: Rows, task: ReadTask, more: Unlabelled) -> Rows:
+def _with_unlabelled(description: Rows, task: ReadTask, unlabelled: Unlabelled) -> Rows:
     """Return the description of the rows, extended by the unlabelled texts."""
-    rows = _sampled(more.texts)
-    texts = [[column[row] for row in rows] for column in more.texts] if rows else more.texts
+    row_numbers = _sample_rows(unlabelled.texts)
+    texts = [[column[row] for row in row_numbers] for column in unlabelled.texts] if row_numbers else unlabelled.texts
     encoded = task.tokenised(texts)
-    lengths = _lengths(task, more.counts.kept, texts, encoded)
-    unknown = task.tokenizer.unk_token_id
+    lengths = _lengths(task, unlabelled.counts.kept, texts, encoded)
+    unknown_token = task.tokenizer.unk_token_id
     return replace(
-        found,
-        sets={**found.sets, "unlabelled": lengths},
-        unlabelled=more.counts,
-        unlabelled_unknown=0.0 if unknown is None else _share(_token_counts(encoded), unknown),
+        description,
+        sets={**description.sets, "unlabelled": lengths},
+        unlabelled=unlabelled.counts,
+        unlabelled_unknown=0.0 if unknown_token is None else _token_share(_token_counts(encoded), unknown_token),
     )
 
 
-def _sample(splits: Splits, name: str) -> Splits:
+def _with_sample(splits: Splits, name: str) -> Splits:
     """Return the splits. If it would take long to tokenise the set `name`, it is replaced by a random sample."""
-    rows = _sampled(splits.texts[name])
+    rows = _sample_rows(splits.texts[name])
     return splits.select(name, rows) if rows else splits
 
 
-def _sampled(texts: Sequence[Sequence[Text]]) -> list[int]:
+def _sample_rows(texts: Sequence[Sequence[Text]]) -> list[int]:
     """Return the row numbers of a random sample in ascending order; empty if all rows can be tokenised quickly."""
     rows, characters = len(texts[0]), sum(len(joined(text)) for column in texts for text in column)
-    if characters <= _CHARACTERS:
+    if characters <= _MAX_CHARACTERS:
         return []
-    return sorted(random.Random(0).sample(range(rows), max(1, rows * _CHARACTERS // characters)))
+    return sorted(random.Random(0).sample(range(rows), max(1, rows * _MAX_CHARACTERS // characters)))
 
 
 def _token_counts(split: Dataset) -> np.ndarray:
@@ -222,7 +228,7 @@ def _token_counts(split: Dataset) -> np.ndarray:
     return np.bincount(np.fromiter(chain.from_iterable(values_of(split, "input_ids")), np.int64), minlength=1)
 
 
-def _share(counts: np.ndarray, token: int) -> float:
+def _token_share(counts: np.ndarray, token: int) -> float:
     """Return a token's share of all tokens; 0 if there are no tokens, as in empty texts without special tokens."""
     return float(counts[token : token + 1].sum() / max(1, counts.sum()))
 
@@ -230,53 +236,59 @@ def _share(counts: np.ndarray, token: int) -> float:
 def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded: Dataset) -> Lengths:
     """Return the lengths of a set with `rows` rows. `texts` are those that were tokenised, and `encoded` the result."""
     lengths = np.asarray(values_of(encoded, "length"))
-    full = np.flatnonzero(lengths >= task.max_length).tolist()
+    full_rows = np.flatnonzero(lengths >= task.max_length).tolist()
     longest, cut = int(lengths.max()), 0
-    if full:  # these texts may have been cut
-        columns = [[column[row] for row in full] for column in texts]
+    if full_rows:  # these texts may have been cut
+        columns = [[column[row] for row in full_rows] for column in texts]
         tokens = tokens_of(columns, task.tokenizer, truncation=False, verbose=False)["input_ids"]
-        whole = [len(ids) for ids in tokens]
-        longest, cut = max(whole), sum(length > task.max_length for length in whole)
-    found = Lengths(rows, len(lengths), cut, longest, float(lengths.mean()))
+        uncut_lengths = [len(ids) for ids in tokens]
+        longest, cut = max(uncut_lengths), sum(length > task.max_length for length in uncut_lengths)
+    result = Lengths(rows, len(lengths), cut, longest, float(lengths.mean()))
     if are_words(texts) and LABELS in encoded.column_names:
-        found = replace(found, words=sum(map(len, texts[0])), words_left_out=words_left_out(encoded, texts))
-    return found
+        result = replace(result, words=sum(map(len, texts[0])), words_left_out=words_left_out(encoded, texts))
+    return result
 
 
-def _repeated(splits: Splits) -> tuple[int, int]:
+def _count_repeated(splits: Splits) -> tuple[int, int]:
     """Return the number of rows in the training and search sets that repeat the text of an earlier row.
 
     Also return how many of them contradict the first row with this text, that is, have another label.
     """
-    first: dict[str, Any] = {}
+    first_labels: dict[str, Any] = {}
     repeated = contradicted = 0
     for name in ("train", "search") if "train" in splits.labels else ():
         for row, label in zip(zip(*splits.texts[name], strict=True), splits.labels[name], strict=True):
-            known = first.setdefault(normal(row), label)
+            first_label = first_labels.setdefault(normal(row), label)
             repeated += 1
-            contradicted += known != label
-    return repeated - len(first), contradicted
+            contradicted += first_label != label
+    return repeated - len(first_labels), contradicted
 
 
-def _classes(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
-    counts = {name: kind.counts(labels, splits.label_names) for name, labels in splits.labels.items()}
-    return {label: {name: found[label] for name, found in counts.items()} for label in counts["search"]}
+def _class_counts(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
+    counts_by_set = {name: kind.counts(labels, splits.label_names) for name, labels in splits.labels.items()}
+    return {
+        label: {name: class_counts[label] for name, class_counts in counts_by_set.items()}
+        for label in counts_by_set["search"]
+    }
 
 
-def _figures(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
-    found = {name: kind.label_counts(splits.truth(name)) for name in splits.labels}
-    return {what: {name: own[what] for name, own in found.items()} for what in found["search"]}
+def _label_counts(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
+    counts_by_set = {name: kind.label_counts(splits.truth(name)) for name in splits.labels}
+    return {
+        description: {name: counts[description] for name, counts in counts_by_set.items()}
+        for description in counts_by_set["search"]
+    }
 
 
-def _targets(labels: Sequence[float]) -> Targets:
+def _target_distribution(labels: Sequence[float]) -> Targets:
     values = np.asarray(labels, dtype=np.float64)
     return Targets(float(values.min()), float(values.max()), float(values.mean()), float(values.std()))
 
 
 def _without_embedding(task: ReadTask) -> tuple[str, ...]:
-    numbers = task.tokenizer.get_vocab()
-    outside = (token for token, number in numbers.items() if number >= task.teacher.config.vocab_size)
-    return tuple(sorted(outside, key=numbers.__getitem__))
+    token_ids = task.tokenizer.get_vocab()
+    tokens = (token for token, number in token_ids.items() if number >= task.teacher.config.vocab_size)
+    return tuple(sorted(tokens, key=token_ids.__getitem__))
 
 
 def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
@@ -290,83 +302,86 @@ def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
         return math.sqrt(ASSUMED * (1.0 - ASSUMED) / count)
     rng = np.random.default_rng(0)
     if not metric.judges_groups:  # sampling rows would break up groups
-        labels = labels[rng.permutation(count)[:_SIMULATED]]
+        labels = labels[rng.permutation(count)[:_MAX_SIMULATED_ANSWERS]]
     logits = metric.simulated(labels, outputs, ASSUMED, rng)
     return standard_error(metric, logits, labels) * math.sqrt(len(labels) / count)
 
 
-def _warnings(found: Rows, study: Study) -> Iterator[str]:
-    yield from _of_texts(found, study.task.max_length)
-    yield from _of_classes(found)
-    if found.standard_error > _COARSE:
+def _warnings(rows: Rows, study: Study) -> Iterator[str]:
+    yield from _text_warnings(rows, study.task.max_length)
+    yield from _class_warnings(rows)
+    if rows.standard_error > _LARGEST_ERROR:
         yield (
-            f"candidates are evaluated on {found.judged_by} of the search set, on which {found.metric} has a "
-            f"standard error of {100 * found.standard_error:.1f} points: smaller differences between candidates can "
+            f"candidates are evaluated on {rows.judged_by} of the search set, on which {rows.metric} has a "
+            f"standard error of {100 * rows.standard_error:.1f} points: smaller differences between candidates can "
             "hardly be detected; raise task.holdout.size (or search.examples)"
         )
     for budget in study.budgets:
-        if budget.accuracy_loss is not None and budget.accuracy_loss < 100 * found.standard_error:
+        if budget.accuracy_loss is not None and budget.accuracy_loss < 100 * rows.standard_error:
             yield (
                 f"budgets.{budget.name}: accuracy_loss = {budget.accuracy_loss:g} is less than the standard error of "
-                f"{found.metric} on the {found.judged_by} of the search set, {100 * found.standard_error:.1f} "
+                f"{rows.metric} on the {rows.judged_by} of the search set, {100 * rows.standard_error:.1f} "
                 "points; raise accuracy_loss or task.holdout.size"
             )
 
 
-def _of_texts(found: Rows, max_length: int) -> Iterator[str]:
-    shares = {name: lengths.cut / lengths.tokenised for name, lengths in found.sets.items()}
-    if max(shares.values()) > _MANY_CUT:
+def _text_warnings(rows: Rows, max_length: int) -> Iterator[str]:
+    shares = {name: lengths.cut / lengths.tokenised for name, lengths in rows.sets.items()}
+    if max(shares.values()) > _LARGEST_CUT_SHARE:
         listed = ", ".join(f"{share:.1%} of the {name} set" for name, share in shares.items())
-        longest = max(lengths.longest for lengths in found.sets.values())
+        longest = max(lengths.longest for lengths in rows.sets.values())
         yield (
             f"texts are cut at task.max_length = {max_length}: {listed}; "
             f"the longest has {longest:,} tokens; raise task.max_length if the teacher has enough positions"
         )
-    if found.in_test:
+    if rows.in_test:
         yield (
-            f"{found.in_test:,} training {_rows(found.in_test)} the {found.shared} of a test row and "
-            f"{'is' if found.in_test == 1 else 'are'} not trained on; check how training and test rows were divided"
+            f"{rows.in_test:,} training {_rows_have(rows.in_test)} the {rows.shared} of a test row and "
+            f"{'is' if rows.in_test == 1 else 'are'} not trained on; check how training and test rows were divided"
         )
-    if found.contradicted:
+    if rows.contradicted:
         yield (
-            f"{found.contradicted:,} training {_rows(found.contradicted)} the text of an earlier row but another "
+            f"{rows.contradicted:,} training {_rows_have(rows.contradicted)} the text of an earlier row but another "
             "label; check how they were labelled"
         )
-    if found.unknown > _MANY_UNKNOWN:
+    if rows.unknown > _LARGEST_UNKNOWN_SHARE:
         yield (
-            f"{found.unknown:.1%} of the tokens of the training set are unknown to the tokenizer; use a "
+            f"{rows.unknown:.1%} of the tokens of the training set are unknown to the tokenizer; use a "
             "teacher for the language and script of the texts"
         )
-    if found.unlabelled_unknown > _MANY_UNKNOWN:
+    if rows.unlabelled_unknown > _LARGEST_UNKNOWN_SHARE:
         yield (
-            f"{found.unlabelled_unknown:.1%} of the tokens of unlabelled texts are unknown to the tokenizer; check "
+            f"{rows.unlabelled_unknown:.1%} of the tokens of unlabelled texts are unknown to the tokenizer; check "
             "whether they are in the task's language and domain"
         )
 
 
-def _of_classes(found: Rows) -> Iterator[str]:
-    unit = "word" if found.sets["train"].words else "row"
+def _class_warnings(rows: Rows) -> Iterator[str]:
+    unit = "word" if rows.sets["train"].words else "row"
     for name in ("train", "search", "test"):
-        if absent := [label for label, counts in found.classes.items() if not counts[name]]:
-            yield f"the {name} set has no {unit} of {_named(absent)}; check how the rows were divided"
-    few = [label for label, counts in found.classes.items() if 0 < counts["train"] < _FEW_ROWS]
-    if few:
-        yield f"there are fewer than {_FEW_ROWS} training {unit}s for {_named(few)}, too few to learn from; add rows"
-    total = found.sets["train"].rows
-    shares = {label: counts["train"] for label, counts in found.classes.items()}
-    label = max(shares, key=lambda name: shares[name], default="")
-    most = shares.get(label, 0)
-    if most > _ONE_CLASS * total and found.metric == "accuracy":
+        if absent_classes := [label for label, counts in rows.classes.items() if not counts[name]]:
+            yield f"the {name} set has no {unit} of {_listed_names(absent_classes)}; check how the rows were divided"
+    rare_classes = [label for label, counts in rows.classes.items() if 0 < counts["train"] < _FEWEST_ROWS]
+    if rare_classes:
         yield (
-            f"{most / total:.1%} of the training rows are {label!r}, so a network that always gives this answer has "
+            f"there are fewer than {_FEWEST_ROWS} training {unit}s for {_listed_names(rare_classes)}, too few to learn "
+            "from; add rows"
+        )
+    total = rows.sets["train"].rows
+    shares = {label: counts["train"] for label, counts in rows.classes.items()}
+    label = max(shares, key=lambda name: shares[name], default="")
+    largest = shares.get(label, 0)
+    if largest > _LARGEST_CLASS_SHARE * total and rows.metric == "accuracy":
+        yield (
+            f"{largest / total:.1%} of the training rows are {label!r}, so a network that always gives this answer has "
             "about this accuracy; set task.metric = 'f1' or 'matthews_correlation', which are more informative"
         )
 
 
-def _rows(count: int) -> str:
+def _rows_have(count: int) -> str:
     return "row has" if count == 1 else "rows have"
 
 
-def _named(names: Sequence[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(map(repr, names[:_SHOWN])) + (f" (and {rest} more)" if rest > 0 else "")
+def _listed_names(names: Sequence[str]) -> str:
+    rest = len(names) - _MAX_NAMES_SHOWN
+    return ", ".join(map(repr, names[:_MAX_NAMES_SHOWN])) + (f" (and {rest} more)" if rest > 0 else "")

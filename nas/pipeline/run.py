@@ -72,7 +72,7 @@ class Run:
         self.callbacks: list[TrainerCallback] = []
         """Callbacks for transformers' Trainer, used in every training of this process."""
         self._listeners: list[Listener] = []
-        self._known: dict[Callable[..., Any], Any] | None = None
+        self._cache: dict[Callable[..., Any], Any] | None = None
 
     def __reduce__(self) -> tuple[type[Run], tuple[Study, Path]]:
         return Run, (self.study, self.folder)  # listeners, callbacks and cached values stay in this process
@@ -154,9 +154,9 @@ class Run:
         """The file of Optuna's storage, unless the study names a database."""
         return self.folder / "search" / "journal.log"
 
-    def evaluations(self, of: str) -> Path:
-        """Return the file of known accuracies. `of` is a digest of the supernet and of the evaluation's settings."""
-        return self.folder / "evaluations" / f"{of}.jsonl"
+    def evaluations(self, identity: str) -> Path:
+        """Return the file of known accuracies. `identity` is a digest of the supernet and the evaluation's settings."""
+        return self.folder / "evaluations" / f"{identity}.jsonl"
 
     @property
     def front(self) -> Path:
@@ -193,55 +193,55 @@ class Run:
         """The file with the commits of the models and the data set that come from the Hugging Face hub."""
         return self.folder / "hub.json"
 
-    def _mark(self, step: str) -> Path:
+    def _mark_path(self, step: str) -> Path:
         return self.folder / "steps" / f"{step}.json"
 
     def is_started(self, step: str, inputs: str | None = None) -> bool:
         """Whether the step was started. If `inputs` are given, whether it was started from exactly these inputs."""
-        mark = self._mark(step)
+        mark = self._mark_path(step)
         return mark.exists() and inputs in (None, read_json(mark, StudyError)["inputs"])
 
     def is_done(self, step: str, inputs: str) -> bool:
         """Whether the step finished from exactly these inputs, and its result still exists."""
-        return self.is_finished(step) and bool(read_json(self._mark(step), StudyError)["inputs"] == inputs)
+        return self.is_finished(step) and bool(read_json(self._mark_path(step), StudyError)["inputs"] == inputs)
 
     def is_finished(self, step: str) -> bool:
         """Whether the step finished, even if from other inputs than the current ones, and its result still exists."""
-        mark = self._mark(step)
+        mark = self._mark_path(step)
         if not mark.exists():
             return False
-        known = read_json(mark, StudyError)
-        return known["finished"] is not None and (self.folder / known["result"]).exists()
+        entry = read_json(mark, StudyError)
+        return entry["finished"] is not None and (self.folder / entry["result"]).exists()
 
     @contextmanager
     def step(
-        self, step: str, inputs: str, result: Path, *aside: Path, allowed: float = float("inf")
+        self, step: str, inputs: str, result: Path, *other_outputs: Path, allowed: float = float("inf")
     ) -> Iterator[Stopwatch]:
         """Mark a step as started, and as finished if the `with` block ends without an error.
 
-        If an earlier attempt had other inputs, its result and the files `aside` are removed first. Yields a
+        If an earlier attempt had other inputs, its result and the files `other_outputs` are removed first. Yields a
         `Stopwatch`, with which the block can record how its time was spent. Its `left` is the number of `allowed`
         seconds that remain, after the time spent before an interruption is deducted.
         """
-        mark = self._mark(step)
-        known: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
-        replaces = bool(known) and known["inputs"] != inputs
-        if known.get("inputs") != inputs:
+        mark = self._mark_path(step)
+        entry: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
+        replaces = bool(entry) and entry["inputs"] != inputs
+        if entry.get("inputs") != inputs:
             mark.unlink(missing_ok=True)
-            for output in (result, *aside):
+            for output in (result, *other_outputs):
                 if output.is_dir():
                     shutil.rmtree(output)
                 else:
                     output.unlink(missing_ok=True)
             name = result.relative_to(self.folder).as_posix()
-            known = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
-            write_json(mark, known)
+            entry = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
+            write_json(mark, entry)
         elif not result.exists():  # it was deleted; without this, an incomplete new result would count as finished
-            known["finished"] = None
-            write_json(mark, known)
-        started, finished = time.monotonic(), known["finished"]
-        stopwatch = Stopwatch(known.get("parts", {}), allowed - known["seconds"])
-        self._forget()
+            entry["finished"] = None
+            write_json(mark, entry)
+        started, finished = time.monotonic(), entry["finished"]
+        stopwatch = Stopwatch(entry.get("parts", {}), allowed - entry["seconds"])
+        self._clear_cache()
         with logged(self.folder / LOG_FILE):
             log("started", step=step)
             if replaces:
@@ -253,30 +253,32 @@ class Run:
                 log("stopped", step=step, problem=f"{type(problem).__name__}: {problem}")
                 raise
             finally:
-                seconds = round(known["seconds"] + time.monotonic() - started, 1)
+                seconds = round(entry["seconds"] + time.monotonic() - started, 1)
                 parts = {part: round(taken, 1) for part, taken in stopwatch.items()}
-                known = read_json(mark, StudyError)  # read again, since the block may have added notes
-                write_json(mark, known | {"finished": finished, "seconds": seconds, "parts": parts})
-                self._forget()
+                entry = read_json(mark, StudyError)  # read again, since the block may have added notes
+                write_json(mark, entry | {"finished": finished, "seconds": seconds, "parts": parts})
+                self._clear_cache()
             log("finished", step=step, seconds=seconds, parts=parts)
 
     def add_note(self, step: str, **facts: Any) -> None:
         """Add facts to the mark of a step that has been started, from which `get_note` reads them."""
-        write_json(self._mark(step), read_json(self._mark(step), StudyError) | facts)
+        write_json(self._mark_path(step), read_json(self._mark_path(step), StudyError) | facts)
 
     def get_note(self, step: str, fact: str) -> Any:
         """Return a fact from the mark of a step that has been started; None if `add_note` did not add it."""
-        return read_json(self._mark(step), StudyError).get(fact)
+        return read_json(self._mark_path(step), StudyError).get(fact)
 
     def seconds(self, order: Sequence[str] = ()) -> dict[str, float]:
         """Return the seconds that each finished step took: first the steps in `order`, then all others by name."""
         steps = sorted(mark.stem for mark in (self.folder / "steps").glob("*.json"))
         steps.sort(key=lambda step: order.index(step) if step in order else len(order))
-        return {step: read_json(self._mark(step), StudyError)["seconds"] for step in steps if self.is_finished(step)}
+        return {
+            step: read_json(self._mark_path(step), StudyError)["seconds"] for step in steps if self.is_finished(step)
+        }
 
     def parts(self) -> dict[str, dict[str, float]]:
         """Return the seconds that each part of each finished step took; empty for a step that recorded no parts."""
-        return {step: read_json(self._mark(step), StudyError).get("parts", {}) for step in self.seconds()}
+        return {step: read_json(self._mark_path(step), StudyError).get("parts", {}) for step in self.seconds()}
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -284,17 +286,17 @@ class Run:
 
         The cache is cleared whenever a step starts or ends.
         """
-        before = self._known
-        self._known = {} if before is None else before
+        outer_cache = self._cache
+        self._cache = {} if outer_cache is None else outer_cache
         try:
             with notifying(self._listeners):
                 yield
         finally:
-            self._known = before
+            self._cache = outer_cache
 
-    def _forget(self) -> None:
-        if self._known is not None:
-            self._known.clear()
+    def _clear_cache(self) -> None:
+        if self._cache is not None:
+            self._cache.clear()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -320,17 +322,17 @@ class Run:
             yield
 
 
-def once(find: Callable[[Run], T]) -> Callable[[Run], T]:
+def once(compute: Callable[[Run], T]) -> Callable[[Run], T]:
     """Decorate a function of a run so that its result is cached for all steps that need it; see `Run.remembering`."""
 
-    @wraps(find)
-    def found(run: Run) -> T:
-        known = run._known
-        if known is None:
-            return find(run)
-        if find not in known:
-            known[find] = find(run)
-        value: T = known[find]
+    @wraps(compute)
+    def cached(run: Run) -> T:
+        cache = run._cache
+        if cache is None:
+            return compute(run)
+        if compute not in cache:
+            cache[compute] = compute(run)
+        value: T = cache[compute]
         return value
 
-    return found
+    return cached

@@ -23,7 +23,7 @@ def bring_up_to_date(
     with run.remembering():
         for step in _needed(steps, names):
             try:
-                _bring_up_to_date(run, step, steps)
+                _bring_step_up_to_date(run, step, steps)
             except tolerated as problem:
                 if step.name not in names:
                     raise
@@ -31,7 +31,7 @@ def bring_up_to_date(
     return problems
 
 
-def _bring_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | Check]) -> None:
+def _bring_step_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | Check]) -> None:
     if isinstance(step, Check):
         step.check(run)
         return
@@ -49,23 +49,23 @@ def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
 
     No step is made, and no check is run.
     """
-    known: dict[str, bool] = {}
-    found = []
+    is_done_by_name: dict[str, bool] = {}
+    step_states = []
     with run.remembering():
         for step in steps:
-            is_done = all(known[name] for name in step.needs)
+            is_done = all(is_done_by_name[name] for name in step.needs)
             if isinstance(step, Step):
-                trusted = step.is_remote and run.is_finished(step.name)
-                is_done = is_done and (trusted or step.is_current(run))
-                found.append((step, is_done))
-            known[step.name] = is_done
-    return found
+                is_trusted = step.is_remote and run.is_finished(step.name)
+                is_done = is_done and (is_trusted or step.is_current(run))
+                step_states.append((step, is_done))
+            is_done_by_name[step.name] = is_done
+    return step_states
 
 
 def _needed(steps: Sequence[Step | Check], names: Iterable[str]) -> list[Step | Check]:
     """Return the named steps, and all steps and checks that they need, in the order of the list."""
-    wanted = set(names)
+    needed_names = set(names)
     for step in reversed(steps):
-        if step.name in wanted:
-            wanted.update(step.needs)
-    return [step for step in steps if step.name in wanted]
+        if step.name in needed_names:
+            needed_names.update(step.needs)
+    return [step for step in steps if step.name in needed_names]

@@ -12,11 +12,11 @@ from typing import Any
 
 from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe, Memory
-from nas.evaluate.accuracy import FORM as EVALUATION
+from nas.evaluate.accuracy import FORM as EVALUATION_VERSION
 from nas.evaluate.recipe import weights_digest
 from nas.files import digest, read_json, write_json
 from nas.model.precision import training_processor
-from nas.pipeline.division import evaluations as in_search
+from nas.pipeline.division import evaluations as evaluations_within
 from nas.pipeline.division import search_seconds
 from nas.pipeline.floors import floors_of_candidates
 from nas.pipeline.prepare import metric_of
@@ -35,7 +35,7 @@ from nas.search.storage import Storage, check_database, database
 from nas.search.uniform import best_uniform, every_uniform
 from nas.study import Study
 
-_FORM = 3
+_RESULT_VERSION = 3
 """Increase this when the contents of the front change, so that older fronts are rebuilt."""
 
 
@@ -46,16 +46,16 @@ def search_inputs(run: Run) -> str:
     The digest does not cover the number of evaluations and the sampler, so these may change when a search is resumed.
     """
     profiles = [recipe.digest for recipe in recipes(run)]
-    return digest([supernet_inputs(run), profiles, run.study.digest("budgets"), *_judged_by(run)])
+    return digest([supernet_inputs(run), profiles, run.study.digest("budgets"), *_evaluation_settings(run)])
 
 
-def _judged_by(run: Run) -> list[object]:
+def _evaluation_settings(run: Run) -> list[object]:
     """Return the settings on which the accuracies of candidates depend, in addition to the supernet's inputs."""
     settings = run.study.search
-    return [EVALUATION, settings.examples, settings.least_tokens, settings.bf16, _by_confidence(run)]
+    return [EVALUATION_VERSION, settings.examples, settings.least_tokens, settings.bf16, _compares_by_confidence(run)]
 
 
-def _by_confidence(run: Run) -> bool:
+def _compares_by_confidence(run: Run) -> bool:
     """Whether candidates are compared by the probability of the right answer, and not by accuracy itself.
 
     Accuracy itself is needed if a budget has an accuracy floor.
@@ -73,7 +73,7 @@ def evaluation(run: Run) -> EvaluationRecipe:
         settings.examples,
         settings.least_tokens,
         settings.bf16,
-        by_confidence=_by_confidence(run),
+        by_confidence=_compares_by_confidence(run),
         weights=weights_digest(run.supernet),
         processor=training_processor(),
     )
@@ -83,8 +83,8 @@ def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
     """Return the executor that evaluates candidates of this run and stores their results for later searches."""
     settings = run.study.search
     precision = recipe.precision(evaluating_processor(settings))
-    of = digest([supernet_inputs(run), recipe.weights, *_judged_by(run)])
-    return CachingExecutor(executor_for(settings, recipe), Memory(run.evaluations(of), precision))
+    identity = digest([supernet_inputs(run), recipe.weights, *_evaluation_settings(run)])
+    return CachingExecutor(executor_for(settings, recipe), Memory(run.evaluations(identity), precision))
 
 
 @once
@@ -107,12 +107,12 @@ def check_storage(study: Study) -> None:
 def trials_of(run: Run, costs: Costs) -> Trials:
     """Return the trials of the run's search. They are stored in the study's database or, without one, in a journal."""
     study, url, inputs, weights = run.study, run.study.search.storage, search_inputs(run), weights_digest(run.supernet)
-    where = database(url.get_secret_value(), study.path.parent) if url else run.journal
+    location = database(url.get_secret_value(), study.path.parent) if url else run.journal
     metric = metric_of(run)
-    objective = "probability of the right answer" if _by_confidence(run) and metric.is_share else metric.label
-    values = [objective, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
+    objective = "probability of the right answer" if _compares_by_confidence(run) and metric.is_share else metric.label
+    value_names = [objective, *(f"predicted p50_ms, {device.name}" for device in study.devices)]
     # A database may hold the searches of several supernets with the same inputs but different weights.
-    storage = Storage(where, study.name, digest([inputs, weights]) if url else inputs, values)
+    storage = Storage(location, study.name, digest([inputs, weights]) if url else inputs, value_names)
     trials = Trials(storage, study.space, costs, study.search, study.seed)
     trials.record_dependency("weights", weights)
     return trials
@@ -131,18 +131,18 @@ def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchSt
     combines these changes into the first candidates. Raises `SearchError` if earlier trials were based on other
     profiles or weights.
     """
-    costs, recipe, settings, wanted = costs_and_floors_of(run), evaluation(run), run.study.search, evaluations(run)
+    costs, recipe, settings, count = costs_and_floors_of(run), evaluation(run), run.study.search, evaluations(run)
     trials = trials_of(run, costs)
     trials.record_dependency("profiles", digest(measured_on(run)))
     executor = partial(executor_of, run, recipe)
-    if trials.evaluated < wanted:
+    if trials.evaluated < count:
         processor = evaluating_processor(settings)
         say(f"search: candidates are evaluated on {processor} in {recipe.precision(processor)}")
-    if knapsack and trials.evaluated < wanted:
+    if knapsack and trials.evaluated < count:
         changes = single_changes(run.study.space)
         trials.begin_with(best_sums(run.study.space, costs, score(executor(), changes)))
         stopwatch.end("knapsack")
-    return search(trials, wanted, executor, stopwatch)
+    return search(trials, count, executor, stopwatch)
 
 
 def evaluations(run: Run) -> int:
@@ -153,37 +153,39 @@ def evaluations(run: Run) -> int:
     """
     if not run.study.training.hours:
         return run.study.search.evaluations
-    found = decided(run, "search")
-    if found is None:
+    count = decided(run, "search")
+    if count is None:
         raise SearchError(
             f"{run.folder}: the search is still measuring how many candidates fit into training.hours; try again in "
             "a minute"
         )
-    return found
+    return count
 
 
-def _decide(run: Run, stopwatch: Stopwatch) -> None:
+def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
     """Decide how many candidates fit into the search's share of the time left, and record the number.
 
     The time per evaluation is measured on the uniform baselines, which are as large as the budgets allow. This uses up
     part of the search's share, but the step `front` needs the same results and reuses them.
     """
-    seconds, costs = search_seconds(stopwatch.left), costs_of(run)
-    before = stopwatch.left
+    search_share, costs = search_seconds(stopwatch.left), costs_of(run)
+    seconds_before = stopwatch.left
     executor, space = partial(executor_of, run, evaluation(run)), run.study.space
-    found, count = best_uniform(executor, space, costs), len(every_uniform(space, costs))
+    results_by_budget, count = best_uniform(executor, space, costs), len(every_uniform(space, costs))
     if not count:  # no uniform network meets a budget, or all budgets have floors
-        floors = any(budget.has_floor for budget in run.study.budgets)
-        count = len(score(executor(), [space.smallest(), *([space.largest()] if floors else [])]))
-    taken = before - stopwatch.left
+        has_floors = any(budget.has_floor for budget in run.study.budgets)
+        count = len(score(executor(), [space.smallest(), *([space.largest()] if has_floors else [])]))
+    seconds_taken = seconds_before - stopwatch.left
     stopwatch.end("timing")
-    known = [result.seconds / run.study.search.workers for results in found.values() for result in results]
+    known_seconds = [
+        result.seconds / run.study.search.workers for results in results_by_budget.values() for result in results
+    ]
     # Results that an earlier search stored take no time now. If they were used, their stored times count instead.
-    each = mean(known) if sum(known) > taken else taken / count
-    steps = in_search(seconds - taken, each)
+    seconds_each = mean(known_seconds) if sum(known_seconds) > seconds_taken else seconds_taken / count
+    steps = evaluations_within(search_share - seconds_taken, seconds_each)
     run.add_note("search", steps=steps)
     say(
-        f"search: {steps} evaluations of {each:.2f} s each "
+        f"search: {steps} evaluations of {seconds_each:.2f} s each "
         f"({max(0.0, stopwatch.left) / 60:.0f} minutes are left for search and training)"
     )
 
@@ -204,9 +206,9 @@ def join_search(run: Run) -> SearchState:
 def make_search(run: Run, stopwatch: Stopwatch) -> None:
     """Search the space, and record how the search ended. An interrupted search is resumed."""
     if run.study.training.hours and decided(run, "search") is None:
-        _decide(run, stopwatch)
+        _decide_evaluations(run, stopwatch)
     state = evaluate(run, stopwatch, run.study.search.knapsack)
-    run.add_note("search", ended=_end(run, len(state.results)))
+    run.add_note("search", ended=_end_note(run, len(state.results)))
 
 
 def is_searched(run: Run) -> bool:
@@ -219,10 +221,10 @@ def has_ended(run: Run, count: int) -> bool:
 
     It has ended if these are as many as the study asks for, or if it was recorded that no new candidates were left.
     """
-    return count >= evaluations(run) or run.get_note("search", "ended") == _end(run, count)
+    return count >= evaluations(run) or run.get_note("search", "ended") == _end_note(run, count)
 
 
-def _end(run: Run, count: int) -> list[object]:
+def _end_note(run: Run, count: int) -> list[object]:
     """Return the note that records how a search ended.
 
     It includes the sampler and the number of evaluations, since the search may find more candidates with others.
@@ -234,27 +236,27 @@ def front_inputs(run: Run) -> str:
     """Return the digest of everything that the front is made from."""
     results = [result.to_json() for result in searched(run).results]
     floors = [budget.model_dump(mode="json") for budget in run.study.budgets if budget.has_floor]
-    given = [_FORM, results, run.study.export.candidates, measured_on(run)]
-    return digest([*given, floors] if floors else given)
+    inputs = [_RESULT_VERSION, results, run.study.export.candidates, measured_on(run)]
+    return digest([*inputs, floors] if floors else inputs)
 
 
 def make_front(run: Run, stopwatch: Stopwatch) -> None:
     """Measure the best candidates of each budget and uniform baselines as whole networks; write the front."""
     study, costs, recipe = run.study, costs_and_floors_of(run), evaluation(run)
     results = searched(run).results
-    limited = compared_at(costs, results, study.export.candidates)
-    uniform = best_uniform(partial(executor_of, run, recipe), study.space, limited)
+    comparable_costs = compared_at(costs, results, study.export.candidates)
+    uniform = best_uniform(partial(executor_of, run, recipe), study.space, comparable_costs)
     evaluator = recipe.load()
     measurement = Measurement(evaluator.network, study.space.largest(), costs, texts(run))
-    found = {"metric": metric_of(run).label} | measure_front(measurement, searched(run), study, uniform)
-    found["importance"] = trials_of(run, costs).importance()
-    found["teacher_search_accuracy"] = evaluator.accuracy_of(load_teacher(run))
-    write_json(run.front, found)
+    content = {"metric": metric_of(run).label} | measure_front(measurement, searched(run), study, uniform)
+    content["importance"] = trials_of(run, costs).importance()
+    content["teacher_search_accuracy"] = evaluator.accuracy_of(load_teacher(run))
+    write_json(run.front, content)
 
 
 def front(run: Run) -> dict[str, Any]:
     """Return the measured Pareto front of a finished search. Raises `SearchError` if there is none yet."""
     if not run.front.exists():
         raise SearchError(f"{run.front}: does not exist yet; run nas search or nas run to write it")
-    found: dict[str, Any] = read_json(run.front, SearchError)
-    return found
+    content: dict[str, Any] = read_json(run.front, SearchError)
+    return content

@@ -14,7 +14,7 @@ from nas.export.artefact import VERIFICATION_FILE
 from nas.files import file_digest, read_json, write_json
 from nas.pipeline.run import Run
 
-_FILE = "seeds.json"
+_SEEDS_FILE = "seeds.json"
 
 
 def runs_of_seeds(run: Run, count: int) -> dict[int, Run]:
@@ -23,11 +23,11 @@ def runs_of_seeds(run: Run, count: int) -> dict[int, Run]:
     The seed determines how the rows are split, and everything that is random in training, profiling and search. The
     folders of the other runs are created next to the folder of the given run.
     """
-    found = {run.study.seed: run}
+    runs = {run.study.seed: run}
     for seed in range(run.study.seed + 1, run.study.seed + count):
         study = run.study.model_copy(update={"seed": seed, "name": f"{run.study.name}-seed-{seed}"})
-        found[seed] = Run(study, run.folder.with_name(study.name))
-    return found
+        runs[seed] = Run(study, run.folder.with_name(study.name))
+    return runs
 
 
 def spread(verified: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -36,37 +36,37 @@ def spread(verified: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str,
     `verified` holds the verifications of the exports, by seed and by the budget's name. A budget is left out if a seed
     has no export for it. The standard error is None if there is only one seed.
     """
-    names = [name for name in next(iter(verified.values())) if all(name in found for found in verified.values())]
-    return {name: _of({seed: found[name] for seed, found in verified.items()}) for name in names}
+    names = [name for name in next(iter(verified.values())) if all(name in exports for exports in verified.values())]
+    return {name: _statistics({seed: exports[name] for seed, exports in verified.items()}) for name in names}
 
 
-def _of(exports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    values = [found["accuracy"] for found in exports.values()]
+def _statistics(exports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    values = [export["accuracy"] for export in exports.values()]
     return {
         "metric": next(iter(exports.values()))["metric"],
         "seeds": list(exports),
         "accuracies": values,
         "mean": fmean(values),
         "standard_error": stdev(values) / len(values) ** 0.5 if len(values) > 1 else None,
-        "p50_ms": [found["p50_ms"] for found in exports.values()],
-        "met": [found["met"] for found in exports.values()],
-        "descriptions": [found["description"] for found in exports.values()],
+        "p50_ms": [export["p50_ms"] for export in exports.values()],
+        "met": [export["met"] for export in exports.values()],
+        "descriptions": [export["description"] for export in exports.values()],
     }
 
 
-def keep_spread(run: Run, found: Mapping[str, Mapping[str, Any]]) -> None:
+def keep_spread(run: Run, result: Mapping[str, Mapping[str, Any]]) -> None:
     """Write a result of `spread` to the folder of the run with the first seed."""
-    write_json(run.folder / _FILE, {"of": _exports(run, found), "spread": found})
+    write_json(run.folder / _SEEDS_FILE, {"of": _verification_digests(run, result), "spread": result})
 
 
 def spread_of(run: Run) -> dict[str, dict[str, Any]]:
     """Return the stored spread over several seeds; empty if the run's exports have changed since it was computed."""
-    path = run.folder / _FILE
-    known = read_json(path, ExportError) if path.exists() else {"of": None, "spread": {}}
-    return dict(known["spread"]) if known["of"] == _exports(run, known["spread"]) else {}
+    path = run.folder / _SEEDS_FILE
+    stored = read_json(path, ExportError) if path.exists() else {"of": None, "spread": {}}
+    return dict(stored["spread"]) if stored["of"] == _verification_digests(run, stored["spread"]) else {}
 
 
-def _exports(run: Run, names: Iterable[str]) -> list[str | None]:
+def _verification_digests(run: Run, names: Iterable[str]) -> list[str | None]:
     """Return the digest of each export's verification; None for an export that does not exist."""
     files = [run.export(name) / VERIFICATION_FILE for name in names]
     return [file_digest(path) if path.exists() else None for path in files]

@@ -29,9 +29,9 @@ from nas.model.any_classifier import AnyClassifier
 from nas.model.precision import training_processor, uses_bf16
 from nas.model.tokenizer import make_uniform
 from nas.pipeline.given_outputs import output_columns, read_outputs
-from nas.pipeline.prepare import Place, ReadTask, data_inputs, fine_tune, given_model, read_task, splits
+from nas.pipeline.prepare import FineTuningContext, ReadTask, data_inputs, fine_tune, given_model, read_task, splits
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import Role, asked, commit, errors_with_hub_ids, hub_model
+from nas.pipeline.snapshots import Role, commit, errors_with_hub_ids, hub_model, hub_sources
 from nas.pipeline.teachers import check_kind
 from nas.pipeline.unlabelled import read_new_texts, unlabelled_inputs
 from nas.pipeline.watching import watchers_of
@@ -42,11 +42,11 @@ from nas.tasks import Head, Metric, task_kind
 from nas.tasks.labels import numbering
 from nas.threads import side_by_side
 
-_FORM = 1
+_RESULT_VERSION = 1
 """Increase this when the same files lead to another teacher or other logits, so that older ones are rebuilt."""
-_PART = 8192
+_TEXTS_PER_PART = 8192
 """Number of texts whose logits are stored in one file. An interruption loses the logits of at most this many texts."""
-_LOGITS, _ABOUT, _SCALE = "logits.safetensors", "about.json", "scale.json"
+_LOGITS_FILE, _ABOUT_FILE, _SCALE_FILE = "logits.safetensors", "about.json", "scale.json"
 _ROLE: Role = "separate teacher"
 
 
@@ -55,9 +55,9 @@ def source_of(run: Run) -> str:
     return given_model(run.study, run.study.teacher)
 
 
-def _folder(run: Run, weights: bool = True) -> str:
+def _teacher_folder(run: Run, weights: bool = True) -> str:
     """Return the separate teacher's folder. A hub model is downloaded, but its weights only if `weights` is set."""
-    return str(hub_model(run, weights, _ROLE)) if _ROLE in asked(run.study) else source_of(run)
+    return str(hub_model(run, weights, _ROLE)) if _ROLE in hub_sources(run.study) else source_of(run)
 
 
 @once
@@ -66,8 +66,8 @@ def separate_identity(run: Run) -> dict[str, Any]:
     if not run.study.teacher.is_loaded:
         return {"outputs": run.study.teacher.outputs}  # the files with these columns are part of `data_inputs`
     folder = Path(source_of(run))
-    found = [path for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for path in folder.glob(pattern)]
-    files = {path.name: file_digest(path) for path in found} if folder.is_dir() else {}
+    paths = [path for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for path in folder.glob(pattern)]
+    files = {path.name: file_digest(path) for path in paths} if folder.is_dir() else {}
     exclude = {"outputs", *(["model"] if folder.is_dir() else [])}
     settings = run.study.teacher.model_dump(mode="json", exclude=exclude)
     return settings | {"revision": commit(run, _ROLE), "files": files}
@@ -76,14 +76,14 @@ def separate_identity(run: Run) -> dict[str, Any]:
 @once
 def separate_teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the fine-tuned separate teacher is made from."""
-    return digest([_FORM, data_inputs(run), separate_identity(run)])
+    return digest([_RESULT_VERSION, data_inputs(run), separate_identity(run)])
 
 
 @once
 def logits_inputs(run: Run) -> str:
     """Return the digest of everything that the separate teacher's logits are made from."""
     texts = [unlabelled_inputs(run)] if run.study.task.unlabelled else []
-    return digest([_FORM, separate_teacher_inputs(run), *texts])
+    return digest([_RESULT_VERSION, separate_teacher_inputs(run), *texts])
 
 
 @errors_with_hub_ids
@@ -98,10 +98,10 @@ def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
     if run.study.teacher.outputs is not None:
         output_columns(run.study.teacher.outputs, label_names)
     else:
-        found = AnyClassifier.of(_folder(run, weights=False), weights=_ROLE not in asked(run.study))
+        teacher = AnyClassifier.of(_teacher_folder(run, weights=False), weights=_ROLE not in hub_sources(run.study))
         if run.study.teacher.fine_tune is None:
-            check_kind(run.study, found.source, found.config, len(found.output_names))
-            _columns(run.study, found, label_names)
+            check_kind(run.study, teacher.source, teacher.config, len(teacher.output_names))
+            _output_columns(run.study, teacher, label_names)
 
 
 def operations_for_a_token(run: Run) -> float | None:
@@ -111,7 +111,7 @@ def operations_for_a_token(run: Run) -> float | None:
     """
     if not run.study.student or not run.study.teacher.is_loaded or run.is_finished("teacher-logits"):
         return None
-    config = AnyClassifier.of(_folder(run, weights=False), weights=False).config
+    config = AnyClassifier.of(_teacher_folder(run, weights=False), weights=False).config
     names = ("num_hidden_layers", "hidden_size", "intermediate_size")
     layers, hidden, inner = (getattr(config, name, None) for name in names)
     return 2.0 * layers * hidden * (4 * hidden + 2 * inner) if layers and hidden and inner else None
@@ -123,18 +123,23 @@ def make_separate_teacher(run: Run, stopwatch: Stopwatch) -> None:
     study, settings = run.study, run.study.teacher.fine_tune
     assert settings
     torch.manual_seed(study.seed)
-    given = AnyClassifier.of(_folder(run))
-    make_uniform(given.tokenizer)
+    teacher = AnyClassifier.of(_teacher_folder(run))
+    make_uniform(teacher.tokenizer)
     with busy("Tokenising the data for the teacher"):
-        data = _Texts.of(run, given).labelled()
+        data = _TeacherTexts.of(run, teacher).labelled()
     kind = task_kind(study.task.kind)
-    model = given.load(kind.problem_type, kind.output_names(data.label_names))
-    origin = {"form": _FORM, "teacher": separate_teacher_inputs(run)}
+    model = teacher.load(kind.problem_type, kind.output_names(data.label_names))
+    origin = {"form": _RESULT_VERSION, "teacher": separate_teacher_inputs(run)}
     fine_tune(
-        study, settings, model, given.tokenizer, data, Place(run.separate_teacher, origin, watchers=watchers_of(run))
+        study,
+        settings,
+        model,
+        teacher.tokenizer,
+        data,
+        FineTuningContext(run.separate_teacher, origin, watchers=watchers_of(run)),
     )
     model.save_pretrained(run.separate_teacher)
-    given.tokenizer.save_pretrained(run.separate_teacher)
+    teacher.tokenizer.save_pretrained(run.separate_teacher)
 
 
 @errors_with_hub_ids
@@ -144,72 +149,72 @@ def make_logits(run: Run, stopwatch: Stopwatch) -> None:
     The logits are stored, together with the accuracy of the teacher.
     """
     if run.study.teacher.is_loaded:
-        _ask(run)
+        _compute_logits(run)
     else:
-        _read(run)
+        _read_logits(run)
 
 
-def _read(run: Run) -> None:
+def _read_logits(run: Run) -> None:
     """Read the teacher's logits from columns of the data, and store them."""
     with busy("Reading the teacher's outputs"):
         task = read_task(run, weights=False)
-        more = read_new_texts(run, task) if run.study.task.unlabelled else None
-        found = read_outputs(run, task, more)
-    searched = truth_of(splits(run).search)
+        unlabelled = read_new_texts(run, task) if run.study.task.unlabelled else None
+        outputs = read_outputs(run, task, unlabelled)
+    search_labels = truth_of(splits(run).search)
     metric = task_kind(run.study.task.kind).metric(run.study.task, splits(run).label_names)
-    metric = metric if metric.is_calibrated else metric.calibrated(found["search"], searched)
-    scores = {"search_accuracy": metric.score(found["search"], searched), "test_accuracy": None}
-    learnt = np.concatenate([found["train"], *([found["unlabelled"]] if more else [])])
-    _keep(run, learnt, len(found["train"]), metric, {"fine_tuned_here": False, **scores})
+    metric = metric if metric.is_calibrated else metric.calibrated(outputs["search"], search_labels)
+    scores = {"search_accuracy": metric.score(outputs["search"], search_labels), "test_accuracy": None}
+    distilled = np.concatenate([outputs["train"], *([outputs["unlabelled"]] if unlabelled else [])])
+    _store(run, distilled, len(outputs["train"]), metric, {"fine_tuned_here": False, **scores})
 
 
-def _ask(run: Run) -> None:
+def _compute_logits(run: Run) -> None:
     study = run.study
-    tuned = study.teacher.fine_tune is not None
-    found = AnyClassifier.of(str(run.separate_teacher) if tuned else _folder(run))
+    is_fine_tuned = study.teacher.fine_tune is not None
+    teacher = AnyClassifier.of(str(run.separate_teacher) if is_fine_tuned else _teacher_folder(run))
     data = splits(run)
     with busy("Tokenising the texts for the teacher"):
-        texts = _Texts.of(run, found)
-        labelled, more = texts.labelled(), texts.unlabelled()
-    columns, note = _columns(study, found, data.label_names)
+        texts = _TeacherTexts.of(run, teacher)
+        labelled, unlabelled = texts.labelled(), texts.unlabelled()
+    columns, note = _output_columns(study, teacher, data.label_names)
     if note:
         say(note)
     kind = task_kind(study.task.kind)
-    model = found.load(kind.problem_type).eval()
-    parts = run.teacher_logits / "parts"
-    answers = _Answers(model, columns, parts)
-    learnt = answers.stored("train", labelled.train)
-    if more is not None:
-        learnt = np.concatenate([learnt, answers.stored("unlabelled", more)])
+    model = teacher.load(kind.problem_type).eval()
+    parts_folder = run.teacher_logits / "parts"
+    logits_in_parts = _LogitsInParts(model, columns, parts_folder)
+    distilled = logits_in_parts.stored("train", labelled.train)
+    if unlabelled is not None:
+        distilled = np.concatenate([distilled, logits_in_parts.stored("unlabelled", unlabelled)])
     metric = kind.metric(study.task, data.label_names)
-    scores = _scores(metric, labelled, answers)
-    _keep(run, learnt, len(labelled.train), metric, {"fine_tuned_here": tuned, **scores})
-    shutil.rmtree(parts, ignore_errors=True)
+    scores = _scores(metric, labelled, logits_in_parts)
+    _store(run, distilled, len(labelled.train), metric, {"fine_tuned_here": is_fine_tuned, **scores})
+    shutil.rmtree(parts_folder, ignore_errors=True)
 
 
-def _keep(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: dict[str, Any]) -> None:
+def _store(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: dict[str, Any]) -> None:
     """Store the teacher's logits, and facts about it. The first `labelled` logits belong to the training rows.
 
     In a task with one output, they are standardised: on the training rows, the mean is 0 and the standard deviation 1.
     """
     scale = Scale.of(logits[:labelled, 0]) if task_kind(run.study.task.kind).has_one_output else STANDARD
     say(f"The student's teacher: {metric.label} {about['search_accuracy']:.3f} on the search set")
-    _save((logits - scale.mean) / scale.deviation, run.teacher_logits / _LOGITS)
+    _save((logits - scale.mean) / scale.deviation, run.teacher_logits / _LOGITS_FILE)
     about |= {"model": run.study.teacher.model, "commit": commit(run, _ROLE)}
-    write_json(run.teacher_logits / _ABOUT, about | {"metric": metric.label, "texts": len(logits)})
+    write_json(run.teacher_logits / _ABOUT_FILE, about | {"metric": metric.label, "texts": len(logits)})
 
 
-def _scores(metric: Metric, data: TaskData, answers: _Answers) -> dict[str, float]:
+def _scores(metric: Metric, data: TaskData, logits_in_parts: _LogitsInParts) -> dict[str, float]:
     """Return the accuracy on the search and test sets.
 
     Settings that the metric leaves open, such as a threshold, are chosen on the search set.
     """
-    found = {}
+    scores = {}
     for name in ("search", "test"):
-        logits, labels = answers.stored(name, data.splits[name]), truth_of(data.splits[name])
+        logits, labels = logits_in_parts.stored(name, data.splits[name]), truth_of(data.splits[name])
         metric = metric if metric.is_calibrated else metric.calibrated(logits, labels)
-        found[f"{name}_accuracy"] = metric.score(logits, labels)
-    return found
+        scores[f"{name}_accuracy"] = metric.score(logits, labels)
+    return scores
 
 
 def teacher_logits(run: Run) -> np.ndarray | None:
@@ -217,7 +222,7 @@ def teacher_logits(run: Run) -> np.ndarray | None:
 
     In a task with one output, the logits are standardised.
     """
-    return load_file(run.teacher_logits / _LOGITS)["logits"] if run.study.student else None
+    return load_file(run.teacher_logits / _LOGITS_FILE)["logits"] if run.study.student else None
 
 
 def about_separate_teacher(run: Run) -> dict[str, Any] | None:
@@ -227,30 +232,30 @@ def about_separate_teacher(run: Run) -> dict[str, Any] | None:
     """
     if not run.study.student or not run.is_finished("teacher-logits"):
         return None
-    found: dict[str, Any] = read_json(run.teacher_logits / _ABOUT, DataError)
-    return found
+    facts: dict[str, Any] = read_json(run.teacher_logits / _ABOUT_FILE, DataError)
+    return facts
 
 
-def _columns(study: Study, found: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:
+def _output_columns(study: Study, teacher: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:
     """Return the number of the teacher's output for each of the task's labels, and a message for the user.
 
     The message describes the numbering of the labels. It is empty if there is nothing to report. Raises `TeacherError`
     if the teacher has no output for one of the labels.
     """
-    names = found.output_names
+    names = teacher.output_names
     if not label_names:
         if len(names) != 1:
             raise TeacherError(
-                f"teacher.model: {found.source} has {len(names)} labels, but the task predicts one number; give a "
+                f"teacher.model: {teacher.source} has {len(names)} labels, but the task predicts one number; give a "
                 "teacher fine-tuned for this task, or set teacher.fine_tune"
             )
         return [0], ""
-    known = numbering(label_names, Head(found.source, names))
-    return [known.numbers[name] for name in label_names], known.note
+    class_numbering = numbering(label_names, Head(teacher.source, names))
+    return [class_numbering.numbers[name] for name in label_names], class_numbering.note
 
 
 @dataclass(frozen=True)
-class _Texts:
+class _TeacherTexts:
     """A study's texts, tokenised for the separate teacher of its student."""
 
     run: Run
@@ -258,7 +263,7 @@ class _Texts:
     teacher: AnyClassifier
 
     @classmethod
-    def of(cls, run: Run, teacher: AnyClassifier) -> _Texts:
+    def of(cls, run: Run, teacher: AnyClassifier) -> _TeacherTexts:
         return cls(run, read_task(run, weights=False), teacher)
 
     def labelled(self) -> TaskData:
@@ -284,7 +289,7 @@ def _save(logits: np.ndarray, path: Path) -> None:
     write_atomically(path, lambda draft: save_file({"logits": rows}, draft))
 
 
-class _Answers:
+class _LogitsInParts:
     """Computes the logits of a model in parts. Each part is stored, so that an interruption loses at most one part."""
 
     def __init__(self, model: PreTrainedModel, columns: Sequence[int], folder: Path) -> None:
@@ -299,22 +304,22 @@ class _Answers:
 
         Parts that are already stored are read, and all others are computed and stored.
         """
-        starts = range(0, len(texts), _PART)
-        parts = [self._part(name, start, texts) for start in tracked(starts, f"The teacher's logits: {name}")]
+        starts = range(0, len(texts), _TEXTS_PER_PART)
+        parts = [self._part_logits(name, start, texts) for start in tracked(starts, f"The teacher's logits: {name}")]
         return np.concatenate(parts)[:, self._columns]
 
-    def _part(self, name: str, start: int, texts: Dataset) -> np.ndarray:
+    def _part_logits(self, name: str, start: int, texts: Dataset) -> np.ndarray:
         path = self._folder / f"{name}-{start}.safetensors"
         if not path.exists():
-            found = self._computed(texts.select(range(start, min(len(texts), start + _PART))))
-            _save(found, path)
+            logits = self._compute(texts.select(range(start, min(len(texts), start + _TEXTS_PER_PART))))
+            _save(logits, path)
         return load_file(path)["logits"]
 
-    def _computed(self, texts: Dataset) -> np.ndarray:
+    def _compute(self, texts: Dataset) -> np.ndarray:
         batches = list(batches_by_length(texts))
-        with side_by_side(self._one, batches, None if self._processor == "cpu" else 1) as results:
+        with side_by_side(self._batch_logits, batches, None if self._processor == "cpu" else 1) as results:
             return predict(lambda _: next(results), batches)
 
-    def _one(self, batch: Any) -> np.ndarray:
+    def _batch_logits(self, batch: Any) -> np.ndarray:
         with torch.autocast(self._processor, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             return self._forward(batch)

@@ -28,28 +28,28 @@ Role = Literal["model", "separate teacher", "dataset"]
 _KINDS: dict[Role, Kind] = {"model": "model", "separate teacher": "model", "dataset": "dataset"}
 
 
-def asked(study: Study) -> dict[Role, tuple[str, str | None]]:
+def hub_sources(study: Study) -> dict[Role, tuple[str, str | None]]:
     """Return the hub ids of the models and the data set that a study names, each with its revision."""
-    found: dict[Role, tuple[str, str | None]] = {}
+    sources: dict[Role, tuple[str, str | None]] = {}
     if has_hub_teacher(study):
-        found["model"] = (study.compressed.model, study.compressed.revision)
-    if study.student and study.teacher.is_loaded and _is_of_hub(study, study.teacher.model):
-        found["separate teacher"] = (study.teacher.model, study.teacher.revision)
+        sources["model"] = (study.compressed.model, study.compressed.revision)
+    if study.student and study.teacher.is_loaded and _is_hub_id(study, study.teacher.model):
+        sources["separate teacher"] = (study.teacher.model, study.teacher.revision)
     if study.task.hub:
-        found["dataset"] = (study.task.hub, study.task.revision)
-    return found
+        sources["dataset"] = (study.task.hub, study.task.revision)
+    return sources
 
 
 def has_hub_teacher(study: Study) -> bool:
     """Whether the model that is compressed comes from the hub, and not from a folder or the built-in task."""
-    return _is_of_hub(study, study.compressed.model)
+    return _is_hub_id(study, study.compressed.model)
 
 
-def _is_of_hub(study: Study, model: str) -> bool:
+def _is_hub_id(study: Study, model: str) -> bool:
     return model != "embedded" and not study.resolve(model).is_dir()
 
 
-def _table(study: Study, role: Role) -> str:
+def _study_table(study: Study, role: Role) -> str:
     """Return the name of the table in the study that contains the hub id of a role."""
     if role == "model":
         return "student" if study.student else "teacher"
@@ -61,43 +61,43 @@ def snapshot(run: Run, role: Role) -> Snapshot:
 
     A recorded snapshot is used only if the study still names the same id and revision.
     """
-    return _noted(run, role) or _seen(_KINDS[role], *asked(run.study)[role])[0]
+    return _recorded(run, role) or _resolved(_KINDS[role], *hub_sources(run.study)[role])[0]
 
 
 def commit(run: Run, role: Role) -> str | None:
     """Return the commit of a model or of the data set; None if that does not come from the hub."""
-    return snapshot(run, role).commit if role in asked(run.study) else None
+    return snapshot(run, role).commit if role in hub_sources(run.study) else None
 
 
 def commits(run: Run) -> dict[str, str]:
     """Return the commits of all models and the data set that come from the hub, by the name of the study's table."""
-    return {_table(run.study, role): snapshot(run, role).commit for role in asked(run.study)}
+    return {_study_table(run.study, role): snapshot(run, role).commit for role in hub_sources(run.study)}
 
 
-def keep(run: Run) -> None:
+def record_snapshots(run: Run) -> None:
     """Record the snapshots that a run uses, and report if the hub has newer ones."""
-    wanted = asked(run.study)
-    known = {
-        role: {"id": found.name, "revision": wanted[role][1], "commit": found.commit}
-        for role, found in looked_at(run).items()
+    sources = hub_sources(run.study)
+    records = {
+        role: {"id": found.name, "revision": sources[role][1], "commit": found.commit}
+        for role, found in snapshots_of(run).items()
     }
-    if known and known != _notes(run):
-        write_json(run.snapshots, known)
+    if records and records != _records(run):
+        write_json(run.snapshots, records)
 
 
-def looked_at(run: Run) -> dict[Role, Snapshot]:
+def snapshots_of(run: Run) -> dict[Role, Snapshot]:
     """Return the snapshots that a run uses, or will use once it starts. Report if the hub has newer ones."""
-    return {role: _look_at(run, role) for role in asked(run.study)}
+    return {role: _snapshot_with_news(run, role) for role in hub_sources(run.study)}
 
 
 def check_hub_data(task: Task, found: Snapshot) -> None:
     """Raise `DataError` if a data set lacks the configuration or a split that a task names. Downloads no rows."""
     with busy(f"Checking {found}"):
-        known = splits(found, task.config)
-    splits_of_it = (name for name in task.unlabelled if name not in task.unlabelled_files)
-    for source in (*chain.from_iterable(task.sets.values()), *splits_of_it):
+        split_names = splits(found, task.config)
+    unlabelled_splits = (name for name in task.unlabelled if name not in task.unlabelled_files)
+    for source in (*chain.from_iterable(task.sets.values()), *unlabelled_splits):
         for name in split_names_in(source):
-            check_split(found, known, name)
+            check_split(found, split_names, name)
 
 
 def hub_model(run: Run, weights: bool, role: Role = "model") -> Path:
@@ -109,7 +109,7 @@ def hub_model(run: Run, weights: bool, role: Role = "model") -> Path:
 
 def forget() -> None:
     """Clear the cached answers of the hub, so that this process queries the hub again, as a new process would."""
-    _seen.cache_clear()
+    _resolved.cache_clear()
     _say_newer.cache_clear()
 
 
@@ -121,69 +121,69 @@ def errors_with_hub_ids(work: Callable[Concatenate[Run, P], T]) -> Callable[Conc
         try:
             return work(run, *args, **kwargs)
         except NasError as problem:
-            said = str(problem)
-            for found in _known(run):
-                said = said.replace(str(found.folder), str(found))
-            raise type(problem)(said) from None
+            message = str(problem)
+            for found in _known_snapshots(run):
+                message = message.replace(str(found.folder), str(found))
+            raise type(problem)(message) from None
 
     return named
 
 
-def _notes(run: Run) -> dict[str, Any]:
+def _records(run: Run) -> dict[str, Any]:
     return read_json(run.snapshots, StudyError) if run.snapshots.exists() else {}
 
 
-def _known(run: Run) -> Iterator[Snapshot]:
+def _known_snapshots(run: Run) -> Iterator[Snapshot]:
     """Yield the snapshots of a run, except those that cannot be determined because of an error."""
-    for role in asked(run.study):
+    for role in hub_sources(run.study):
         with suppress(NasError):
             yield snapshot(run, role)
 
 
-def _noted(run: Run, role: Role) -> Snapshot | None:
-    name, revision = asked(run.study)[role]
-    note = _notes(run).get(role)
-    if not note or (note["id"], note["revision"]) != (name, revision) or not run.is_finished("data"):
+def _recorded(run: Run, role: Role) -> Snapshot | None:
+    name, revision = hub_sources(run.study)[role]
+    record = _records(run).get(role)
+    if not record or (record["id"], record["revision"]) != (name, revision) or not run.is_finished("data"):
         return None  # none of the run's current results was made from a recorded commit: use the newest commit
-    return Snapshot(_KINDS[role], name, note["commit"])
+    return Snapshot(_KINDS[role], name, record["commit"])
 
 
-def _look_at(run: Run, role: Role) -> Snapshot:
+def _snapshot_with_news(run: Run, role: Role) -> Snapshot:
     """Return a run's snapshot, and report if its branch or tag has moved."""
-    name, revision = asked(run.study)[role]
-    noted = _noted(run, role)
-    if noted:
-        _say_newer(noted, revision, _table(run.study, role))
-        return noted
-    return _seen(_KINDS[role], name, revision)[0]
+    name, revision = hub_sources(run.study)[role]
+    recorded = _recorded(run, role)
+    if recorded:
+        _say_newer(recorded, revision, _study_table(run.study, role))
+        return recorded
+    return _resolved(_KINDS[role], name, revision)[0]
 
 
 @lru_cache(maxsize=8)
-def _seen(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
+def _resolved(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
     """Return the snapshot of a revision, and why the hub was unreachable (empty if it was reachable).
 
     The answer is cached, so that a revision refers to the same commit in the whole process. An unreachable hub is
     reported.
     """
-    found, doubt = find(kind, name, revision)
-    if doubt:
-        say(f"{name}: {doubt}; using {found.commit[:7]}, the last commit that was seen")
-    return found, doubt
+    found, unreachable_reason = find(kind, name, revision)
+    if unreachable_reason:
+        say(f"{name}: {unreachable_reason}; using {found.commit[:7]}, the last commit that was seen")
+    return found, unreachable_reason
 
 
 @lru_cache(maxsize=8)
-def _say_newer(noted: Snapshot, revision: str | None, table: str) -> None:
+def _say_newer(recorded: Snapshot, revision: str | None, table: str) -> None:
     """Report, once per process, if a branch or tag has moved away from the run's commit."""
     if revision and is_commit(revision):
         return
-    stays = f"this run stays at commit {noted.commit[:7]}, from which it was started"
+    stays_message = f"this run stays at commit {recorded.commit[:7]}, from which it was started"
     try:
-        now, doubt = latest(noted.kind, noted.name, revision)
+        newest, unreachable_reason = latest(recorded.kind, recorded.name, revision)
     except NasError as problem:
-        say(f"{problem}; {stays}")
+        say(f"{problem}; {stays_message}")
         return
-    if doubt:
-        say(f"{noted.name}: {doubt}; {stays}")
-    elif now and now != noted.commit:
-        newer = f'to use the newer one, set {table}.revision = "{now}"'
-        say(f"{noted.name}: {revision or 'main'} is at {now[:7]} now; {stays} ({newer})")
+    if unreachable_reason:
+        say(f"{recorded.name}: {unreachable_reason}; {stays_message}")
+    elif newest and newest != recorded.commit:
+        remedy = f'to use the newer one, set {table}.revision = "{newest}"'
+        say(f"{recorded.name}: {revision or 'main'} is at {newest[:7]} now; {stays_message} ({remedy})")

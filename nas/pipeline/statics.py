@@ -22,7 +22,7 @@ from nas.pipeline.teachers import load_teacher
 from nas.progress import Stopwatch, busy
 
 KIND = "static"
-_FORM = 1
+_RESULT_VERSION = 1
 """Increase this when static models are made differently than before, so that older ones are rebuilt."""
 
 
@@ -33,16 +33,18 @@ def folder_of(run: Run, device: str) -> Path:
 
 def static_inputs(run: Run, device: str) -> str:
     """Return the digest of everything that a device's static model depends on, including the machine."""
-    return digest([_FORM, baselines_inputs(run, device)])
+    return digest([_RESULT_VERSION, baselines_inputs(run, device)])
 
 
 def make_static(run: Run, stopwatch: Stopwatch, device: str) -> None:
     """Fit the static model and write it, then measure it together with the teacher and write its verification."""
-    found, folder, data, metric = device_of(run, device), folder_of(run, device), splits(run), metric_of(run)
+    resolved_device, folder, data, metric = device_of(run, device), folder_of(run, device), splits(run), metric_of(run)
     with busy("Fitting the static model"):
         vectors = load_teacher(run).state_dict()["bert.embeddings.word_embeddings.weight"].numpy()
         model = StaticModel.fit(vectors.astype(np.float64), data.train, data.search, metric)
         model.save(folder / ONNX_FILE)
     metric = metric.calibrated(model.logits(data.search), truth_of(data.search))
-    verification = verify_file(folder, found, reference_of(run, device), data.test, metric, texts(run), model.params)
+    verification = verify_file(
+        folder, resolved_device, reference_of(run, device), data.test, metric, texts(run), model.params
+    )
     write_json(folder / VERIFICATION_FILE, verification)

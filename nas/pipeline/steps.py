@@ -35,18 +35,18 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
     """
     study = run.study
     embedded = study.task.train == "embedded"
-    here = [device for device in study.devices if device.where != "elsewhere"]
-    away = [device for device in study.devices if device.where == "elsewhere"]
+    reachable = [device for device in study.devices if device.where != "elsewhere"]
+    off_cluster = [device for device in study.devices if device.where == "elsewhere"]
     return (
         Check("storage", (), lambda run: searches.check_storage(run.study)),
         Check("reports", (), watching.check_reports),
         Check("other training", (), supernets.refuse_other_training),
         Check("hours", (), partial(_refuse_hours, fine_tune=fine_tune)),
-        *([_embedded(run)] if embedded else []),
+        *([_embedded_step(run)] if embedded else []),
         Check("sources", ("embedded",) if embedded else (), prepare.settle_sources),
         Step("data", ("sources",), prepare.data_inputs, prepare.make_data, run.data, estimates.data),
         Check("labels", ("data",), prepare.check_labels),
-        *([_unlabelled(run)] if study.task.unlabelled else []),
+        *([_unlabelled_step(run)] if study.task.unlabelled else []),
         *([Check("taught labels", ("data",), _check_separate_teacher)] if study.student else []),
         Step(
             "teacher",
@@ -56,13 +56,13 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
             run.teacher,
             estimates.teacher,
         ),
-        *(_of_separate_teacher(run) if study.student else ()),
-        *(_profile(run, device) for device in here),
-        Check("imports", ("teacher", *_profiles(here)), profiles.refuse_unmeasured),
-        *(_profile(run, device) for device in away),
-        Check("budgets", _profiles(study.devices), profiles.check_feasible),
-        *(_baselines(run, device) for device in study.devices),  # their duration predicts how long exports take
-        *(_static(run, device) for device in study.devices if task_kind(study.task.kind).has_static),
+        *(_separate_teacher_steps(run) if study.student else ()),
+        *(_profile_step(run, device) for device in reachable),
+        Check("imports", ("teacher", *_profile_names(reachable)), profiles.refuse_unmeasured),
+        *(_profile_step(run, device) for device in off_cluster),
+        Check("budgets", _profile_names(study.devices), profiles.check_feasible),
+        *(_baselines_step(run, device) for device in study.devices),  # their duration predicts how long exports take
+        *(_static_step(run, device) for device in study.devices if task_kind(study.task.kind).has_static),
         Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
         Step(
             "supernet",
@@ -70,7 +70,7 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
                 "other training",
                 "hours",
                 *(["budgets"] if study.is_near_budgets else []),
-                *_taught_by(study),
+                *_distillation_needs(study),
                 "hours left",
             ),
             supernets.supernet_inputs,
@@ -90,8 +90,8 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
             shares_hours=True,
         ),
         Step("front", ("search",), searches.front_inputs, searches.make_front, run.front, estimates.front),
-        *([_finalists(run)] if fine_tune and study.export.fine_tune else []),
-        *(_export(run, budget, fine_tune) for budget in study.budgets),
+        *([_finalists_step(run)] if fine_tune and study.export.fine_tune else []),
+        *(_budget_export_step(run, budget, fine_tune) for budget in study.budgets),
     )
 
 
@@ -103,13 +103,13 @@ def seconds(run: Run) -> dict[str, float]:
 def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
     """Return the step that exports one candidate of the front, in the same way as a candidate for a budget."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
-    return _written(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
+    return _export_step(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
 
 
 def _refuse_hours(run: Run, fine_tune: bool) -> None:
     """Raise `StudyError` if the study's hours are too few, unless the supernet's training has already started."""
-    begun = run.is_finished("teacher") and run.is_started("supernet", supernets.supernet_inputs(run))
-    if not begun:
+    has_started = run.is_finished("teacher") and run.is_started("supernet", supernets.supernet_inputs(run))
+    if not has_started:
         allowance.refuse_too_few(run, steps_of(run, fine_tune))
 
 
@@ -118,41 +118,41 @@ def _check_separate_teacher(run: Run) -> None:
     separate_teacher.check_separate_teacher(run, prepare.splits(run).label_names)
 
 
-def _embedded(run: Run) -> Step:
+def _embedded_step(run: Run) -> Step:
     return Step("embedded", (), prepare.embedded_inputs, prepare.make_embedded, run.embedded, estimates.embedded)
 
 
-def _unlabelled(run: Run) -> Step:
+def _unlabelled_step(run: Run) -> Step:
     inputs, make = unlabelled.unlabelled_inputs, unlabelled.make_unlabelled
     return Step("unlabelled", ("data",), inputs, make, run.unlabelled, estimates.unlabelled)
 
 
-def _of_separate_teacher(run: Run) -> Iterable[Step]:
+def _separate_teacher_steps(run: Run) -> Iterable[Step]:
     """Yield the steps of a student's separate teacher.
 
     The first fine-tunes it, if the study asks for that, and the last computes its logits.
     """
-    made, needs = separate_teacher, ["taught labels", *(["unlabelled"] if run.study.task.unlabelled else [])]
+    needs = ["taught labels", *(["unlabelled"] if run.study.task.unlabelled else [])]
     if run.study.teacher.fine_tune:
-        inputs, make = made.separate_teacher_inputs, made.make_separate_teacher
+        inputs, make = separate_teacher.separate_teacher_inputs, separate_teacher.make_separate_teacher
         needs.append("separate-teacher")
         yield Step(
             "separate-teacher", ("taught labels",), inputs, make, run.separate_teacher, estimates.separate_teacher
         )
-    inputs, make = made.logits_inputs, made.make_logits
+    inputs, make = separate_teacher.logits_inputs, separate_teacher.make_logits
     yield Step("teacher-logits", tuple(needs), inputs, make, run.teacher_logits, estimates.teacher_logits)
 
 
-def _taught_by(study: Study) -> tuple[str, ...]:
+def _distillation_needs(study: Study) -> tuple[str, ...]:
     """Return the names of the steps that distillation needs in addition to the step `teacher`."""
     return (*(["unlabelled"] if study.task.unlabelled else []), *(["teacher-logits"] if study.student else []))
 
 
-def _profiles(devices: Iterable[Device]) -> tuple[str, ...]:
+def _profile_names(devices: Iterable[Device]) -> tuple[str, ...]:
     return tuple(f"profile-{device.name}" for device in devices)
 
 
-def _profile(run: Run, device: Device) -> Step:
+def _profile_step(run: Run, device: Device) -> Step:
     name, is_here = device.name, device.where != "elsewhere"
     return Step(
         f"profile-{name}",
@@ -166,7 +166,7 @@ def _profile(run: Run, device: Device) -> Step:
     )
 
 
-def _baselines(run: Run, device: Device) -> Step:
+def _baselines_step(run: Run, device: Device) -> Step:
     return Step(
         f"baselines-{device.name}",
         ("teacher",),
@@ -178,7 +178,7 @@ def _baselines(run: Run, device: Device) -> Step:
     )
 
 
-def _static(run: Run, device: Device) -> Step:
+def _static_step(run: Run, device: Device) -> Step:
     return Step(
         f"static-{device.name}",
         (f"baselines-{device.name}",),
@@ -190,18 +190,18 @@ def _static(run: Run, device: Device) -> Step:
     )
 
 
-def _finalists(run: Run) -> Step:
+def _finalists_step(run: Run) -> Step:
     inputs, make = finalists.finalists_inputs, finalists.make_finalists
     return Step("finalists", ("front",), inputs, make, run.finalists, estimates.finalists, shares_hours=True)
 
 
-def _export(run: Run, budget: Budget, fine_tune: bool) -> Step:
+def _budget_export_step(run: Run, budget: Budget, fine_tune: bool) -> Step:
     inputs, make = partial(exports.export_inputs, budget=budget), partial(exports.make_export, budget=budget)
     needs = ("front", "finalists") if fine_tune and run.study.export.fine_tune else ("front",)
-    return _written(run, budget.name, needs, inputs, make, fine_tune)
+    return _export_step(run, budget.name, needs, inputs, make, fine_tune)
 
 
-def _written(
+def _export_step(
     run: Run,
     name: str,
     needs: tuple[str, ...],
@@ -213,15 +213,15 @@ def _written(
 
     `inputs` and `make` are called with the keyword `fine_tune`, which says whether the exported network is fine-tuned.
     """
-    tuned = fine_tune and run.study.export.fine_tune
-    compared = ("baselines", *(["static"] if task_kind(run.study.task.kind).has_static else []))
+    is_fine_tuned = fine_tune and run.study.export.fine_tune
+    baseline_kinds = ("baselines", *(["static"] if task_kind(run.study.task.kind).has_static else []))
     return Step(
         f"export-{name}",
-        (*needs, *(f"{kind}-{device.name}" for device in run.study.devices for kind in compared)),
-        partial(inputs, fine_tune=tuned),
-        partial(make, fine_tune=tuned),
+        (*needs, *(f"{kind}-{device.name}" for device in run.study.devices for kind in baseline_kinds)),
+        partial(inputs, fine_tune=is_fine_tuned),
+        partial(make, fine_tune=is_fine_tuned),
         run.export(name),
         estimates.export,
         other_outputs=(run.trainings(name),),
-        current=partial(exports.is_current, name=name, inputs=inputs, fine_tune=tuned),
+        current=partial(exports.is_current, name=name, inputs=inputs, fine_tune=is_fine_tuned),
     )

@@ -44,7 +44,7 @@ from nas.supernet.sampling import Draws, in_stages, near_budgets, sandwich
 from nas.supernet.training import Distillation
 from nas.tasks import task_kind
 
-_FORM = 4
+_RESULT_VERSION = 4
 """Increase this when supernets get other weights or another `_origin` than before, so that older ones are rebuilt."""
 
 
@@ -60,7 +60,7 @@ def _origin(run: Run) -> dict[str, Any]:
     unused = {"workers"} if study.supernet.progressive else {"workers", "progressive"}
     unused |= {"steps"} if study.training.hours else set()
     return {
-        "form": _FORM,
+        "form": _RESULT_VERSION,
         "task": task_identity(run),
         "teacher": teacher_identity(run),
         "files": teacher_inputs(run),
@@ -70,19 +70,24 @@ def _origin(run: Run) -> dict[str, Any]:
         **({"unlabelled": unlabelled_inputs(run)} if study.task.unlabelled else {}),
         **({"separate_teacher": logits_inputs(run)} if study.student else {}),
         **({"hours": study.training.hours} if study.training.hours else {}),
-        **(_near(study) if study.is_near_budgets else {}),
+        **(_near_budget_settings(study) if study.is_near_budgets else {}),
     }
 
 
-def _near(study: Study) -> dict[str, Any]:
+def _near_budget_settings(study: Study) -> dict[str, Any]:
     """Return the settings that determine which sub-networks are near the budgets: the limits and their devices."""
-    near = [budget for budget in study.budgets if not budget.has_floor]
-    named = {device for budget in near for device in budget.devices}
-    limits = {budget.name: [on.model_dump(mode="json", exclude_none=True) for on in budget.limits] for budget in near}
+    limited_budgets = [budget for budget in study.budgets if not budget.has_floor]
+    device_names = {device for budget in limited_budgets for device in budget.devices}
+    limits = {
+        budget.name: [limit.model_dump(mode="json", exclude_none=True) for limit in budget.limits]
+        for budget in limited_budgets
+    }
     return {
         "budgets": [limits.get(budget.name) for budget in study.budgets],
         "devices": [
-            device.model_dump(mode="json", exclude={"repeats"}) for device in study.devices if device.name in named
+            device.model_dump(mode="json", exclude={"repeats"})
+            for device in study.devices
+            if device.name in device_names
         ],
     }
 
@@ -127,7 +132,7 @@ def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
     keep_outputs(run, distilled_texts(run, splits(run)), load_ordered(run))  # so that workers need not compute them
     stopwatch.end("outputs")
     if run.study.training.hours and decided(run, "supernet") is None:
-        _decide(run, stopwatch)
+        _decide_steps(run, stopwatch)
     origin = _training_origin(run)
     if workers == 1:
         _train_ordered(run, origin)
@@ -140,16 +145,18 @@ def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
         drop_outputs(run)
 
 
-def _decide(run: Run, stopwatch: Stopwatch) -> None:
+def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
     """Time a few training steps, and record how many steps fit into the supernet's share of the time left."""
     study, settings = run.study, run.study.supernet
     with busy("Timing a few steps"), to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
-        step = training.time_supernet(load_ordered(run), draws_of(run, WARM_UP_STEPS + TIMED_STEPS), WARM_UP_STEPS)
+        seconds_per_step = training.time_supernet(
+            load_ordered(run), draws_of(run, WARM_UP_STEPS + TIMED_STEPS), WARM_UP_STEPS
+        )
     stopwatch.end("timing")
-    steps = training_steps(supernet_seconds(stopwatch.left, study.export.fine_tune), step)
+    steps = training_steps(supernet_seconds(stopwatch.left, study.export.fine_tune), seconds_per_step)
     run.add_note("supernet", steps=steps, hours=study.training.hours)
     say(
-        f"The supernet: {steps:,} steps of {step:.2f} s each "
+        f"The supernet: {steps:,} steps of {seconds_per_step:.2f} s each "
         f"({max(0.0, stopwatch.left) / 60:.0f} minutes are left for training and search)"
     )
 
@@ -175,11 +182,11 @@ def draws_of(run: Run, steps: int) -> Draws:
         ]
         return near_budgets(study.space, violations, settings.random_subnets + 2, study.seed)
 
-    def of(space: SearchSpace) -> Draws:
+    def sandwich_draws(space: SearchSpace) -> Draws:
         sampling: Literal["spread", "uniform"] = "uniform" if settings.sampling == "uniform" else "spread"
         return sandwich(space, settings.random_subnets, sampling, study.seed)
 
-    return in_stages(study.space, steps, of) if settings.progressive else of(study.space)
+    return in_stages(study.space, steps, sandwich_draws) if settings.progressive else sandwich_draws(study.space)
 
 
 def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> float:
@@ -193,8 +200,8 @@ def supernet_steps(run: Run) -> int:
 
     The study sets this number or, with `training.hours`, it is decided from the time left before the training.
     """
-    found = decided(run, "supernet") if run.study.training.hours else None
-    return found or run.study.supernet.steps
+    decided_steps = decided(run, "supernet") if run.study.training.hours else None
+    return decided_steps or run.study.supernet.steps
 
 
 def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
@@ -259,8 +266,8 @@ def order(run: Run, data: TaskData, model: CompactBert) -> None:
 def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights:
     """Return an untrained supernet of the study's space with the weights of `largest`, its largest sub-network."""
     space = run.study.space
-    exits = bool(space.dimensions.exit_threshold)
-    weights = SupernetWeights.of(largest, space.dimensions.hidden_size, space.compression, exits)
+    has_exits = bool(space.dimensions.exit_threshold)
+    weights = SupernetWeights.of(largest, space.dimensions.hidden_size, space.compression, has_exits)
     weights.fit(ranking_batches(run, data, "Fitting small sub-networks"))
     return weights
 
@@ -271,10 +278,10 @@ def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, 
     While they are used, progress is shown under `title`.
     """
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
-    batches, size, has_words = (
+    count, size, has_words = (
         settings.importance_batches,
         settings.batch_size,
         task_kind(run.study.task.kind).has_words,
     )
-    drawn = labelled_batches(data.train, tokenizer, batches, size, run.study.seed, has_words)
-    return tracked(list(drawn), title)
+    batches = labelled_batches(data.train, tokenizer, count, size, run.study.seed, has_words)
+    return tracked(list(batches), title)

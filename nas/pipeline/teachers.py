@@ -50,12 +50,14 @@ class Teacher:
     def head(self, study: Study) -> Head | None:
         """Return a description of the teacher's classifier; None if the model was saved without a classifier."""
         if self.checkpoint:
-            has_one = self.checkpoint.labels is not None
+            has_head = self.checkpoint.labels is not None
         else:
-            end = AUTO_MODELS[task_kind(study.task.kind).network_form.network_type][0].removeprefix("AutoModel")
-            has_one = any(name.endswith(end) for name in self.config.architectures or [end])
+            class_suffix = AUTO_MODELS[task_kind(study.task.kind).network_form.network_type][0].removeprefix(
+                "AutoModel"
+            )
+            has_head = any(name.endswith(class_suffix) for name in self.config.architectures or [class_suffix])
         names = tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
-        return Head(self.source, names, is_retrained=study.compressed.fine_tune is not None) if has_one else None
+        return Head(self.source, names, is_retrained=study.compressed.fine_tune is not None) if has_head else None
 
 
 def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactBertConfig:
@@ -75,8 +77,8 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
                 f"{compact.embedding_width}; set search_space.exclude_compression = [{name!r}]"
             )
     lengths = {"task.max_length": study.task.max_length}
-    known = (device for device in study.devices if device.sequence_length != "task")
-    lengths |= {f"devices.{device.name}.sequence_length": max(device.lengths) for device in known}
+    fixed_length_devices = (device for device in study.devices if device.sequence_length != "task")
+    lengths |= {f"devices.{device.name}.sequence_length": max(device.lengths) for device in fixed_length_devices}
     for key, length in lengths.items():
         if length > compact.max_position_embeddings:
             raise TeacherError(
@@ -110,18 +112,19 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
 
     If the configuration does not name its labels, its number of labels is set to the classifier's number of outputs.
     """
-    labels, where = checkpoint.labels, f"teacher.model: {checkpoint.source}"
+    labels, message_start = checkpoint.labels, f"teacher.model: {checkpoint.source}"
     unnamed = all(name == f"LABEL_{number}" for number, name in (config.id2label or {}).items())
     if labels and unnamed:
         config.num_labels = labels
     if labels and labels != config.num_labels:
         raise TeacherError(
-            f"{where}: config.json: id2label names {config.num_labels} label(s), but the classifier has {labels}; "
-            "correct id2label, or set teacher.fine_tune"
+            f"{message_start}: config.json: id2label names {config.num_labels} label(s), but the classifier has "
+            f"{labels}; correct id2label, or set teacher.fine_tune"
         )
     if missing := [name for name in checkpoint.new if name not in checkpoint.tensors]:
         raise TeacherError(
-            f"{where} has no {missing[0]}: it is not a fine-tuned classifier; give one, or set teacher.fine_tune"
+            f"{message_start} has no {missing[0]}: it is not a fine-tuned classifier; give one, or set "
+            "teacher.fine_tune"
         )
     check_kind(study, checkpoint.source, config, labels)
 
@@ -148,14 +151,14 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
         return teacher.checkpoint.load(config), teacher.tokenizer
     if study.compressed.fine_tune:
         names = kind.output_names(data.label_names)
-        config.id2label, config.label2id = names, {name: key for key, name in names.items()}
+        config.id2label, config.label2id = names, {name: number for number, name in names.items()}
     elif config.num_labels != data.num_labels:
         raise TeacherError(
             f"teacher.model: {source} has {config.num_labels} labels, but the task has {data.num_labels}; "
             "give a teacher fine-tuned for this task, or set teacher.fine_tune"
         )
     checkpoint = Checkpoint.of(source, config, kind.network_form.network_type)
-    _announce(checkpoint, config, kind.problem_type)
+    _report_replaced_head(checkpoint, config, kind.problem_type)
     config.problem_type = kind.problem_type
     model = checkpoint.load(config)
     if checkpoint.classifier in checkpoint.new:
@@ -166,7 +169,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
     return model, teacher.tokenizer
 
 
-def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
+def _report_replaced_head(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
     """Report which parts of an existing head are replaced. If there is no head, nothing is reported about it."""
     labels = checkpoint.labels
     if checkpoint.new and labels not in (None, config.num_labels):
@@ -181,15 +184,15 @@ def _announce(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem)
 
 def load_teacher(run: Run) -> CompactBert:
     """Load the run's teacher as a `CompactBert`. It has been fine-tuned if the study asks for that."""
-    form = _form(run)
+    form = _network_form(run)
     return from_stock(AUTO_CLASSES[form.network_type].from_pretrained(run.teacher), form)
 
 
 @once
 def teacher_config(run: Run) -> CompactBertConfig:
     """Return the `CompactBert` configuration of the run's teacher."""
-    return compact_config(AutoConfig.from_pretrained(run.teacher), _form(run))
+    return compact_config(AutoConfig.from_pretrained(run.teacher), _network_form(run))
 
 
-def _form(run: Run) -> NetworkForm:
+def _network_form(run: Run) -> NetworkForm:
     return task_kind(run.study.task.kind).form(str(run.teacher))

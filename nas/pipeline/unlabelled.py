@@ -24,9 +24,9 @@ from nas.pipeline.snapshots import commit, errors_with_hub_ids
 from nas.progress import Stopwatch, busy, say
 from nas.tasks import GROUP
 
-_FORM = 1
+_RESULT_VERSION = 1
 """Increase this when the same files lead to other texts than before, so that older ones are rebuilt."""
-_TEXTS, _COUNTS = "texts.parquet", "counts.json"
+_TEXTS_FILE, _COUNTS_FILE = "texts.parquet", "counts.json"
 
 
 def sources(run: Run) -> list[tuple[str, bool]]:
@@ -45,7 +45,7 @@ def unlabelled_identity(run: Run) -> list[Any]:
 @once
 def unlabelled_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised unlabelled texts are made from."""
-    return digest([_FORM, data_inputs(run), unlabelled_identity(run)])
+    return digest([_RESULT_VERSION, data_inputs(run), unlabelled_identity(run)])
 
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
@@ -59,26 +59,26 @@ def make_unlabelled(run: Run, stopwatch: Stopwatch) -> None:
     """Read the unlabelled texts, leave out those that the splits contain, and tokenise the rest."""
     with busy("Reading and tokenising unlabelled texts"):
         task = read_task(run, weights=False)
-        found = read_new_texts(run, task)
-        texts = task.tokenised(found.texts, tokenizer_of(run, task))
-        if found.groups:
-            texts = texts.add_column(GROUP, list(found.groups))
-    say(f"Distillation: {found.counts.summary()}")
-    write_table(texts, run.unlabelled / _TEXTS)
-    write_json(run.unlabelled / _COUNTS, asdict(found.counts))
+        new_texts = read_new_texts(run, task)
+        texts = task.tokenised(new_texts.texts, tokenizer_of(run, task))
+        if new_texts.groups:
+            texts = texts.add_column(GROUP, list(new_texts.groups))
+    say(f"Distillation: {new_texts.counts.summary()}")
+    write_table(texts, run.unlabelled / _TEXTS_FILE)
+    write_json(run.unlabelled / _COUNTS_FILE, asdict(new_texts.counts))
 
 
 def unlabelled_counts(run: Run) -> Counts | None:
     """Return how many unlabelled texts were read and left out; None if there are none, or if they are not read yet."""
     if not run.study.task.unlabelled or not run.is_finished("unlabelled"):
         return None
-    return Counts(**read_json(run.unlabelled / _COUNTS, DataError))
+    return Counts(**read_json(run.unlabelled / _COUNTS_FILE, DataError))
 
 
 @once
 def unlabelled_texts(run: Run) -> Dataset:
     """Load the tokenised unlabelled texts from the run's folder."""
-    return read_table(run.unlabelled / _TEXTS)
+    return read_table(run.unlabelled / _TEXTS_FILE)
 
 
 def distilled_texts(run: Run, data: TaskData) -> Dataset:
@@ -94,7 +94,7 @@ def distilled_texts(run: Run, data: TaskData) -> Dataset:
 
 def distilled_from(run: Run) -> list[Path]:
     """Return the files from which `distilled_texts` reads."""
-    return [run.data / "train.parquet", *([run.unlabelled / _TEXTS] if run.study.task.unlabelled else [])]
+    return [run.data / "train.parquet", *([run.unlabelled / _TEXTS_FILE] if run.study.task.unlabelled else [])]
 
 
 def unlabelled_lengths(run: Run) -> list[int]:

@@ -34,37 +34,37 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
     layer. The dimensions of a layer are optimised in pairs, because they depend on each other: only a layer with
     attention can drop tokens, and a layer must keep at least one of its two blocks.
     """
-    encoding, known = Encoding(space), dict[Architecture, float]()
+    encoding, known_costs = Encoding(space), dict[Architecture, float]()
     sizes = encoding.sizes()
 
     def cost_of(architecture: Architecture) -> float:
-        if architecture not in known:
-            known[architecture] = cost(architecture)
-        return known[architecture]
+        if architecture not in known_costs:
+            known_costs[architecture] = cost(architecture)
+        return known_costs[architecture]
 
-    def step(best: Architecture, *dimensions: Sequence[str]) -> Architecture:
+    def cheapest_variant(best: Architecture, *dimensions: Sequence[str]) -> Architecture:
         """Return the cheapest of `best` and its variants with all combinations of values of `dimensions`.
 
         Each dimension is a sequence of names of integers in the encoding. If it has several names, they all get the
         same value.
         """
         values = encoding.encode(best)
-        changed = []
+        variants = []
         for setting in product(*(range(sizes[names[0]]) for names in dimensions)):
-            alike = {name: value for names, value in zip(dimensions, setting, strict=True) for name in names}
-            changed.append(encoding.decode(values | alike))
-        return min((best, *changed), key=cost_of)
+            new_values = {name: value for names, value in zip(dimensions, setting, strict=True) for name in names}
+            variants.append(encoding.decode(values | new_values))
+        return min((best, *variants), key=cost_of)
 
-    best, before = space.smallest(), float("inf")
-    while cost_of(best) < before:
-        before = cost_of(best)
+    best, previous_cost = space.smallest(), float("inf")
+    while cost_of(best) < previous_cost:
+        previous_cost = cost_of(best)
         for name in encoding.global_dimensions:
-            best = step(best, (name,))
+            best = cheapest_variant(best, (name,))
         dimensions = [encoding.of_layer(layer.source) for layer in best.layers]
-        best = step(best, *zip(*dimensions, strict=True))
+        best = cheapest_variant(best, *zip(*dimensions, strict=True))
         for names in dimensions:
             for pair in combinations(names, 2):
-                best = step(best, *((name,) for name in pair))
+                best = cheapest_variant(best, *((name,) for name in pair))
     return best
 
 
@@ -102,20 +102,20 @@ class Costs:
         return {name: profile.teacher | stored for name, profile in self.profiles.items()}
 
     def violation(
-        self, architecture: Architecture, budget: Budget, exits: Sequence[float] = (), slower: float = 1.0
+        self, architecture: Architecture, budget: Budget, exits: Sequence[float] = (), slowdown: float = 1.0
     ) -> float:
         """Return the predicted violation of a budget: the largest violation of its limits, each relative to the limit.
 
-        The violation is at most 0 if the budget is met. `slower` is the factor by which the devices are assumed to be
-        slower than when they were profiled.
+        The violation is at most 0 if the budget is met. `slowdown` is the factor by which the devices are assumed to
+        be slower than when they were profiled.
         """
-        found = {
+        predicted = {
             limits.device: self.metrics(architecture, limits.device, exits, limits.given) for limits in budget.limits
         }
-        for metrics in found.values():
+        for metrics in predicted.values():
             for name in metrics:
-                metrics[name] *= _when_slower(name, slower)
-        return max(limits.violation(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
+                metrics[name] *= _slowdown_factor(name, slowdown)
+        return max(limits.violation(predicted[limits.device], self.teacher(limits.device)) for limits in budget.limits)
 
     def cautious_violation(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
         """Return the violation of one budget with a safety margin; see `cautious_violations`."""
@@ -129,13 +129,13 @@ class Costs:
         names: Collection[str] = COST_METRICS,
     ) -> dict[str, float]:
         """Return the predicted metrics of an architecture on a device: the metrics in `names`, by default all."""
-        profile, found = self.profiles[device], dict[str, float]()
+        profile, predicted = self.profiles[device], dict[str, float]()
         if {*STORED, "peak_memory_mb"} & set(names):
-            found |= self.stored(architecture)
-            found["peak_memory_mb"] = profile.predict_memory_mb(found["size_mb"])
-        if set(names) - found.keys():
-            found |= profile.predict(architecture, exits)
-        return {name: found[name] for name in names}
+            predicted |= self.stored(architecture)
+            predicted["peak_memory_mb"] = profile.predict_memory_mb(predicted["size_mb"])
+        if set(names) - predicted.keys():
+            predicted |= profile.predict(architecture, exits)
+        return {name: predicted[name] for name in names}
 
     def minimised(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
         """Return the predicted value of the metric that a budget with an accuracy floor minimises."""
@@ -150,21 +150,23 @@ class Costs:
 
         Lower values are better, so rates are negated.
         """
-        found = self._found(architecture, exits)
-        return tuple(-found[at][name] if name in RATES else found[at][name] for at, name in self._asked)
+        predicted = self._predicted_metrics(architecture, exits)
+        values = ((name, predicted[device][name]) for device, name in self._device_metrics)
+        return tuple(-value if name in RATES else value for name, value in values)
 
-    def _found(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
-        """Return, by device, the predicted values of the metrics that `_asked` lists."""
-        return {
-            device: self.metrics(architecture, device, exits, [name for at, name in self._asked if at == device])
-            for device in self.profiles
-        }
+    def _predicted_metrics(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
+        """Return, by device, the predicted values of the metrics that `_device_metrics` lists."""
+        names_by_device = {device: list[str]() for device in self.profiles}
+        for device, name in self._device_metrics:
+            names_by_device[device].append(name)
+        return {device: self.metrics(architecture, device, exits, names) for device, names in names_by_device.items()}
 
     @cached_property
-    def _asked(self) -> list[tuple[str, str]]:
+    def _device_metrics(self) -> list[tuple[str, str]]:
         """Sorted pairs of a device and a metric: on each device, `p50_ms` and every metric that a budget limits."""
-        asked = {(limits.device, name) for budget in self.budgets for limits in budget.limits for name in limits.given}
-        return sorted(asked | {(device, "p50_ms") for device in self.profiles})
+        all_limits = [limits for budget in self.budgets for limits in budget.limits]
+        limited = {(limits.device, name) for limits in all_limits for name in limits.given}
+        return sorted(limited | {(device, "p50_ms") for device in self.profiles})
 
     def stored(self, architecture: Architecture) -> dict[str, float]:
         """Return the metrics of an architecture that do not depend on the device: `size_mb` and `params`."""
@@ -177,12 +179,12 @@ class Costs:
         rates are reduced. If a network has early exits, the shares of texts that exit after each layer are known only
         after its evaluation. If `exits` is empty, all texts are assumed to exit such a network after its first layer.
         """
-        found = self._found(architecture, exits or _earliest(architecture))
-        for device, metrics in found.items():
+        predicted = self._predicted_metrics(architecture, exits or _earliest_exits(architecture))
+        for device, metrics in predicted.items():
             for name in metrics:
-                metrics[name] *= _when_slower(name, _caution(self.profiles[device]))
+                metrics[name] *= _slowdown_factor(name, _safety_factor(self.profiles[device]))
         return tuple(
-            max(limits.violation(found[limits.device], self.teacher(limits.device)) for limits in budget.limits)
+            max(limits.violation(predicted[limits.device], self.teacher(limits.device)) for limits in budget.limits)
             for budget in self.budgets
         )
 
@@ -199,28 +201,28 @@ class Costs:
             for limits in budget.limits:
                 profile = self.profiles[limits.device]
                 for name, limit in limits.values(self.teacher(limits.device)).items():
-                    figure = partial(self._at_best, name, limits.device)
-                    found = figure(cheapest(space, figure))
-                    found *= _when_slower(name, _caution(profile))
-                    if -found < limit if name in RATES else found > limit:
+                    cost = partial(self._best_case_cost, name, limits.device)
+                    lowest_cost = cost(cheapest(space, cost))
+                    lowest_cost *= _slowdown_factor(name, _safety_factor(profile))
+                    if -lowest_cost < limit if name in RATES else lowest_cost > limit:
                         raise InfeasibleBudgetError(
                             f"budgets.{budget.name}: the limit of {name} on {limits.device} must be "
-                            f"{_bound(name, abs(found))}, the best that a sub-network is predicted to reach (teacher "
-                            f"p50: {profile.teacher_p50_ms:.4g} ms), but it is {limit:.4g}; "
+                            f"{_bound(name, abs(lowest_cost))}, the best that a sub-network is predicted to reach "
+                            f"(teacher p50: {profile.teacher_p50_ms:.4g} ms), but it is {limit:.4g}; "
                             f"{'lower' if name in RATES else 'raise'} it, or add smaller values to the search space"
                         )
 
-            joint = partial(self.cautious_violation, budget=budget)
-            if joint(cheapest(space, joint)) > 0.0:
+            budget_violation = partial(self.cautious_violation, budget=budget)
+            if budget_violation(cheapest(space, budget_violation)) > 0.0:
                 raise InfeasibleBudgetError(
                     f"budgets.{budget.name}: each limit can be met by itself, but no sub-network was found that meets "
                     "all of them; relax one of them, or add smaller values to the search space"
                 )
 
-    def _at_best(self, name: str, device: str, architecture: Architecture) -> float:
+    def _best_case_cost(self, name: str, device: str, architecture: Architecture) -> float:
         """Return a predicted metric as a cost (rates are negated), if all texts exit as early as possible."""
-        found = self.metrics(architecture, device, _earliest(architecture), (name,))[name]
-        return -found if name in RATES else found
+        value = self.metrics(architecture, device, _earliest_exits(architecture), (name,))[name]
+        return -value if name in RATES else value
 
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
         """Return up to `size` architectures: first the one that stays farthest below a budget, then random ones.
@@ -236,19 +238,19 @@ class Costs:
             # Random samples hardly ever meet a tight budget, so every second candidate is a mutant of an earlier one.
             if tries % 2:
                 candidate = space.mutate(rng.choice(population), rng, rate=0.3)
-            least = -1.0 if budget.has_floor else -0.3  # the cost of reaching a floor is not known yet
-            if least <= self.cautious_violation(candidate, budget) <= 0.0 and candidate not in population:
+            lower_bound = -1.0 if budget.has_floor else -0.3  # the cost of reaching a floor is not known yet
+            if lower_bound <= self.cautious_violation(candidate, budget) <= 0.0 and candidate not in population:
                 population.append(candidate)
             tries += 1
         return population
 
 
-def _when_slower(name: str, slower: float) -> float:
-    """Return the factor by which a metric changes if the device takes `slower` times as long as in its profile."""
-    return slower if name in LATENCIES else 1.0 / slower if name in RATES else 1.0
+def _slowdown_factor(name: str, slowdown: float) -> float:
+    """Return the factor by which a metric changes if the device takes `slowdown` times as long as in its profile."""
+    return slowdown if name in LATENCIES else 1.0 / slowdown if name in RATES else 1.0
 
 
-def _caution(profile: Profile) -> float:
+def _safety_factor(profile: Profile) -> float:
     """Return the safety margin of predictions: the factor by which a device is assumed to be slower than predicted."""
     return 1.0 + profile.error["mape"]
 
@@ -262,7 +264,7 @@ def _bound(name: str, value: float) -> str:
     return f"at {'most' if name in RATES else 'least'} {value:.4g}"
 
 
-def _earliest(architecture: Architecture) -> tuple[float, ...]:
+def _earliest_exits(architecture: Architecture) -> tuple[float, ...]:
     """Return the shares of texts that exit after each layer in the cheapest case: all texts after the first layer.
 
     The result is empty for a network without early exits.

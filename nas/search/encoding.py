@@ -29,35 +29,36 @@ class Encoding:
         }
         if space.dimensions.exit_threshold:
             self.global_dimensions["exit_threshold"] = space.exit_options
-        self._blocks: dict[str, tuple[Any, ...]] = {block: space.options(block) for block in LAYER_BLOCKS}
+        self._layer_dimensions: dict[str, tuple[Any, ...]] = {block: space.options(block) for block in LAYER_BLOCKS}
         if space.dimensions.keep_tokens:
-            self._blocks["keep_tokens"] = space.keep_options
+            self._layer_dimensions["keep_tokens"] = space.keep_options
 
     def of_layer(self, source: int) -> list[str]:
         """Return the names of the integers that describe the teacher's layer with the index `source`."""
-        return [f"{block}_{source}" for block in self._blocks]
+        return [f"{block}_{source}" for block in self._layer_dimensions]
 
     def sizes(self) -> dict[str, int]:
         """Return the number of options of each integer, by name."""
         sizes = {name: len(values) for name, values in self.global_dimensions.items()}
         for source in range(self.space.teacher.num_hidden_layers):
-            sizes |= dict(zip(self.of_layer(source), map(len, self._blocks.values()), strict=True))
+            sizes |= dict(zip(self.of_layer(source), map(len, self._layer_dimensions.values()), strict=True))
         return sizes
 
     def decode(self, values: Mapping[str, int]) -> Architecture:
         """Return the architecture that the integers represent, repaired if necessary."""
-        ends: dict[str, Any] = {name: options[values[name]] for name, options in self.global_dimensions.items()}
+        chosen: dict[str, Any] = {name: options[values[name]] for name, options in self.global_dimensions.items()}
+        dimensions = self._layer_dimensions.items()
         layers = tuple(
-            self.space.layer(source, *(options[values[f"{block}_{source}"]] for block, options in self._blocks.items()))
-            for source in ends.pop("layers")
+            self.space.layer(source, *(options[values[f"{block}_{source}"]] for block, options in dimensions))
+            for source in chosen.pop("layers")
         )
-        return self.space.repaired(Architecture(layers=layers, **ends))
+        return self.space.repaired(Architecture(layers=layers, **chosen))
 
     def encode(self, architecture: Architecture) -> dict[str, int]:
         """Return integers that decode to the architecture. The integers of omitted layers are zero."""
         values = dict.fromkeys(self.sizes(), 0)
-        kept = tuple(layer.source for layer in architecture.layers)
-        values["layers"] = self.space.layer_sets.index(kept)
+        sources = tuple(layer.source for layer in architecture.layers)
+        values["layers"] = self.space.layer_sets.index(sources)
         values["hidden_size"] = self.space.dimensions.hidden_size.index(architecture.hidden_size)
         values["embedding"] = self.space.compression.embedding.index(architecture.embedding)
         if "exit_threshold" in values:

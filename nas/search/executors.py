@@ -22,12 +22,13 @@ AHEAD = 8
 """The number of waiting candidates that are compared with a worker's previous candidate to choose the next one."""
 
 
-def pop_longest_prefix(waiting: list[Waiting], last: list[Key]) -> Waiting:
+def pop_longest_prefix(waiting: list[Waiting], previous_keys: list[Key]) -> Waiting:
     """Pop the waiting candidate that shares the longest layer prefix with the worker's previous candidate.
 
-    Only the first `AHEAD` waiting candidates are considered. `last` holds the prefix keys of the previous candidate.
+    Only the first `AHEAD` waiting candidates are considered. `previous_keys` holds the prefix keys of the worker's
+    previous candidate.
     """
-    return waiting.pop(longest_prefix([architecture for _, architecture, _ in waiting[:AHEAD]], last))
+    return waiting.pop(longest_prefix([architecture for _, architecture, _ in waiting[:AHEAD]], previous_keys))
 
 
 class Executor(Protocol):
@@ -64,14 +65,14 @@ class InlineExecutor:
         self._recipe = recipe
         self._evaluator = recipe.load()
         self._waiting: list[Waiting] = []
-        self._last: list[Key] = []
+        self._previous_keys: list[Key] = []
 
     def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
         self._waiting.append((ticket, architecture, to_beat))
 
     def next_result(self) -> tuple[int, CandidateResult]:
-        ticket, architecture, to_beat = pop_longest_prefix(self._waiting, self._last)
-        self._last = prefix_keys(architecture)
+        ticket, architecture, to_beat = pop_longest_prefix(self._waiting, self._previous_keys)
+        self._previous_keys = prefix_keys(architecture)
         result = self._evaluator.evaluate(architecture, to_beat)
         self._recipe.check()
         return ticket, result
@@ -113,18 +114,18 @@ class CachingExecutor(Forwarding):
     def __init__(self, executor: Executor, memory: Memory) -> None:
         super().__init__(executor)
         self._memory = memory
-        self._answered: list[tuple[int, CandidateResult]] = []
+        self._cached: list[tuple[int, CandidateResult]] = []
 
     def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
         known = self._memory.get(architecture)
         if known:
-            self._answered.append((ticket, known))
+            self._cached.append((ticket, known))
         else:
             super().submit(ticket, architecture, to_beat)
 
     def next_result(self) -> tuple[int, CandidateResult]:
-        if self._answered:
-            return self._answered.pop(0)
+        if self._cached:
+            return self._cached.pop(0)
         ticket, result = super().next_result()
         self._memory.add(result)
         return ticket, result

@@ -23,8 +23,8 @@ def pareto_front(
     ordered = sorted(results, key=lambda result: (-result.accuracy, cost(result)))
     front: list[CandidateResult] = []
     for result in ordered:
-        own = cost(result)
-        if not any(weakly_dominates(cost(kept), own) for kept in front):
+        result_cost = cost(result)
+        if not any(weakly_dominates(cost(kept), result_cost) for kept in front):
             front.append(result)
     return front
 
@@ -41,16 +41,16 @@ def ranking(
     def violation(result: CandidateResult) -> float:
         return costs.violation(result.architecture, budget, result.exits)
 
-    able = [result for result in results if result.complete and violation(result) <= tolerance]
-    return sorted(able, key=lambda result: (-result.objective, violation(result)))
+    candidates = [result for result in results if result.complete and violation(result) <= tolerance]
+    return sorted(candidates, key=lambda result: (-result.objective, violation(result)))
 
 
 def cheapest_reaching(
     ranked: Sequence[CandidateResult], costs: Costs, floor: Floor, accuracy: float
 ) -> CandidateResult | None:
     """Return the cheapest of a budget's candidates that reach the given accuracy, or None if none of them does."""
-    able = [result for result in ranked if result.accuracy >= accuracy]
-    return min(able, key=lambda result: costs.minimised(result.architecture, floor, result.exits), default=None)
+    reaching = [result for result in ranked if result.accuracy >= accuracy]
+    return min(reaching, key=lambda result: costs.minimised(result.architecture, floor, result.exits), default=None)
 
 
 def along_the_front(ranked: Sequence[CandidateResult], costs: Costs, floor: Floor, count: int) -> list[CandidateResult]:
@@ -62,17 +62,17 @@ def along_the_front(ranked: Sequence[CandidateResult], costs: Costs, floor: Floo
     cheapest candidate that reaches the lowest of `floor.levels`.
     """
 
-    cost = {one.architecture: costs.minimised(one.architecture, floor, one.exits) for one in ranked}
+    cost = {result.architecture: costs.minimised(result.architecture, floor, result.exits) for result in ranked}
     front = pareto_front(ranked, lambda result: (cost[result.architecture],))
-    sure = sum(result.accuracy >= floor.confident for result in front)
-    reaching = sum(result.accuracy >= floor.levels[-1] for result in front)
-    able = front[max(sure - 1, 0) : max(reaching, 1)]
-    if len(able) <= max(count, 1):
-        return able
-    logs = [math.log(cost[result.architecture]) for result in able]
+    confident_count = sum(result.accuracy >= floor.confident for result in front)
+    reaching_count = sum(result.accuracy >= floor.levels[-1] for result in front)
+    eligible = front[max(confident_count - 1, 0) : max(reaching_count, 1)]
+    if len(eligible) <= max(count, 1):
+        return eligible
+    log_costs = [math.log(cost[result.architecture]) for result in eligible]
     chosen = list[CandidateResult]()
     for number in range(count):
-        target = logs[0] + (logs[-1] - logs[0]) * number / max(count - 1, 1)
-        left = [place for place, result in enumerate(able) if result not in chosen]
-        chosen.append(able[min(left, key=lambda place: abs(logs[place] - target))])
+        target = log_costs[0] + (log_costs[-1] - log_costs[0]) * number / max(count - 1, 1)
+        indices_left = [index for index, result in enumerate(eligible) if result not in chosen]
+        chosen.append(eligible[min(indices_left, key=lambda index: abs(log_costs[index] - target))])
     return sorted(chosen, key=lambda result: -result.accuracy)

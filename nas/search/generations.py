@@ -25,30 +25,32 @@ class Generations(NSGAIISampler):
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], population: int, child: Child, seed: int) -> None:
         super().__init__(population_size=population, child_generation_strategy=child, seed=seed)
-        self._distributions = {name: found for name, found in distributions.items() if not found.single()}
+        self._distributions = {
+            name: distribution for name, distribution in distributions.items() if not distribution.single()
+        }
         self._population = population
         self._members: defaultdict[int, list[FrozenTrial]] = defaultdict(list)
         self._parents: list[list[FrozenTrial]] = [[]]
         self._unfinished: list[int] = []
-        self._seen = 0
+        self._seen_count = 0
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
-        self._look(study)
+        self._update_members(study)
         latest = max(self._members, default=0)
         generation = latest + (len(self._members[latest]) >= self._population)
         study._storage.set_trial_system_attr(trial._trial_id, self._get_generation_key(), generation)
         return generation
 
-    def _look(self, study: Study) -> None:
+    def _update_members(self, study: Study) -> None:
         """Add each newly finished trial to its generation."""
         trials = study.get_trials(deepcopy=False)
-        found = [*(trials[number] for number in self._unfinished), *trials[self._seen :]]
-        self._unfinished = [trial.number for trial in found if not trial.state.is_finished()]
-        self._seen = len(trials)
-        for trial in found:
+        new_or_unfinished = [*(trials[number] for number in self._unfinished), *trials[self._seen_count :]]
+        self._unfinished = [trial.number for trial in new_or_unfinished if not trial.state.is_finished()]
+        self._seen_count = len(trials)
+        for trial in new_or_unfinished:
             generation = trial.system_attrs.get(self._get_generation_key())
             if trial.state == TrialState.COMPLETE and generation is not None:
                 self._members[generation].append(trial)

@@ -26,7 +26,7 @@ from nas.space import SearchSpace
 
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 """Fractions of the limit on the minimised metric that are tried for a budget with an accuracy floor."""
-_TRIED, _STEP = 50, 0.001
+_MAX_TARGETS, _MIN_STEP = 50, 0.001
 """The maximum number of targets (tightened or relaxed limits) that are tried for each limit, and the smallest
 difference between two targets, relative to the limit."""
 
@@ -37,26 +37,26 @@ def single_changes(space: SearchSpace) -> list[Architecture]:
     They differ in the hidden size, the compression of the embeddings, the set of layers, or one block.
     """
     largest, dimensions = space.largest(), space.dimensions
-    found = [largest, *(replace(largest, hidden_size=hidden) for hidden in dimensions.hidden_size)]
-    found += [replace(largest, embedding=choice) for choice in space.compression.embedding]
-    found += [_with_layers(largest, kept) for kept in space.layer_sets]
-    for number, block in product(range(len(largest.layers)), LAYER_BLOCKS):
-        found += [_having(largest, number, block, option) for option in _options(space, block)]
-    return list(dict.fromkeys(found))
+    changes = [largest, *(replace(largest, hidden_size=hidden) for hidden in dimensions.hidden_size)]
+    changes += [replace(largest, embedding=choice) for choice in space.compression.embedding]
+    changes += [_with_layers(largest, kept) for kept in space.layer_sets]
+    for index, block in product(range(len(largest.layers)), LAYER_BLOCKS):
+        changes += [_with_option(largest, index, block, option) for option in _options(space, block)]
+    return list(dict.fromkeys(changes))
 
 
 def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Architecture, float]:
     """Evaluate architectures completely, and return the objective of each."""
-    found, handed = dict[Architecture, float](), 0
+    objectives, submitted = dict[Architecture, float](), 0
     with executor, track("Scoring single changes", len(architectures)) as progress:
-        while len(found) < len(architectures):
-            while handed < len(architectures) and handed - len(found) < executor.capacity:
-                executor.submit(handed, architectures[handed], 0.0)
-                handed += 1
+        while len(objectives) < len(architectures):
+            while submitted < len(architectures) and submitted - len(objectives) < executor.capacity:
+                executor.submit(submitted, architectures[submitted], 0.0)
+                submitted += 1
             _, result = executor.next_result()
-            found[result.architecture] = result.objective
-            progress(len(found))
-    return found
+            objectives[result.architecture] = result.objective
+            progress(len(objectives))
+    return objectives
 
 
 def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture, float]) -> list[Architecture]:
@@ -69,17 +69,17 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
     several networks for a budget with an accuracy floor. Early exits, dropped tokens and borrowed weights are not
     considered.
     """
-    found = dict[Architecture, None]()
+    networks = dict[Architecture, None]()
     targets = [target for budget in costs.budgets for target in _targets(budget)]
     costs = replace(costs, budgets=tuple(targets))
     for budget in targets:
-        sums = [_best_sum(space, costs, budget, limit, accuracies) for limit in _single_limits(budget)]
-        kept = [one for one in sums if one is not None]
-        if kept:
-            found[min(kept, key=lambda one: one[0])[1]] = None
+        solutions = [_best_sum(space, costs, budget, limit, accuracies) for limit in _single_limits(budget)]
+        solved = [solution for solution in solutions if solution is not None]
+        if solved:
+            networks[min(solved, key=lambda solution: solution[0])[1]] = None
         else:
             say(f"{budget.name}: the knapsack solver found no network that meets this budget")
-    return list(found)
+    return list(networks)
 
 
 def _targets(budget: Budget) -> list[Budget]:
@@ -90,14 +90,14 @@ def _targets(budget: Budget) -> list[Budget]:
     """
     if not budget.has_floor:
         return [budget]
-    first, *others = budget.limits
-    name, found = str(budget.minimise), list[Budget]()
+    first, *other_limits = budget.limits
+    name, targets = str(budget.minimise), list[Budget]()
     for share in _SHARES:
-        given = first.given[name]
-        limit = f"{share * float(given.rstrip('% ')):g}%" if isinstance(given, str) else share * given
+        full_limit = first.given[name]
+        limit = f"{share * float(full_limit.rstrip('% ')):g}%" if isinstance(full_limit, str) else share * full_limit
         limits = Limits.model_validate({"device": first.device, **first.given, name: limit})
-        found.append(Budget(name=budget.name, limits=(limits, *others)))
-    return found
+        targets.append(Budget(name=budget.name, limits=(limits, *other_limits)))
+    return targets
 
 
 def _single_limits(budget: Budget) -> list[Budget]:
@@ -108,7 +108,7 @@ def _single_limits(budget: Budget) -> list[Budget]:
     ]
 
 
-class _Sums(NamedTuple):
+class _Combinations(NamedTuple):
     """Combinations of options for some layers, with their total costs and losses, the cheapest first.
 
     No combination dominates another one.
@@ -116,25 +116,26 @@ class _Sums(NamedTuple):
 
     costs: np.ndarray
     losses: np.ndarray
-    chosen: np.ndarray
+    pair_indices: np.ndarray
     """The index of each layer's pair of options: (combinations, layers)."""
 
-    def best(self) -> _Sums:
+    def non_dominated(self) -> _Combinations:
         """Return the combinations that no other combination dominates."""
         order = np.lexsort((self.losses, self.costs))
         least = np.minimum.accumulate(self.losses[order])
         kept = order[np.append(True, self.losses[order][1:] < least[:-1])]
-        return _Sums(*(values[kept] for values in self))
+        return _Combinations(*(values[kept] for values in self))
 
-    def at_most(self, cost: float) -> _Sums:
+    def at_most(self, cost: float) -> _Combinations:
         """Return the combinations whose cost is at most `cost`."""
-        return _Sums(*(values[self.costs <= cost] for values in self))
+        return _Combinations(*(values[self.costs <= cost] for values in self))
 
-    def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Sums:
+    def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Combinations:
         """Extend each combination by each pair of options for one more layer, and return the non-dominated results."""
-        before, own = (places.ravel() for places in np.indices((len(self.costs), len(costs))))
-        chosen = np.concatenate([self.chosen[before], own[:, None]], axis=1)
-        return _Sums(self.costs[before] + costs[own], self.losses[before] + losses[own], chosen).best()
+        earlier, pair = (places.ravel() for places in np.indices((len(self.costs), len(costs))))
+        pair_indices = np.concatenate([self.pair_indices[earlier], pair[:, None]], axis=1)
+        costs, losses = self.costs[earlier] + costs[pair], self.losses[earlier] + losses[pair]
+        return _Combinations(costs, losses, pair_indices).non_dominated()
 
 
 def _best_sum(
@@ -147,13 +148,17 @@ def _best_sum(
     fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).least_violation, accuracies)), _pairs(space)
     best: tuple[float, Architecture] | None = None
     target, low, high = 0.0, -np.inf, np.inf
-    for _ in range(_TRIED):
-        within = [(sums.at_most(target), ends) for ends, sums in fronts]
-        able = [(sums.losses[-1], sums.chosen[-1], ends) for sums, ends in within if len(sums.losses)]
-        if not able:
+    for _ in range(_MAX_TARGETS):
+        within_target = [(front.at_most(target), dimensions) for dimensions, front in fronts]
+        solutions = [
+            (front.losses[-1], front.pair_indices[-1], dimensions)
+            for front, dimensions in within_target
+            if len(front.losses)
+        ]
+        if not solutions:
             break
-        loss, chosen, (hidden, embedding, kept) = min(able, key=lambda one: one[0])
-        layers = tuple(space.layer(source, *pairs[place]) for source, place in zip(kept, chosen, strict=True))
+        loss, pair_indices, (hidden, embedding, kept) = min(solutions, key=lambda solution: solution[0])
+        layers = tuple(space.layer(source, *pairs[index]) for source, index in zip(kept, pair_indices, strict=True))
         network = space.repaired(Architecture(hidden, layers, embedding))
         violation = costs.cautious_violation(network, budget)
         if violation > 0.0:
@@ -162,10 +167,10 @@ def _best_sum(
             break
         else:
             best, low = (float(loss), network), target
-        if high - low < _STEP:
+        if high - low < _MIN_STEP:
             break
-        known = np.isfinite(high - low)
-        target = (low + high) / 2.0 if known else target - np.copysign(max(abs(violation), _STEP), violation)
+        bracketed = np.isfinite(high - low)
+        target = (low + high) / 2.0 if bracketed else target - np.copysign(max(abs(violation), _MIN_STEP), violation)
     return best
 
 
@@ -176,7 +181,7 @@ Value = Callable[[Architecture], float]
 
 def _fronts(
     space: SearchSpace, violation: Value, accuracies: Mapping[Architecture, float]
-) -> Iterator[tuple[GlobalDimensions, _Sums]]:
+) -> Iterator[tuple[GlobalDimensions, _Combinations]]:
     """Yield all `GlobalDimensions`, each with its non-dominated combinations of options.
 
     The cost of a combination is its violation of a limit.
@@ -186,34 +191,36 @@ def _fronts(
     def loss(changed: Architecture) -> float:
         return accuracies[largest] - accuracies[changed]
 
-    lost = {layer.source: _of_pairs(space, largest, number, loss) for number, layer in enumerate(largest.layers)}
+    losses = {layer.source: _pair_values(space, largest, index, loss) for index, layer in enumerate(largest.layers)}
     for hidden, embedding, kept in product(space.dimensions.hidden_size, space.compression.embedding, space.layer_sets):
-        smallest = tuple(space.layer(source, *_pairs(space)[0]) for source in kept)
-        base = Architecture(hidden, smallest, embedding)
-        least = violation(base)
-        ends = (
+        smallest_layers = tuple(space.layer(source, *_pairs(space)[0]) for source in kept)
+        base = Architecture(hidden, smallest_layers, embedding)
+        base_violation = violation(base)
+        global_changes = (
             replace(largest, hidden_size=hidden),
             replace(largest, embedding=embedding),
             _with_layers(largest, kept),
         )
-        sums = _Sums(np.array([least]), np.array([sum(map(loss, ends))]), np.zeros((1, 0), int))
-        for number, source in enumerate(kept):
-            added = _of_pairs(space, base, number, violation) - len(LAYER_BLOCKS) * least
-            sums = sums.with_layer(added, lost[source])
-        yield (hidden, embedding, kept), sums
+        global_loss = sum(map(loss, global_changes))
+        combinations = _Combinations(np.array([base_violation]), np.array([global_loss]), np.zeros((1, 0), int))
+        for index, source in enumerate(kept):
+            added_violations = _pair_values(space, base, index, violation) - len(LAYER_BLOCKS) * base_violation
+            combinations = combinations.with_layer(added_violations, losses[source])
+        yield (hidden, embedding, kept), combinations
 
 
-def _of_pairs(space: SearchSpace, network: Architecture, number: int, value: Value) -> np.ndarray:
+def _pair_values(space: SearchSpace, network: Architecture, index: int, value: Value) -> np.ndarray:
     """Return, for each pair of options of a layer, the sum of the values of two networks, (pairs,).
 
     Each of these networks is `network` with one option of the pair applied.
     """
-    single = {
-        (block, option): value(_having(network, number, block, option))
+    option_values = {
+        (block, option): value(_with_option(network, index, block, option))
         for block in LAYER_BLOCKS
         for option in _options(space, block)
     }
-    return np.array([sum(single[own] for own in zip(LAYER_BLOCKS, pair, strict=True)) for pair in _pairs(space)])
+    options_of_pairs = (zip(LAYER_BLOCKS, pair, strict=True) for pair in _pairs(space))
+    return np.array([sum(option_values[option] for option in options) for options in options_of_pairs])
 
 
 def _pairs(space: SearchSpace) -> list[tuple[tuple[int, str], tuple[int, str]]]:
@@ -227,9 +234,9 @@ def _options(space: SearchSpace, block: Block) -> list[tuple[int, str]]:
     return [option for option in space.options(block) if compression(option[1]).weights != "below"]
 
 
-def _having(architecture: Architecture, number: int, block: Block, option: tuple[int, str]) -> Architecture:
+def _with_option(architecture: Architecture, index: int, block: Block, option: tuple[int, str]) -> Architecture:
     layers = list(architecture.layers)
-    layers[number] = layers[number].with_option(block, option)
+    layers[index] = layers[index].with_option(block, option)
     return replace(architecture, layers=tuple(layers))
 
 

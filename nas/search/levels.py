@@ -31,21 +31,21 @@ class CostStanding(NamedTuple):
         within, savings = zip(*rows, strict=True)
         return cls(np.stack(within), np.stack(savings))
 
-    def at(self, places: slice | list[int]) -> CostStanding:
+    def at(self, indices: slice | list[int]) -> CostStanding:
         """Return the rows of the candidates at some indices."""
-        return CostStanding(self.within[places], self.savings[places])
+        return CostStanding(self.within[indices], self.savings[indices])
 
 
 class Levels:
     """The incumbent value at each level: first accuracies at the accuracy levels, then savings at the cost levels."""
 
-    def __init__(self, best: np.ndarray, reached: np.ndarray) -> None:
+    def __init__(self, best: np.ndarray, required_accuracies: np.ndarray) -> None:
         """Start from the incumbents `best`, (accuracy levels,), and from savings of zero at the cost levels.
 
-        `reached` holds the accuracy that a candidate must reach at each cost level, (cost levels,).
+        `required_accuracies` holds the accuracy that a candidate must reach at each cost level, (cost levels,).
         """
-        self._reached = reached
-        self.best = np.concatenate([best, np.zeros(len(reached))])
+        self._required_accuracies = required_accuracies
+        self.best = np.concatenate([best, np.zeros(len(required_accuracies))])
 
     def values_at(self, values: np.ndarray, standing: CostStanding) -> np.ndarray:
         """Return the value of each candidate at each level: (candidates, levels).
@@ -54,7 +54,8 @@ class Levels:
         candidate does not meet the conditions of that level.
         """
         accuracies = np.where(standing.within, values[:, None], -np.inf)
-        return np.hstack([accuracies, np.where(values[:, None] >= self._reached, standing.savings, -np.inf)])
+        savings = np.where(values[:, None] >= self._required_accuracies, standing.savings, -np.inf)
+        return np.hstack([accuracies, savings])
 
     def update(self, values: np.ndarray, standing: CostStanding) -> None:
         """Update the incumbents with candidates that have the accuracies `values`, (candidates,)."""
@@ -71,8 +72,8 @@ class Levels:
         """
         count = standing.within.shape[1]
         spread = np.maximum(standard_deviation, 1e-9)[:, None]
-        above = (mean[:, None] - self.best[:count]) / spread
-        density = np.exp(-np.square(above) / 2.0) / math.sqrt(2.0 * math.pi)
-        accuracy = np.where(standing.within, spread * (above * ndtr(above) + density), 0.0)
-        saved = np.maximum(standing.savings - self.best[count:], 0.0)
-        return np.hstack([accuracy, saved * ndtr((mean[:, None] - self._reached) / spread)])
+        z_score = (mean[:, None] - self.best[:count]) / spread
+        density = np.exp(-np.square(z_score) / 2.0) / math.sqrt(2.0 * math.pi)
+        accuracy_gains = np.where(standing.within, spread * (z_score * ndtr(z_score) + density), 0.0)
+        added_savings = np.maximum(standing.savings - self.best[count:], 0.0)
+        return np.hstack([accuracy_gains, added_savings * ndtr((mean[:, None] - self._required_accuracies) / spread)])

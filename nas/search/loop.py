@@ -15,9 +15,9 @@ from nas.search.executors import Executor
 from nas.search.sampler import Proposal, Trials
 from nas.search.view import View
 
-_ASKS_PER_EVALUATION = 200
+_PROPOSALS_UNTIL_EXHAUSTED = 200
 """The sampler is considered exhausted after this many proposals in a row that need no evaluation."""
-_SECONDS_BETWEEN_LOOKS = 0.2
+_POLL_INTERVAL_S = 0.2
 """The interval at which the storage is read while only other drivers have candidates in flight."""
 
 
@@ -57,35 +57,36 @@ def search(
             in_flight: dict[int, Proposal] = {}
             counts: tuple[int, ...] = ()
             while trials.evaluated < evaluations:
-                if counts != _counts(in_flight, trials):  # otherwise there is still nothing to propose
-                    _fill(in_flight, trials, executor, evaluations)
-                    counts = _counts(in_flight, trials)
+                if counts != _proposal_counts(in_flight, trials):  # otherwise there is still nothing to propose
+                    _submit_candidates(in_flight, trials, executor, evaluations)
+                    counts = _proposal_counts(in_flight, trials)
                 stopwatch.end("driver")
                 if in_flight:
                     number, result = executor.next_result()
                     stopwatch.end("evaluation")
                     trials.tell(in_flight.pop(number), result)
                 elif trials.in_flight:
-                    time.sleep(_SECONDS_BETWEEN_LOOKS)
+                    time.sleep(_POLL_INTERVAL_S)
                     stopwatch.end("evaluation")
                     trials.catch_up()
                 else:
                     say(
-                        f"search: ending early, because {_ASKS_PER_EVALUATION} proposals in a row were repetitions or "
-                        "would violate every budget"
+                        f"search: ending early, because {_PROPOSALS_UNTIL_EXHAUSTED} proposals in a row were "
+                        "repetitions or would violate every budget"
                     )
                     break
                 for number, result in trials.news():
                     view.add(result)
                     predicted = trials.costs.predict_ms(result.architecture, result.exits)
-                    log("evaluated", trial=number, done=view.done, **_about(result), predicted_ms=dict(predicted))
+                    fields = _logged_fields(result)
+                    log("evaluated", trial=number, done=view.done, **fields, predicted_ms=dict(predicted))
                 progress(trials.evaluated, view.note())
     state = SearchState.of(trials)
     log("searched", evaluations=trials.evaluated, outcomes=state.outcomes)
     return state
 
 
-def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, evaluations: int) -> None:
+def _submit_candidates(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, evaluations: int) -> None:
     """Submit candidates until the executor is full, enough are in flight, or the sampler is exhausted."""
     while len(in_flight) < executor.capacity:
         proposal = _next_proposal(trials, evaluations)
@@ -95,12 +96,12 @@ def _fill(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, ev
         executor.submit(proposal.number, proposal.architecture, trials.to_beat(proposal.architecture))
 
 
-def _counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
+def _proposal_counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
     """Return the counts that decide whether a candidate can be proposed. The loop tries again only if one changes."""
     return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
 
 
-def _about(result: CandidateResult) -> dict[str, object]:
+def _logged_fields(result: CandidateResult) -> dict[str, object]:
     """Return the part of a result that is logged; the storage holds the complete result."""
     return {
         "architecture": result.architecture.describe(),
@@ -112,7 +113,7 @@ def _about(result: CandidateResult) -> dict[str, object]:
 
 def _next_proposal(trials: Trials, evaluations: int) -> Proposal | None:
     """Return the next proposal that needs an evaluation, or None if there are enough or the sampler is exhausted."""
-    for _ in range(_ASKS_PER_EVALUATION):
+    for _ in range(_PROPOSALS_UNTIL_EXHAUSTED):
         if not trials.has_room(evaluations):
             return None
         proposal = trials.ask(evaluations)

@@ -21,9 +21,9 @@ from nas.progress import say
 from nas.search.executors import AHEAD, Waiting, evaluating_processor, pop_longest_prefix
 from nas.study import Search
 
-_MOST_LOSSES = 5
+_MAX_LOSSES = 5
 """The search fails once the worker of a candidate has been lost this many times, because its process or node died."""
-_PATIENCE_S = 30.0
+_WAIT_TIMEOUT_S = 30.0
 """The seconds between messages about what the search is waiting for while it has no worker."""
 
 
@@ -46,7 +46,7 @@ class _Slot:
 
     actor: Any
     candidate: Waiting | None = None
-    last: list[Key] = field(default_factory=list)
+    previous_keys: list[Key] = field(default_factory=list)
 
 
 class RayExecutor:
@@ -60,7 +60,7 @@ class RayExecutor:
     def __init__(self, recipe: EvaluationRecipe, settings: Search) -> None:
         self.capacity = settings.workers - 1 + AHEAD
         self._recipe, self._settings = recipe, settings
-        self._started = join(settings.workers * settings.worker_cpus, "search.executor")
+        self._owns_cluster = join(settings.workers * settings.worker_cpus, "search.executor")
         self._idle: list[_Slot] = []
         self._busy: dict[Any, _Slot] = {}
         self._waiting: list[Waiting] = []
@@ -76,11 +76,11 @@ class RayExecutor:
             raise
 
     def _check_local_gpus(self) -> None:
-        offered, asked = ray.cluster_resources().get("GPU", 0.0), self._settings.worker_gpus
-        if self._started and asked > offered:
+        available, needed = ray.cluster_resources().get("GPU", 0.0), self._settings.worker_gpus
+        if self._owns_cluster and needed > available:
             raise SearchError(
-                f"search.worker_gpus: each worker needs {asked:g} GPUs, but this machine has {offered:g}; lower it, or "
-                "connect to a cluster with --address"
+                f"search.worker_gpus: each worker needs {needed:g} GPUs, but this machine has {available:g}; lower it, "
+                "or connect to a cluster with --address"
             )
 
     @property
@@ -101,19 +101,19 @@ class RayExecutor:
         """Give each idle worker the waiting candidate that shares the longest prefix with its previous candidate."""
         while self._idle and self._waiting:
             slot = self._idle.pop(0)
-            slot.candidate = pop_longest_prefix(self._waiting, slot.last)
+            slot.candidate = pop_longest_prefix(self._waiting, slot.previous_keys)
             _, architecture, to_beat = slot.candidate
-            slot.last = prefix_keys(architecture)
+            slot.previous_keys = prefix_keys(architecture)
             self._busy[slot.actor.evaluate.remote(architecture, to_beat)] = slot
 
     def next_result(self) -> tuple[int, CandidateResult]:
         while True:
             self._start_waiting()
-            done = self._any_done()
-            slot = self._busy.pop(done)
+            call = self._wait_for_call()
+            slot = self._busy.pop(call)
             candidate, slot.candidate = slot.candidate, None
             try:
-                result: CandidateResult = ray.get(done)
+                result: CandidateResult = ray.get(call)
             except RayTaskError as problem:
                 raise _failure(candidate, problem) from problem
             except RayError:
@@ -127,13 +127,13 @@ class RayExecutor:
                 return candidate[0], result
             self._lost_starts = 0
 
-    def _any_done(self) -> Any:
+    def _wait_for_call(self) -> Any:
         """Wait until any actor has finished loading or evaluating, and return the Ray reference of that call."""
-        while not (done := ray.wait(list(self._busy), timeout=_PATIENCE_S)[0]):
+        while not (finished := ray.wait(list(self._busy), timeout=_WAIT_TIMEOUT_S)[0]):
             if not self.placed:
                 cpus, gpus = self._settings.worker_cpus, self._settings.worker_gpus
                 say(f"search: waiting for a Ray node with room for a worker (CPUs: {cpus:g}, GPUs: {gpus:g})")
-        return done[0]
+        return finished[0]
 
     def _count_loss(self, candidate: Waiting | None) -> None:
         """Queue the candidate of a lost worker again.
@@ -143,7 +143,7 @@ class RayExecutor:
         """
         if candidate is None:
             self._lost_starts += 1
-            if self._lost_starts >= _MOST_LOSSES * self._settings.workers:
+            if self._lost_starts >= _MAX_LOSSES * self._settings.workers:
                 raise SearchError(
                     f"search.workers: {self._lost_starts} workers in a row were lost while they loaded the supernet; "
                     "give them more memory, or look for the cause in Ray's logs"
@@ -151,9 +151,9 @@ class RayExecutor:
             return
         ticket, architecture, _ = candidate
         self._losses[ticket] = self._losses.get(ticket, 0) + 1
-        if self._losses[ticket] >= _MOST_LOSSES:
+        if self._losses[ticket] >= _MAX_LOSSES:
             raise SearchError(
-                f"search.workers: the worker of candidate {architecture.digest} was lost {_MOST_LOSSES} times; give "
+                f"search.workers: the worker of candidate {architecture.digest} was lost {_MAX_LOSSES} times; give "
                 "the workers more memory, or lower their number"
             )
         say(f"search: a worker was lost; evaluating {architecture.digest} again")
@@ -167,7 +167,7 @@ class RayExecutor:
     ) -> None:
         for slot in [*self._idle, *self._busy.values()]:
             ray.kill(slot.actor)
-        if self._started:
+        if self._owns_cluster:
             ray.shutdown()
 
 

@@ -65,13 +65,13 @@ class Trials:
         self._results: dict[int, CandidateResult] = {}
         self._front: list[tuple[float, tuple[float, ...]]] = []
         self._running: dict[int, Architecture] = {}
-        self._begun = Counter[Architecture]()
+        self._running_counts = Counter[Architecture]()
         """The number of running trials of each architecture."""
-        self._news: list[tuple[int, CandidateResult]] = []
+        self._new_results: list[tuple[int, CandidateResult]] = []
         self._outcomes = dict.fromkeys(("evaluated", "repeated", "over_budget", "lost"), 0)
         self._lost: list[Architecture] = []
-        self._own: dict[int, optuna.Trial] = {}
-        self._unseen: list[FrozenTrial] = []
+        self._own_trials: dict[int, optuna.Trial] = {}
+        self._uncopied: list[FrozenTrial] = []
         self.catch_up()
 
     @cached_property
@@ -81,7 +81,7 @@ class Trials:
         return optuna.create_study(directions=directions, sampler=self._sampler(self._settings))
 
     @cached_property
-    def _start(self) -> list[Architecture]:
+    def _initial_candidates(self) -> list[Architecture]:
         """The architectures that are proposed before the sampler is used, in this order."""
         rng, settings = random.Random(f"population/{self.seed}"), self._settings
         if settings.sampler == "random":
@@ -92,11 +92,11 @@ class Trials:
 
     def begin_with(self, architectures: Sequence[Architecture]) -> None:
         """Propose the given architectures first, before the initial ones and before the sampler is used."""
-        self._start[:0] = architectures
+        self._initial_candidates[:0] = architectures
 
-    def record_dependency(self, what: str, found: str) -> None:
+    def record_dependency(self, name: str, digest: str) -> None:
         """Record the digest of an input that results depend on. Raises `SearchError` if it has changed."""
-        self._storage.record_dependency(what, found)
+        self._storage.record_dependency(name, digest)
 
     def _sampler(self, settings: Search) -> BaseSampler:
         # The seed depends on the number of trials, so that a resumed search does not repeat its proposals.
@@ -124,14 +124,14 @@ class Trials:
         for _ in range(_CHILD_TRIES):
             first, second = (self.encoding.decode(rng.choice(parents).params) for _ in range(2))
             child = self.space.mutate(self.space.crossover(first, second, rng), rng)
-            if self._settled(child) is None:
+            if self._outcome_without_evaluation(child) is None:
                 break
         encoded = self.encoding.encode(child)
         return {name: encoded[name] for name in search_space}
 
-    def _settled(self, architecture: Architecture) -> Outcome | None:
+    def _outcome_without_evaluation(self, architecture: Architecture) -> Outcome | None:
         """Return the outcome of an architecture that needs no evaluation, or None if it needs one."""
-        if architecture in self._known or self._begun[architecture]:
+        if architecture in self._known or self._running_counts[architecture]:
             return "repeated"
         return "over_budget" if self._violation(architecture, ()) > 0.0 else None
 
@@ -140,7 +140,7 @@ class Trials:
 
         Unfinished trials of dead drivers are finished if they already hold a result; otherwise they are given up.
         """
-        self._take_in(self._storage.changes())
+        self._update_from(self._storage.changes())
         abandoned = self._storage.abandoned()
         for trial in abandoned:
             if _RESULT in trial.user_attrs:  # its driver died between the two writes of a result
@@ -149,21 +149,21 @@ class Trials:
             else:
                 self._storage.give_up(trial.number)
         if abandoned:
-            self._take_in(self._storage.changes())
+            self._update_from(self._storage.changes())
 
-    def _take_in(self, trials: Sequence[FrozenTrial]) -> None:
+    def _update_from(self, trials: Sequence[FrozenTrial]) -> None:
         for trial in trials:
             if trial.state == TrialState.RUNNING:
                 if trial.number not in self._running and trial.params.keys() == self._distributions.keys():
                     self._running[trial.number] = self.encoding.decode(trial.params)
-                    self._begun[self._running[trial.number]] += 1
+                    self._running_counts[self._running[trial.number]] += 1
             elif trial.state.is_finished():
-                self._take_in_finished(trial)
+                self._update_from_finished(trial)
 
-    def _take_in_finished(self, trial: FrozenTrial) -> None:
+    def _update_from_finished(self, trial: FrozenTrial) -> None:
         if running := self._running.pop(trial.number, None):
-            self._begun[running] -= 1
-        self._unseen.append(trial)
+            self._running_counts[running] -= 1
+        self._uncopied.append(trial)
         outcome = trial.user_attrs.get(_OUTCOME, "evaluated")
         if trial.state == TrialState.FAIL and outcome == "evaluated":
             outcome = "lost"
@@ -173,19 +173,21 @@ class Trials:
         if trial.state == TrialState.COMPLETE and _RESULT in trial.user_attrs:
             result = CandidateResult.from_json(trial.user_attrs[_RESULT])
             self._results[trial.number] = result
-            self._news.append((trial.number, result))
+            self._new_results.append((trial.number, result))
             self._known[result.architecture] = result
             if result.complete:
-                self._advance(result.objective, self.costs.cost_vector(result.architecture, result.exits))
+                self._update_front(result.objective, self.costs.cost_vector(result.architecture, result.exits))
 
-    def _advance(self, accuracy: float, cost: tuple[float, ...]) -> None:
+    def _update_front(self, accuracy: float, cost: tuple[float, ...]) -> None:
         """Add a result to the front, which `to_beat` reads, and drop the results that it dominates.
 
         Does nothing if the result is dominated itself.
         """
-        if not any(best >= accuracy and weakly_dominates(known, cost) for best, known in self._front):
+        if not any(best >= accuracy and weakly_dominates(best_cost, cost) for best, best_cost in self._front):
             kept = [
-                (best, known) for best, known in self._front if best > accuracy or not weakly_dominates(cost, known)
+                (best, best_cost)
+                for best, best_cost in self._front
+                if best > accuracy or not weakly_dominates(cost, best_cost)
             ]
             self._front = [*kept, (accuracy, cost)]
 
@@ -211,35 +213,45 @@ class Trials:
         """
         trial = self._propose()
         architecture = self.encoding.decode(trial.params)
-        outcome = self._settled(architecture)
-        number = self._storage.add(self._record(trial, architecture, outcome))
-        self._own[number] = trial
+        outcome = self._outcome_without_evaluation(architecture)
+        number = self._storage.add(self._trial_to_store(trial, architecture, outcome))
+        self._own_trials[number] = trial
         self.catch_up()
         if outcome:
             return None
+        if reason := self._reason_to_give_up(number, architecture, evaluations):
+            self._storage.give_up(number, **({_OUTCOME: reason} if reason == "repeated" else {}))
+            self.catch_up()
+            return None
+        return Proposal(number, architecture)
+
+    def _reason_to_give_up(
+        self, number: int, architecture: Architecture, evaluations: int
+    ) -> Literal["repeated", "surplus"] | None:
+        """Return why a stored proposal is not to be evaluated after all, because of what other drivers stored first.
+
+        `repeated`: another driver evaluates the same architecture, or has done so. `surplus`: the earlier trials
+        already make up the number of `evaluations`.
+        """
         earlier = [other for other in self._running if other < number]
-        alike = self._begun[architecture] > 1 and any(self._running[other] == architecture for other in earlier)
-        if alike or architecture in self._known:
-            self._storage.give_up(number, **{_OUTCOME: "repeated"})
-        elif self.evaluated + len(earlier) >= evaluations:
-            self._storage.give_up(number)
-        else:
-            return Proposal(number, architecture)
-        self.catch_up()
-        return None
+        if architecture in self._known:
+            return "repeated"
+        if self._running_counts[architecture] > 1 and any(self._running[other] == architecture for other in earlier):
+            return "repeated"
+        return "surplus" if self.evaluated + len(earlier) >= evaluations else None
 
     def _propose(self) -> optuna.Trial:
         """Create a trial in the in-memory copy, and return it.
 
         Lost candidates come first, then the initial ones, then the sampler's proposals.
         """
-        for trial in self._unseen:
-            self._show(trial)
-        self._unseen.clear()
-        for queue in (self._lost, self._start):
+        for trial in self._uncopied:
+            self._copy_to_study(trial)
+        self._uncopied.clear()
+        for queue in (self._lost, self._initial_candidates):
             while queue:
                 architecture = queue.pop(0)
-                if self._settled(architecture) is None:
+                if self._outcome_without_evaluation(architecture) is None:
                     self._study.enqueue_trial(self.encoding.encode(architecture))
                     queued = self._study.ask(self._distributions)
                     if self._settings.sampler == "nsga2":
@@ -247,31 +259,31 @@ class Trials:
                     return queued
         return self._study.ask(self._distributions)
 
-    def _show(self, trial: FrozenTrial) -> None:
+    def _copy_to_study(self, trial: FrozenTrial) -> None:
         """Add a finished trial to the in-memory copy."""
-        own = self._own.pop(trial.number, None)
-        if own:
+        own_trial = self._own_trials.pop(trial.number, None)
+        if own_trial:
             for key, value in trial.constraints.items():
-                own.set_constraint(key, value)
-            self._study.tell(own, trial.values, trial.state)
+                own_trial.set_constraint(key, value)
+            self._study.tell(own_trial, trial.values, trial.state)
         elif trial.state == TrialState.COMPLETE:
-            seen = {"values": trial.values, "params": trial.params, "distributions": trial.distributions}
-            self._study.add_trial(create_trial(**seen, system_attrs=trial.system_attrs))
+            fields = {"values": trial.values, "params": trial.params, "distributions": trial.distributions}
+            self._study.add_trial(create_trial(**fields, system_attrs=trial.system_attrs))
 
-    def _record(self, trial: optuna.Trial, architecture: Architecture, outcome: Outcome | None) -> FrozenTrial:
+    def _trial_to_store(self, trial: optuna.Trial, architecture: Architecture, outcome: Outcome | None) -> FrozenTrial:
         """Return the trial that is stored for a proposal: running if it needs an evaluation, otherwise finished."""
         known = self._known.get(architecture)
         exits = known.exits if known else ()
         constraints = {}
         if outcome == "over_budget" or exits or not architecture.exit_threshold:
             constraints["budget"] = self._violation(architecture, exits)
-        about: dict[str, Any] = {"state": TrialState.RUNNING}
+        state_or_values: dict[str, Any] = {"state": TrialState.RUNNING}
         if outcome == "over_budget" or known:
-            about = {"values": self._values(known or CandidateResult(architecture, 0.0, 0, 0.0))}
+            state_or_values = {"values": self._values(known or CandidateResult(architecture, 0.0, 0, 0.0))}
         elif outcome:  # the same architecture is in flight, and its value is not known yet
-            about["state"] = TrialState.FAIL
+            state_or_values["state"] = TrialState.FAIL
         return create_trial(
-            **about,
+            **state_or_values,
             params=trial.params,
             distributions=self._distributions,
             user_attrs={
@@ -295,24 +307,25 @@ class Trials:
         costs are known only after their evaluation.
         """
         violation = {"budget": self._violation(result.architecture, result.exits)} if constrain else {}
-        about = create_trial(state=TrialState.RUNNING, user_attrs={_RESULT: result.to_json()}, constraints=violation)
-        self._storage.finish(number, self._values(result), about)
+        attributes = {_RESULT: result.to_json()}
+        trial = create_trial(state=TrialState.RUNNING, user_attrs=attributes, constraints=violation)
+        self._storage.finish(number, self._values(result), trial)
 
     def to_beat(self, architecture: Architecture) -> float:
         """Return the objective that an architecture has to beat: the best objective of any result that costs no more.
 
         A candidate with a lower objective is useless for every budget. Return 0 if there is no such result.
         """
-        own = self.costs.cost_vector(architecture)
-        return max((accuracy for accuracy, cost in self._front if weakly_dominates(cost, own)), default=0.0)
+        own_cost = self.costs.cost_vector(architecture)
+        return max((accuracy for accuracy, cost in self._front if weakly_dominates(cost, own_cost)), default=0.0)
 
     def _values(self, result: CandidateResult) -> list[float]:
         return [result.objective, *self.costs.predict_ms(result.architecture, result.exits).values()]
 
     def news(self) -> list[tuple[int, CandidateResult]]:
         """Return the numbers and results of the trials that any driver has finished since the last call."""
-        found, self._news = self._news, []
-        return found
+        new_results, self._new_results = self._new_results, []
+        return new_results
 
     def results(self) -> list[CandidateResult]:
         """Return the results of all finished evaluations, in the order of their trials' numbers."""
@@ -340,8 +353,8 @@ class Trials:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             evaluator = FanovaImportanceEvaluator(seed=self.seed)
-            found = get_param_importances(study, evaluator=evaluator, normalize=False)
-        return {name: round(float(share), 4) for name, share in found.items()}
+            importances = get_param_importances(study, evaluator=evaluator, normalize=False)
+        return {name: round(float(share), 4) for name, share in importances.items()}
 
     def outcomes(self) -> dict[str, int]:
         """Return the number of trials per outcome. `lost` trials were given up, mostly because their driver died."""

@@ -59,10 +59,10 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
     budgets = list[Budget]()
     for budget in costs.budgets:
         floor = costs.floors.get(budget.name)
-        found = _compared(costs, results, budget, floor, count) if floor else None
-        if floor and found:
-            caution = 1.0 + costs.profiles[floor.device].error["mape"]
-            limit = costs.minimised(found.architecture, floor, found.exits) * caution
+        candidate = _compared_candidate(costs, results, budget, floor, count) if floor else None
+        if floor and candidate:
+            safety_factor = 1.0 + costs.profiles[floor.device].error["mape"]
+            limit = costs.minimised(candidate.architecture, floor, candidate.exits) * safety_factor
             limits = Limits.model_validate({"device": floor.device, floor.minimise: limit})
             budgets.append(Budget(name=budget.name, limits=(limits,)))
         else:
@@ -70,7 +70,7 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
     return replace(costs, budgets=tuple(budgets))
 
 
-def _compared(
+def _compared_candidate(
     costs: Costs, results: Sequence[CandidateResult], budget: Budget, floor: Floor, count: int
 ) -> CandidateResult | None:
     """Return the candidate that uniform networks are compared with, for a budget with an accuracy floor."""
@@ -104,15 +104,15 @@ def measure_front(
         [result for result in state.results if result.complete],
         lambda result: tuple(reports[result.architecture]["predicted_ms"][name] for name in names),
     )
-    budgets, others = dict[str, Any](), dict[str, Any]()
+    budgets, uniform_reports = dict[str, Any](), dict[str, Any]()
     for budget in study.budgets:
         count, baselines = study.export.candidates, uniform.get(budget.name, ())
         budgets[budget.name], measured = measure_budget(measurement, state.results, budget, count, baselines)
-        others[budget.name] = next((item for item in measured if item["met"]), None)
+        uniform_reports[budget.name] = next((item for item in measured if item["met"]), None)
         floor = costs.floors.get(budget.name)
-        against = _compared(costs, state.results, budget, floor, count) if floor else None
-        if against and others[budget.name]:
-            others[budget.name] |= {"against": against.architecture.digest}
+        compared = _compared_candidate(costs, state.results, budget, floor, count) if floor else None
+        if compared and uniform_reports[budget.name]:
+            uniform_reports[budget.name] |= {"against": compared.architecture.digest}
     return {
         "study": study.name,
         "outcomes": state.outcomes,
@@ -122,7 +122,7 @@ def measure_front(
         "profile_error": {name: profile.error for name, profile in costs.profiles.items()},
         "front": [reports[result.architecture] for result in front],
         "budgets": budgets,
-        "uniform": others,
+        "uniform": uniform_reports,
         "candidates": list(reports.values()),
     }
 
@@ -163,35 +163,62 @@ def measure_budget(
     profiled, fewer candidates qualify. If it is faster, more accurate candidates may qualify. A device outside the
     cluster cannot be measured from here, so predictions are used, and the export is verified on the device later.
     """
-    costs, floor = measurement.costs, measurement.costs.floors.get(budget.name)
-    tolerance = _tolerance(costs, budget)
-
-    def used(result: CandidateResult, slower: float = 1.0) -> float:
-        return 1.0 + costs.violation(result.architecture, budget, result.exits, slower)
-
-    waiting, shift, most = ranking(results, costs, budget, float("inf")), 1.0, min(count, _ENOUGH)
-    measured, others = list[tuple[CandidateResult, dict[str, Any]]](), list[dict[str, Any]]()
+    costs = measurement.costs
+    waiting, slowdown = ranking(results, costs, budget, float("inf")), 1.0
+    measured, baseline_reports = list[tuple[CandidateResult, dict[str, Any]]](), list[dict[str, Any]]()
     while True:
-        met = sorted((one.objective for one, item in measured if item["met"]), reverse=True)
-        enough = met[most - 1] if len(met) >= most else -float("inf")
-        able = (one for one in waiting if one.objective > enough and used(one, shift) <= 1.0 + tolerance)
-        if floor is None:
-            chosen = list(islice(able, count))
-        else:
-            chosen = [] if met else along_the_front(list(able), costs, floor, FLOOR_FACTOR * count)
-        together = [*chosen, *baselines]
-        if not together:
+        met = [result.objective for result, report in measured if report["met"]]
+        chosen = _next_candidates(costs, budget, waiting, met, count, slowdown)
+        batch = [*chosen, *baselines]
+        if not batch:
             break
-        found = _measured(measurement, together, budget)
-        shift = median((1.0 + item["excess"]) / used(one) for item, one in zip(found, together, strict=True))
-        waiting = [one for one in waiting if one not in chosen]
-        measured += zip(chosen, found[: len(chosen)], strict=True)
-        others += found[len(chosen) :]
+        reports = _measure_candidates(measurement, batch, budget)
+        slowdown = median(
+            (1.0 + report["excess"]) / _predicted_use(costs, budget, result)
+            for report, result in zip(reports, batch, strict=True)
+        )
+        waiting = [result for result in waiting if result not in chosen]
+        measured += zip(chosen, reports[: len(chosen)], strict=True)
+        baseline_reports += reports[len(chosen) :]
         baselines = ()
-    return [item for _, item in sorted(measured, key=lambda pair: -pair[0].objective)], others
+    return [report for _, report in sorted(measured, key=lambda pair: -pair[0].objective)], baseline_reports
 
 
-def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget) -> list[dict[str, Any]]:
+def _next_candidates(
+    costs: Costs,
+    budget: Budget,
+    waiting: Sequence[CandidateResult],
+    met: Sequence[float],
+    count: int,
+    slowdown: float,
+) -> list[CandidateResult]:
+    """Return the candidates to measure next, or none if enough of them meet the budget or no other is likely to.
+
+    `waiting` holds the candidates that are not measured yet, best first, and `met` the objectives of those that were
+    measured to meet the budget. `slowdown` is the ratio of measured to predicted latencies so far.
+    """
+    enough = min(count, _ENOUGH)
+    objective_to_exceed = sorted(met, reverse=True)[enough - 1] if len(met) >= enough else -float("inf")
+    allowed = 1.0 + _tolerance(costs, budget)
+    candidates = (
+        result
+        for result in waiting
+        if result.objective > objective_to_exceed and _predicted_use(costs, budget, result, slowdown) <= allowed
+    )
+    floor = costs.floors.get(budget.name)
+    if floor is None:
+        return list(islice(candidates, count))
+    return [] if met else along_the_front(list(candidates), costs, floor, FLOOR_FACTOR * count)
+
+
+def _predicted_use(costs: Costs, budget: Budget, result: CandidateResult, slowdown: float = 1.0) -> float:
+    """Return the predicted cost of a candidate as a fraction of the budget's limit that it is closest to violating."""
+    return 1.0 + costs.violation(result.architecture, budget, result.exits, slowdown)
+
+
+def _measure_candidates(
+    measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget
+) -> list[dict[str, Any]]:
     """Measure candidates for a budget, and return a report of each.
 
     A candidate counts as meeting the budget only if it would still meet it with latencies and rates that are worse by
@@ -202,37 +229,38 @@ def _measured(measurement: Measurement, chosen: Sequence[CandidateResult], budge
     # The first model is the reference of the measurement.
     models = {_TEACHER: measurement.extract(measurement.teacher)}
     models |= {result.architecture.digest: measurement.extract(result.architecture) for result in chosen}
-    found = {
+    metrics_by_device = {
         device.name: _metrics_on(costs, costs.profiles[device.name], chosen, models, budget, measurement.texts)
         for device in devices
     }
-    measured = []
+    reports = []
     for result in chosen:
         name = result.architecture.digest
         described = _describe(result, costs)
         stored = {key: described[key] for key in STORED}
         violation = max(
             limits.violation(
-                _cautious(found[limits.device][name]) | stored,
-                costs.teacher(limits.device) | found[limits.device][_TEACHER],
+                _with_margin(metrics_by_device[limits.device][name]) | stored,
+                costs.teacher(limits.device) | metrics_by_device[limits.device][_TEACHER],
             )
             for limits in budget.limits
         )
-        own = {
-            device.name: found[device.name][name] | {"teacher_p50_ms": found[device.name][_TEACHER]["p50_ms"]}
-            for device in devices
+        device_reports = {
+            device: metrics[name] | {"teacher_p50_ms": metrics[_TEACHER]["p50_ms"]}
+            for device, metrics in metrics_by_device.items()
         }
         for device in devices:
-            own[device.name]["measured"] = device.where != "elsewhere"
-        several = {"devices": own} if len(own) > 1 else {}
-        measured.append(described | own[budget.device] | {"excess": violation, "met": violation <= 0.0} | several)
-    return measured
+            device_reports[device.name]["measured"] = device.where != "elsewhere"
+        per_device = {"devices": device_reports} if len(device_reports) > 1 else {}
+        verdict = {"excess": violation, "met": violation <= 0.0}
+        reports.append(described | device_reports[budget.device] | verdict | per_device)
+    return reports
 
 
-def _cautious(metrics: dict[str, float]) -> dict[str, float]:
+def _with_margin(metrics: dict[str, float]) -> dict[str, float]:
     """Return the metrics as they would be if all latencies and rates were worse by `_MARGIN`."""
-    worse = {name: value * (1.0 + _MARGIN) for name, value in metrics.items() if name in LATENCIES}
-    return metrics | worse | {name: metrics[name] / (1.0 + _MARGIN) for name in RATES if name in metrics}
+    worse_latencies = {name: value * (1.0 + _MARGIN) for name, value in metrics.items() if name in LATENCIES}
+    return metrics | worse_latencies | {name: metrics[name] / (1.0 + _MARGIN) for name in RATES if name in metrics}
 
 
 def _metrics_on(
@@ -248,16 +276,16 @@ def _metrics_on(
     limits = budget.on(device.name)
     if device.where == "elsewhere":
         names = [name for name in COST_METRICS if name != "peak_memory_mb" or profile.memory]
-        found = {
-            item.architecture.digest: costs.metrics(item.architecture, device.name, item.exits, names)
-            for item in chosen
+        metrics = {
+            result.architecture.digest: costs.metrics(result.architecture, device.name, result.exits, names)
+            for result in chosen
         }
-        return found | {_TEACHER: profile.teacher}
+        return metrics | {_TEACHER: profile.teacher}
     exits = {result.architecture.digest: result.exits for result in chosen if result.exits}
     title = f"Measuring the best candidates for {budget.name} on {device.name}"
     records = measure_with_exits(device, models, exits, device.repeats, title, texts)
-    found = {name: latency_metrics(records[name], records.get(f"{name}/worst")) for name in models}
+    metrics = {name: latency_metrics(records[name], records.get(f"{name}/worst")) for name in models}
     if limits and limits.peak_memory_mb is not None:
         for name, peak in measure_peak_memory(device, models, texts).items():
-            found[name]["peak_memory_mb"] = peak
-    return found
+            metrics[name]["peak_memory_mb"] = peak
+    return metrics

@@ -25,12 +25,12 @@ def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) ->
     The uniform networks are taken in turn from the lists of all budgets and fractions, and in random order from each
     list. If there are too few, random architectures that use much of a budget follow.
     """
-    turns = [rng.sample(found, len(found)) for found in uniform(space, costs)]
-    mixed = (one for turn in zip_longest(*turns) for one in turn if one)
-    found = dict.fromkeys([cheapest(space, costs.least_violation), *mixed])
-    if len(found) < count:
-        found |= dict.fromkeys(costs.initial_population(space, count, rng))
-    return list(found)[:count]
+    shuffled = [rng.sample(networks, len(networks)) for networks in uniform(space, costs)]
+    mixed = (network for networks in zip_longest(*shuffled) for network in networks if network)
+    chosen = dict.fromkeys([cheapest(space, costs.least_violation), *mixed])
+    if len(chosen) < count:
+        chosen |= dict.fromkeys(costs.initial_population(space, count, rng))
+    return list(chosen)[:count]
 
 
 def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
@@ -38,27 +38,27 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
 
     Lists that repeat an earlier list are left out.
     """
-    alike = [(one, costs.cautious_violations(one)) for one in _alike(space)]
-    found = list[list[Architecture]]()
-    for place, share in product(range(len(costs.budgets)), costs.shares[:_SHARES]):
-        within = (one for one, excesses in alike if 1.0 + excesses[place] <= share)
-        widest = list({tuple(layer.source for layer in one.layers): one for one in within}.values())
-        if widest not in found:
-            found.append(widest)
-    return found
+    candidates = [(candidate, costs.cautious_violations(candidate)) for candidate in _uniform_candidates(space)]
+    lists = list[list[Architecture]]()
+    for index, share in product(range(len(costs.budgets)), costs.shares[:_SHARES]):
+        within = (candidate for candidate, violations in candidates if 1.0 + violations[index] <= share)
+        widest = list({tuple(layer.source for layer in candidate.layers): candidate for candidate in within}.values())
+        if widest not in lists:
+            lists.append(widest)
+    return lists
 
 
-def _alike(space: SearchSpace) -> Iterator[Architecture]:
+def _uniform_candidates(space: SearchSpace) -> Iterator[Architecture]:
     """Yield networks of full hidden size whose layers are all alike and whose blocks all use one compression method.
 
     Narrow networks come first, because `uniform` keeps the last network of each set of layers. Networks that differ
     only in the compression of the embeddings come in the reverse order of the search space's methods.
     """
-    choices = space.compression
+    methods = space.compression
     for heads, neurons in widths(space):
-        for choice in choices.attention:
-            alike = Layer(0, heads, neurons, choice, choice)
-            if all(alike.option(block) in space.options(block) for block in LAYER_BLOCKS):
-                for kept, embedding in product(space.layer_sets, reversed(choices.embedding)):
-                    layers = tuple(replace(alike, source=source) for source in kept)
+        for method in methods.attention:
+            template = Layer(0, heads, neurons, method, method)
+            if all(template.option(block) in space.options(block) for block in LAYER_BLOCKS):
+                for kept, embedding in product(space.layer_sets, reversed(methods.embedding)):
+                    layers = tuple(replace(template, source=source) for source in kept)
                     yield Architecture(space.dimensions.hidden_size[-1], layers, embedding)

@@ -33,10 +33,10 @@ from nas.errors import SearchError
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _DRIVER = "driver"
-_SECONDS_UNSYNCED = 1.0
-_SECONDS_BETWEEN_BEATS = 5.0
-_SECONDS_OF_SILENCE = 30.0
-_TRIES, _SECONDS_BETWEEN_TRIES = 5, 0.2
+_SYNC_INTERVAL_S = 1.0
+_HEARTBEAT_INTERVAL_S = 5.0
+_HEARTBEAT_TIMEOUT_S = 30.0
+_TRIES, _RETRY_DELAY_S = 5, 0.2
 
 
 class Storage:
@@ -50,46 +50,46 @@ class Storage:
         trial: the first is maximised, and the others are minimised.
         """
         self._where = where
-        with _explained(self._where), warnings.catch_warnings():
+        with _translated_errors(self._where), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._journal = Journal(where) if isinstance(where, Path) else None
             self._storage = JournalStorage(self._journal) if self._journal else _connect(str(where))
-            held = [study.study_name for study in self._storage.get_all_studies()] if isinstance(where, Path) else []
+            stored = self._storage.get_all_studies() if isinstance(where, Path) else []
             study = optuna.create_study(
                 storage=self._storage,
-                study_name=held[0] if held else f"{name}-{inputs}",
+                study_name=stored[0].study_name if stored else f"{name}-{inputs}",
                 directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (len(values) - 1)],
                 load_if_exists=True,
             )
             self._name = study.study_name
-            self._study = self._storage.get_study_id_from_name(self._name)
+            self._study_id = self._storage.get_study_id_from_name(self._name)
             self.record_dependency("inputs", inputs)
             if not study.metric_names:
                 study.set_metric_names(list(values))
-        file = _file(where)
+        file = _file_path(where)
         self._drivers: _Drivers = (
-            _Marks(file.with_name(f"{file.name}.drivers")) if file else _Beats(self._storage, self._study)
+            _LockFiles(file.with_name(f"{file.name}.drivers")) if file else _Heartbeats(self._storage, self._study_id)
         )
-        self._driver = uuid.uuid4().hex[:12]
+        self._driver_id = uuid.uuid4().hex[:12]
         self._unfinished: dict[int, FrozenTrial] = {}
         self.count = 0
         """The number of trials that `changes` has returned so far."""
 
-    def record_dependency(self, what: str, found: str) -> None:
+    def record_dependency(self, name: str, digest: str) -> None:
         """Record the digest of an input that results depend on. Raises `SearchError` if it has changed."""
-        with _explained(self._where):
-            if what not in self._storage.get_study_user_attrs(self._study):
-                self._storage.set_study_user_attr(self._study, what, found)
-            known = self._storage.get_study_user_attrs(self._study)[what]  # another driver may have been first
-        if known != found:
-            drop = (
+        with _translated_errors(self._where):
+            if name not in self._storage.get_study_user_attrs(self._study_id):
+                self._storage.set_study_user_attr(self._study_id, name, digest)
+            recorded = self._storage.get_study_user_attrs(self._study_id)[name]  # another driver may have been first
+        if recorded != digest:
+            remedy = (
                 "remove this file"
                 if isinstance(self._where, Path)
                 else f"run `optuna delete-study --study-name {self._name}`"
             )
             raise SearchError(
-                f"{_shown(self._where)}: the search was started with other {what} (digest {known}, now {found}); "
-                f"restore the earlier ones, or {drop} to start a new search"
+                f"{_printable(self._where)}: the search was started with other {name} (digest {recorded}, now "
+                f"{digest}); restore the earlier ones, or {remedy} to start a new search"
             )
 
     def changes(self) -> list[FrozenTrial]:
@@ -97,60 +97,60 @@ class Storage:
 
         Other running trials may be included.
         """
-        with _explained(self._where):
-            found = self._written(self._journal) if self._journal else self._read()
-        for trial in found:
+        with _translated_errors(self._where):
+            trials = self._changes_in_journal(self._journal) if self._journal else self._changes_in_database()
+        for trial in trials:
             if trial.state.is_finished():
                 self._unfinished.pop(trial.number, None)
             else:
                 self._unfinished[trial.number] = trial
-        return found
+        return trials
 
-    def _read(self) -> list[FrozenTrial]:
-        trials = self._storage.get_all_trials(self._study, deepcopy=False)
-        begun, self.count = self.count, len(trials)
-        return [*(trials[number] for number in self._unfinished), *trials[begun:]]
+    def _changes_in_database(self) -> list[FrozenTrial]:
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        known_count, self.count = self.count, len(trials)
+        return [*(trials[number] for number in self._unfinished), *trials[known_count:]]
 
-    def _written(self, journal: Journal) -> list[FrozenTrial]:
+    def _changes_in_journal(self, journal: Journal) -> list[FrozenTrial]:
         """Return the trials affected by new lines of the journal. Listing all trials each time would take too long."""
         self._storage.get_study_id_from_name(self._name)  # reads the new lines, and raises an error if one is invalid
-        news = list[int]()
+        new_ids = list[int]()
         with suppress(KeyError):  # there are no more trials
             while True:
-                news.append(self._storage.get_trial_id_from_study_id_trial_number(self._study, self.count))
+                new_ids.append(self._storage.get_trial_id_from_study_id_trial_number(self._study_id, self.count))
                 self.count += 1
-        written, journal.written = journal.written, set()
-        older = [trial._trial_id for trial in self._unfinished.values() if trial._trial_id in written]
-        return [self._storage.get_trial(trial) for trial in (*older, *news)]
+        changed_ids, journal.written = journal.written, set()
+        older_ids = [trial._trial_id for trial in self._unfinished.values() if trial._trial_id in changed_ids]
+        return [self._storage.get_trial(trial) for trial in (*older_ids, *new_ids)]
 
     def abandoned(self) -> list[FrozenTrial]:
         """Return the running trials of dead drivers."""
         running = [trial for trial in self._unfinished.values() if trial.state == TrialState.RUNNING]
-        drivers = {trial.user_attrs.get(_DRIVER, "") for trial in running} - {self._driver}
-        with _explained(self._where):
+        drivers = {trial.user_attrs.get(_DRIVER, "") for trial in running} - {self._driver_id}
+        with _translated_errors(self._where):
             dead = {driver for driver in drivers if not self._drivers.is_alive(driver)}
         return [trial for trial in running if trial.user_attrs.get(_DRIVER, "") in dead]
 
     def add(self, trial: FrozenTrial) -> int:
         """Store a trial in one write, and return its number. An unfinished trial is assigned to this driver."""
         if not trial.state.is_finished():
-            trial.set_user_attr(_DRIVER, self._driver)
-        with _explained(self._where):
-            self._drivers.join(self._driver)
-            return self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._study, trial))
+            trial.set_user_attr(_DRIVER, self._driver_id)
+        with _translated_errors(self._where):
+            self._drivers.join(self._driver_id)
+            return self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._study_id, trial))
 
-    def finish(self, number: int, values: Sequence[float], about: FrozenTrial) -> None:
-        """Finish a running trial: store the attributes of `about` and then the values.
+    def finish(self, number: int, values: Sequence[float], trial: FrozenTrial) -> None:
+        """Finish a running trial: store the attributes of `trial` and then the values.
 
         Does nothing if another driver has given up the trial.
         """
-        self._end(number, TrialState.COMPLETE, about.user_attrs, about.system_attrs, values)
+        self._set_finished(number, TrialState.COMPLETE, trial.user_attrs, trial.system_attrs, values)
 
     def give_up(self, number: int, **attributes: str) -> None:
         """Mark a running trial as failed, without values."""
-        self._end(number, TrialState.FAIL, attributes, {}, None)
+        self._set_finished(number, TrialState.FAIL, attributes, {}, None)
 
-    def _end(
+    def _set_finished(
         self,
         number: int,
         state: TrialState,
@@ -158,8 +158,8 @@ class Storage:
         system_attrs: Mapping[str, Any],
         values: Sequence[float] | None,
     ) -> None:
-        with _explained(self._where), suppress(UpdateFinishedTrialError):
-            trial = self._storage.get_trial_id_from_study_id_trial_number(self._study, number)
+        with _translated_errors(self._where), suppress(UpdateFinishedTrialError):
+            trial = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
             for key, value in user_attrs.items():
                 self._storage.set_trial_user_attr(trial, key, value)
             for key, value in system_attrs.items():
@@ -175,7 +175,7 @@ class Storage:
 
 
 @contextmanager
-def _explained(where: Path | str) -> Iterator[None]:
+def _translated_errors(where: Path | str) -> Iterator[None]:
     """Turn errors of a database or its Python package into a `SearchError` of one line that shows no password."""
     try:
         yield
@@ -184,23 +184,23 @@ def _explained(where: Path | str) -> Iterator[None]:
         extra = {"psycopg": "postgresql", "pymysql": "mysql"}.get(package or "")
         remedy = f"pip install 'compact-bert-nas[{extra}]'" if extra else "install it"
         raise SearchError(
-            f"search.storage: {_shown(where)} needs the package {package}, which is not installed; {remedy}"
+            f"search.storage: {_printable(where)} needs the package {package}, which is not installed; {remedy}"
         ) from None
     except (SQLAlchemyError, StorageInternalError) as problem:
         reason = problem if isinstance(problem, SQLAlchemyError) else problem.__cause__
-        said = str(getattr(reason, "orig", None) or reason).strip().partition("\n")[0]
+        message = str(getattr(reason, "orig", None) or reason).strip().partition("\n")[0]
         raise SearchError(
-            f"search.storage: {_shown(where)} cannot be used: {_without_password(said, where)}; correct the URL, or "
-            "make sure that the server is running"
+            f"search.storage: {_printable(where)} cannot be used: {_without_password(message, where)}; correct the "
+            "URL, or make sure that the server is running"
         ) from None
 
 
 def check_database(url: str) -> None:
     """Raise `SearchError` if the package for a database is missing or its server does not answer."""
-    file = _file(url)
+    file = _file_path(url)
     if file and not file.exists() and os.access(file.parent, os.W_OK):
         return  # connecting would create the file
-    with _explained(url):
+    with _translated_errors(url):
         engine = sqlalchemy.create_engine(url)
         engine.connect().close()
         engine.dispose()
@@ -214,7 +214,7 @@ def database(url: str, folder: Path) -> str:
     return parts.set(database=str(folder / (parts.database or ""))).render_as_string(hide_password=False)
 
 
-def _with_tables(url: str) -> RDBStorage:
+def _open_database(url: str) -> RDBStorage:
     """Connect to a database, and create Optuna's tables if there are none.
 
     Several drivers may start at once, so a driver tries again if another driver has just created a table.
@@ -225,21 +225,21 @@ def _with_tables(url: str) -> RDBStorage:
         except (IntegrityError, OperationalError, ProgrammingError) as problem:
             if not isinstance(problem, IntegrityError) and "already exists" not in str(problem.orig):
                 raise
-            time.sleep(_SECONDS_BETWEEN_TRIES)
+            time.sleep(_RETRY_DELAY_S)
     return RDBStorage(url)
 
 
 def _connect(url: str) -> BaseStorage:
     try:
-        return get_storage(_with_tables(url))
+        return get_storage(_open_database(url))
     except RuntimeError:
         raise SearchError(
-            f"search.storage: {_shown(url)} was created by another version of Optuna; name another database, or "
+            f"search.storage: {_printable(url)} was created by another version of Optuna; name another database, or "
             "upgrade this one with `optuna storage upgrade`"
         ) from None
 
 
-def _file(where: Path | str) -> Path | None:
+def _file_path(where: Path | str) -> Path | None:
     """Return the path of the journal file or SQLite database; None for a database on a server."""
     if isinstance(where, Path):
         return where
@@ -247,7 +247,7 @@ def _file(where: Path | str) -> Path | None:
     return Path(parts.database or "") if parts.get_backend_name() == "sqlite" else None
 
 
-def _shown(where: Path | str) -> str:
+def _printable(where: Path | str) -> str:
     """Return the printable form of a storage: a path, or a URL without user, password and options."""
     if isinstance(where, Path):
         return str(where)
@@ -276,18 +276,18 @@ class Journal(BaseJournalBackend):
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b", buffering=0)
-        self._read = 0, 0  # number of complete lines read, and the offset of the next line
-        self._synced = time.monotonic()
+        self._position = 0, 0  # number of complete lines read, and the offset of the next line
+        self._last_sync = time.monotonic()
         self.written = set[int]()
         """The ids of the trials affected by lines that were read since `Storage` last emptied this set."""
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        number, offset = self._read if self._read[0] == log_number_from else (0, 0)
-        for line in self._rest(offset).splitlines(keepends=True):
+        number, offset = self._position if self._position[0] == log_number_from else (0, 0)
+        for line in self._content_from(offset).splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 return
             number, offset = number + 1, offset + len(line)
-            self._read = number, offset
+            self._position = number, offset
             if number > log_number_from:
                 try:
                     log = json.loads(line)
@@ -306,18 +306,18 @@ class Journal(BaseJournalBackend):
         lines = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            tail = self._rest(self._read[1])
+            tail = self._content_from(self._position[1])
             if tail and not tail.endswith(b"\n"):
-                self._file.truncate(self._read[1] + tail.rfind(b"\n") + 1)
+                self._file.truncate(self._position[1] + tail.rfind(b"\n") + 1)
             while lines:
                 lines = lines[self._file.write(lines) :]
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        if time.monotonic() - self._synced > _SECONDS_UNSYNCED:
+        if time.monotonic() - self._last_sync > _SYNC_INTERVAL_S:
             os.fsync(self._file)
-            self._synced = time.monotonic()
+            self._last_sync = time.monotonic()
 
-    def _rest(self, offset: int) -> bytes:
+    def _content_from(self, offset: int) -> bytes:
         """Return the content of the file from an offset to its end."""
         size = os.fstat(self._file.fileno()).st_size
         return os.pread(self._file.fileno(), size - offset, offset) if size > offset else b""
@@ -335,39 +335,39 @@ class _Drivers(Protocol):
         """Declare that the driver of this process has ended."""
 
 
-class _Marks:
+class _LockFiles:
     """Liveness by file locks: each driver locks a file, and the operating system unlocks it when the driver dies."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._held: IO[str] | None = None
+        self._lock: IO[str] | None = None
 
     def join(self, driver: str) -> None:
-        if self._held is None:
+        if self._lock is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._held = (self._folder / driver).open("w")
-            fcntl.flock(self._held, fcntl.LOCK_EX)
+            self._lock = (self._folder / driver).open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def is_alive(self, driver: str) -> bool:
-        mark = self._folder / (driver or "unmarked")
+        lock_file = self._folder / (driver or "unmarked")
         try:
-            with mark.open() as handle:
+            with lock_file.open() as handle:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
         except BlockingIOError:
             return True
-        mark.unlink(missing_ok=True)
+        lock_file.unlink(missing_ok=True)
         return False
 
     def leave(self) -> None:
-        if self._held is not None:
-            Path(self._held.name).unlink(missing_ok=True)
-            self._held.close()
-            self._held = None
+        if self._lock is not None:
+            Path(self._lock.name).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
 
-class _Beats:
+class _Heartbeats:
     """Liveness by counters in the database.
 
     Each driver increments its counter every 5 s, and is presumed dead after 30 s without an increment. The clocks of
@@ -375,22 +375,22 @@ class _Beats:
     drivers: a trial whose driver dies before the first heartbeat would stay running for ever.
     """
 
-    def __init__(self, storage: BaseStorage, study: int) -> None:
-        self._storage, self._study = storage, study
-        self._seen: dict[str, tuple[int, float]] = {}
-        self._looked = 0.0
-        self._left = threading.Event()
-        self._beating: threading.Thread | None = None
+    def __init__(self, storage: BaseStorage, study_id: int) -> None:
+        self._storage, self._study_id = storage, study_id
+        self._last_counts: dict[str, tuple[int, float]] = {}
+        self._last_read = 0.0
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def join(self, driver: str) -> None:
-        if self._beating is None:
+        if self._thread is None:
             self._beat(driver, 0)
-            self._beating = threading.Thread(target=self._keep_beating, args=(driver,), daemon=True)
-            self._beating.start()
+            self._thread = threading.Thread(target=self._keep_beating, args=(driver,), daemon=True)
+            self._thread.start()
 
     def _keep_beating(self, driver: str) -> None:
         count = 0
-        while not self._left.wait(_SECONDS_BETWEEN_BEATS):
+        while not self._stopped.wait(_HEARTBEAT_INTERVAL_S):
             count += 1
             with suppress(SQLAlchemyError, StorageInternalError):  # the next attempt may succeed
                 self._beat(driver, count)
@@ -398,21 +398,21 @@ class _Beats:
             self._beat(driver, -1)
 
     def _beat(self, driver: str, count: int) -> None:
-        self._storage.set_study_user_attr(self._study, f"{_DRIVER} {driver}", count)
+        self._storage.set_study_user_attr(self._study_id, f"{_DRIVER} {driver}", count)
 
     def is_alive(self, driver: str) -> bool:
         now = time.monotonic()
-        if driver not in self._seen or now - self._looked > min(1.0, _SECONDS_BETWEEN_BEATS):
-            self._looked = now
-            for key, count in self._storage.get_study_user_attrs(self._study).items():
+        if driver not in self._last_counts or now - self._last_read > min(1.0, _HEARTBEAT_INTERVAL_S):
+            self._last_read = now
+            for key, count in self._storage.get_study_user_attrs(self._study_id).items():
                 name = key.removeprefix(f"{_DRIVER} ")
-                if name != key and self._seen.get(name, (None,))[0] != count:
-                    self._seen[name] = count, now
-        count, since = self._seen.get(driver, (-1, now))
-        return count >= 0 and now - since < _SECONDS_OF_SILENCE
+                if name != key and self._last_counts.get(name, (None,))[0] != count:
+                    self._last_counts[name] = count, now
+        count, since = self._last_counts.get(driver, (-1, now))
+        return count >= 0 and now - since < _HEARTBEAT_TIMEOUT_S
 
     def leave(self) -> None:
-        if self._beating is not None:
-            self._left.set()
-            self._beating.join()
-            self._left, self._beating = threading.Event(), None
+        if self._thread is not None:
+            self._stopped.set()
+            self._thread.join()
+            self._stopped, self._thread = threading.Event(), None

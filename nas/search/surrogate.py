@@ -16,10 +16,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
-_FITTED = 150
+_MAX_FITTED = 150
 """The maximum number of results to which the kernel's hyperparameters are fitted. If there are more, only every n-th
 result is used."""
-_EXACT = 1e-6
+_EXACT_NOISE = 1e-6
 """The noise variance of an observation that counts as exact, relative to the variance of all values."""
 
 
@@ -54,29 +54,29 @@ class Surrogate:
         self._scale = np.where(spread > 0.0, spread, np.inf)
         self._centre, self._spread = y.mean(), max(float(y.std()), 1e-6)
         self._x, self._y = x / self._scale, (y - self._centre) / self._spread
-        self._noise = _EXACT + examples.max() / examples - 1.0
-        self.kernel = kernel or self._fitted()
-        self._learn()
+        self._noise = _EXACT_NOISE + examples.max() / examples - 1.0
+        self.kernel = kernel or self._fit_kernel()
+        self._condition_process()
 
-    def _fitted(self) -> Kernel:
-        some = slice(None, None, math.ceil(len(self._y) / _FITTED))
+    def _fit_kernel(self) -> Kernel:
+        subset = slice(None, None, math.ceil(len(self._y) / _MAX_FITTED))
         kernel = ConstantKernel(1.0) * Matern(10.0, (1.0, 1e3), nu=1.5) + WhiteKernel(0.1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            process = GaussianProcessRegressor(kernel, alpha=self._noise[some]).fit(self._x[some], self._y[some])
+            process = GaussianProcessRegressor(kernel, alpha=self._noise[subset]).fit(self._x[subset], self._y[subset])
         return process.kernel_
 
-    def _learn(self) -> None:
+    def _condition_process(self) -> None:
         self._process = GaussianProcessRegressor(self.kernel, alpha=self._noise, optimizer=None)
         self._process.fit(self._x, self._y)
 
     def posterior(self, x: np.ndarray) -> Posterior:
         """Return the posterior at the feature rows `x`, (rows, features)."""
         x = x / self._scale
-        shared = self.kernel(x, self._x)
-        whitened = solve_triangular(self._process.L_, shared.T, lower=True, check_finite=False)
+        covariance = self.kernel(x, self._x)
+        whitened = solve_triangular(self._process.L_, covariance.T, lower=True, check_finite=False)
         variance = self.kernel.k1.diag(x) - np.square(whitened).sum(axis=0)
-        mean = shared @ self._process.alpha_ * self._spread + self._centre
+        mean = covariance @ self._process.alpha_ * self._spread + self._centre
         return Posterior(mean, variance * self._spread**2, whitened * self._spread)
 
     def prior_covariance(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -87,14 +87,14 @@ class Surrogate:
     @property
     def noise_variance(self) -> float:
         """The noise variance of an exact observation: the variance that the features do not explain."""
-        return float((self.kernel.k2.noise_level + _EXACT) * self._spread**2)
+        return float((self.kernel.k2.noise_level + _EXACT_NOISE) * self._spread**2)
 
     def fantasise(self, x: np.ndarray, y: np.ndarray) -> None:
         """Also condition the process on fantasies: assumed values `y` of feature rows `x`, which count as exact."""
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
-        self._noise = np.concatenate([self._noise, np.full(len(y), _EXACT)])
-        self._learn()
+        self._noise = np.concatenate([self._noise, np.full(len(y), _EXACT_NOISE)])
+        self._condition_process()
 
 
 class PoolPosterior:
@@ -126,13 +126,13 @@ class PoolPosterior:
         standard_deviation: np.ndarray = np.sqrt(np.maximum(self._variance, 0.0))
         return standard_deviation
 
-    def fantasise(self, place: int) -> None:
-        """Condition the posterior on a fantasy, in which the candidate at index `place` reaches its posterior mean.
+    def fantasise(self, index: int) -> None:
+        """Condition the posterior on a fantasy, in which the candidate at `index` reaches its posterior mean.
 
         After the first call, no more candidates may be added to the pool.
         """
-        known = self._whitened[:, place]
-        shared = self._surrogate.prior_covariance(self._x, self._x[place]) - known @ self._whitened
-        part = shared / math.sqrt(max(self._variance[place], 0.0) + self._surrogate.noise_variance)
-        self._variance = self._variance - part**2
-        self._whitened = np.vstack([self._whitened, part])
+        column = self._whitened[:, index]
+        covariance = self._surrogate.prior_covariance(self._x, self._x[index]) - column @ self._whitened
+        new_row = covariance / math.sqrt(max(self._variance[index], 0.0) + self._surrogate.noise_variance)
+        self._variance = self._variance - new_row**2
+        self._whitened = np.vstack([self._whitened, new_row])

@@ -18,7 +18,7 @@ from nas.search.costs import Costs
 from nas.search.executors import Executor
 from nas.space import SearchSpace, evenly_spaced
 
-_KEPT = 3
+_KEPT_PER_BUDGET = 3
 """The number of uniform networks that are kept per budget."""
 
 
@@ -30,21 +30,21 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
     teacher's.
     """
     widest_first = widths(space)[::-1]
-    for kept, hidden_size, name in _kinds(space):
+    for kept, hidden_size, number_format in _combinations(space):
         for heads, size in widest_first:
-            cut = Architecture(hidden_size, tuple(Layer(source, heads, size) for source in kept))
-            found = compress_all(cut, name)
-            if space.contains(found) and costs.cautious_violation(found, budget) <= 0.0:
-                yield found
+            uncompressed = Architecture(hidden_size, tuple(Layer(source, heads, size) for source in kept))
+            network = compress_all(uncompressed, number_format)
+            if space.contains(network) and costs.cautious_violation(network, budget) <= 0.0:
+                yield network
                 break
 
 
 def most_uniform(space: SearchSpace, budgets: int) -> int:
     """Return the maximum number of uniform networks that are evaluated for the given number of budgets."""
-    return budgets * len(list(_kinds(space)))
+    return budgets * len(list(_combinations(space)))
 
 
-def _kinds(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, str]]:
+def _combinations(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, str]]:
     total = space.teacher.num_hidden_layers
     layers = [kept for count in range(1, total + 1) if (kept := evenly_spaced(count, total)) in space.layer_sets]
     formats = [name for name in ("none", "int8") if all(name in getattr(space.compression, block) for block in BLOCKS)]
@@ -56,12 +56,12 @@ def widths(space: SearchSpace) -> list[tuple[int, int]]:
 
     There is one pair for each number of heads, in ascending order.
     """
-    unit, sizes = space.teacher.intermediate_size / space.teacher.num_attention_heads, space.dimensions
+    neurons_per_head, sizes = space.teacher.intermediate_size / space.teacher.num_attention_heads, space.dimensions
 
-    def nearest(wanted: float) -> int:
-        return min(sizes.intermediate_size, key=lambda size: abs(size - wanted))
+    def nearest(target: float) -> int:
+        return min(sizes.intermediate_size, key=lambda size: abs(size - target))
 
-    return [(heads, nearest(unit * heads)) for heads in sizes.num_attention_heads]
+    return [(heads, nearest(neurons_per_head * heads)) for heads in sizes.num_attention_heads]
 
 
 def every_uniform(space: SearchSpace, costs: Costs) -> list[Architecture]:
@@ -85,33 +85,34 @@ def best_uniform(
     belongs to several budgets is evaluated once.
     """
     networks = _by_budget(space, costs)
-    every = every_uniform(space, costs)
+    all_networks = every_uniform(space, costs)
     best = {name: list[CandidateResult]() for name in networks}
-    if not every:
+    if not all_networks:
         return best
-    handed = 0
-    with make_executor() as executor, track("Evaluating uniform networks", len(every)) as progress:
-        for done in range(1, len(every) + 1):
-            while handed < len(every) and handed - done < executor.capacity - 1:
-                executor.submit(handed, every[handed], _rival(every[handed], networks, best))
-                handed += 1
+    submitted = 0
+    with make_executor() as executor, track("Evaluating uniform networks", len(all_networks)) as progress:
+        for done in range(1, len(all_networks) + 1):
+            while submitted < len(all_networks) and submitted - done < executor.capacity - 1:
+                network = all_networks[submitted]
+                executor.submit(submitted, network, _objective_to_exceed(network, networks, best))
+                submitted += 1
             number, result = executor.next_result()
-            for name in _asking(every[number], networks) if result.complete else ():
-                best[name] = sorted([*best[name], result], key=lambda result: -result.objective)[:_KEPT]
+            for name in _budgets_of(all_networks[number], networks) if result.complete else ():
+                best[name] = sorted([*best[name], result], key=lambda result: -result.objective)[:_KEPT_PER_BUDGET]
             progress(done)
     return best
 
 
-def _asking(architecture: Architecture, networks: Mapping[str, Sequence[Architecture]]) -> list[str]:
+def _budgets_of(architecture: Architecture, networks: Mapping[str, Sequence[Architecture]]) -> list[str]:
     """Return the names of the budgets for which a network is evaluated."""
-    return [name for name, found in networks.items() if architecture in found]
+    return [name for name, budget_networks in networks.items() if architecture in budget_networks]
 
 
-def _rival(
+def _objective_to_exceed(
     architecture: Architecture,
     networks: Mapping[str, Sequence[Architecture]],
     best: Mapping[str, Sequence[CandidateResult]],
 ) -> float:
     """Return the objective that a network must exceed to be kept for at least one of its budgets."""
-    asking = _asking(architecture, networks)
-    return min(best[name][-1].objective if len(best[name]) == _KEPT else 0.0 for name in asking)
+    budgets = _budgets_of(architecture, networks)
+    return min(best[name][-1].objective if len(best[name]) == _KEPT_PER_BUDGET else 0.0 for name in budgets)

@@ -24,9 +24,9 @@ class View:
 
     def __init__(self, trials: Trials, results: list[CandidateResult]) -> None:
         self._trials = trials
-        self._unseen = list(results)
-        self._before, self.done, self._started = len(results), len(results), time.monotonic()
-        self._stopped = 0
+        self._unprocessed = list(results)
+        self._initial_count, self.done, self._started = len(results), len(results), time.monotonic()
+        self._stopped_early = 0
         self._front: list[CandidateResult] = []
         self._best: dict[str, list[CandidateResult]] = {}
         self._costs: dict[Architecture, tuple[float, ...]] = {}
@@ -34,13 +34,13 @@ class View:
 
     def add(self, result: CandidateResult) -> None:
         """Add a result."""
-        self._unseen.append(result)
+        self._unprocessed.append(result)
         self.done += 1
         self._most_accurate = max(self._most_accurate, result.accuracy)
 
     def note(self) -> str:
         """Return a text with the best accuracy so far and the candidates per second since this view was created."""
-        rate = (self.done - self._before) / (time.monotonic() - self._started)
+        rate = (self.done - self._initial_count) / (time.monotonic() - self._started)
         return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
 
     def __call__(self) -> RenderableType:
@@ -52,36 +52,36 @@ class View:
         table.add_column("architecture", no_wrap=True, overflow="ellipsis")
         for budget, best in self._best.items():
             self._add_row(table, budget, best[:1])
-        for number, place in enumerate(evenly_spaced(min(_FRONT_ROWS, len(self._front)), len(self._front))):
+        for number, index in enumerate(evenly_spaced(min(_FRONT_ROWS, len(self._front)), len(self._front))):
             title = f"front, {len(self._front)} candidates" if number == 0 else ""
-            self._add_row(table, title, [self._front[place]])
-        return Group(self._shares(), table)
+            self._add_row(table, title, [self._front[index]])
+        return Group(self._outcome_shares(), table)
 
     def _catch_up(self) -> None:
-        costs, unseen = self._trials.costs, self._unseen
-        self._unseen = []
-        self._stopped += sum(not result.complete for result in unseen)
-        whole = [result for result in unseen if result.complete]
-        for result in whole:
+        costs, unprocessed = self._trials.costs, self._unprocessed
+        self._unprocessed = []
+        self._stopped_early += sum(not result.complete for result in unprocessed)
+        complete = [result for result in unprocessed if result.complete]
+        for result in complete:
             self._costs[result.architecture] = tuple(costs.predict_ms(result.architecture, result.exits).values())
-        self._front = pareto_front([*self._front, *whole], lambda result: self._costs[result.architecture])
+        self._front = pareto_front([*self._front, *complete], lambda result: self._costs[result.architecture])
         for budget in costs.budgets:
-            able = ranking([*self._best.get(budget.name, []), *whole], costs, budget, 0.0)
+            ranked = ranking([*self._best.get(budget.name, []), *complete], costs, budget, 0.0)
             floor = costs.floors.get(budget.name)
-            reaching = cheapest_reaching(able, costs, floor, floor.minimum) if floor else None
-            self._best[budget.name] = [reaching] if reaching else able[:1]
+            reaching = cheapest_reaching(ranked, costs, floor, floor.minimum) if floor else None
+            self._best[budget.name] = [reaching] if reaching else ranked[:1]
 
-    def _add_row(self, table: Table, title: str, found: list[CandidateResult]) -> None:
-        for result in found:
+    def _add_row(self, table: Table, title: str, results: list[CandidateResult]) -> None:
+        for result in results:
             predicted = (f"{value:.3f}" for value in self._costs[result.architecture])
             table.add_row(title, f"{result.accuracy:.4f}", *predicted, result.architecture.describe())
-        if not found:
+        if not results:
             table.add_row(title, "none yet")
 
-    def _shares(self) -> str:
+    def _outcome_shares(self) -> str:
         """Return a line with the share of each outcome, and with the share of evaluations that were stopped early."""
         outcomes = self._trials.outcomes()
         proposals = sum(outcomes.values()) or 1
         shares = (f"{count / proposals:.0%} {name.replace('_', ' ')}" for name, count in outcomes.items())
-        stopped = f"{self._stopped / max(self.done, 1):.0%} of the evaluated candidates were stopped early"
+        stopped = f"{self._stopped_early / max(self.done, 1):.0%} of the evaluated candidates were stopped early"
         return f"{proposals} proposals: {', '.join(shares)}; {stopped}"

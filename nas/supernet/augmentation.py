@@ -32,11 +32,11 @@ class TokenReplacement:
 
     def __call__(self, inputs: dict[str, Any], step: int) -> dict[str, Any]:
         """Return the batch of a step with some of its `input_ids` (batch, sequence) replaced."""
-        given: torch.Tensor = inputs["input_ids"]
-        rows = given.cpu().numpy().copy()
+        ids: torch.Tensor = inputs["input_ids"]
+        rows = ids.cpu().numpy().copy()
         for row in rows:
-            words = np.flatnonzero(~np.isin(row, self.special))
-            rng = np.random.default_rng([self.seed, step, zlib.crc32(row[words].tobytes())])
-            chosen = words[rng.random(len(words)) < rng.uniform(0.0, 2.0 * self.share)]
+            replaceable = np.flatnonzero(~np.isin(row, self.special))
+            rng = np.random.default_rng([self.seed, step, zlib.crc32(row[replaceable].tobytes())])
+            chosen = replaceable[rng.random(len(replaceable)) < rng.uniform(0.0, 2.0 * self.share)]
             row[chosen] = rng.choice(self.pool, len(chosen))
-        return inputs | {"input_ids": torch.from_numpy(rows).to(given.device)}
+        return inputs | {"input_ids": torch.from_numpy(rows).to(ids.device)}

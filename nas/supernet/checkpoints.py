@@ -39,7 +39,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 _WEIGHTS = "model.safetensors"
-_STRETCH = 50
+_MEGA_BATCH_MULT = 50
 """The number of batches that transformers sorts by length together, if an epoch has at least four times that number."""
 
 
@@ -85,35 +85,38 @@ class SafeTrainer(Trainer):
         super().__init__(train_dataset=train_dataset, **kwargs)
         self.args._n_gpu = min(1, self.args.n_gpu)  # each of several GPUs needs its own process
         self._lengths = list(train_dataset["length"])
-        self._rows: list[int] | None = None
+        self._restricted_rows: list[int] | None = None
         self.args.dataloader_drop_last = len(self._lengths) >= self.args.train_batch_size
 
     @replaces
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
-        begun: tuple[int, int] = super()._init_training_state(*arguments)
+        start: tuple[int, int] = super()._init_training_state(*arguments)
         # A training that has stopped early stays stopped. Transformers would forget this and train another epoch.
-        return (self.state.num_train_epochs, 0) if self.control.should_training_stop else begun
+        return (self.state.num_train_epochs, 0) if self.control.should_training_stop else start
 
-    def spread(self, first: int, batches: int) -> None:
+    def spread(self, warm_up: int, batches: int) -> None:
         """Restrict training to a warm-up and `batches` batches of an epoch, spread over all lengths.
 
-        The warm-up uses the first `first` of these batches. An epoch is sorted by length within groups of `_STRETCH`
-        batches, with the longest texts first.
+        The warm-up uses the first `warm_up` of these batches. An epoch is sorted by length within groups of
+        `_MEGA_BATCH_MULT` batches, with the longest texts first.
         """
         size, order = self.args.train_batch_size, list(self._get_train_sampler())
-        stretch = [order[at : at + size] for at in range(0, min(len(order), _STRETCH * size), size)]
-        whole = [batch for batch in stretch if len(batch) == len(stretch[0])]
-        chosen = [whole[(2 * number + 1) * len(whole) // (2 * batches)] for number in range(batches)]
-        self._rows = [row for batch in (*chosen[:first], *chosen) for row in batch]
+        mega_batch = [order[at : at + size] for at in range(0, min(len(order), _MEGA_BATCH_MULT * size), size)]
+        full_batches = [batch for batch in mega_batch if len(batch) == len(mega_batch[0])]
+        chosen = [full_batches[(2 * number + 1) * len(full_batches) // (2 * batches)] for number in range(batches)]
+        self._restricted_rows = [row for batch in (*chosen[:warm_up], *chosen) for row in batch]
 
     @replaces
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self._rows is not None:
-            return self._rows
-        return self.order(_STRETCH * self.args.train_batch_size)
+        if self._restricted_rows is not None:
+            return self._restricted_rows
+        return self.order(_MEGA_BATCH_MULT * self.args.train_batch_size)
 
-    def order(self, stretch: int) -> Any:
-        """Return the order of the texts in the coming epoch, sorted by length within groups of `stretch` texts."""
+    def order(self, mega_batch_size: int) -> Any:
+        """Return the order of the texts in the coming epoch.
+
+        They are sorted by length within groups of `mega_batch_size` texts.
+        """
         return _ByLength(self.args.train_batch_size, self._lengths, self.args.seed, self.epoch)
 
     def epoch(self) -> int:
@@ -157,13 +160,13 @@ class SafeTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             assert model is not None
-            found, known = load_file(Path(resume_from_checkpoint) / _WEIGHTS), _trained(model)
-            if found.keys() != known.keys():
+            saved, trained = load_file(Path(resume_from_checkpoint) / _WEIGHTS), _trained(model)
+            if saved.keys() != trained.keys():
                 raise TrainingError(
                     f"{resume_from_checkpoint}: the checkpoint must hold exactly the weights that are trained, but "
-                    f"{len(found.keys() ^ known.keys())} are missing or unexpected; remove the folder to start again"
+                    f"{len(saved.keys() ^ trained.keys())} are missing or unexpected; remove the folder to start again"
                 )
-            model.load_state_dict(found, strict=False)
+            model.load_state_dict(saved, strict=False)
 
     @replaces
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

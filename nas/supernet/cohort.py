@@ -65,8 +65,8 @@ class Goal:
             return expected_at_end(self.inherited[number], scores[number], share)
 
         def order(number: int) -> tuple[bool, float, int]:
-            keeps = expected(number) >= self.least
-            return not keeps, self.costs[number] if keeps else -expected(number), number
+            reaches = expected(number) >= self.least
+            return not reaches, self.costs[number] if reaches else -expected(number), number
 
         return sorted(group, key=order)
 
@@ -96,8 +96,8 @@ class Halving:
     ) -> Halving:
         """Return the schedule for these groups, with rungs after these shares of a training's steps."""
         rungs = sorted({max(1, round(share * steps)) for share in shares})
-        below = tuple(rung for rung in rungs if rung < steps)
-        return cls(tuple(frozenset(group) for group in groups), below, tuple(goals), steps)
+        before_end = tuple(rung for rung in rungs if rung < steps)
+        return cls(tuple(frozenset(group) for group in groups), before_end, tuple(goals), steps)
 
     @classmethod
     def never(cls, count: int) -> Halving:
@@ -112,13 +112,13 @@ class Halving:
         goals = self.goals or (None,) * len(self.groups)
         groups = [set(group) for group in self.groups]
         for step, rung in zip(self.rungs, scores, strict=False):
-            for place, goal in enumerate(goals):
-                group = groups[place]
+            for index, goal in enumerate(goals):
+                group = groups[index]
                 if goal:
                     ordered = goal.best_first(group, rung, step / self.steps)
                 else:
                     ordered = sorted(group, key=lambda number: (-rung[number], number))
-                groups[place] = set(ordered[: kept_of(len(group), goal is not None)])
+                groups[index] = set(ordered[: kept_of(len(group), goal is not None)])
         return groups
 
 

@@ -69,13 +69,13 @@ def recorded_projections(model: CompactBert) -> Iterator[list[torch.Tensor]]:
 
     The list stays empty if the last layer has no attention.
     """
-    kept: list[torch.Tensor] = []
+    projections: list[torch.Tensor] = []
     last = model.layers[-1]
     attention = last.attention.self if last.has_attention else None
     modules = (attention.query, attention.key, attention.value) if attention else ()
-    hooks = [module.register_forward_hook(lambda _m, _i, output: kept.append(output)) for module in modules]
+    hooks = [module.register_forward_hook(lambda _m, _i, output: projections.append(output)) for module in modules]
     try:
-        yield kept
+        yield projections
     finally:
         for hook in hooks:
             hook.remove()
@@ -96,9 +96,9 @@ def distillation_loss(
     """
     loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
-        asked = {"groups": groups, "mask": attention_mask}
-        loss = loss + weights.logits * kind.divergence(student.logits[-1], teacher.logits[-1], **asked)
-        early = [kind.divergence(logits, teacher.logits[-1], **asked) for logits in student.logits[:-1]]
+        arguments = {"groups": groups, "mask": attention_mask}
+        loss = loss + weights.logits * kind.divergence(student.logits[-1], teacher.logits[-1], **arguments)
+        early = [kind.divergence(logits, teacher.logits[-1], **arguments) for logits in student.logits[:-1]]
         loss = loss + weights.logits * sum(early) / max(1, len(early))
     if weights.hidden:
         loss = loss + weights.hidden * hidden_loss(student, teacher, architecture, attention_mask)
@@ -132,10 +132,10 @@ def relation_loss(student: Knowledge, teacher: Knowledge, attention_mask: torch.
     mask = attention_mask if positions is None else attention_mask.gather(1, positions)
     blocked = mask[:, None, :] == 0
     total = mask.new_zeros((), dtype=torch.float32)
-    for own, others in zip(student.projections, teacher.projections, strict=True):
-        target = others if positions is None else at_positions(others, positions)
+    for student_projection, teacher_projection in zip(student.projections, teacher.projections, strict=True):
+        target = teacher_projection if positions is None else at_positions(teacher_projection, positions)
         divergence = functional.kl_div(
-            _relations(own, blocked), _relations(target, blocked), reduction="none", log_target=True
+            _relations(student_projection, blocked), _relations(target, blocked), reduction="none", log_target=True
         )
         per_token = divergence.masked_fill(blocked, 0.0).sum(dim=-1)
         total = total + _mean_over_tokens(per_token, mask)

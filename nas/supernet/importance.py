@@ -20,7 +20,7 @@ from nas.model.axes import Axis, labelled
 
 _Units = tuple[Axis, int | None]
 """A kind of units, and the number of the layer that the units belong to, or None if all layers share them."""
-_OF_A_LAYER = (Axis.HEADS, Axis.HEAD_FEATURES, Axis.NEURONS)
+_LAYER_AXES = (Axis.HEADS, Axis.HEAD_FEATURES, Axis.NEURONS)
 
 
 @dataclass
@@ -79,11 +79,11 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
     if bert.pooler is not None:
         hooks.append(bert.pooler.register_forward_hook(lambda _m, _i, output: pooled.watch(output)))
     for layer, at_context, at_neurons in zip(layers, context, neurons, strict=True):
-        hooks.append(_before(layer.attention.output.dense, at_context))
-        hooks.append(_before(layer.output.dense, at_neurons))
+        hooks.append(_watch_input(layer.attention.output.dense, at_context))
+        hooks.append(_watch_input(layer.output.dense, at_neurons))
         writers += [layer.attention.output, layer.output]
     for writer, at_state in zip(writers, states, strict=True):
-        hooks.append(writer.register_forward_hook(lambda _m, _i, output, at=at_state: at.watch(output)))
+        hooks.append(writer.register_forward_hook(lambda _m, _i, output, taylor=at_state: taylor.watch(output)))
     try:
         model.eval()
         for batch in batches:
@@ -98,8 +98,8 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
     return Importance(
         hidden=torch.stack([state.score for state in states]).sum(dim=0),
         pooled=None if bert.pooler is None else pooled.score,
-        heads=[at.score.unflatten(0, (-1, head_size)).sum(dim=1) for at in context],
-        neurons=[at.score for at in neurons],
+        heads=[taylor.score.unflatten(0, (-1, head_size)).sum(dim=1) for taylor in context],
+        neurons=[taylor.score for taylor in neurons],
     )
 
 
@@ -114,11 +114,11 @@ def magnitude(model: CompactBert) -> Importance:
     """Return a score for each unit: the sum of squares of the weights that read or write it. No data is needed."""
     head_size = model.config.attention_head_size
     scores: dict[_Units, torch.Tensor] = {}
-    for layer, module in _modules(model):
+    for layer, module in _modules_with_layer(model):
         for parameter, axes in labelled(module):
             for dimension, axis in enumerate(axes):
                 if axis is not None and parameter.dim() == 2:
-                    units = axis, layer if axis in _OF_A_LAYER else None
+                    units = axis, layer if axis in _LAYER_AXES else None
                     scores[units] = scores.get(units, 0.0) + parameter.square().sum(dim=1 - dimension)
     layers = range(len(model.layers))
     return Importance(
@@ -129,7 +129,7 @@ def magnitude(model: CompactBert) -> Importance:
     )
 
 
-def _before(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHandle:
+def _watch_input(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHandle:
     return module.register_forward_pre_hook(lambda _module, inputs: taylor.watch(inputs[0]))
 
 
@@ -145,15 +145,15 @@ def reorder(model: CompactBert, importance: Importance) -> None:
         orders[Axis.HEADS, number] = heads
         orders[Axis.HEAD_FEATURES, number] = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
         orders[Axis.NEURONS, number] = _order(importance.neurons[number])
-    for layer, module in _modules(model):
+    for layer, module in _modules_with_layer(model):
         for parameter, axes in labelled(module):
             for dimension, axis in enumerate(axes):
                 if axis is not None:
-                    order = orders[axis, layer if axis in _OF_A_LAYER else None]
+                    order = orders[axis, layer if axis in _LAYER_AXES else None]
                     parameter.copy_(parameter.index_select(dimension, order))
 
 
-def _modules(model: CompactBert) -> Iterator[tuple[int | None, nn.Module]]:
+def _modules_with_layer(model: CompactBert) -> Iterator[tuple[int | None, nn.Module]]:
     """Return every module of a model with the number of its layer, or None for a module outside the layers."""
     layer_of = {module: number for number, layer in enumerate(model.layers) for module in layer.modules()}
     return ((layer_of.get(module), module) for module in model.modules())

@@ -45,7 +45,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 LOG_FILE = "training.json"
 _TENSORBOARD = "tensorboard"
-_JUDGED: dict[str, Any] = {
+_EVALUATION_SETTINGS: dict[str, Any] = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "load_best_model_at_end": True,
@@ -104,7 +104,7 @@ def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedul
         use_cpu=processor == "cpu",
         save_steps=schedule.checkpoint_steps,
         save_total_limit=2,
-        **(_JUDGED if schedule.patience else {}),
+        **(_EVALUATION_SETTINGS if schedule.patience else {}),
         logging_steps=20,
         logging_nan_inf_filter=False,
         # `run_trainer` adds TensorBoard if it is installed, and gives it a folder.
@@ -118,7 +118,7 @@ def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedul
     )
 
 
-class _Watch(TrainerCallback):
+class _ProgressAndCheckpoints(TrainerCallback):
     """A callback that shows steps and loss, and marks checkpoints as complete."""
 
     def __init__(self, title: str) -> None:
@@ -151,7 +151,7 @@ class _Watch(TrainerCallback):
 
 
 @contextmanager
-def _own_run(watchers: Watchers) -> Iterator[None]:
+def _separate_wandb_run(watchers: Watchers) -> Iterator[None]:
     """Give each training its own run in Weights & Biases.
 
     The callback of Weights & Biases starts a run, but never finishes it, so it is finished here. A run that existed
@@ -162,11 +162,11 @@ def _own_run(watchers: Watchers) -> Iterator[None]:
         return
     import wandb
 
-    is_given = wandb.run is not None
+    was_running = wandb.run is not None
     try:
         yield
     finally:
-        if not is_given:
+        if not was_running:
             wandb.finish()
 
 
@@ -186,17 +186,17 @@ def run_trainer(
     if trainer.is_world_process_zero():
         bind(checkpoints, origin)
     trainer.accelerator.wait_for_everyone()
-    last = last_complete(checkpoints)
-    watch = _Watch(title)
-    trainer.add_callback(watch)
+    last_checkpoint = last_complete(checkpoints)
+    progress = _ProgressAndCheckpoints(title)
+    trainer.add_callback(progress)
     for watcher in watchers.callbacks:
         trainer.add_callback(watcher)
     if _TENSORBOARD in watchers.report_to and is_tensorboard_available():
-        board = TensorBoardCallback()
-        board.logging_dir = str(folder / "tensorboard")
-        trainer.add_callback(board)
-    with watch.stack, _own_run(watchers):
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        tensorboard = TensorBoardCallback()
+        tensorboard.logging_dir = str(folder / "tensorboard")
+        trainer.add_callback(tensorboard)
+    with progress.stack, _separate_wandb_run(watchers):
+        trainer.train(resume_from_checkpoint=str(last_checkpoint) if last_checkpoint else None)
     model = trainer.model
     assert model is not None
     if not all_finite(model):
@@ -210,16 +210,16 @@ def run_trainer(
         write_json(folder / LOG_FILE, trainer.state.log_history)
 
 
-class _JudgedTrainer(SideBySideTrainer):
+class _EvaluatingTrainer(SideBySideTrainer):
     """A Trainer that evaluates its model by measuring its accuracy with `accuracy_of`."""
 
     def __init__(self, *, model: PreTrainedModel, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
-        self._judged, self._accuracy_of = model, accuracy_of
+        self._evaluated_model, self._accuracy_of = model, accuracy_of
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.all_threads():
-            metrics = {"eval_accuracy": self._accuracy_of(self._judged)}
+            metrics = {"eval_accuracy": self._accuracy_of(self._evaluated_model)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -256,7 +256,7 @@ class FineTuning:
             callbacks = [EarlyStoppingCallback(self.schedule.patience)]
             # The Trainer requires an `eval_dataset`, although `accuracy_of` uses its own.
             settings |= {"accuracy_of": self.accuracy_of, "callbacks": callbacks, "eval_dataset": self.train}
-        trainer = (_JudgedTrainer if self.accuracy_of else SideBySideTrainer)(**settings)
+        trainer = (_EvaluatingTrainer if self.accuracy_of else SideBySideTrainer)(**settings)
         run_trainer(trainer, self.title, self.folder, self.origin, self.schedule.watchers)
 
 
@@ -269,8 +269,8 @@ def labelled_batches(
     is_label_of_token: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield up to `count` random padded training batches, labelled per text, or per token if `is_label_of_token`."""
-    others = [name for name in ("length", GROUP, JUDGED) if name in train.column_names]
-    rows = train.remove_columns(others).shuffle(seed=seed, keep_in_memory=True)
+    other_columns = [name for name in ("length", GROUP, JUDGED) if name in train.column_names]
+    rows = train.remove_columns(other_columns).shuffle(seed=seed, keep_in_memory=True)
     collate = padding(tokenizer, is_label_of_token)
     for number in range(min(count, -(-len(rows) // batch_size))):
         part = rows[number * batch_size : (number + 1) * batch_size]

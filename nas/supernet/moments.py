@@ -47,9 +47,9 @@ class Moments:
         """
         mean = self.total / self.count * constant
         covariance = self.second - torch.outer(mean, mean)
-        own = covariance[:size, :size]
-        penalty = ridge * own.diagonal().mean() * torch.eye(size, dtype=own.dtype)
-        weight = torch.linalg.solve(own + penalty, covariance[:size, size:]).T
+        predictor_covariance = covariance[:size, :size]
+        penalty = ridge * predictor_covariance.diagonal().mean() * torch.eye(size, dtype=predictor_covariance.dtype)
+        weight = torch.linalg.solve(predictor_covariance + penalty, covariance[:size, size:]).T
         return weight, mean[size:] - weight @ mean[:size]
 
 
@@ -64,12 +64,16 @@ def recorded_moments(
     """
     masks: list[torch.Tensor] = []
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _m, inputs, at=at: at.add(inputs[0], masks[-1]))
-        for name, at in read.items()
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _m, inputs, moments=moments: moments.add(inputs[0], masks[-1])
+        )
+        for name, moments in read.items()
     ]
     hooks += [
-        model.get_submodule(name).register_forward_hook(lambda _m, _i, output, at=at: at.add(output, masks[-1]))
-        for name, at in written.items()
+        model.get_submodule(name).register_forward_hook(
+            lambda _m, _i, output, moments=moments: moments.add(output, masks[-1])
+        )
+        for name, moments in written.items()
     ]
     try:
         yield masks.append

@@ -20,7 +20,7 @@ from nas.model.layers import BlockLinear
 from nas.supernet.moments import Moments
 
 _RIDGE = 1e-3
-_SEARCHED = (Axis.HIDDEN, Axis.POOLED)
+_SEARCHED_AXES = (Axis.HIDDEN, Axis.POOLED)
 
 
 class Narrow(nn.Module):
@@ -35,10 +35,10 @@ class Narrow(nn.Module):
         super().__init__()
         self.size = size
         for name, norm in norms_of(model).items():
-            _put(self, f"norms.{name}", nn.LayerNorm(size, eps=norm.eps, bias=norm.bias is not None))
+            _register(self, f"norms.{name}", nn.LayerNorm(size, eps=norm.eps, bias=norm.bias is not None))
         for module, name in readers_of(model).items():
             has_bias = model.get_submodule(module).bias is not None
-            _put(self, f"missing.{name}", nn.Linear(size, model.config.hidden_size - size, bias=has_bias))
+            _register(self, f"missing.{name}", nn.Linear(size, model.config.hidden_size - size, bias=has_bias))
 
     def fit(self, norms: Mapping[str, nn.LayerNorm], read: Mapping[str, Moments]) -> None:
         """Initialise the norms from the shared norms, and the maps by least squares.
@@ -62,23 +62,23 @@ def readers_of(model: CompactBert) -> dict[str, str]:
     This is the layer's own name or, if several layers of its parent module read the same input and therefore share the
     map, the name of the parent module.
     """
-    found = {}
+    map_names = {}
     for name, module in model.named_modules():
         axes = getattr(module, "axes", ())
-        if isinstance(module, nn.Linear | BlockLinear) and axes and axes[1] in _SEARCHED:
+        if isinstance(module, nn.Linear | BlockLinear) and axes and axes[1] in _SEARCHED_AXES:
             parent, _, last = name.rpartition(".")
-            joint = last in getattr(model.get_submodule(parent), "same_input", ())
-            found[name] = parent if joint else name
-    return found
+            shares_input = last in getattr(model.get_submodule(parent), "same_input", ())
+            map_names[name] = parent if shares_input else name
+    return map_names
 
 
 def norms_of(model: CompactBert) -> dict[str, nn.LayerNorm]:
     """Return the norms over hidden or pooled units, by name."""
     modules = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm))
-    return {name: module for name, module in modules if getattr(module, "axes", (None,))[0] in _SEARCHED}
+    return {name: module for name, module in modules if getattr(module, "axes", (None,))[0] in _SEARCHED_AXES}
 
 
-def _put(root: nn.Module, name: str, module: nn.Module) -> None:
+def _register(root: nn.Module, name: str, module: nn.Module) -> None:
     """Register a module under a dotted name."""
     *path, last = name.split(".")
     for part in path:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-_TOGETHER = 8
+_LARGEST_PART = 8
 """The maximum number of texts of a group that stay together. Larger groups are split into parts of similar length. On
 WikiQA, padding multiplies the number of tokens by 1.7 with whole groups, by 1.4 with these parts, and by 1.04 with
 texts ordered only by length.
@@ -26,14 +26,16 @@ class ByGroup(Sampler[int]):
     """
 
     def __init__(
-        self, groups: np.ndarray, lengths: Sequence[int], stretch: int, seed: int, epoch: Callable[[], int]
+        self, groups: np.ndarray, lengths: Sequence[int], mega_batch_size: int, seed: int, epoch: Callable[[], int]
     ) -> None:
-        self._lengths, self._stretch = np.asarray(lengths), stretch
+        self._lengths, self._mega_batch_size = np.asarray(lengths), mega_batch_size
         self._seed, self._epoch = seed, epoch
         order = np.lexsort((self._lengths, groups))
         starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order[0]] - 1))
         self._parts = [
-            part for group in np.split(order, starts[1:]) for part in np.array_split(group, -(-len(group) // _TOGETHER))
+            part
+            for group in np.split(order, starts[1:])
+            for part in np.array_split(group, -(-len(group) // _LARGEST_PART))
         ]
 
     def __len__(self) -> int:
@@ -41,15 +43,15 @@ class ByGroup(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch())
-        found: list[np.ndarray] = []
+        mega_batch: list[np.ndarray] = []
         size = 0
         for number in torch.randperm(len(self._parts), generator=generator).tolist():
-            found.append(self._parts[number])
-            size += len(found[-1])
-            if size >= self._stretch:
-                yield from self._by_length(found)
-                found, size = [], 0
-        yield from self._by_length(found)
+            mega_batch.append(self._parts[number])
+            size += len(mega_batch[-1])
+            if size >= self._mega_batch_size:
+                yield from self._by_length(mega_batch)
+                mega_batch, size = [], 0
+        yield from self._by_length(mega_batch)
 
     def _by_length(self, parts: list[np.ndarray]) -> Iterator[int]:
         for part in sorted(parts, key=lambda rows: -int(self._lengths[rows].max())):

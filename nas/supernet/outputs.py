@@ -35,9 +35,9 @@ from nas.progress import track
 from nas.supernet.distillation import Knowledge
 from nas.threads import side_by_side
 
-_ABOUT = "outputs.json"
-_STATE = np.dtype(np.float16)
-_IDENTITY = ("input_ids", "token_type_ids")
+_INPUTS_FILE = "outputs.json"
+_STATE_TYPE = np.dtype(np.float16)
+_TEXT_COLUMNS = ("input_ids", "token_type_ids")
 """The columns that identify a text."""
 _TITLE = "Computing the teacher's outputs"
 
@@ -45,29 +45,30 @@ _TITLE = "Computing the teacher's outputs"
 def size_in_bytes(config: CompactBertConfig, train: Dataset) -> int:
     """Return the disk space, in bytes, that the outputs for these texts take."""
     tokens, width, texts = sum(values_of(train, "length")), config.hidden_size, len(train)
-    alone = texts if config.readout == "first" else tokens
-    states = tokens * len(config.architecture.layers) + alone
-    return states * width * _STATE.itemsize + 4 * config.outputs * (tokens if config.readout == "every" else texts)
+    last_states = texts if config.readout == "first" else tokens
+    states = tokens * len(config.architecture.layers) + last_states
+    return states * width * _STATE_TYPE.itemsize + 4 * config.outputs * (tokens if config.readout == "every" else texts)
 
 
-def write(folder: Path, teacher: CompactBert, train: Dataset, made_from: dict[str, Any], bf16: bool) -> None:
+def write(folder: Path, teacher: CompactBert, train: Dataset, inputs: dict[str, Any], bf16: bool) -> None:
     """Compute the teacher's outputs for all texts and write them to `folder`, which appears only when it is complete.
 
-    `teacher` must be on the CPU. With `bf16`, its forward pass is computed in bf16. `made_from` describes the inputs
+    `teacher` must be on the CPU. With `bf16`, its forward pass is computed in bf16. `inputs` describes the inputs
     and is stored with the outputs.
     """
     batches = list(batches_by_length(train))
-    write_folder(folder, lambda draft: _fill(draft, teacher.eval(), batches, made_from, bf16))
+    write_folder(folder, lambda draft: _write_outputs(draft, teacher.eval(), batches, inputs, bf16))
 
 
 class TeacherOutputs:
     """The outputs that `write` stored in a folder. Raises `TrainingError` if they do not fit the texts of `train`."""
 
     def __init__(self, folder: Path, train: Dataset, readout: Readout = "first") -> None:
-        self._logits, last, self._every = _mapped(folder / "logits.npy"), folder / "last.npy", readout == "every"
-        self._last = _mapped(last) if readout == "first" else None
+        self._logits, last = _memory_mapped(folder / "logits.npy"), folder / "last.npy"
+        self._has_token_logits = readout == "every"
+        self._last = _memory_mapped(last) if readout == "first" else None
         count = len(list(folder.glob("states-*.npy")))
-        self._states = [_mapped(folder / f"states-{number}.npy") for number in range(count)]
+        self._states = [_memory_mapped(folder / f"states-{number}.npy") for number in range(count)]
         order, lengths = np.load(folder / "rows.npy", allow_pickle=False), np.asarray(values_of(train, "length"))
         if len(order) != len(lengths) or len(self._states[0]) != lengths.sum():
             raise TrainingError(
@@ -75,9 +76,9 @@ class TeacherOutputs:
                 "remove the folder to compute them again"
             )
         starts = np.concatenate([[0], np.cumsum(lengths[order])[:-1]])
-        columns = [values_of(train, name) for name in _IDENTITY if name in train.column_names]
+        columns = [values_of(train, name) for name in _TEXT_COLUMNS if name in train.column_names]
         keys = [_key(*text) for text in zip(*columns, strict=True)]
-        self._places = {keys[row]: (place, int(starts[place])) for place, row in enumerate(order)}
+        self._position_of_text = {keys[row]: (position, int(starts[position])) for position, row in enumerate(order)}
 
     def recall(self, inputs: Mapping[str, torch.Tensor]) -> Knowledge | None:
         """Return the teacher's outputs for a batch of padded texts, or None if one of the texts is not stored.
@@ -86,45 +87,49 @@ class TeacherOutputs:
         hidden state has only this token.
         """
         mask = inputs["attention_mask"].bool().numpy()
-        columns = [inputs[name].numpy() for name in _IDENTITY if name in inputs]
-        places = [self._places.get(_key(*(column[row][real] for column in columns))) for row, real in enumerate(mask)]
-        known = [place for place in places if place is not None]
-        if len(known) < len(places):
+        columns = [inputs[name].numpy() for name in _TEXT_COLUMNS if name in inputs]
+        positions = [
+            self._position_of_text.get(_key(*(column[row][real] for column in columns)))
+            for row, real in enumerate(mask)
+        ]
+        stored_positions = [position for position in positions if position is not None]
+        if len(stored_positions) < len(positions):
             return None
-        rows = np.array([row for row, _ in known])
-        ends = [start + length for (_, start), length in zip(known, mask.sum(axis=1), strict=True)]
-        tokens = np.concatenate([np.arange(start, end) for (_, start), end in zip(known, ends, strict=True)])
-        where = torch.from_numpy(mask)
+        rows = np.array([row for row, _ in stored_positions])
+        ends = [start + length for (_, start), length in zip(stored_positions, mask.sum(axis=1), strict=True)]
+        tokens = np.concatenate([np.arange(start, end) for (_, start), end in zip(stored_positions, ends, strict=True)])
+        is_token = torch.from_numpy(mask)
 
-        def padded(kept: np.ndarray) -> torch.Tensor:
-            found = torch.zeros(*mask.shape, kept.shape[1])
-            found[where] = torch.from_numpy(kept[tokens]).float()
-            return found
+        def padded(stored: np.ndarray) -> torch.Tensor:
+            padded_values = torch.zeros(*mask.shape, stored.shape[1])
+            padded_values[is_token] = torch.from_numpy(stored[tokens]).float()
+            return padded_values
 
-        states = [padded(kept) for kept in self._states]
+        states = [padded(stored) for stored in self._states]
         if self._last is not None:
             states.append(torch.from_numpy(self._last[rows]).float()[:, None])
-        logits = padded(self._logits) if self._every else torch.from_numpy(self._logits[rows])
+        logits = padded(self._logits) if self._has_token_logits else torch.from_numpy(self._logits[rows])
         return Knowledge((logits,), tuple(states), (None,) * len(states))
 
 
-def made_from(folder: Path) -> dict[str, Any] | None:
+def stored_inputs(folder: Path) -> dict[str, Any] | None:
     """Return the description of the inputs that `write` stored in `folder`, or None if there are no outputs."""
-    found: dict[str, Any] | None = read_json(folder / _ABOUT, TrainingError) if folder.exists() else None
-    return found
+    inputs: dict[str, Any] | None = read_json(folder / _INPUTS_FILE, TrainingError) if folder.exists() else None
+    return inputs
 
 
-def _fill(
+def _write_outputs(
     folder: Path,
     teacher: CompactBert,
     batches: list[Batch],
-    made_from: dict[str, Any],
+    inputs: dict[str, Any],
     bf16: bool,
 ) -> None:
     def outputs(batch: Batch) -> tuple[np.ndarray, list[np.ndarray]]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             output = teacher(**batch.inputs, output_hidden_states=True, details=True)
-        return output.logits.float().numpy(), [state.float().numpy().astype(_STATE) for state in output.hidden_states]
+        states = [state.float().numpy().astype(_STATE_TYPE) for state in output.hidden_states]
+        return output.logits.float().numpy(), states
 
     tokens, texts = (
         sum(batch.inputs["input_ids"].numel() for batch in batches),
@@ -139,24 +144,24 @@ def _fill(
             write_array_header_2_0(stream, header)
             return stream
 
-        answered = tokens if readout == "every" else texts
-        logits = opened("logits", (answered, teacher.config.outputs), np.dtype(np.float32))
-        states = [opened(f"states-{number}", (tokens, width), _STATE) for number in range(layers)]
+        logit_rows = tokens if readout == "every" else texts
+        logits = opened("logits", (logit_rows, teacher.config.outputs), np.dtype(np.float32))
+        states = [opened(f"states-{number}", (tokens, width), _STATE_TYPE) for number in range(layers)]
         if readout == "first":
-            states.append(opened("last", (texts, width), _STATE))
+            states.append(opened("last", (texts, width), _STATE_TYPE))
         else:
-            states.append(opened(f"states-{layers}", (tokens, width), _STATE))
+            states.append(opened(f"states-{layers}", (tokens, width), _STATE_TYPE))
         with track(_TITLE, len(batches)) as progress, side_by_side(outputs, batches) as results:
-            for done, (answers, hidden) in enumerate(results, start=1):
-                logits.write(answers.tobytes())
+            for batch_count, (batch_logits, hidden) in enumerate(results, start=1):
+                logits.write(batch_logits.tobytes())
                 for stream, state in zip(states, hidden, strict=True):
                     stream.write(state.tobytes())
-                progress(done)
+                progress(batch_count)
     np.save(folder / "rows.npy", np.concatenate([batch.rows for batch in batches]), allow_pickle=False)
-    write_json(folder / _ABOUT, made_from)
+    write_json(folder / _INPUTS_FILE, inputs)
 
 
-def _mapped(path: Path) -> np.ndarray:
+def _memory_mapped(path: Path) -> np.ndarray:
     found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return found
 

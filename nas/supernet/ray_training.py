@@ -28,25 +28,25 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
     """
     started = join(workers, "supernet.workers")
     try:
-        offered = ray.cluster_resources()
-        kind = "GPU" if offered.get("GPU") else "CPU"
-        share = int(offered.get(kind, 0)) // workers
-        if not share:
+        resources = ray.cluster_resources()
+        kind = "GPU" if resources.get("GPU") else "CPU"
+        units_per_worker = int(resources.get(kind, 0)) // workers
+        if not units_per_worker:
             raise TrainingError(
-                f"supernet.workers: the cluster must have a {kind} per worker, but has {offered.get(kind, 0):.0f} for "
-                f"{workers} workers; lower supernet.workers or add nodes"
+                f"supernet.workers: the cluster must have a {kind} per worker, but has {resources.get(kind, 0):.0f} "
+                f"for {workers} workers; lower supernet.workers or add nodes"
             )
         say(f"Training the supernet on {workers} workers")
-        once = FailureConfig(controller_failure_limit=0)  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
+        no_retries = FailureConfig(controller_failure_limit=0)  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
         trainer = TorchTrainer(
             train,
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=kind == "GPU",
-                resources_per_worker={"GPU": 1} if kind == "GPU" else {"CPU": share},
+                resources_per_worker={"GPU": 1} if kind == "GPU" else {"CPU": units_per_worker},
             ),
             torch_config=TorchConfig(backend="nccl" if kind == "GPU" else "gloo"),
-            run_config=RunConfig(storage_path=str(storage), failure_config=once),
+            run_config=RunConfig(storage_path=str(storage), failure_config=no_retries),
         )
         trainer.fit()
     except TrainingFailedError as problem:
@@ -60,9 +60,9 @@ def _cause(problem: TrainingFailedError) -> NasError:
     """Return the cause: the first error of nas that a worker raised, otherwise the lowest-ranked worker's error."""
     failures = problem.worker_failures if isinstance(problem, WorkerGroupError) else {0: problem}
     causes = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
-    ours = next((cause for cause in causes if isinstance(cause, NasError)), None)
+    nas_error = next((cause for cause in causes if isinstance(cause, NasError)), None)
     reason = str(causes[0]).strip().splitlines() or [type(causes[0]).__name__]
-    return ours or TrainingError(
+    return nas_error or TrainingError(
         f"supernet.workers: a worker failed: {reason[0]}; run the command again to resume from the last checkpoint, "
         "or set supernet.workers = 1 to see the error in this process"
     )

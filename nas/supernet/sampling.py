@@ -22,13 +22,13 @@ Violation = Callable[[Architecture], float]
 the limit, and -0.5 means that half of the limit is used.
 """
 
-_NEAR = (-0.5, 0.3)
+_NEAR_VIOLATIONS = (-0.5, 0.3)
 """The range of violations in which a sub-network counts as near a budget."""
-_POOL = 1000
+_POOL_SIZE = 1000
 """The number of sub-networks in the pool near each budget, from which the steps draw."""
-_TRIES = 20_000
+_MAX_TRIES = 20_000
 """The maximum number of random sub-networks that are tried to fill such a pool."""
-_SCARCE = 0.05
+_SCARCE_SHARE = 0.05
 """If less than this share of the tries is near a budget, every second try is a variant of a sub-network in the pool or,
 while the pool is empty, of the nearest sub-network so far.
 """
@@ -45,10 +45,10 @@ def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], cou
     the range of the pool if that is smaller. For a budget without a limit (None in `violations`), or without any
     sub-network near it, sub-networks of all sizes are drawn.
     """
-    pools = [_pool(space, violation, seed) if violation else [] for violation in violations]
-    low, high = (math.log(1.0 + violation) for violation in _NEAR)
+    pools = [_pool_near_budget(space, violation, seed) if violation else [] for violation in violations]
+    low, high = (math.log(1.0 + violation) for violation in _NEAR_VIOLATIONS)
 
-    def at(step: int) -> list[Architecture]:
+    def draw(step: int) -> list[Architecture]:
         rng = random.Random(f"{seed}/{step}")
         chosen = []
         for number in range(count):
@@ -56,31 +56,31 @@ def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], cou
             if not pool:
                 chosen.append(space.sample(rng, rng.random()))
                 continue
-            wanted = rng.uniform(max(low, pool[0][0]), min(high, pool[-1][0]))
-            place = bisect(pool, wanted, key=lambda entry: entry[0])
-            chosen.append(rng.choice(pool[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS])[1])
+            wanted_use = rng.uniform(max(low, pool[0][0]), min(high, pool[-1][0]))
+            index = bisect(pool, wanted_use, key=lambda entry: entry[0])
+            chosen.append(rng.choice(pool[max(0, index - _NEIGHBOURS) : index + _NEIGHBOURS])[1])
         return chosen
 
-    return at
+    return draw
 
 
-def _pool(space: SearchSpace, violation: Violation, seed: int) -> list[tuple[float, Architecture]]:
+def _pool_near_budget(space: SearchSpace, violation: Violation, seed: int) -> list[tuple[float, Architecture]]:
     """Return pairs (logarithm of budget use, sub-network) of random sub-networks near a budget, in ascending order."""
     rng = random.Random(f"{seed}/near")
-    found, members = dict[Architecture, float](), list[Architecture]()
-    nearest, least = space.smallest(), violation(space.smallest())
-    for tried in range(_TRIES):
-        if len(members) == _POOL:
+    violations, pool = dict[Architecture, float](), list[Architecture]()
+    nearest, nearest_violation = space.smallest(), violation(space.smallest())
+    for tries in range(_MAX_TRIES):
+        if len(pool) == _POOL_SIZE:
             break
-        varied = len(members) < _SCARCE * tried and tried % 2
-        drawn = space.mutate(rng.choice(members or [nearest]), rng, 0.3) if varied else space.sample(rng, rng.random())
-        value = violation(drawn)
-        if abs(value) < abs(least):
-            nearest, least = drawn, value
-        if _NEAR[0] <= value <= _NEAR[1] and drawn not in found:
-            found[drawn] = value
-            members.append(drawn)
-    return sorted(((math.log(1.0 + value), drawn) for drawn, value in found.items()), key=lambda entry: entry[0])
+        mutates = len(pool) < _SCARCE_SHARE * tries and tries % 2
+        drawn = space.mutate(rng.choice(pool or [nearest]), rng, 0.3) if mutates else space.sample(rng, rng.random())
+        candidate_violation = violation(drawn)
+        if abs(candidate_violation) < abs(nearest_violation):
+            nearest, nearest_violation = drawn, candidate_violation
+        if _NEAR_VIOLATIONS[0] <= candidate_violation <= _NEAR_VIOLATIONS[1] and drawn not in violations:
+            violations[drawn] = candidate_violation
+            pool.append(drawn)
+    return sorted(((math.log(1.0 + value), drawn) for drawn, value in violations.items()), key=lambda entry: entry[0])
 
 
 def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread", "uniform"], seed: int) -> Draws:
@@ -93,12 +93,12 @@ def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread"
     The sub-networks of a step depend only on the seed and the step's number, so a resumed run trains the same ones.
     """
 
-    def at(step: int) -> list[Architecture]:
+    def draw(step: int) -> list[Architecture]:
         rng = random.Random(f"{seed}/{step}")
         drawn = (space.sample(rng, rng.random() if sampling == "spread" else None) for _ in range(random_subnets))
         return [space.largest(), space.smallest(), *drawn]
 
-    return at
+    return draw
 
 
 def in_stages(space: SearchSpace, steps: int, draw: Callable[[SearchSpace], Draws]) -> Draws:

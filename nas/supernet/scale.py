@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-_INFORMATIVE = 0.3
+_LEAST_CORRELATION = 0.3
 """Outputs that correlate less than this with the targets count as uninformative; see `Scale.to_remove`."""
 
 
@@ -40,25 +40,25 @@ class Scale:
         and hardly correlate with the targets, as is usual for a newly initialised layer, only their mean is removed, so
         that they are not magnified.
         """
-        own = cls.of(outputs)
-        if own.deviation < 1.0 and abs(_correlation(outputs, np.asarray(targets))) < _INFORMATIVE:
-            return cls(own.mean)
-        return own
+        scale = cls.of(outputs)
+        if scale.deviation < 1.0 and abs(_correlation(outputs, np.asarray(targets))) < _LEAST_CORRELATION:
+            return cls(scale.mean)
+        return scale
 
     def standardised(self, values: Sequence[float]) -> list[float]:
         """Return numbers of this scale, standardised to mean 0 and standard deviation 1."""
-        found: list[float] = ((np.asarray(values, dtype=np.float64) - self.mean) / self.deviation).tolist()
-        return found
+        numbers: list[float] = ((np.asarray(values, dtype=np.float64) - self.mean) / self.deviation).tolist()
+        return numbers
 
     @torch.no_grad()
     def restore_in(self, linear: nn.Linear) -> None:
         """Change a layer with standardised outputs, in place, so that its outputs are on this scale."""
-        _assign(linear, self.deviation, self.mean, 0.0)
+        _rescale_outputs(linear, self.deviation, self.mean, 0.0)
 
     @torch.no_grad()
     def remove_from(self, linear: nn.Linear) -> None:
         """Change a layer with outputs on this scale, in place, so that its outputs are standardised."""
-        _assign(linear, 1.0 / self.deviation, 0.0, -self.mean)
+        _rescale_outputs(linear, 1.0 / self.deviation, 0.0, -self.mean)
 
     @contextmanager
     def removed_from(self, *layers: nn.Linear) -> Iterator[None]:
@@ -80,13 +80,13 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one, other)[0, 1]) if one.std() and other.std() else 0.0
 
 
-def _assign(linear: nn.Linear, factor: float, after: float, before: float) -> None:
-    """Change a layer so that its outputs y become (y + before) * factor + after, computed in double precision."""
+def _rescale_outputs(linear: nn.Linear, factor: float, shift_after: float, shift_before: float) -> None:
+    """Change a layer so that its outputs y become (y + shift_before) * factor + shift_after, in double precision."""
     linear.weight.copy_(linear.weight.double() * factor)
-    linear.bias.copy_((linear.bias.double() + before) * factor + after)
+    linear.bias.copy_((linear.bias.double() + shift_before) * factor + shift_after)
 
 
 def last_linear(model: nn.Module) -> nn.Linear:
     """Return the last linear layer of a classifier, which computes its outputs."""
-    found = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return found[-1]
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linears[-1]

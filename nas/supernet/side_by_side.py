@@ -27,14 +27,14 @@ from nas.threads import keep_freed_memory, replica, single_threads
 
 Work = Callable[[int], torch.Tensor | None]
 """A function that adds gradients to the replica of the given number and returns its part of the step's loss, if any."""
-_MOST_THREADS = 8
+_MAX_THREADS = 8
 """The maximum number of threads. Each thread needs memory for the gradients of all weights."""
 LEAST_TOKENS = 128
 """The minimum number of tokens in a part of a batch. Products of fewer tokens do not keep a core busy."""
 
 
 class SideBySideTrainer(SafeTrainer):
-    """A Trainer that computes each step on a CPU in parallel threads: as many as torch uses, up to `_MOST_THREADS`.
+    """A Trainer that computes each step on a CPU in parallel threads: as many as torch uses, up to `_MAX_THREADS`.
 
     `replicas` holds the model itself and copies that share its weights, one for each thread.
     """
@@ -42,8 +42,8 @@ class SideBySideTrainer(SafeTrainer):
     def __init__(self, *, model: nn.Module, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
         self._torch_threads = torch.get_num_threads()
-        count = min(self._torch_threads, _MOST_THREADS) if self.args.device.type == "cpu" else 1
-        self.replicas = [model, *(_replica(model) for _ in range(count - 1))]
+        count = min(self._torch_threads, _MAX_THREADS) if self.args.device.type == "cpu" else 1
+        self.replicas = [model, *(_sparse_replica(model) for _ in range(count - 1))]
         self._pool: Executor | None = None
 
     def train(self, *arguments: Any, **kwargs: Any) -> Any:
@@ -80,19 +80,19 @@ class SideBySideTrainer(SafeTrainer):
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        lanes = self.work_of_threads(self._prepare_inputs(inputs))
-        if len(lanes) == 1:
-            losses = self._run(0, lanes[0])
+        work_per_thread = self.work_of_threads(self._prepare_inputs(inputs))
+        if len(work_per_thread) == 1:
+            losses = self._run_work(0, work_per_thread[0])
         else:
             assert self._pool is not None  # `train` sets it
-            begun = [self._pool.submit(self._run, number, lane) for number, lane in enumerate(lanes)]
-            losses = [loss for lane in begun for loss in lane.result()]
+            futures = [self._pool.submit(self._run_work, number, work) for number, work in enumerate(work_per_thread)]
+            losses = [loss for future in futures for loss in future.result()]
             add_gradients(self.replicas)
         return torch.stack(losses).sum()
 
     @staticmethod
-    def _run(number: int, lane: Sequence[Work]) -> list[torch.Tensor]:
-        return [loss for loss in (work(number) for work in lane) if loss is not None]
+    def _run_work(number: int, items: Sequence[Work]) -> list[torch.Tensor]:
+        return [loss for loss in (item(number) for item in items) if loss is not None]
 
     def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
         """Return the work of each thread, at most one list per replica. Here, each thread has one part of a batch."""
@@ -100,7 +100,7 @@ class SideBySideTrainer(SafeTrainer):
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
 
     def _learn_labels(self, inputs: dict[str, torch.Tensor], share: float, number: int) -> torch.Tensor:
-        seed = (self.args.seed * 1_000_003 + self.state.global_step) * _MOST_THREADS + number
+        seed = (self.args.seed * 1_000_003 + self.state.global_step) * _MAX_THREADS + number
         model = self.replicas[number].train()
         with SeededDropout(seed, self.args.device), self.accelerator.autocast():
             loss: torch.Tensor = self.compute_loss(model, inputs)  # type: ignore[assignment]
@@ -108,25 +108,30 @@ class SideBySideTrainer(SafeTrainer):
         return loss.detach() * share
 
 
-def _weight(part: Mapping[str, torch.Tensor], whole: Mapping[str, torch.Tensor], share: float) -> float:
+def _weight(part: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor], share: float) -> float:
     """Return the weight of a part's loss in the loss of the whole batch.
 
     This is `share`, the part's share of the texts, or its share of the labelled tokens if each token may have a
     label.
     """
-    own, all_labels = part.get("labels"), whole.get("labels")
-    if own is None or all_labels is None or own.shape != part["input_ids"].shape or own.is_floating_point():
+    part_labels, all_labels = part.get("labels"), batch.get("labels")
+    if (
+        part_labels is None
+        or all_labels is None
+        or part_labels.shape != part["input_ids"].shape
+        or part_labels.is_floating_point()
+    ):
         return share
-    return float((own != IGNORED).sum() / (all_labels != IGNORED).sum().clamp(min=1))
+    return float((part_labels != IGNORED).sum() / (all_labels != IGNORED).sum().clamp(min=1))
 
 
-def _replica(model: nn.Module) -> nn.Module:
+def _sparse_replica(model: nn.Module) -> nn.Module:
     """Return a replica whose embedding tables have sparse gradients, since part of a batch uses few of their rows."""
-    made = replica(model)
-    for module in made.modules():
+    copy = replica(model)
+    for module in copy.modules():
         if isinstance(module, nn.Embedding):
             module.sparse = True
-    return made
+    return copy
 
 
 def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str, torch.Tensor], float]]:
@@ -168,14 +173,14 @@ def add_gradients(replicas: Sequence[nn.Module]) -> None:
     """Add the gradients of all replicas to those of the first one, in order, and clear those of the others."""
     first, *others = replicas
     for other in others:
-        for own, its in zip(first.parameters(), other.parameters(), strict=True):
-            if its.grad is None:
+        for total, term in zip(first.parameters(), other.parameters(), strict=True):
+            if term.grad is None:
                 continue
-            if own.grad is None:
-                own.grad, its.grad = its.grad.to_dense() if its.grad.is_sparse else its.grad, None
+            if total.grad is None:
+                total.grad, term.grad = term.grad.to_dense() if term.grad.is_sparse else term.grad, None
             else:
-                own.grad += its.grad
-                its.grad = None if its.grad.is_sparse else its.grad.zero_()
+                total.grad += term.grad
+                term.grad = None if term.grad.is_sparse else term.grad.zero_()
 
 
 class SeededDropout(TorchFunctionMode):
@@ -194,8 +199,8 @@ class SeededDropout(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        own = self._dropout if function is functional.dropout else function
-        return own(*args, **kwargs or {})
+        called = self._dropout if function is functional.dropout else function
+        return called(*args, **kwargs or {})
 
     def _dropout(
         self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -210,12 +215,12 @@ Draw = Callable[[torch.Tensor, float], torch.Tensor]
 
 
 def _drawn_by_numpy(seed: int) -> Draw:
-    generator, most = np.random.Generator(np.random.SFC64(seed)), 1 << 16
+    generator, levels = np.random.Generator(np.random.SFC64(seed)), 1 << 16
 
-    def draw(tensor: torch.Tensor, kept: float) -> torch.Tensor:
-        numbers = generator.integers(0, most, tensor.shape, dtype=np.uint16)
-        mask = torch.from_numpy(numbers < round(kept * most))
-        return mask.to(tensor.dtype).div_(kept or 1.0)
+    def draw(tensor: torch.Tensor, keep_share: float) -> torch.Tensor:
+        numbers = generator.integers(0, levels, tensor.shape, dtype=np.uint16)
+        mask = torch.from_numpy(numbers < round(keep_share * levels))
+        return mask.to(tensor.dtype).div_(keep_share or 1.0)
 
     return draw
 
@@ -223,7 +228,7 @@ def _drawn_by_numpy(seed: int) -> Draw:
 def _drawn_by_torch(seed: int, device: torch.device | str) -> Draw:
     generator = torch.Generator(device).manual_seed(seed)  # a tensor on a GPU needs a generator on that GPU
 
-    def draw(tensor: torch.Tensor, kept: float) -> torch.Tensor:
-        return torch.empty_like(tensor).bernoulli_(kept, generator=generator).div_(kept or 1.0)
+    def draw(tensor: torch.Tensor, keep_share: float) -> torch.Tensor:
+        return torch.empty_like(tensor).bernoulli_(keep_share, generator=generator).div_(keep_share or 1.0)
 
     return draw

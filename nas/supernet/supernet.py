@@ -27,12 +27,12 @@ from nas.supernet.weights import SupernetWeights
 # PyTorch warns that gradients with the layout of a slice slow DistributedDataParallel, but that is inactive here.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
-_LAYER = "bert.encoder.layer."
-_KEPT_SKELETONS = 256
-_DENSE = matrix_compression("none")
+_LAYER_PREFIX = "bert.encoder.layer."
+_MAX_CACHED_SKELETONS = 256
+_NO_COMPRESSION = matrix_compression("none")
 
 
-def _part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
+def _view_of_part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
     """Return a view of a part of a parameter.
 
     `leading` holds the sizes of the part in the first dimensions, and `rest` its slices in the other dimensions. A
@@ -70,29 +70,31 @@ class BertSupernet:
         when `slices` is called. Set gradients to zero before that call, not between the forward and the backward pass.
         """
         shared = dict(self.weights.named_parameters())
-        narrow, skeleton = f"narrow.{architecture.hidden_size}", self.skeleton(architecture)
-        found: dict[str, torch.Tensor] = {}
+        narrow_prefix, skeleton = f"narrow.{architecture.hidden_size}", self.skeleton(architecture)
+        state: dict[str, torch.Tensor] = {}
         for name, parameter in skeleton.named_parameters():
-            source = self._name_of(name, architecture)
-            own = shared.get(f"{narrow}.norms.{source}")
-            found[name] = _part(shared[source], parameter.shape) if own is None else own
-        narrowed = architecture.hidden_size < self.weights.config.hidden_size
-        for module, reader in readers_of(skeleton).items() if narrowed else ():
-            source = self._name_of(module, architecture)
-            missing = f"{narrow}.missing.{self._name_of(reader, architecture)}"
+            source = self._supernet_name(name, architecture)
+            own_norm = shared.get(f"{narrow_prefix}.norms.{source}")
+            state[name] = _view_of_part(shared[source], parameter.shape) if own_norm is None else own_norm
+        is_narrow = architecture.hidden_size < self.weights.config.hidden_size
+        for module, reader in readers_of(skeleton).items() if is_narrow else ():
+            source = self._supernet_name(module, architecture)
+            missing = f"{narrow_prefix}.missing.{self._supernet_name(reader, architecture)}"
             if f"{missing}.weight" in shared:
                 part = skeleton.get_submodule(module)
-                choice = part.compression if isinstance(part, BlockLinear) else _DENSE
-                read = f"{module}.{choice.reads}"
-                unread = _part(
-                    shared[f"{source}.{choice.reads}"], found[read].shape[:1], slice(architecture.hidden_size, None)
+                choice = part.compression if isinstance(part, BlockLinear) else _NO_COMPRESSION
+                read_name = f"{module}.{choice.reads}"
+                unread = _view_of_part(
+                    shared[f"{source}.{choice.reads}"],
+                    state[read_name].shape[:1],
+                    slice(architecture.hidden_size, None),
                 )
-                matrices = {name: found[f"{module}.{name}"] for name in choice.matrices(0, 0)} | {choice.reads: unread}
+                matrices = {name: state[f"{module}.{name}"] for name in choice.matrices(0, 0)} | {choice.reads: unread}
                 if f"{missing}.bias" in shared:
-                    made_up = choice.plain.linear(shared[f"{missing}.bias"][None, None], matrices, None)
-                    found[f"{module}.bias"] = found[f"{module}.bias"] + made_up[0, 0]
-                found[read] = found[read] + unread @ shared[f"{missing}.weight"]
-        return found
+                    compensation = choice.plain.linear(shared[f"{missing}.bias"][None, None], matrices, None)
+                    state[f"{module}.bias"] = state[f"{module}.bias"] + compensation[0, 0]
+                state[read_name] = state[read_name] + unread @ shared[f"{missing}.weight"]
+        return state
 
     def run(
         self,
@@ -130,23 +132,23 @@ class BertSupernet:
 
     def skeleton(self, architecture: Architecture) -> CompactBert:
         """Return the definition of a sub-network without storage (on the meta device), from a cache if possible."""
-        known = self._skeletons.get(architecture)
-        if known is None:
+        model = self._skeletons.get(architecture)
+        if model is None:
             with torch.device("meta"):
                 config = self.weights.config.with_architecture(architecture)
-                known = CompactBert(config).eval()
-            self._skeletons[architecture] = known
-            if len(self._skeletons) > _KEPT_SKELETONS:
+                model = CompactBert(config).eval()
+            self._skeletons[architecture] = model
+            if len(self._skeletons) > _MAX_CACHED_SKELETONS:
                 self._skeletons.popitem(last=False)
         self._skeletons.move_to_end(architecture)
-        return known
+        return model
 
-    def _name_of(self, name: str, architecture: Architecture) -> str:
+    def _supernet_name(self, name: str, architecture: Architecture) -> str:
         """Return the supernet's name for a parameter or module of a sub-network.
 
         Layers are matched by their `source`, the number of the layer in the teacher.
         """
-        if not name.startswith(_LAYER):
+        if not name.startswith(_LAYER_PREFIX):
             return name
-        number, rest = name.removeprefix(_LAYER).split(".", 1)
-        return f"{_LAYER}{self._layer_of_source[architecture.layers[int(number)].source]}.{rest}"
+        number, rest = name.removeprefix(_LAYER_PREFIX).split(".", 1)
+        return f"{_LAYER_PREFIX}{self._layer_of_source[architecture.layers[int(number)].source]}.{rest}"

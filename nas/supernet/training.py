@@ -58,7 +58,7 @@ Student = tuple[int, Architecture]
 """A sub-network that a step trains: the number of the network that holds its weights, and its architecture."""
 
 T = TypeVar("T", bound="DistillationTrainer")
-_TOLD = "accuracy_"
+_ACCURACY_PREFIX = "accuracy_"
 """The prefix of the log keys for the accuracies of a cohort's networks. The number of the network follows it."""
 
 
@@ -93,11 +93,11 @@ class DistillationTrainer(SideBySideTrainer):
         self.losses = losses
         self.kind = kind
 
-    def order(self, stretch: int) -> Any:
+    def order(self, mega_batch_size: int) -> Any:
         groups = groups_of(cast(Dataset, self.train_dataset))
         if groups is None:
-            return super().order(stretch)
-        return ByGroup(groups, self._lengths, stretch, self.args.seed, self.epoch)
+            return super().order(mega_batch_size)
+        return ByGroup(groups, self._lengths, mega_batch_size, self.args.seed, self.epoch)
 
     @replaces
     def _set_signature_columns_if_needed(self) -> None:
@@ -109,7 +109,7 @@ class DistillationTrainer(SideBySideTrainer):
     ) -> torch.Tensor:
         """Add the gradients of the step's loss, averaged over all processes; returns this loss."""
         with _attention_for_training(self.args.device):
-            return self._averaged(super().gradients(model, inputs, num_items_in_batch))
+            return self._averaged_over_processes(super().gradients(model, inputs, num_items_in_batch))
 
     def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
         if self.replacement:
@@ -122,8 +122,8 @@ class DistillationTrainer(SideBySideTrainer):
         for part, share in parts:
             target, length = Future[Knowledge](), _FIXED_TOKENS + share * tokens
             logits, groups = part.pop("labels", None), part.pop(GROUP, None)
-            asking = 0.0 if self.outputs else length * _cost(config, config.architecture)
-            teaching.append((asking, partial(self._teach, part, logits, target)))
+            teacher_cost = 0.0 if self.outputs else length * _cost(config, config.architecture)
+            teaching.append((teacher_cost, partial(self._teach, part, logits, target)))
             for student in students:
                 # A backward pass takes twice as long as a forward pass.
                 cost = 3 * length * _cost(config, student[1])
@@ -136,18 +136,18 @@ class DistillationTrainer(SideBySideTrainer):
     ) -> None:
         """Set `target` to the teacher's outputs for a part of the batch; `logits`, if given, replace the teacher's."""
         try:
-            found = self.outputs.recall(inputs) if self.outputs else None
-            found = found or self._computed(self.teachers[number], inputs)
-            target.set_result(found if logits is None else replace(found, logits=(logits,)))
+            knowledge = self.outputs.recall(inputs) if self.outputs else None
+            knowledge = knowledge or self._teacher_knowledge(self.teachers[number], inputs)
+            target.set_result(knowledge if logits is None else replace(knowledge, logits=(logits,)))
         except BaseException as problem:
             target.set_exception(problem)
             raise
 
-    def _computed(self, teacher: CompactBert, inputs: dict[str, torch.Tensor]) -> Knowledge:
+    def _teacher_knowledge(self, teacher: CompactBert, inputs: dict[str, torch.Tensor]) -> Knowledge:
         # Relations need all tokens of the last layer; the other losses need only the tokens of the readout.
-        asked = {"output_hidden_states": True, "every_token": self.losses.relations > 0, "details": True}
+        options = {"output_hidden_states": True, "every_token": self.losses.relations > 0, "details": True}
         with torch.no_grad(), self.accelerator.autocast(), recorded_projections(teacher) as projections:
-            return Knowledge.of(teacher(**inputs, **asked), projections)
+            return Knowledge.of(teacher(**inputs, **options), projections)
 
     def _distil(
         self,
@@ -159,13 +159,13 @@ class DistillationTrainer(SideBySideTrainer):
         number: int,
     ) -> torch.Tensor:
         """Add the gradients of `weight` times a student's loss on a part of the batch; returns the weighted loss."""
-        holder, architecture = student
-        supernet, every_token = self.supernets[number][holder], self.losses.relations > 0
+        network, architecture = student
+        supernet, every_token = self.supernets[number][network], self.losses.relations > 0
         with self.accelerator.autocast(), recorded_projections(supernet.skeleton(architecture)) as projections:
             output = supernet.run(architecture, **inputs, output_hidden_states=True, every_token=every_token)
-            found = Knowledge.of(output, projections)
+            knowledge = Knowledge.of(output, projections)
             mask = inputs["attention_mask"]
-            loss = distillation_loss(found, target.result(), architecture, mask, self.losses, self.kind, groups)
+            loss = distillation_loss(knowledge, target.result(), architecture, mask, self.losses, self.kind, groups)
         self.accelerator.backward(loss * weight)
         return loss.detach() * weight
 
@@ -173,7 +173,7 @@ class DistillationTrainer(SideBySideTrainer):
         """Return the weight of each student's loss. Losses are averaged, because the sub-networks share weights."""
         return 1.0 / students
 
-    def _averaged(self, loss: torch.Tensor) -> torch.Tensor:
+    def _averaged_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
         """Replace the gradients and the loss of every process by their means over all processes; returns the loss."""
         if self.accelerator.num_processes > 1:
             parameters = self.replicas[0].parameters()
@@ -194,16 +194,20 @@ class CohortTrainer(DistillationTrainer):
     """
 
     def __init__(self, *, model: Cohort, halving: Halving, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
-        super().__init__(model=model, students=self._remaining, **kwargs)
+        super().__init__(model=model, students=self._remaining_students, **kwargs)
         self.halving, self.accuracy_of = halving, accuracy_of
-        self.add_callback(_AtRungs(self))
+        self.add_callback(_RungCallback(self))
 
     def accuracies(self) -> list[dict[int, float]]:
         """Return the accuracies at each rung passed so far, by the number of the network."""
         return [
-            {int(key.removeprefix(_TOLD)): value for key, value in entry.items() if key.startswith(_TOLD)}
+            {
+                int(key.removeprefix(_ACCURACY_PREFIX)): value
+                for key, value in entry.items()
+                if key.startswith(_ACCURACY_PREFIX)
+            }
             for entry in self.state.log_history
-            if any(key.startswith(_TOLD) for key in entry)
+            if any(key.startswith(_ACCURACY_PREFIX) for key in entry)
         ]
 
     def remaining(self) -> list[int]:
@@ -213,7 +217,9 @@ class CohortTrainer(DistillationTrainer):
     def measure_remaining(self) -> None:
         """Measure the accuracies of the networks that are still trained, and write them to the log."""
         with self.all_threads():
-            self.log({f"{_TOLD}{number}": self.accuracy_of(self._network(number)) for number in self.remaining()})
+            self.log(
+                {f"{_ACCURACY_PREFIX}{number}": self.accuracy_of(self._network(number)) for number in self.remaining()}
+            )
 
     def stop(self, number: int) -> None:
         """Remove the gradients of a network. If they were only zero, the optimiser would still change the weights."""
@@ -223,7 +229,7 @@ class CohortTrainer(DistillationTrainer):
     def weight(self, students: int) -> float:
         return 1.0
 
-    def _remaining(self, step: int) -> list[Student]:
+    def _remaining_students(self, step: int) -> list[Student]:
         return [(number, self._network(number).config.architecture) for number in self.remaining()]
 
     def _network(self, number: int) -> CompactBert:
@@ -240,7 +246,7 @@ class CohortTrainer(DistillationTrainer):
         return torch.stack([norm for norm in norms if norm is not None]).norm()
 
 
-class _AtRungs(TrainerCallback):
+class _RungCallback(TrainerCallback):
     """A callback that compares the remaining networks at each rung and stops those that lose."""
 
     def __init__(self, trainer: CohortTrainer) -> None:
@@ -343,7 +349,7 @@ class Distillation:
 
         `weights` cannot be used afterwards.
         """
-        return self._timed(self._supernet_trainer(weights, draws), [weights], warm_up)
+        return self._timed_steps(self._supernet_trainer(weights, draws), [weights], warm_up)
 
     def _supernet_trainer(self, weights: CompactBert, draws: Draws) -> DistillationTrainer:
         return self._trainer(DistillationTrainer, weights, students=of_one(draws))
@@ -375,7 +381,7 @@ class Distillation:
         """Return the mean seconds per step of `train_cohort` before a network is dropped; see `time_supernet`."""
         students = [(number, network.config.architecture) for number, network in enumerate(networks)]
         trainer = self._trainer(DistillationTrainer, Cohort(networks), students=lambda step: students)
-        return self._timed(trainer, networks, warm_up)
+        return self._timed_steps(trainer, networks, warm_up)
 
     def _trainer(self, kind: type[T], model: nn.Module, **kwargs: Any) -> T:
         for network in _networks(model):
@@ -403,7 +409,7 @@ class Distillation:
         for network in networks:
             network.cpu().eval().requires_grad_(True)
 
-    def _timed(self, trainer: DistillationTrainer, networks: Sequence[CompactBert], warm_up: int) -> float:
+    def _timed_steps(self, trainer: DistillationTrainer, networks: Sequence[CompactBert], warm_up: int) -> float:
         with self._standardised(networks):
             return seconds_per_step(trainer, warm_up)
 

@@ -35,8 +35,8 @@ class SupernetConfig(CompactBertConfig):
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
         """Return the configuration of a sub-network, without the settings that only a supernet has."""
         values = self.to_dict()
-        for own in ("narrow_sizes", "choices", "exits"):
-            values.pop(own)
+        for setting in ("narrow_sizes", "choices", "exits"):
+            values.pop(setting)
         return CompactBertConfig(**values).with_architecture(architecture)
 
 
@@ -48,12 +48,12 @@ class SupernetWeights(CompactBert):
 
     def __init__(self, config: SupernetConfig) -> None:
         super().__init__(config)
-        for _, module, choices in self._choices():
+        for _, module, choices in self._modules_with_methods():
             shapes: dict[str, tuple[int, int]] = {}
             for choice in choices:
                 for name, shape in choice.matrices(module.rows, module.columns).items():
-                    known = shapes.get(name, (0, 0))
-                    shapes[name] = max(known[0], shape[0]), max(known[1], shape[1])
+                    so_far = shapes.get(name, (0, 0))
+                    shapes[name] = max(so_far[0], shape[0]), max(so_far[1], shape[1])
             add_matrices(module, {name: shape for name, shape in shapes.items() if not hasattr(module, name)})
         for layer in self.layers[:-1] if config.exits else ():
             layer.exit = along(nn.Linear(config.hidden_size, config.outputs), None, Axis.HIDDEN)
@@ -91,27 +91,27 @@ class SupernetWeights(CompactBert):
         They are computed from the states of the largest sub-network on `batches`, which are inputs of `forward`.
         """
         read = {name: Moments() for name in readers_of(self).values()} if len(self.narrow) else {}
-        written = {name: Moments() for name, _, _ in self._choices()}
-        with recorded_moments(self, read, written) as watch:
+        written = {name: Moments() for name, _, _ in self._modules_with_methods()}
+        with recorded_moments(self, read, written) as set_mask:
             for batch in batches:
-                watch(batch["attention_mask"].bool())
+                set_mask(batch["attention_mask"].bool())
                 states = self(**batch, output_hidden_states=True).hidden_states
                 for layer, state in zip(self.layers[:-1], states[1:-1], strict=True):
                     if self.config.exits:
                         layer.exit(state[:, 0])  # run only to record its input
         for narrow in self.narrow.values():
             cast(Narrow, narrow).fit(norms_of(self), read)
-        for name, module, choices in self._choices():
+        for name, module, choices in self._modules_with_methods():
             moment = written[name].second
             if isinstance(module, BlockLinear) and module.bias is not None:
                 moment = written[name].second_around(-module.bias)
             for choice in choices:
-                start = choice.start_table if isinstance(module, BlockEmbedding) else choice.start_linear
-                for matrix, value in start(module.weight, moment).items():
-                    own = module.get_parameter(matrix)
-                    own[: value.shape[0], : value.shape[1]] = value
+                initial_values = choice.start_table if isinstance(module, BlockEmbedding) else choice.start_linear
+                for matrix, value in initial_values(module.weight, moment).items():
+                    parameter = module.get_parameter(matrix)
+                    parameter[: value.shape[0], : value.shape[1]] = value
 
-    def _choices(self) -> Iterator[tuple[str, Compressed, Sequence[MatrixCompression]]]:
+    def _modules_with_methods(self) -> Iterator[tuple[str, Compressed, Sequence[MatrixCompression]]]:
         """Yield name, module and compression methods of each layer that has matrices other than `weight`.
 
         The methods are sorted by the size of their matrices, smallest first.
@@ -119,11 +119,11 @@ class SupernetWeights(CompactBert):
         offered: Mapping[str, list[str]] = self.config.choices or {}
         for name, module in self.named_modules():
             if isinstance(module, Compressed):
-                found = (compression(spec) for spec in offered.get(module.block, ()))
-                own = [
+                methods = (compression(spec) for spec in offered.get(module.block, ()))
+                extra = [
                     choice
-                    for choice in found
+                    for choice in methods
                     if isinstance(choice, MatrixCompression) and choice.matrices(1, 1).keys() - {"weight"}
                 ]
-                if own:
-                    yield name, module, sorted(own, key=lambda choice: sum(map(sum, choice.matrices(1, 1).values())))
+                if extra:
+                    yield name, module, sorted(extra, key=lambda choice: sum(map(sum, choice.matrices(1, 1).values())))

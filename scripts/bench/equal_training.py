@@ -38,7 +38,7 @@ from nas.evaluate import Evaluator
 from nas.files import digest, read_json, write_json
 from nas.model import CompactBert
 from nas.pipeline import Run, export
-from nas.pipeline.finalists import judge_of
+from nas.pipeline.finalists import evaluator_of
 from nas.pipeline.prepare import metric_of, splits
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import front
@@ -86,7 +86,7 @@ class Alone:
         self.run, self.folder = run, folder
         self.settings = run.study.export
         self.teacher = BertSupernet(load_ordered(run))
-        self.judge: Evaluator = judge_of(run)
+        self.judge: Evaluator = evaluator_of(run)
 
     def seconds_per_step(self, architecture: Architecture) -> float:
         """Return the seconds per step of a training of this network only."""

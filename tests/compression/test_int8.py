@@ -1,4 +1,4 @@
-"""int8 gives the same answers on every processor: no sum of two products leaves 16 bits."""
+"""int8 gives the same results on every x86 processor, because no sum of two products exceeds 16 bits."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ for path in sys.argv[1:]:
 """
 
 
-def _largest(spec: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Inputs and matrices that nearly all have their largest value: what saturates first."""
+def _largest_values(spec: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return inputs and matrices in which nearly all values are the largest, so that sums are likely to saturate."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 7, COLUMNS, generator=generator)
     x[0, 1:4] = 1.0
@@ -51,27 +51,27 @@ def _graph(spec: str, matrices: dict[str, torch.Tensor]) -> onnx.ModelProto:
     return graph.model("one layer")
 
 
-def test_weights_that_are_multiplied_keep_two_products_within_16_bits():
-    _, matrices = _largest("int8")
+def test_weights_are_small_enough_that_the_sum_of_two_products_fits_in_16_bits():
+    _, matrices = _largest_values("int8")
     graph = _graph("int8", matrices).graph
     (product,) = (node for node in graph.node if node.op_type == "MatMulInteger")
     (weights,) = (numpy_helper.to_array(item) for item in graph.initializer if item.name == product.input[1])
     assert weights.dtype == np.int8 and np.abs(weights.astype(int)).max() * 2 * 255 <= np.iinfo(np.int16).max
     prepared = compression("int8").prepared(matrices)["weight"]
-    assert torch.equal(prepared.unique(), torch.tensor([-0.703125, 1.0]))  # 45 of 64 steps, and all of them
+    assert torch.equal(prepared.unique(), torch.tensor([-0.703125, 1.0]))  # 45 of 64 levels, and all 64
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the processor in question is an x86")
-@pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64, of the package qemu-user")
-def test_int8_is_served_as_simulated_without_vnni(tmp_path, monkeypatch):
-    """On an emulated Haswell, which has AVX2; full 8-bit weights show that it saturates."""
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 processor")
+@pytest.mark.skipif(EMULATOR is None, reason="needs qemu-x86_64 from the package qemu-user")
+def test_int8_is_served_as_simulated_on_a_processor_without_vnni(tmp_path, monkeypatch):
+    """The processor is an emulated Haswell, which has only AVX2. With weights of full 8 bits, it saturates."""
     expected = {}
     for number, spec in enumerate(PRODUCTS):
-        x, matrices = _largest(spec)
+        x, matrices = _largest_values(spec)
         save(_graph(spec, matrices), tmp_path / f"{number}.onnx")
         expected[number] = compression(spec).linear(x, matrices, None).numpy()
         np.save(tmp_path / f"{number}-x.npy", x.numpy())
-    x, matrices = _largest("int8")
+    x, matrices = _largest_values("int8")
     monkeypatch.setattr(int8, "_PRODUCT_LEVELS", 127)
     save(_graph("int8", matrices), tmp_path / "full.onnx")
     np.save(tmp_path / "full-x.npy", x.numpy())

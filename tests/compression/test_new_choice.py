@@ -1,4 +1,4 @@
-"""A choice more is one class and one line in the registry: everything else takes it as it is."""
+"""A new compression method needs only a class and a line in the registry, and methods must suit the search space."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from nas.supernet import BertSupernet
 
 
 class Half(Format):
-    """Weights stored in 16-bit floating point, computed with in 32."""
+    """Weights that are stored in 16-bit floating point and multiplied in 32-bit floating point."""
 
     name = "half"
     examples = ("half",)
@@ -86,7 +86,7 @@ def space(monkeypatch):
 
 
 @pytest.mark.parametrize("is_format", [False, True])
-def test_space_search_supernet_export_and_sizes_take_it(is_format, space, supernet_weights, config, batch, tmp_path):
+def test_space_search_export_and_sizes_accept_a_new_method(is_format, space, supernet_weights, config, batch, tmp_path):
     architecture = compress_all(space.sample(random.Random(3)), "half")
     if is_format:
         stored = {"attention": "sparse(0.5)+half", "feed_forward": "low_rank(4)+half"}
@@ -105,13 +105,13 @@ def test_space_search_supernet_export_and_sizes_take_it(is_format, space, supern
         assert_same(alone(**batch).logits, active)
     inputs = {name: value.numpy() for name, value in batch.items()}
     served = onnx_session(str(tmp_path / "export" / ONNX_FILE), 1).run(["logits"], inputs)[0]
-    assert_same(served, active, "float16")  # scaled queries round otherwise
+    assert_same(served, active, "float16")  # the attention's scale is folded into the queries before rounding
     compressed = config.with_architecture(architecture)
     assert stored_mb(compressed) < stored_mb(config.with_architecture(compress_all(architecture, "none")))
     assert supernet.run(architecture, **batch).logits.requires_grad
 
 
-def test_the_contract_suite_takes_it_and_what_is_stored_in_it(space):
+def test_the_contract_suite_tests_a_new_format_and_the_methods_stored_in_it(space):
     suite = runpy.run_path(str(Path(__file__).parents[1] / "contracts" / "test_compression.py"))
     stored = {"half", *(f"low_rank({rank})+half" for rank in (4, 6)), "sparse(0.5)+half", "sparse(2:4)+half"}
     assert stored < set(suite["SPECS"])
@@ -125,7 +125,7 @@ def test_the_contract_suite_takes_it_and_what_is_stored_in_it(space):
 
 
 @pytest.mark.slow
-def test_a_profile_measures_its_blocks(space, config):
+def test_a_profile_measures_the_blocks_of_a_new_method(space, config):
     small = SearchSpace.model_validate(
         space.model_dump()
         | {"dimensions": {"layers": [3], "hidden_size": [32], "num_attention_heads": [4], "intermediate_size": [64]}}
@@ -148,13 +148,13 @@ def test_a_profile_measures_its_blocks(space, config):
     assert profile.predict_ms(shared) == pytest.approx(profile.predict_ms(small.largest()))
 
 
-def test_a_choice_for_another_block_is_refused(space, monkeypatch):
+def test_a_method_that_cannot_be_applied_to_a_block_is_refused(space, monkeypatch):
     monkeypatch.setattr(Half, "blocks", frozenset({"embedding"}))
     with pytest.raises(ValueError, match="attention: half can be applied only to embedding, but got 'half'"):
         SearchSpace.model_validate(space.model_dump())
 
 
-def test_a_choice_that_suits_no_size_is_refused():
+def test_a_method_that_suits_no_size_is_refused():
     values = mixed_space().model_dump()
     values["compression"] |= {"attention": ["none", "low_rank(500)"]}
     with pytest.raises(
@@ -167,21 +167,21 @@ def test_a_choice_that_suits_no_size_is_refused():
 @pytest.mark.parametrize(
     ("block", "choice", "sizes"),
     [
-        ("attention", "low_rank(12)", "16 even with num_attention_heads 4; change"),  # 24 and 32 would do
+        ("attention", "low_rank(12)", "16 even with num_attention_heads 4; change"),  # 24 and 32 are suitable
         ("feed_forward", "low_rank(14)", "16 even with intermediate_size 64; change"),
         ("embedding", "low_rank(20)", "16; change"),
         ("embedding", "low_rank(25)", "16 or 24; change"),
         ("attention", "sparse(0.1)+int8", "16 or 24 or 32 even with"),  # its bits take more than its zeros save
     ],
 )
-def test_the_hidden_sizes_that_a_choice_does_not_suit_are_named(block, choice, sizes):
+def test_the_hidden_sizes_that_a_method_does_not_suit_are_named(block, choice, sizes):
     values = SearchSpace.load("tiny").model_dump()
     values["compression"] |= {block: ["none", choice]}
     with pytest.raises(ValueError, match=f"compression.{block}: {re.escape(repr(choice))} must .* fails at {sizes}"):
         SearchSpace.model_validate(values)
 
 
-def test_what_is_larger_than_its_format_alone_does_not_suit():
+def test_a_method_suits_only_sizes_at_which_it_takes_fewer_bytes_than_its_format():
     assert compression("sparse(0.1)+int8").linear_bytes(384, 384, False) == 154_368 - 1536
     for spec in ("sparse(0.1)+int8", "low_rank(192)", "low_rank(192)+int8"):
         assert not compression(spec).suits(384, 384), spec
@@ -189,7 +189,7 @@ def test_what_is_larger_than_its_format_alone_does_not_suit():
         assert compression(spec).suits(384, 384), spec
 
 
-def test_a_block_that_shall_borrow_weights_needs_some_below():
+def test_a_block_can_share_weights_only_if_a_layer_below_has_some():
     space = mixed_space()
     largest = space.largest()
     first = replace(largest.layers[0], num_attention_heads=0, attention="share")
@@ -203,5 +203,7 @@ def test_a_block_that_shall_borrow_weights_needs_some_below():
     assert space.contains(repaired) and repaired.layers[0].num_attention_heads == 1
 
 
-def test_the_none_of_a_format_is_left_out_of_what_is_written():
+def test_the_format_none_is_the_default_and_is_not_written():
     assert compression("low_rank(4)").stored.spec == NoCompression().spec
+    with pytest.raises(ValueError, match=r"but got 'low_rank\(4\)\+none'; write 'low_rank\(4\)'"):
+        compression("low_rank(4)+none")

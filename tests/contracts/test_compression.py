@@ -1,4 +1,4 @@
-"""What every compression choice must do."""
+"""Every compression method fulfils the contract of `nas/compression/base.py`, and some have further properties."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPECS = [
     for example in choice.examples
     for spec in (example, *(f"{example}+{name}" for name in formats_of(choice) if name != "none"))
 ]
-"""The examples that each choice brings, in each format that it takes."""
+"""The examples of each method, in each format that the method supports."""
 ALL = pytest.mark.parametrize("choice", [compression(spec) for spec in SPECS], ids=SPECS)
 MATRIX = [compression(spec) for spec in SPECS if isinstance(compression(spec), MatrixCompression)]
 LINEAR = pytest.mark.parametrize("choice", MATRIX, ids=lambda choice: choice.spec)
@@ -32,7 +32,7 @@ TABLES = pytest.mark.parametrize(
     "choice", [choice for choice in MATRIX if "embedding" in choice.blocks], ids=lambda choice: choice.spec
 )
 HELPERS = 150
-"""Bytes of constants that do not grow with the block."""
+"""The maximum number of bytes of constants that are not counted, because they do not grow with the block."""
 
 
 def _serve(build, kind, shape, value, outputs=1):
@@ -58,20 +58,20 @@ def _arrays(matrices):
 
 
 @ALL
-def test_says_what_it_is_for(choice):
+def test_blocks_runtimes_and_processors_are_valid(choice):
     assert choice.blocks and choice.blocks <= set(BLOCKS)
     assert choice.runtimes and choice.runtimes <= RUNTIMES.keys()
     assert choice.processors and choice.processors <= set(get_args(Device.model_fields["processor"].annotation))
     assert compression(choice.spec) == choice and choice.name in choice.names <= REGISTRY.keys()
 
 
-def test_every_registered_choice_is_among_those_tested():
+def test_every_registered_method_is_tested():
     assert {compression(spec).name for spec in SPECS} == REGISTRY.keys()
     assert {"low_rank(4)+int8", "low_rank(6)+int4", "sparse(0.75)+int8"} < set(SPECS)
 
 
 @LINEAR
-def test_linear_is_served_as_simulated_and_stored_as_counted(choice):
+def test_a_linear_layer_is_served_as_simulated_and_takes_the_counted_bytes(choice):
     x = torch.randn(1, 7, 12, generator=torch.Generator().manual_seed(1))
     matrices, bias = _random(choice.matrices(20, 12)), torch.randn(20)
     served, stored = _serve(
@@ -85,7 +85,7 @@ def test_linear_is_served_as_simulated_and_stored_as_counted(choice):
 
 
 @LINEAR
-def test_a_batch_is_served_as_its_texts_are_unless_it_says_otherwise(choice):
+def test_a_batch_is_served_like_its_single_texts_unless_the_method_quantises_by_batch(choice):
     texts = _random({"x": (2, 7, 12)})["x"] * torch.tensor([1.0, 100.0])[:, None, None]
     linear, table = _arrays(_random(choice.matrices(20, 12))), _arrays(_random(choice.matrices(30, 8)))
     table[choice.writes][:15] *= 100.0
@@ -113,8 +113,8 @@ def _alone_and_together(build, kind, values, *features):
 
 
 @LINEAR
-def test_what_is_settled_stays_so(choice):
-    """An evaluation rounds once and computes with that many times."""
+def test_prepared_matrices_can_be_applied_in_place_of_raw_ones(choice):
+    """An evaluation quantises the matrices once and applies them many times."""
     x, matrices = torch.randn(2, 3, 12), _random(choice.matrices(8, 12))
     prepared = choice.prepared(matrices)
     assert prepared.keys() == matrices.keys()
@@ -122,7 +122,7 @@ def test_what_is_settled_stays_so(choice):
 
 
 @LINEAR
-def test_joint_layers_are_those_layers_with_rows_in_the_sizes_asked(choice):
+def test_joined_layers_compute_the_same_as_separate_ones(choice):
     x = torch.randn(1, 7, 12, generator=torch.Generator().manual_seed(1))
     layers = [(_random(choice.matrices(8, 12), seed), torch.randn(8)) for seed in range(3)]
     served, _ = _serve(
@@ -139,15 +139,15 @@ def test_joint_layers_are_those_layers_with_rows_in_the_sizes_asked(choice):
 
 
 @LINEAR
-def test_scaling_what_writes_scales_what_comes_out(choice):
-    """A power of two: rounding is the same."""
+def test_scaling_the_writing_matrix_scales_the_outputs(choice):
+    """The factor is a power of two, so rounding does not differ."""
     x, matrices, bias = torch.randn(2, 3, 12), _random(choice.matrices(8, 12)), torch.randn(8)
     scaled = matrices | {choice.writes: matrices[choice.writes] * 0.5}
     assert_same(choice.linear(x, scaled, bias * 0.5), choice.linear(x, matrices, bias) * 0.5)
 
 
 @LINEAR
-def test_the_plain_form_is_linear_in_what_it_reads(choice):
+def test_the_plain_form_is_linear_in_its_inputs(choice):
     x, matrices = torch.randn(2, 3, 12), _random(choice.matrices(8, 12))
     whole = choice.plain.linear(x, matrices, None)
     parts = (
@@ -158,7 +158,7 @@ def test_the_plain_form_is_linear_in_what_it_reads(choice):
 
 
 @TABLES
-def test_embedding_is_served_as_simulated_and_stored_as_counted(choice):
+def test_an_embedding_table_is_served_as_simulated_and_takes_the_counted_bytes(choice):
     matrices, ids = _random(choice.matrices(30, 8)), torch.tensor([[1, 29, 3]])
     served, stored = _serve(
         lambda graph, name: choice.emit_embed(graph, name, _arrays(matrices)),
@@ -171,7 +171,7 @@ def test_embedding_is_served_as_simulated_and_stored_as_counted(choice):
 
 
 @LINEAR
-def test_is_differentiable_in_input_and_weights(choice):
+def test_gradients_reach_the_inputs_and_the_weights(choice):
     x = torch.randn(2, 5, 12, requires_grad=True)
     matrices, bias = _random(choice.matrices(8, 12)), torch.randn(8, requires_grad=True)
     values = (x, bias, *(value.requires_grad_() for value in matrices.values()))
@@ -181,14 +181,14 @@ def test_is_differentiable_in_input_and_weights(choice):
 
 
 @LINEAR
-def test_zeros_and_constants_do_no_harm(choice):
+def test_a_layer_of_zeros_returns_its_bias(choice):
     matrices = {name: torch.zeros(shape) for name, shape in choice.matrices(8, 12).items()}
     assert torch.equal(choice.linear(torch.zeros(1, 3, 12), matrices, torch.ones(8)), torch.ones(1, 3, 8))
 
 
 @LINEAR
-def test_half_precision_computes_the_same_to_its_own_precision(choice):
-    """Also of zeros, whose scale half precision cannot hold."""
+def test_half_precision_differs_only_by_its_rounding_errors(choice):
+    """Some rows are zeros, whose quantisation scale is too small for half precision."""
     formats: dict[torch.dtype, NumberFormat] = {torch.float16: "float16", torch.bfloat16: "bf16"}
     for dtype, number_format in formats.items():
         matrices = {name: value.to(dtype) for name, value in _random(choice.matrices(20, 64)).items()}
@@ -201,19 +201,19 @@ def test_half_precision_computes_the_same_to_its_own_precision(choice):
             found["embed"] = choice.embed(ids, matrices), choice.embed(ids, exact)
         for half, expected in found.values():
             assert half.dtype == dtype and (half[1, 2:] == 0).all()
-            # A value between two products may be rounded to the next of 255 steps.
+            # A value in the middle between two of the 255 levels may be rounded to either of them.
             allowed = max(slack(expected, name) for name in (number_format, "int8"))
             assert (half.float() - expected).abs().max() <= allowed
 
 
 @LINEAR
-def test_smaller_layers_have_leading_parts(choice):
+def test_the_matrices_of_a_smaller_layer_fit_into_those_of_a_larger_one(choice):
     large = choice.matrices(20, 16)
     for name, shape in choice.matrices(12, 8).items():
         assert shape[0] <= large[name][0] and shape[1] <= large[name][1]
 
 
-def test_int8_keeps_at_most_255_values_a_row_and_its_error_within_half_a_step():
+def test_int8_has_at_most_255_values_per_row_and_errors_of_at_most_half_a_step():
     table = torch.randn(3, 4000, generator=torch.Generator().manual_seed(0))
     found = Int8().embed(torch.tensor([[0, 1, 2]]), {"weight": table})[0]
     step = table.abs().amax(dim=1) / 127
@@ -222,7 +222,7 @@ def test_int8_keeps_at_most_255_values_a_row_and_its_error_within_half_a_step():
         assert (found[row] - table[row]).abs().max() <= step[row] * 0.5001
 
 
-def test_int8_quantises_each_text_by_itself():
+def test_int8_quantises_each_text_separately():
     texts = torch.stack([torch.randn(6, 8), 100 * torch.randn(6, 8)])
     matrices, bias = {"weight": torch.randn(4, 8)}, torch.zeros(4)
     together = Int8().linear(texts, matrices, bias)
@@ -241,7 +241,7 @@ def test_int4_has_a_scale_for_every_32_weights_of_a_row():
 
 
 @pytest.mark.parametrize(("spec", "kept"), [("sparse(0.5)", 6), ("sparse(0.75)", 3), ("sparse(2:4)", 6)])
-def test_sparse_keeps_the_largest_of_each_row(spec, kept):
+def test_sparse_keeps_the_largest_weights_of_each_row(spec, kept):
     choice, weight = compression(spec), torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
     found = choice.linear(torch.eye(12)[None], {"weight": weight}, None)[0].T
     assert ((found != 0).sum(dim=1) == kept).all()
@@ -251,8 +251,8 @@ def test_sparse_keeps_the_largest_of_each_row(spec, kept):
     assert (own.abs().masked_fill(groups != 0, 0.0).amax(dim=-1) <= smallest).all()
 
 
-def test_low_rank_starts_as_the_best_factors_for_the_inputs_and_ranks_are_nested():
-    """The least error on the inputs that any matrices of that rank have (Eckart and Young), and prefixes."""
+def test_low_rank_starts_with_the_least_possible_error_on_the_inputs_and_ranks_are_nested():
+    """The least error of any matrices of a rank follows from the singular values of the outputs (Eckart and Young)."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(500, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
     weight = torch.randn(20, 12, generator=generator)
@@ -266,11 +266,11 @@ def test_low_rank_starts_as_the_best_factors_for_the_inputs_and_ranks_are_nested
         assert_same(start["right"], largest["right"][:rank])
         error = (choice.linear(inputs[None], start, None)[0] - outputs).square().sum()
         least = torch.linalg.svdvals(outputs)[rank:].square().sum()
-        # A rounding of an output is one of its error times how much larger it is, here less than a thousand times.
+        # Outputs are up to a thousand times larger than their errors, so rounding affects the errors that much more.
         assert error == pytest.approx(float(least), rel=1e-3)
 
 
-def test_low_rank_starts_as_the_best_factors_of_a_table():
+def test_low_rank_reproduces_a_table_of_that_rank_exactly():
     table = torch.randn(30, 3) @ torch.randn(3, 8)
     choice = compression("low_rank(3)")
     start = choice.start_table(table, table.double().T @ table.double())
@@ -294,6 +294,6 @@ def test_low_rank_starts_as_the_best_factors_of_a_table():
         ("sparse(0.5)+int4", "can be stored as none or int8.*, but got 'int4'"),
     ],
 )
-def test_what_is_no_choice_is_refused_with_rule_and_remedy(spec, rule):
+def test_an_invalid_method_is_refused_with_rule_and_remedy(spec, rule):
     with pytest.raises(ValueError, match=rule):
         compression(spec)

@@ -1,4 +1,4 @@
-"""What every executor must do: take architectures under tickets, give back the results an evaluator gives."""
+"""Every executor takes architectures under tickets and returns the results that an evaluator returns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def recipe(tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of this machine alone, which executors join: starting one for each takes longer than what they do."""
+    """Start a cluster on this machine that all executors join, because starting one per executor would be slow."""
     started = join(2, "tests")
     yield
     if started:
@@ -46,7 +46,7 @@ def _executor(name, recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
-def test_results_are_those_of_an_evaluator(recipe, name, request):
+def test_results_equal_those_of_an_evaluator(recipe, name, request):
     if name == "ray":
         request.getfixturevalue("cluster")
     rng = random.Random(0)
@@ -67,26 +67,26 @@ def test_results_are_those_of_an_evaluator(recipe, name, request):
         assert found[ticket].examples == result.examples
 
 
-def test_what_was_evaluated_whole_is_remembered(recipe, tmp_path):
-    path, asked = tmp_path / "evaluations" / "known.jsonl", SPACE.largest()
+def test_only_complete_evaluations_are_remembered(recipe, tmp_path):
+    path, known, other = tmp_path / "evaluations" / "known.jsonl", SPACE.largest(), SPACE.sample(random.Random(0))
     with CachingExecutor(executor_for(Search(), recipe), Memory(path)) as executor:
-        executor.submit(4, asked, 0.0)
+        executor.submit(4, known, 0.0)
         executor.submit(3, SPACE.smallest(), 1.5)
         found = dict(executor.next_result() for _ in range(2))
     assert not found[3].complete and found[4].complete
     path.write_bytes(path.read_bytes()[:-1] + b'\n{"architecture": {"hidd')
-    Memory(path).add(replace(found[4], architecture=SPACE.sample(random.Random(0))))
+    Memory(path).add(replace(found[4], architecture=other))
     memory = Memory(path)
-    assert memory.get(asked) == found[4] and memory.get(SPACE.smallest()) is None
-    assert len(memory._known) == 2
+    assert memory.get(known) == found[4] and memory.get(other) == replace(found[4], architecture=other)
+    assert memory.get(SPACE.smallest()) is None
     with CachingExecutor(executor_for(Search(), recipe), memory) as executor:
-        for ticket, architecture in ((5, SPACE.smallest()), (6, asked)):
+        for ticket, architecture in ((5, SPACE.smallest()), (6, known)):
             executor.submit(ticket, architecture, 0.0)
-        assert executor.next_result() == (6, found[4]), "what is known comes first"
+        assert executor.next_result() == (6, found[4]), "known results come first"
         assert executor.next_result()[1].complete
 
 
-def test_what_was_computed_in_another_precision_is_not_known(recipe, tmp_path):
+def test_results_of_another_precision_are_not_reused(recipe, tmp_path):
     result = replace(recipe.load().evaluate(SPACE.largest()), precision="bf16")
     path = tmp_path / "known.jsonl"
     Memory(path, "float32").add(result)
@@ -94,7 +94,7 @@ def test_what_was_computed_in_another_precision_is_not_known(recipe, tmp_path):
     assert Memory(path, "bf16").get(SPACE.largest()) == result
 
 
-def test_results_say_in_which_precision_they_were_computed(recipe, monkeypatch):
+def test_results_state_the_precision_in_which_they_were_computed(recipe, monkeypatch):
     assert recipe.load().evaluate(SPACE.smallest()).precision == recipe.precision("cpu") == "float32"
     for module in ("accuracy", "recipe"):
         monkeypatch.setattr(f"nas.evaluate.{module}.uses_bf16", lambda hidden_size, processor: True)
@@ -117,7 +117,7 @@ def test_a_candidate_whose_ray_worker_is_killed_is_evaluated_again(recipe, clust
 
 
 def _ray_workers() -> list[psutil.Process]:
-    """The workers of this process's own cluster, which name themselves after their actor."""
+    """Return the worker processes of the cluster that this process started. They are named after their actor."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):

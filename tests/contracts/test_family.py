@@ -1,7 +1,11 @@
-"""What every family of teachers must do. A new one has a line in `tiny.TEACHERS`, or shares RoBERTa's class."""
+"""Every family of teachers is converted to a `CompactBert` and back without changing its weights or its function.
+
+A new family needs an entry in `TEACHERS` of tests/tiny.py, unless it differs from RoBERTa only in its name.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,17 +23,35 @@ from nas.supernet.importance import magnitude, reorder
 FORMS = [NetworkForm(), NetworkForm("token_classifier", "every"), NetworkForm("encoder", "mean")]
 pytestmark = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.network_type)
 EVERY = [*TEACHERS, *(name for name in FAMILIES if name not in FAMILY_OF.values())]
+"""All kinds of teachers in `TEACHERS`, and the families without an entry there."""
+
+
+def _tiny_settings(kind: str) -> tuple[str, dict[str, Any]]:
+    """Return the family of a kind of teacher, and the settings of a tiny model.
+
+    Families without an entry in `TEACHERS` get RoBERTa's settings. Fails if such a family differs from RoBERTa in more
+    than its name (see `alike` in nas/model/families/roberta.py).
+    """
+    if kind in TEACHERS:
+        return TEACHERS[kind]
+    family, roberta = FAMILIES[kind], FAMILIES["roberta"]
+    if replace(family, model_type=roberta.model_type, title=roberta.title) != roberta:
+        pytest.fail(
+            f"the family {kind!r} must have an entry in TEACHERS of tests/tiny.py, because it differs from RoBERTa in "
+            "more than its name; add the settings of a tiny model (docs/families.md)"
+        )
+    return kind, TEACHERS["roberta"][1]
 
 
 def _teacher(kind: str, form: NetworkForm) -> Any:
-    """A stock model of a kind of teacher, or of a family that shares RoBERTa's class."""
-    family, settings = TEACHERS.get(kind) or (kind, TEACHERS["roberta"][1])
+    """Return a stock model with random weights, of a kind of teacher or of a family without an entry in `TEACHERS`."""
+    family, settings = _tiny_settings(kind)
     settings = {"vocab_size": 90, "max_position_embeddings": POSITIONS, "num_labels": 3} | settings
     return randomise(AUTO_CLASSES[form.network_type].from_config(AutoConfig.for_model(family, **settings)))
 
 
 def _texts(teacher: Any) -> dict[str, torch.Tensor]:
-    """Texts of the longest length, of one token, and between, with padding behind them."""
+    """Return texts of one token, of the maximum number of tokens, and of other lengths, with padding after them."""
     padding = teacher.config.pad_token_id
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 90, (5, POSITIONS), generator=generator)
@@ -40,7 +62,7 @@ def _texts(teacher: Any) -> dict[str, torch.Tensor]:
 
 
 def _outputs(output: Any, form: NetworkForm, mask: torch.Tensor) -> torch.Tensor:
-    """What is computed for texts, or for their tokens."""
+    """Return the outputs for each text or, for other heads, for each token that is not padding."""
     if form.network_type == "sequence_classifier":
         return output.logits
     found = output.logits if form.network_type == "token_classifier" else output.last_hidden_state
@@ -48,7 +70,7 @@ def _outputs(output: Any, form: NetworkForm, mask: torch.Tensor) -> torch.Tensor
 
 
 @pytest.mark.parametrize("kind", EVERY)
-def test_the_teachers_function_is_unchanged(kind, form):
+def test_a_converted_teacher_computes_the_same_outputs(kind, form):
     teacher = _teacher(kind, form)
     texts, compact = _texts(teacher), from_stock(_teacher(kind, form), form)
     network = compact.bert if form.network_type == "encoder" else compact
@@ -59,8 +81,8 @@ def test_the_teachers_function_is_unchanged(kind, form):
 
 
 @pytest.mark.parametrize("kind", EVERY)
-def test_every_weight_goes_there_and_back(kind, form):
-    """But for rows of positions that no token takes, and the pooler of an encoder, which nothing reads."""
+def test_every_weight_is_converted_and_converted_back_unchanged(kind, form):
+    """Exceptions are unused rows of the position table, and the pooler of an encoder, whose output is not used."""
     teacher = _teacher(kind, form)
     compact = from_stock(teacher, form)
     assert fits_stock(compact)
@@ -73,11 +95,18 @@ def test_every_weight_goes_there_and_back(kind, form):
         assert torch.equal(state[name][used], value[used]), name
 
 
+def test_a_family_without_an_entry_in_teachers_is_refused_unless_it_is_like_roberta(form, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "newcomer", replace(FAMILIES["bert"], model_type="newcomer", title="Newcomer"))
+    with pytest.raises(pytest.fail.Exception, match="'newcomer' must have an entry in TEACHERS"):
+        _teacher("newcomer", form)
+    assert _tiny_settings("camembert") == ("camembert", TEACHERS["roberta"][1])
+
+
 @pytest.mark.parametrize("kind", EVERY)
-def test_every_parameter_has_axes_and_ordering_keeps_the_function(kind, form):
+def test_every_parameter_has_axes_and_reordering_does_not_change_the_outputs(kind, form):
     compact = from_stock(_teacher(kind, form), form)
-    noted = [parameter for module in compact.modules() for parameter, axes in labelled(module) if len(axes)]
-    assert {id(parameter) for parameter in noted} == {id(parameter) for parameter in compact.parameters()}
+    with_axes = [parameter for module in compact.modules() for parameter, axes in labelled(module) if len(axes)]
+    assert {id(parameter) for parameter in with_axes} == {id(parameter) for parameter in compact.parameters()}
     texts = _texts(compact)
     with torch.no_grad():
         before = compact(**texts).logits
@@ -87,7 +116,7 @@ def test_every_parameter_has_axes_and_ordering_keeps_the_function(kind, form):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_it_is_what_transformers_calls_so(name, form):
+def test_model_type_and_parameter_names_are_those_of_transformers(name, form):
     family = FAMILIES[name]
     assert family.model_type == name and name in CONFIG_MAPPING
     with torch.device("meta"):
@@ -97,7 +126,7 @@ def test_it_is_what_transformers_calls_so(name, form):
     assert encoder.get_parameter(family.token_embeddings) is encoder.get_input_embeddings().weight
 
 
-def test_a_table_that_layers_do_not_share_does_not_fit_mpnets_own_class(form):
+def test_position_biases_that_differ_between_layers_do_not_fit_mpnets_own_class(form):
     compact = from_stock(_teacher("mpnet", form), form)
     assert fits_stock(compact)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What every runtime must do: run sub-networks and chains of blocks, and be measured in a process of its own."""
+"""Every runtime runs sub-networks and chains of blocks, and can be measured in a separate process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _inputs():
 @RUNTIME
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
 def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
-    """On the inputs that it takes of those it is given."""
+    """Inputs that the network lacks are ignored."""
     device = Device(name="cpu", runtime=name)
     runtime = runtime_of(device)
     runtime.write_model(supernet_weights, tmp_path / "network")
@@ -70,7 +70,7 @@ def test_runs_chains_of_blocks(name, kind, layer, first_only, config, tmp_path):
 
 
 @RUNTIME
-def test_is_measured_in_turns_with_its_conditions(name, supernet_weights, config):
+def test_a_measurement_records_samples_percentiles_and_conditions(name, supernet_weights, config):
     device = Device(name="cpu", runtime=name, sequence_length=[4, 8])
     chain = (BlockChain("attention", Layer(0, 2, 8), 2), config)
     records = measure(device, {"model": supernet_weights, "chain": chain}, rounds=3, title="Testing")
@@ -85,7 +85,7 @@ def test_is_measured_in_turns_with_its_conditions(name, supernet_weights, config
 @pytest.mark.skipif(which("g++") is None, reason="PyTorch compiles for the CPU with g++")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_networks_are_compiled_once_for_each_length(supernet_weights, space, tmp_path):
-    """By PyTorch, where the device says so; then they are measured as any."""
+    """PyTorch compiles them if the device is configured so. They are measured like other networks."""
     device = Device(name="cpu", runtime="torch", compiled=True, sequence_length=[4, 8])
     model = BertSupernet(supernet_weights).extract(space.smallest())
     item = item_of(device, "network", model, tmp_path / "network", Texts(vocab_size=90), {})
@@ -100,8 +100,8 @@ def test_networks_are_compiled_once_for_each_length(supernet_weights, space, tmp
 
 
 @RUNTIME
-def test_each_network_is_fed_the_lengths_that_it_is_asked_for(name, supernet_weights, tmp_path):
-    """4 tokens, or 40, or both in turns."""
+def test_each_network_is_fed_texts_of_its_own_lengths(name, supernet_weights, tmp_path):
+    """One network is fed 4 tokens, one 40 tokens, and one both lengths equally often."""
     networks = {"short": supernet_weights, "long": supernet_weights, "both": supernet_weights}
     device, tokens = Device(name="cpu", runtime=name, sequence_length=[4, 40]), {"short": 4, "long": 40}
     for network, lengths in {"short": {4}, "long": {40}, "both": {4, 40}}.items():
@@ -112,20 +112,20 @@ def test_each_network_is_fed_the_lengths_that_it_is_asked_for(name, supernet_wei
     assert len(records["both"].samples_ms) % 2 == 0 and all(record.samples_ms for record in records.values())
 
 
-def test_a_network_that_cannot_run_is_one_clear_error(tmp_path):
+def test_a_network_that_cannot_run_raises_a_device_error(tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no network")
     with pytest.raises(DeviceError, match="measuring with onnxruntime on cpu failed"):
         measure(Device(name="cpu"), {"broken": broken}, rounds=1, title="Testing")
 
 
-def test_a_runtime_that_is_not_installed_says_how_to_get_it(monkeypatch):
+def test_a_runtime_that_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DeviceError, match="pip install onnxruntime"):
         check_runtime(Device(name="cpu"))
 
 
-def test_int8_is_run_by_onnxruntime(supernet_weights, space, tmp_path):
+def test_onnxruntime_runs_int8_networks(supernet_weights, space, tmp_path):
     model = BertSupernet(supernet_weights).extract(compress_all(space.largest(), "int8"))
     device = Device(name="cpu")
     runtime = runtime_of(device)

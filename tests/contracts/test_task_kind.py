@@ -1,4 +1,4 @@
-"""What every kind of task must do."""
+"""Every kind of task fulfils the contract of `nas/tasks/base.py`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ METRICS = pytest.mark.parametrize(
 )
 
 
-def asked(kind, metric=None, **settings):
-    """What a study of a kind says of its task."""
+def settings_of(kind, metric=None, **settings):
+    """Return the `[task]` settings of a study of this kind."""
     return SimpleNamespace(
         **{"metric": metric or kind.metrics[0], "positive": None, "label": "label", "threshold": None}
         | {"text": ("one", "other") if kind.needs_pairs else ("text",), "query": None}
@@ -50,8 +50,8 @@ def asked(kind, metric=None, **settings):
     )
 
 
-def read(kind, columns=None):
-    """The labels of a kind's example, as training and as test set."""
+def read_labels(kind, columns=None):
+    """Read the label columns, by default those of the kind's first example, both as training and as test file."""
     columns = columns or kind.examples[0]
     train, test = (
         [LabelColumn(f"{name}.csv", column, list(values)) for column, values in columns.items()]
@@ -60,12 +60,12 @@ def read(kind, columns=None):
     return kind.read(train, test, None)
 
 
-def many(kind, count=400):
-    """What a metric of a kind compares outputs with, (count, ...), drawn from its first example.
+def drawn_labels(kind, count=400):
+    """Return labels (count, ...) for a metric of this kind, the number of outputs, and their names.
 
-    Groups are of ten; where pairs are judged, each two rows are one.
+    The labels are drawn from the kind's first example. Groups have ten rows. If pairs are judged, they take two rows.
     """
-    found = read(kind)
+    found = read_labels(kind)
     labels = as_array((found.judged or found.values)["train"])
     rows = np.random.default_rng(0).integers(0, len(labels), count)
     if kind.learns_from_texts:
@@ -76,7 +76,7 @@ def many(kind, count=400):
 
 
 @ALL
-def test_texts_leave_early_only_where_the_first_token_is_read(kind):
+def test_a_kind_explains_why_it_has_no_early_exits_unless_it_reads_the_first_token(kind):
     assert kind.network_form.readout == "first" or kind.why_no_exits
 
 
@@ -88,19 +88,19 @@ def test_every_kind_is_found_by_its_name():
 
 
 @ALL
-def test_says_what_it_is_for(kind):
+def test_metrics_and_problem_type_are_valid(kind):
     assert kind.metrics and len(set(kind.metrics)) == len(kind.metrics)
     assert kind.problem_type in get_args(Problem)
     assert kind.learns_from_texts == (kind.network_form.network_type == "encoder")
     with pytest.raises(ValueError, match=f"metric: 'beauty' is not a metric of {kind.name}; use {kind.metrics[0]}"):
-        kind.check(asked(kind, "beauty"))
+        kind.check(settings_of(kind, "beauty"))
     for metric in kind.metrics:
-        kind.check(asked(kind, metric))
+        kind.check(settings_of(kind, metric))
 
 
 @EXAMPLES
-def test_labels_are_read_in_both_files_alike_and_survive_the_disk(kind, columns, tmp_path):
-    found = read(kind, columns)
+def test_labels_are_read_alike_from_both_files_and_do_not_change_on_disk(kind, columns, tmp_path):
+    found = read_labels(kind, columns)
     rows = len(next(iter(columns.values())))
     assert found.values["train"] == found.values["test"] and len(found.values["train"]) == rows
     assert list(kind.output_names(found.names)) == list(range(max(1, len(found.names))))
@@ -120,9 +120,9 @@ def test_labels_are_read_in_both_files_alike_and_survive_the_disk(kind, columns,
 
 
 @METRICS
-def test_a_right_network_scores_one_and_a_worse_one_less(kind, name):
-    labels, outputs, names = many(kind)
-    metric = kind.metric(asked(kind, name), names)
+def test_a_perfect_network_scores_one_and_a_worse_one_less(kind, name):
+    labels, outputs, names = drawn_labels(kind)
+    metric = kind.metric(settings_of(kind, name), names)
     right, worse = (metric.simulated(labels, outputs, share, np.random.default_rng(1)) for share in (1.0, 0.7))
     assert (
         right.shape
@@ -136,9 +136,9 @@ def test_a_right_network_scores_one_and_a_worse_one_less(kind, name):
 
 
 @METRICS
-def test_a_metric_travels_and_says_what_is_answered_and_what_is_right(kind, name):
-    labels, outputs, names = many(kind, 60)
-    metric = pickle.loads(pickle.dumps(kind.metric(asked(kind, name), names)))
+def test_a_metric_survives_pickling_and_its_methods_agree_with_its_score(kind, name):
+    labels, outputs, names = drawn_labels(kind, 60)
+    metric = pickle.loads(pickle.dumps(kind.metric(settings_of(kind, name), names)))
     assert metric.label
     logits = metric.simulated(labels, outputs, 0.7, np.random.default_rng(1))
     answers = metric.answers(logits, labels)
@@ -151,7 +151,7 @@ def test_a_metric_travels_and_says_what_is_answered_and_what_is_right(kind, name
     if metric.judges_groups:
         each = metric.group_scores(logits, labels)
         assert len(each) == metric.size(labels) and each.mean() == pytest.approx(metric.score(logits, labels))
-    elif kind.learns_from_texts:  # pairs are drawn
+    elif kind.learns_from_texts:  # the bootstrap draws pairs instead of rows
         assert metric.bootstrap_scores(logits, labels, [np.arange(60).repeat(2)[:60]]) != [metric.score(logits, labels)]
     else:
         scores = [metric.score(logits[rows], labels[rows]) for rows in draws]
@@ -162,9 +162,9 @@ def test_a_metric_travels_and_says_what_is_answered_and_what_is_right(kind, name
 
 
 @METRICS
-def test_too_little_to_judge_is_refused(kind, name):
-    labels, _, names = many(kind, 60)
-    metric = kind.metric(asked(kind, name), names)
+def test_a_set_that_is_too_small_for_the_metric_is_refused(kind, name):
+    labels, _, names = drawn_labels(kind, 60)
+    metric = kind.metric(settings_of(kind, name), names)
     metric.check_size(labels)
     with pytest.raises(
         DataError, match=rf"the set needs at least \d+ {metric.size_word} for {name}, but has 0; give more"
@@ -173,8 +173,8 @@ def test_too_little_to_judge_is_refused(kind, name):
 
 
 @ALL
-def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equal_logits(kind):
-    _, outputs, _ = many(kind)
+def test_the_distillation_loss_is_a_mean_over_texts_and_zero_for_equal_logits(kind):
+    _, outputs, _ = drawn_labels(kind)
     shape = (8, 5, outputs) if kind.network_form.readout == "every" else (8, outputs)
     student, teacher = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     student.requires_grad_()
@@ -189,10 +189,10 @@ def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equa
             pytest.approx(kind.divergence(student, student + 3.0).item(), rel=1e-5)
         )
         assert_same(compared, sum(kind.divergence(student[at], teacher[at], groups[at]) for at in HALVES) / 2)
-    if not kind.learns_from_texts:  # embeddings are also compared with those of the other texts of a batch
+    if not kind.learns_from_texts:  # the embeddings of a batch are also compared with each other
         halves = [kind.divergence(student[part], teacher[part]) for part in HALVES]
         assert_same(loss, sum(halves) / 2)
-    if kind.network_form.readout == "every":  # each text counts alike, however many of its tokens do
+    if kind.network_form.readout == "every":  # all texts have the same weight, however many tokens they have
         mask = torch.arange(5) < torch.tensor([[5], [3]])
         two = [
             kind.divergence(student[row : row + 1, :count], teacher[row : row + 1, :count])
@@ -204,22 +204,22 @@ def test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equa
 
 
 @ALL
-def test_a_teacher_of_the_kind_is_known_from_those_of_other_kinds(kind):
-    _, outputs, _ = many(kind)
+def test_teachers_of_the_kind_are_accepted_and_those_of_other_kinds_are_not(kind):
+    _, outputs, _ = drawn_labels(kind)
     if kind.network_form.network_type == "encoder":
-        assert not kind.accepts(kind.problem_type, outputs)  # no classifier is one
+        assert not kind.accepts(kind.problem_type, outputs)  # a classifier cannot be an encoder
         return
     assert kind.accepts(kind.problem_type, outputs)
     for other in REGISTRY.values():
-        of_one_number = kind.has_one_output and other.has_one_output  # which may be put in an order whatever it is
-        if other.problem_type != kind.problem_type and not of_one_number:
+        same_output = kind.has_one_output and other.has_one_output  # any single number can be used for ranking
+        if other.problem_type != kind.problem_type and not same_output:
             assert not other.accepts(kind.problem_type, outputs)
 
 
 @CLASSIFIERS
-def test_classifiers_of_transformers_and_of_nas_learn_from_the_labels_as_they_are_stored(kind, columns):
-    """The same loss, by the problem type that stands in config.json."""
-    found = read(kind, columns)
+def test_classifiers_of_transformers_and_of_nas_have_the_same_loss_for_stored_labels(kind, columns):
+    """The loss follows from the `problem_type` in config.json."""
+    found = read_labels(kind, columns)
     names = kind.output_names(found.names)
     teacher = make_teacher(outputs=len(names))
     teacher = randomise(AUTO_CLASSES[kind.network_form.network_type].from_config(teacher.config))
@@ -237,9 +237,9 @@ def test_classifiers_of_transformers_and_of_nas_learn_from_the_labels_as_they_ar
 
 @ALL
 def test_rows_of_each_label_are_counted(kind):
-    found = read(kind)
+    found = read_labels(kind)
     labels, names = found.values["train"] * 8, found.names
     counts = kind.counts(labels, names)
     assert set(counts) == set(names) and (not names or sum(counts.values()) >= 40)
-    assert all(isinstance(count, int) for count in kind.label_counts(many(kind, 50)[0]).values())
+    assert all(isinstance(count, int) for count in kind.label_counts(drawn_labels(kind, 50)[0]).values())
     assert kind.summary("texts", names).split()[1] == "texts"

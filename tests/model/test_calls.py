@@ -1,4 +1,4 @@
-"""Sub-networks are called as transformers' own sequence classifiers are."""
+"""Sub-networks can be called, trained and saved like the sequence classifiers of transformers."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ FIRST, *OTHERS = LARGEST.layers
 ARCHITECTURES = {
     "int8": compress_all(LARGEST, "int8"),
     "int4": replace(LARGEST, embedding="int4", layers=tuple(replace(x, feed_forward="int4") for x in LARGEST.layers)),
-    "thin": replace(
+    "low rank and sparse": replace(
         LARGEST,
         embedding="low_rank(8)+int8",
         layers=tuple(replace(x, attention="sparse(0.5)", feed_forward="low_rank(6)+int8") for x in LARGEST.layers),
     ),
     "exits": replace(compress_all(LARGEST, "int8"), exit_threshold=0.6),
-    "drops": replace(LARGEST, layers=(replace(FIRST, feed_forward="int8", keep_tokens=5), *OTHERS)),
+    "drops tokens": replace(LARGEST, layers=(replace(FIRST, feed_forward="int8", keep_tokens=5), *OTHERS)),
     **{name: named_architectures()[name] for name in ("borrows in the last layer", "attends never")},
 }
 ALL = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -50,7 +50,7 @@ KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
 
 
 def _model(config, name="int8"):
-    """A network whose padding token has a row of zeros, as after a training."""
+    """Return a random network whose padding token has a row of zeros, as after training."""
     torch.manual_seed(0)
     model = randomise(CompactBert(config.with_architecture(ARCHITECTURES[name])), scale=0.2)
     table = model.get_input_embeddings()
@@ -61,7 +61,7 @@ def _model(config, name="int8"):
 
 @ALL
 @torch.no_grad()
-def test_what_is_asked_for_changes_no_logits(name, config, batch):
+def test_the_form_of_a_call_does_not_change_the_logits(name, config, batch):
     model = _model(config, name)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     rest = {key: value for key, value in batch.items() if key != "input_ids"}
@@ -84,18 +84,16 @@ def test_what_is_asked_for_changes_no_logits(name, config, batch):
 
 @ALL
 @torch.no_grad()
-def test_hidden_states_and_attention_weights_are_those_of_all_tokens(name, config, batch):
-    """Except of those that are dropped; each token's weights sum to one, and padding gets none."""
-    model, (texts, tokens) = _model(config, name), batch["input_ids"].shape
+def test_hidden_states_and_attention_weights_cover_all_tokens_that_are_not_dropped(name, config, batch):
+    """The attention weights of each token sum to one, and padding gets no attention."""
+    model = _model(config, name)
     output = model(**batch, output_hidden_states=True, output_attentions=True)
-    kept, layers = [tokens], model.config.architecture.resolved
-    for layer in layers:
-        kept.append(min(kept[-1], layer.keep_tokens or tokens))
-    assert [state.shape for state in output.hidden_states] == [(texts, count, config.hidden_size) for count in kept]
-    for layer, count, weights in zip(layers, kept, output.attentions, strict=False):
+    kept = [11, 5, 5, 5] if name == "drops tokens" else [11] * 4  # the batch has 5 texts of 11 tokens
+    assert [state.shape for state in output.hidden_states] == [(5, count, 32) for count in kept]
+    for layer, count, weights in zip(model.config.architecture.resolved, kept, output.attentions, strict=False):
         assert (weights is None) == (not layer.num_attention_heads)
         if weights is not None:
-            assert weights.shape == (texts, layer.num_attention_heads, count, count)
+            assert weights.shape == (5, layer.num_attention_heads, count, count)
             assert_same(weights.sum(dim=-1), torch.ones(weights.shape[:3]))
     if output.attentions[0] is not None:
         padding = (batch["attention_mask"] == 0)[:, None, None, :].expand_as(output.attentions[0])
@@ -105,21 +103,21 @@ def test_hidden_states_and_attention_weights_are_those_of_all_tokens(name, confi
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @ALL
 @torch.no_grad()
-def test_half_precision_is_close_and_a_number(name, dtype, config, batch):
-    """Texts of nothing but padding included."""
+def test_half_precision_is_close_to_single_precision_and_finite(name, dtype, config, batch):
+    """This includes texts that consist only of padding."""
     model = _model(config, name)
     half = copy.deepcopy(model).to(dtype)
     logits = half(**batch).logits
     assert logits.dtype == dtype
-    if not any(layer.keep_tokens for layer in model.config.architecture.layers):  # which tokens stay is all or nothing
+    if name != "drops tokens":  # rounding can change which tokens are kept
         error = (logits.float() - model(**batch).logits).abs().mean()
         assert error < 0.1 * model(**batch).logits.std()
-    nothing = {**batch, "attention_mask": torch.zeros_like(batch["attention_mask"])}
-    assert half(**nothing).logits.isfinite().all() and half(**nothing, output_attentions=True).logits.isfinite().all()
+    padding = {**batch, "attention_mask": torch.zeros_like(batch["attention_mask"])}
+    assert half(**padding).logits.isfinite().all() and half(**padding, output_attentions=True).logits.isfinite().all()
 
 
 class _Pooled(nn.Module):
-    """A body whose pooled output is given."""
+    """An encoder that always returns the given pooled output."""
 
     def __init__(self, pooled):
         super().__init__()
@@ -137,7 +135,7 @@ class _Pooled(nn.Module):
         (1, torch.tensor([0.5, 2.0, -1.0, 0.0, 1.0])),
     ],
 )
-def test_the_loss_is_that_of_transformers_own_class(outputs, labels, teacher, batch):
+def test_the_loss_equals_that_of_transformers_own_class(outputs, labels, teacher, batch):
     model = _model(compact_config(teacher.config))
     logits = model(**batch).logits
     stock = BertForSequenceClassification(copy.deepcopy(teacher.config))
@@ -152,11 +150,11 @@ def test_the_loss_is_that_of_transformers_own_class(outputs, labels, teacher, ba
 
 
 @KINDS
-def test_padding_on_the_left_and_token_types_are_taken_as_by_the_family_s_own_class(teacher, config, batch):
-    """Positions count from the first place on; a network without token types ignores them."""
+def test_left_padding_and_token_types_have_the_same_effect_as_in_the_familys_own_class(teacher, config, batch):
+    """Positions are counted from the first token, even if it is padding. A network without token types ignores them."""
     model = from_stock(teacher)
     counts_all = family_of(teacher.config.model_type).uncounted(teacher.config.pad_token_id) is None
-    if counts_all and config.attention_windows is None:  # what padding that sees padding alone computes is undefined
+    if counts_all and config.attention_windows is None:  # the result of a window of padding is undefined
         left = {name: value.flip(1) for name, value in batch.items()}
         with torch.no_grad():
             assert_same(model(**left).logits, teacher(**left).logits)
@@ -166,7 +164,7 @@ def test_padding_on_the_left_and_token_types_are_taken_as_by_the_family_s_own_cl
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "message"),
     [
         ({"input_ids": torch.ones(1, 41, dtype=torch.long)}, "1 to 40 tokens in this network, but got 41; truncate it"),
         ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, "but got 0; give one that is not empty"),
@@ -177,12 +175,12 @@ def test_padding_on_the_left_and_token_types_are_taken_as_by_the_family_s_own_cl
         ),
     ],
 )
-def test_wrong_inputs_are_told(inputs, said, config):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_inputs_are_refused_with_a_clear_message(inputs, message, config):
+    with pytest.raises(ValueError, match=message):
         _model(config)(**inputs)
 
 
-@pytest.mark.parametrize("name", ["int8", "thin"])
+@pytest.mark.parametrize("name", ["int8", "low rank and sparse"])
 @torch.no_grad()
 def test_the_vocabulary_can_grow_and_shrink(name, config, batch, tmp_path):
     model = _model(config, name)
@@ -209,7 +207,7 @@ def test_token_embeddings_can_be_replaced(config, batch):
     with pytest.raises(ValueError, match="must have 32 features, but got 16"):
         model.set_input_embeddings(nn.Embedding(70, 16))
     with pytest.raises(ValueError, match=r"stored as low_rank\(8\)\+int8 and cannot be replaced by Embedding"):
-        _model(config, "thin").set_input_embeddings(other)
+        _model(config, "low rank and sparse").set_input_embeddings(other)
 
 
 @ALL
@@ -227,7 +225,7 @@ def test_gradient_checkpointing_changes_no_gradient(name, config, batch):
         assert_same(gradient, gradients[1][name], of=name)
 
 
-def test_weights_that_a_file_lacks_are_drawn(config, tmp_path):
+def test_weights_that_a_file_lacks_are_initialised_at_random(config, tmp_path):
     model = _model(config)
     state = model.state_dict()
     missing = "bert.encoder.layer.1.intermediate.dense.weight"
@@ -248,7 +246,7 @@ def folder(config, tmp_path):
     return tmp_path / "export"
 
 
-def test_a_pipeline_answers_batches_as_it_answers_single_texts(folder):
+def test_a_pipeline_gives_batches_the_same_answers_as_single_texts(folder):
     texts = ["w1 w2", "w50 w3 w3 w3", "w9", ""]
     pairs = [{"text": text, "text_pair": "w7 w8"} for text in texts]
     classify = pipeline("text-classification", model=str(folder))
@@ -263,8 +261,8 @@ def test_a_pipeline_answers_batches_as_it_answers_single_texts(folder):
     assert classify("w9 " * 60, truncation=True)
 
 
-def test_a_trainer_evaluates_predicts_and_trains_on(folder, tmp_path):
-    """Columns that the network does not read are left out; batches have different lengths."""
+def test_a_trainer_of_transformers_evaluates_predicts_and_continues_training(folder, tmp_path):
+    """The rows have a column that the network does not read, and the batches have different lengths."""
     rows = Dataset.from_dict(
         {
             "input_ids": [[2, 5 + row, *([7] * (row % 4)), 3] for row in range(10)],
@@ -289,7 +287,7 @@ def test_a_trainer_evaluates_predicts_and_trains_on(folder, tmp_path):
         train_dataset=rows,
         eval_dataset=rows,
         processing_class=make_tokenizer(),
-        compute_metrics=lambda found: {"right": float((np.argmax(found[0], axis=-1) == found[1]).sum())},
+        compute_metrics=lambda result: {"right": float((np.argmax(result[0], axis=-1) == result[1]).sum())},
     )
     right = trainer.evaluate()["eval_right"]
     predictions = trainer.predict(rows).predictions
@@ -300,16 +298,16 @@ def test_a_trainer_evaluates_predicts_and_trains_on(folder, tmp_path):
     assert (predictions.argmax(axis=1) == np.argmax(alone, axis=1)).mean() >= 0.8
     before = model.classifier.weight.detach().clone()
     assert np.isfinite(trainer.train().training_loss) and not torch.equal(model.classifier.weight, before)
-    assert not trainer.model_accepts_loss_kwargs  # the loss is a mean over a batch
+    assert not trainer.model_accepts_loss_kwargs  # because the loss is a mean over a batch
 
 
-def test_what_is_saved_again_brings_its_definition_along(folder, tmp_path):
+def test_saving_a_loaded_export_copies_its_modelling_file(folder, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     model.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / MODELING_FILE).read_text() == (folder / MODELING_FILE).read_text()
-    model.save_pretrained(folder)
+    model.save_pretrained(folder)  # saving to its own folder is allowed
 
 
-def test_arguments_have_the_names_and_order_of_transformers(config):
+def test_arguments_of_forward_have_the_names_and_the_order_of_transformers(config):
     own = list(inspect.signature(BertForSequenceClassification.forward).parameters)
     assert list(inspect.signature(SupernetWeights.forward).parameters)[: len(own) - 1] == own[:-1]

@@ -1,4 +1,4 @@
-"""Checkpoints of teachers: what is complete is loaded in float32, under whatever names; the rest is one clear line."""
+"""Complete checkpoints of teachers are loaded in float32, and others are refused with a message of one line."""
 
 from __future__ import annotations
 
@@ -72,15 +72,15 @@ def _with_buffers(found):
         lambda found: found | {"cls.predictions.bias": torch.zeros(90), "criterion.weight": torch.ones(3)},
         lambda found: found | {f"average.{name}": value + 1.0 for name, value in found.items()},
     ],
-    ids=["as saved", "DataParallel", "compiled", "wrapped", "old norms", "buffers", "other heads", "a copy"],
+    ids=["as saved", "DataParallel", "compiled", "wrapped", "old norms", "buffers", "other heads", "averaged copy"],
 )
-def test_weights_are_loaded_under_whatever_names(folder, teacher, change):
+def test_weights_are_loaded_whatever_prefixes_and_extra_entries_the_file_has(folder, teacher, change):
     _change(folder, change)
     found = _load(folder).state_dict()
     assert all(torch.equal(found[name], value) for name, value in teacher.state_dict().items())
 
 
-def test_the_encoder_may_be_prefixed_apart_from_the_head(folder, teacher):
+def test_the_encoder_may_have_another_prefix_than_the_head(folder, teacher):
     _change(folder, lambda found: {name.replace("bert.", "encoder_model."): value for name, value in found.items()})
     found = _load(folder).state_dict()
     assert all(torch.equal(found[name], value) for name, value in teacher.state_dict().items())
@@ -102,7 +102,7 @@ def test_weights_are_loaded_in_float32(folder, teacher, dtypes):
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
 @pytest.mark.parametrize("kind", [AutoModel, AutoModelForMaskedLM])
-def test_only_the_head_may_be_absent(tmp_path, teacher, kind):
+def test_only_the_head_may_be_missing(tmp_path, teacher, kind):
     encoder = randomise(kind.from_config(teacher.config))
     encoder.save_pretrained(tmp_path)
     config = read_config(str(tmp_path))
@@ -114,7 +114,7 @@ def test_only_the_head_may_be_absent(tmp_path, teacher, kind):
     assert all(torch.equal(value, own[name]) for name, value in loaded.items() if not name.startswith("pooler."))
 
 
-def test_a_head_of_another_size_is_new(folder, teacher):
+def test_a_head_of_another_size_is_replaced_by_a_new_one(folder, teacher):
     wider = {"classifier.weight": torch.randn(5, 32), "classifier.bias": torch.randn(5)}
     _change(folder, lambda found: found | wider)
     config = read_config(str(folder))
@@ -166,14 +166,14 @@ _QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         ),
     ],
 )
-def test_anything_else_is_one_line(folder, change, words):
+def test_unusable_weights_are_refused_in_one_line(folder, change, words):
     _change(folder, change)
     message = _refusal(folder)
     assert all(word in message for word in words), message
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, 20_000])
-def test_a_damaged_file_is_one_line(folder, size):
+def test_a_damaged_file_is_refused_in_one_line(folder, size):
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:size])
     assert f"{WEIGHTS} cannot be loaded" in _refusal(folder)
@@ -190,7 +190,7 @@ def test_shards_are_loaded_by_their_index(tmp_path, teacher):
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_pickled_weights_are_told_how_to_convert(folder, teacher, sharded, monkeypatch):
+def test_pickled_weights_are_refused_with_a_command_that_converts_them(folder, teacher, sharded, monkeypatch):
     weights = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
     names = sorted(weights)
@@ -209,7 +209,7 @@ def test_pickled_weights_are_told_how_to_convert(folder, teacher, sharded, monke
     assert all(torch.equal(found[name], value) for name, value in teacher.state_dict().items())
 
 
-def test_a_folder_without_weights_is_one_line(folder):
+def test_a_folder_without_weights_is_refused_in_one_line(folder):
     (folder / WEIGHTS).unlink()
     assert "has no model.safetensors; load the model with transformers" in _refusal(folder)
     (folder / "tf_model.h5").touch()

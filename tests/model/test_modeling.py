@@ -1,4 +1,4 @@
-"""The definition of a sub-network: counts, the way from and to stock BERT, saving and loading."""
+"""A sub-network has the counted parameters, compiles as a whole, and is converted from and to transformers' classes."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from nas.model.stock import compact_config, fits_stock, from_stock, shape_of, to
 from nas.supernet import BertSupernet
 
 KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
-UNLIKE = ("bert", "electra", "mpnet", "modernbert")
-"""Kinds of teachers that compute by different operations."""
+DISTINCT = ("bert", "electra", "mpnet", "modernbert")
+"""Kinds of teachers whose networks consist of different operations."""
 OUTPUTS = pytest.mark.parametrize("outputs", [1, 2, 4])
 
 
 @KINDS
 @pytest.mark.parametrize(("outputs", "seed"), [(1, 0), (2, 1), (4, 2)])
-def test_counted_parameters_and_bytes_are_the_real_ones(config, seed):
-    _counts_are_real(config.with_architecture(mixed_space().sample(random.Random(seed))))
+def test_counts_of_parameters_and_bytes_match_the_network(config, seed):
+    _assert_counts_match(config.with_architecture(mixed_space().sample(random.Random(seed))))
 
 
 @pytest.mark.parametrize(
     ("teacher_kind", "name"),
-    [*((kind, "random") for kind in UNLIKE), *(("bert", name) for name in named_architectures())],
+    [*((kind, "random") for kind in DISTINCT), *(("bert", name) for name in named_architectures())],
 )
-def test_a_network_is_one_graph_to_a_compiler(config, name, batch):
-    """Each break would cost time where it is served, and a compilation more."""
+def test_a_network_compiles_to_a_single_graph(config, name, batch):
+    """Each graph break would cost time in serving, and one more compilation."""
     own = named_architectures().get(name) or replace(mixed_space().sample(random.Random(7)), exit_threshold=0.9)
     model = randomise(CompactBert(config.with_architecture(own)))
-    torch.compiler.reset()  # compilations of one class are counted together
+    torch.compiler.reset()  # the limit on recompilations holds for all networks of one class together
     compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
     with torch.inference_mode():
         assert_same(compiled(**batch).logits, model(**batch).logits)
 
 
 @pytest.mark.parametrize("name", named_architectures())
-def test_counts_of_rare_architectures_are_real(config, name):
-    _counts_are_real(config.with_architecture(named_architectures()[name]))
+def test_counts_match_the_network_for_rare_architectures(config, name):
+    _assert_counts_match(config.with_architecture(named_architectures()[name]))
 
 
-def _counts_are_real(config):
+def _assert_counts_match(config):
     model = randomise(CompactBert(config))
     assert count_parameters(config) == sum(parameter.numel() for parameter in model.parameters())
-    # Stored bytes are the constants of the graph: less its few scalars and index vectors. Zeros are stored once.
+    # The graph also has a few scalars and index vectors as constants, which are not counted.
     constants = sum(len(constant.raw_data) for constant in to_onnx(model).graph.initializer)
     assert stored_mb(config) * MB == pytest.approx(constants, abs=96 * (4 + 4 * len(model.layers)))
 
 
 @KINDS
 @OUTPUTS
-def test_teacher_keeps_its_function(teacher, batch):
+def test_a_converted_teacher_computes_the_same_logits(teacher, batch):
     with torch.no_grad():
         expected = teacher(**batch).logits
         found = from_stock(teacher)(**batch).logits
@@ -71,35 +71,35 @@ def test_teacher_keeps_its_function(teacher, batch):
 
 @KINDS
 @OUTPUTS
-def test_uniform_uncompressed_architectures_go_back_to_stock(teacher, batch, tmp_path):
+def test_a_converted_teacher_can_be_converted_back_to_its_own_class(teacher, batch, tmp_path):
     model = from_stock(teacher)
     assert fits_stock(model)
     to_stock(model).save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert type(again) is type(teacher)
-    said = again.config.to_diff_dict()
-    assert {name: said[name] for name in teacher.config.to_diff_dict()} == teacher.config.to_diff_dict()
+    saved = again.config.to_diff_dict()
+    assert {name: saved[name] for name in teacher.config.to_diff_dict()} == teacher.config.to_diff_dict()
     with torch.no_grad():
         assert_same(again(**batch).logits, teacher(**batch).logits)
 
 
 @KINDS
-def test_smaller_uniform_architectures_go_back_to_stock(supernet_weights, batch):
+def test_smaller_uniform_networks_can_be_converted_to_the_teachers_own_class(supernet_weights, batch):
     architecture = Architecture(16, (Layer(0, 2, 24), Layer(2, 2, 24)))
     model = BertSupernet(supernet_weights).extract(architecture)
     with torch.no_grad():
         assert_same(to_stock(model)(**batch).logits, model(**batch).logits)
 
 
-def test_a_projection_between_equal_widths_does_not_fit_stock():
+def test_a_projection_between_equal_widths_does_not_fit_electras_own_class():
     config = compact_config(AutoConfig.for_model("electra", hidden_size=32, num_attention_heads=4, embedding_size=16))
     fits = [fits_stock(CompactBert(config.with_architecture(Architecture(8 * n, (Layer(0, n, 64),))))) for n in (1, 2)]
     assert fits_stock(CompactBert(config)) and fits == [True, False]
 
 
 @KINDS
-def test_positions_are_those_that_a_text_can_take(teacher, config):
-    """A text of all positions runs, in the family's own class too; one token more does not, if there is a table."""
+def test_a_text_can_have_as_many_tokens_as_there_are_positions(teacher, config):
+    """The same is true of the family's own class, except that without a position table it accepts longer texts."""
     for model in (teacher, from_stock(teacher)):
         ids = torch.full((1, config.max_position_embeddings + 1), 5)
         assert model(input_ids=ids[:, 1:]).logits.shape == (1, 3)
@@ -117,7 +117,7 @@ def test_positions_are_those_that_a_text_can_take(teacher, config):
         (Layer(0, 4, 64, attention="int8"),),
     ],
 )
-def test_other_architectures_do_not_fit_stock(config, layers):
+def test_other_architectures_do_not_fit_the_teachers_own_class(config, layers):
     model = CompactBert(config.with_architecture(Architecture(32, layers)))
     assert not fits_stock(model)
     with pytest.raises(ExportError, match="export it as CompactBert"):
@@ -136,24 +136,24 @@ def test_other_architectures_do_not_fit_stock(config, layers):
         ("distilbert", {"n_heads": 5}, "num_attention_heads must divide hidden_size, but got 5 and 768"),
     ],
 )
-def test_teachers_of_another_function_are_refused(family, settings, message):
+def test_teachers_with_unsupported_settings_are_refused(family, settings, message):
     with pytest.raises(TeacherError, match=message):
         shape_of(AutoConfig.for_model(family, **settings))
 
 
 @pytest.mark.parametrize("labels", [torch.tensor([0, 2, 1, 0, 1]), None])
-def test_loss_is_only_computed_for_labels(supernet_weights, batch, labels):
+def test_a_loss_is_computed_only_if_there_are_labels(supernet_weights, batch, labels):
     loss = supernet_weights(**batch, labels=labels).loss
     assert (loss is None) == (labels is None)
 
 
-def test_graph_quantises_a_value_once():
+def test_a_graph_quantises_each_value_only_once():
     graph = GraphBuilder()
     first = graph.quantise_dynamically("x")
     assert graph.quantise_dynamically("x") == first != graph.quantise_dynamically("y")
 
 
-def test_a_network_that_drops_tokens_is_no_stock_one(teacher):
+def test_a_network_that_drops_tokens_does_not_fit_the_teachers_own_class(teacher):
     model = from_stock(teacher)
     first, *others = model.config.architecture.layers
     dropping = replace(model.config.architecture, layers=(replace(first, keep_tokens=2), *others))

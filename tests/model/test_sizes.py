@@ -1,4 +1,4 @@
-"""Sizes by an architecture alone are those of the network that a supernet gives, for every family and choice."""
+"""Sizes computed from an architecture match the extracted network, for every family and compression method."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _architectures():
     space, rng = mixed_space(), random.Random(0)
     drawn = [space.sample(rng) for _ in range(10)]
     early = [replace(one, exit_threshold=0.9) for one in drawn[:8] if len(one.layers) > 1]
-    # Each choice of each block once, whatever is drawn.
+    # Each compression method of each block occurs at least once, whatever is drawn.
     largest = space.largest()
     changed = [replace(largest, embedding=choice) for choice in space.compression.embedding]
     for block in ("attention", "feed_forward"):
@@ -34,7 +34,7 @@ def _architectures():
 
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
-def test_they_are_those_of_the_extracted_model(supernet_weights, config):
+def test_sizes_match_the_extracted_model(supernet_weights, config):
     supernet, sizes = BertSupernet(supernet_weights), Sizes(config)
     for architecture in _architectures():
         model = supernet.skeleton(architecture)
@@ -43,9 +43,9 @@ def test_they_are_those_of_the_extracted_model(supernet_weights, config):
         assert sizes.stored_mb(architecture) == stored_mb(model.config)
 
 
-def test_no_configuration_is_built_for_an_architecture(config, monkeypatch):
-    """It takes ten times as long as all the rest of a prediction."""
+def test_sizes_are_computed_without_building_a_configuration(config, monkeypatch):
+    """Building one takes ten times as long as the rest of a prediction."""
     sizes = Sizes(config)
-    monkeypatch.setattr(PreTrainedConfig, "__post_init__", lambda self, **given: pytest.fail("a configuration"))
+    monkeypatch.setattr(PreTrainedConfig, "__post_init__", lambda self, **given: pytest.fail("was built"))
     for architecture in _architectures()[:5]:
         assert sizes.stored_mb(architecture) > 0.0 and sizes.parameters(architecture) > 0

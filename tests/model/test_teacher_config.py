@@ -1,4 +1,4 @@
-"""Configurations of teachers: values of other types are converted or refused, and other settings have no effect."""
+"""In a teacher's config.json, values of other types are converted, invalid ones refused, and unused ones ignored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from nas.model.teacher_config import read_config
 
 @pytest.fixture
 def written(tmp_path, teacher_kind):
-    """Write the configuration of a tiny teacher with other values (`...` removes one); returns the folder."""
+    """Return a function that writes a tiny teacher's config.json with changes (`...` removes a setting).
+
+    The function returns the folder.
+    """
 
     def write(**changes: object) -> str:
         values = json.loads(make_teacher(teacher_kind).config.to_json_string()) | changes
@@ -27,14 +30,14 @@ def written(tmp_path, teacher_kind):
 
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
-def test_a_usual_configuration_is_read_as_transformers_reads_it(written):
+def test_a_usual_configuration_is_read_as_by_transformers(written):
     folder = written()
     usual = compact_config(AutoConfig.from_pretrained(folder))
     assert compact_config(read_config(folder)).to_dict() == usual.to_dict()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "read"),
+    ("name", "value", "expected"),
     [
         ("layer_norm_eps", "1e-12", 1e-12),
         ("layer_norm_eps", "1E-5", 1e-5),
@@ -49,9 +52,9 @@ def test_a_usual_configuration_is_read_as_transformers_reads_it(written):
         ("hidden_act", "relu", "relu"),
     ],
 )
-def test_numbers_in_other_types_are_converted(written, name, value, read):
+def test_numbers_of_other_types_are_converted(written, name, value, expected):
     found = getattr(read_config(written(**{name: value})), name, None)
-    assert found == read and type(found) is type(read)
+    assert found == expected and type(found) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_numbers_in_other_types_are_converted(written, name, value, read):
         ("model_type", ..., "but got null; add it"),
     ],
 )
-def test_values_that_make_no_sense_are_one_line(written, name, value, rule):
+def test_invalid_values_are_refused_in_one_line(written, name, value, rule):
     folder = written(**{name: value})
     with pytest.raises(TeacherError) as problem:
         read_config(folder)
@@ -102,7 +105,7 @@ def test_values_that_make_no_sense_are_one_line(written, name, value, rule):
         {"transformers_version": 4, "_name_or_path": "/home/someone", "xla_device": True},
     ],
 )
-def test_settings_of_how_a_model_is_called_have_no_effect(written, setting):
+def test_settings_that_do_not_change_what_is_computed_are_ignored(written, setting):
     usual = read_config(written())
     assert read_config(written(**setting)).to_dict() == usual.to_dict()
 
@@ -118,34 +121,34 @@ def test_settings_of_how_a_model_is_called_have_no_effect(written, setting):
         ({"id2label": ..., "label2id": ...}, ["LABEL_0", "LABEL_1"]),
     ],
 )
-def test_names_of_labels(written, given, names):
+def test_label_names_are_read_from_any_form(written, given, names):
     config = read_config(written(**given))
     assert config.id2label == dict(enumerate(names)) and config.num_labels == len(names)
     assert config.label2id == {name: number for number, name in enumerate(names)}
 
 
 @pytest.mark.parametrize("teacher_kind", ["bert", "distilbert"])
-def test_no_activation_is_not_the_usual_one(written, teacher_kind):
+def test_an_activation_of_null_is_refused(written, teacher_kind):
     name = "activation" if teacher_kind == "distilbert" else "hidden_act"
     with pytest.raises(TeacherError, match=f"{name} must be gelu or .* but got 'None'"):
         shape_of(read_config(written(**{name: None})))
 
 
 @pytest.mark.parametrize("teacher_kind", ["distilbert"])
-def test_settings_by_the_names_that_families_share(written):
+def test_settings_may_have_the_names_that_other_families_use(written):
     folder = written(dim=..., n_layers=..., hidden_size="32", num_hidden_layers=3)
     config = read_config(folder)
     assert (config.dim, config.n_layers) == (32, 3)
 
 
 @pytest.mark.parametrize("text", [b"{", b"\xff\xfe\xfd", b"[1]", b""])
-def test_a_file_that_is_no_configuration_is_one_line(tmp_path, text):
+def test_a_file_that_is_not_a_json_object_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(TeacherError, match=r"config\.json (is not valid JSON|must hold a JSON object)"):
         read_config(str(tmp_path))
 
 
-def test_an_adapter_alone_is_told_how_to_merge(tmp_path):
+def test_an_adapter_without_its_model_is_refused_with_the_advice_to_merge_it(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(TeacherError, match=r"has no config\.json; merge the adapter"):
         read_config(str(tmp_path))

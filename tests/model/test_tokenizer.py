@@ -1,4 +1,4 @@
-"""Tokenizers of teachers: made uniform when loaded; one that cannot feed the network is one clear line."""
+"""Tokenizers of teachers are made uniform, and those that do not fit the network are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _refusal(folder):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_stored_padding_and_truncation_are_forgotten_but_the_side_of_cutting_stays(folder, side):
+def test_stored_padding_and_truncation_are_removed_but_the_truncation_side_is_kept(folder, side):
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.backend_tokenizer.enable_truncation(5, stride=1, direction=side)
     tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=0, pad_token="[PAD]", length=24)
@@ -57,14 +57,14 @@ def test_stored_padding_and_truncation_are_forgotten_but_the_side_of_cutting_sta
 
 
 @pytest.mark.parametrize("name", ["padding_side", "truncation_side"])
-def test_sides_in_the_settings(folder, name):
+def test_padding_is_always_on_the_right_but_the_truncation_side_is_read_from_the_settings(folder, name):
     _edit(folder / "tokenizer_config.json", lambda values: values.update({name: "left"}))
     loaded = load_tokenizer(folder)
     assert loaded.padding_side == "right"
     assert loaded.truncation_side == ("left" if name == "truncation_side" else "right")
 
 
-def test_a_configuration_that_transformers_refuses_is_no_obstacle(folder):
+def test_a_tokenizer_is_loaded_even_if_transformers_refuses_the_configuration(folder):
     _edit(folder / "config.json", lambda values: values.update(layer_norm_eps="1e-12"))
     config = read_config(str(folder))
     tokenizer = load_tokenizer(folder, config)
@@ -72,14 +72,14 @@ def test_a_configuration_that_transformers_refuses_is_no_obstacle(folder):
     assert tokenizer(TEXT)["input_ids"] == USUAL
 
 
-def test_a_tokenizer_that_adds_no_special_tokens_is_taken(folder):
+def test_a_tokenizer_that_adds_no_special_tokens_is_accepted(folder):
     _edit(folder / "tokenizer.json", lambda values: values.update(post_processor=None))
     tokenizer = load_tokenizer(folder)
     check_tokenizer(tokenizer, str(folder), read_config(str(folder)))
     assert tokenizer(TEXT)["input_ids"] == USUAL[1:-1]
 
 
-def test_one_written_in_python_is_refused(folder):
+def test_a_tokenizer_written_in_python_is_refused(folder):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
     (folder / "vocab.txt").write_text("".join(f"{word} 1\n" for word in WORDS))
@@ -128,7 +128,7 @@ def _no_vocabulary(folder):
 
 
 @pytest.mark.parametrize(
-    ("auto_map", "said"),
+    ("auto_map", "named"),
     [
         ({"AutoTokenizer": ["own.Slow", "own.Fast"]}, "own.Fast"),
         ({"AutoTokenizer": ["own.Slow", None]}, "own.Slow"),
@@ -137,9 +137,9 @@ def _no_vocabulary(folder):
         ({"AutoModel": "own.Model"}, ""),
     ],
 )
-def test_code_that_is_not_run_is_named(folder, auto_map, said):
+def test_custom_tokenizer_code_is_named_but_not_run(folder, auto_map, named):
     _edit(folder / "tokenizer_config.json", lambda values: values.update(auto_map=auto_map))
-    assert ignored_code(folder) == said
+    assert ignored_code(folder) == named
     assert load_tokenizer(folder)(TEXT)["input_ids"] == USUAL
     (folder / "tokenizer_config.json").unlink()
     assert ignored_code(folder) == ""
@@ -157,12 +157,12 @@ def test_code_that_is_not_run_is_named(folder, auto_map, said):
         (_no_vocabulary, "cannot be loaded"),
     ],
 )
-def test_one_that_cannot_feed_the_network_is_one_line(folder, spoil, words):
+def test_a_tokenizer_that_does_not_fit_the_network_is_refused_in_one_line(folder, spoil, words):
     spoil(folder)
     assert words in _refusal(folder)
 
 
-def test_added_tokens_are_refused_only_where_texts_contain_them(folder):
+def test_added_tokens_without_embeddings_are_refused_only_if_texts_contain_them(folder):
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["<laugh>", "<cry>"])
     tokenizer.save_pretrained(folder)
@@ -173,7 +173,7 @@ def test_added_tokens_are_refused_only_where_texts_contain_them(folder):
         check_ids(tokenizer("w1 <cry> <laugh>")["input_ids"], tokenizer, str(folder), config)
 
 
-def test_a_roberta_counts_positions_from_its_own_padding(tmp_path):
+def test_a_text_with_the_token_that_a_roberta_skips_in_counting_positions_is_refused(tmp_path):
     make_teacher("roberta", vocab_size=64).save_pretrained(tmp_path)  # its config.json says pad_token_id 1, "[UNK]"
     make_tokenizer().save_pretrained(tmp_path)
     config, tokenizer = read_config(str(tmp_path)), load_tokenizer(tmp_path)
@@ -183,5 +183,5 @@ def test_a_roberta_counts_positions_from_its_own_padding(tmp_path):
         check_ids(tokenizer("w1 unknown")["input_ids"], tokenizer, str(tmp_path), config)
 
 
-def test_the_longest_text_stays(folder):
+def test_the_maximum_length_is_kept(folder):
     assert load_tokenizer(folder).model_max_length == POSITIONS

@@ -1,4 +1,4 @@
-"""Fixtures of the search's tests."""
+"""Fixtures for the tests of the search."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from ports import free_port
 from searching import write_search
+
+from nas.architecture import Architecture
+from nas.latency.record import LatencyRecord
+from nas.search import selection
 
 
 @pytest.fixture
@@ -23,13 +27,39 @@ def search_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def copied_study(searched_study: Path, tmp_path: Path) -> Path:
-    """A tiny study that is searched, to be spoilt."""
+    """A copy of a searched tiny study. Tests may change it."""
     return shutil.copytree(searched_study.parent, tmp_path / "tiny") / searched_study.name
+
+
+LatencyMs = Callable[[Architecture], float]
+
+
+@pytest.fixture
+def fake_measurement(monkeypatch: pytest.MonkeyPatch) -> Callable[[LatencyMs], list[list[Architecture]]]:
+    """Replace the measurement of networks by a function, which returns the latency of an architecture in milliseconds.
+
+    The latency includes the 4 % by which measurements must stay below their limits. The teacher takes 3.2 ms, as in its
+    profile. Networks must be extracted as their architectures. The result is filled with the groups that are measured.
+    """
+
+    def install(latency_ms: LatencyMs) -> list[list[Architecture]]:
+        groups: list[list[Architecture]] = []
+
+        def measure(device, models, *_):
+            _, *names = models
+            groups.append([models[name] for name in names])
+            taken = {name: latency_ms(models[name]) / 1.04 for name in names} | {"teacher": 3.2}
+            return {name: LatencyRecord((value,) * 4, device, {}, "now") for name, value in taken.items()}
+
+        monkeypatch.setattr(selection, "measure_with_exits", measure)
+        return groups
+
+    return install
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """The URL of a PostgreSQL server of the tests' own, with a password; skips where none is installed."""
+    """The URL of a PostgreSQL server that the tests start. It has a password. Skips if PostgreSQL is not installed."""
     folders = [Path(path) for path in os.environ["PATH"].split(os.pathsep)]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     programs = next((folder for folder in folders if (folder / "initdb").exists()), None)
@@ -60,22 +90,22 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mysql() -> Iterator[str]:
-    """The URL of a MariaDB server of the tests' own, which speaks MySQL's protocol; skips where none is installed."""
+    """The URL of a MariaDB server that the tests start. It speaks MySQL's protocol. Skips if it is not installed."""
     if not (shutil.which("mariadbd") and shutil.which("mariadb-install-db")):
         pytest.skip("no MariaDB server is installed (apt-get install mariadb-server)")
     pytest.importorskip("pymysql")
     folder = Path(tempfile.mkdtemp(prefix="nas-mysql-"))
-    owner = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() else "nobody"  # root is refused, as by PostgreSQL
+    owner = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() else "nobody"  # it refuses to run as root, too
     shutil.chown(folder, owner)
     settings = ["--no-defaults", f"--user={owner}", f"--datadir={folder / 'data'}"]
-    made = ["mariadb-install-db", *settings, "--auth-root-authentication-method=normal", "--skip-test-db"]
-    subprocess.run(made, cwd=folder, check=True, capture_output=True)
+    install = ["mariadb-install-db", *settings, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(install, cwd=folder, check=True, capture_output=True)
     account = "CREATE USER nas@127.0.0.1 IDENTIFIED BY 'not/a secret';\nGRANT ALL ON *.* TO nas@127.0.0.1;"
     (folder / "account.sql").write_text(account)
     port = free_port()
-    own = [f"--init-file={folder / 'account.sql'}", f"--socket={folder / 'socket'}", f"--port={port}"]
+    options = [f"--init-file={folder / 'account.sql'}", f"--socket={folder / 'socket'}", f"--port={port}"]
     server = subprocess.Popen(
-        ["mariadbd", *settings, *own, "--bind-address=127.0.0.1", "--skip-name-resolve"],
+        ["mariadbd", *settings, *options, "--bind-address=127.0.0.1", "--skip-name-resolve"],
         stderr=(folder / "log").open("wb"),
     )
     try:
@@ -92,14 +122,14 @@ def mysql() -> Iterator[str]:
 
 @pytest.fixture
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A storage of the kind that the test is parametrised with."""
+    """The file name or URL of an empty storage. The test is parametrised with its kind."""
     if request.param in ("postgresql", "mysql"):
-        return _database(request.getfixturevalue(request.param))
+        return _new_database(request.getfixturevalue(request.param))
     return {"journal": "journal.log", "sqlite": f"sqlite:///{tmp_path}/search.db"}[request.param]
 
 
-def _database(server: str) -> str:
-    """A database of its own on a server."""
+def _new_database(server: str) -> str:
+    """Create a database on a server, and return its URL."""
     import sqlalchemy
 
     name = f"test_{time.monotonic_ns()}"

@@ -1,4 +1,4 @@
-"""Runs (or goes on with) the search of a folder: driver.py FOLDER EVALUATIONS EXECUTOR SAMPLER [WHERE [DRIVERS]]."""
+"""Run or resume the search of a folder: driver.py FOLDER EVALUATIONS EXECUTOR SAMPLER [WHERE [DRIVERS]]."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def costs_of(folder: Path) -> Costs:
 def trials_of(
     folder: Path, where: Path | str = "journal.log", sampler: str = "nsga2", inputs: str = "inputs"
 ) -> Trials:
-    """The trials of a folder's search: in a file of it, or in a database."""
+    """Return the trials of a folder's search, which are stored in a file of the folder or in a database."""
     settings = Search(sampler=sampler, population=8)
     storage = Storage(
         where if "://" in str(where) else folder / where, "tiny", inputs, ["accuracy", "predicted p50_ms"]
@@ -44,8 +44,8 @@ def trials_of(
     return Trials(storage, SearchSpace.load("tiny"), costs_of(folder), settings, 0)
 
 
-class _Held(InlineExecutor):
-    """Evaluates some candidates, and further ones when a file `go` is there."""
+class _HeldExecutor(InlineExecutor):
+    """Evaluates `free` candidates, and then waits for the file `go` before it evaluates more."""
 
     def __init__(self, recipe: EvaluationRecipe, go: Path, free: int) -> None:
         super().__init__(recipe)
@@ -66,21 +66,21 @@ def run(
     where: Path | str = "journal.log",
     drivers: int = 1,
 ) -> SearchState:
-    """Search; with several drivers, wait for the others before the first evaluation, and for `go` after five.
+    """Search. Several drivers wait for each other before the first evaluation, and each for the file `go` after five.
 
-    The executor `held` waits for `go` after fifty.
+    The executor `held` waits for `go` after fifty evaluations.
     """
     recipe = EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"))
 
     def make_executor() -> Executor:
         if executor == "held" or drivers > 1:
-            made: Executor = _Held(recipe, folder / "go", 50 if executor == "held" else 5)
+            created: Executor = _HeldExecutor(recipe, folder / "go", 50 if executor == "held" else 5)
         else:
-            made = executor_for(Search(evaluations=evaluations, executor=executor), recipe)
+            created = executor_for(Search(evaluations=evaluations, executor=executor), recipe)
         (folder / f"ready-{os.getpid()}").touch()
         while len(list(folder.glob("ready-*"))) < drivers:
             time.sleep(0.01)
-        return made
+        return created
 
     return search(trials_of(folder, where, sampler), evaluations, make_executor)
 

@@ -1,4 +1,4 @@
-"""A search on a Ray cluster of several nodes: those that join are used, and those that go cost nothing but time."""
+"""A search on a Ray cluster whose nodes join and leave while it runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TWO = Search(executor="ray", workers=2)
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head that evaluates nothing; this process is connected to it."""
+    """A cluster whose head evaluates nothing. This process is connected to it."""
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     connect(found.address, "tests")
     yield found
@@ -47,30 +47,30 @@ def _evaluate(executor, count):
 
 
 @pytest.mark.slow
-def test_nodes_that_join_are_used_and_those_that_go_are_made_up_for(cluster, recipe, capsys, monkeypatch):
+def test_new_nodes_are_used_and_candidates_of_lost_nodes_are_evaluated_again(cluster, recipe, capsys, monkeypatch):
     monkeypatch.setattr("nas.search.ray_executor._PATIENCE_S", 0.5)
     evaluator = recipe.load()
     expected = [evaluator.evaluate(SPACE.sample(random.Random(ticket))).accuracy for ticket in range(8)]
     with RayExecutor(recipe, TWO) as executor:
         node = cluster.add_node(num_cpus=1)
         _evaluate(executor, 4)
-        assert executor.placed == 1, "the other one is waited for, without keeping this one from its work"
+        assert executor.placed == 1, "one worker evaluates while the other one waits for a node"
         cluster.add_node(num_cpus=1)
         while executor.placed < 2:
             _evaluate(executor, 2)
             time.sleep(0.2)
         cluster.remove_node(node, allow_graceful=False)
-        while executor.placed == 2:  # a worker may go on for a moment after its node
+        while executor.placed == 2:  # a worker may outlive its node for a moment
             found = _evaluate(executor, 8)
         assert executor.placed == 1
     assert [found[ticket].accuracy for ticket in range(8)] == pytest.approx(expected)
-    said = capsys.readouterr().err
-    assert "waiting for a Ray node with room for a worker (CPUs: 1, GPUs: 0)" in said
-    assert "a worker was lost; evaluating" in said
+    messages = capsys.readouterr().err
+    assert "waiting for a Ray node with room for a worker (CPUs: 1, GPUs: 0)" in messages
+    assert "a worker was lost; evaluating" in messages
 
 
 @pytest.mark.slow
-def test_workers_that_are_lost_before_they_work_are_not_asked_for_for_ever(cluster, monkeypatch):
+def test_a_search_fails_if_its_workers_keep_dying_while_they_load(cluster, monkeypatch):
     monkeypatch.setattr("nas.search.ray_executor._MOST_LOSSES", 1)
     cluster.add_node(num_cpus=1)
     deadly = SimpleNamespace(evaluator=lambda *_: os._exit(1))

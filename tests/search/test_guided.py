@@ -1,4 +1,4 @@
-"""The guided sampler against a best that is known, and the designs that a search starts from."""
+"""The guided sampler, compared with a known optimum, and the designs from which a search starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPACE = SearchSpace.load("tiny")
 
 
 def _accuracy(architecture):
-    """Every block adds its part, those of the first layers more; integers cost nothing."""
+    """An artificial accuracy: each block adds a part, larger in the first layers. Int8 loses nothing."""
     parts = (
         (3 - layer.source) * (math.sqrt(layer.num_attention_heads / 4) + math.sqrt(layer.intermediate_size / 64))
         for layer in architecture.layers
@@ -37,14 +37,14 @@ def _accuracy(architecture):
     return 0.5 + architecture.hidden_size / 320 + sum(parts) / 40
 
 
-def _within(architectures, costs):
-    """The best accuracy within each budget."""
+def _best_within(architectures, costs):
+    """Return the best accuracy of the architectures within each budget."""
     met = [(_accuracy(one), costs.cautious_violations(one)) for one in architectures]
     return [max(found for found, excess in met if excess[place] <= 0.0) for place in range(len(costs.budgets))]
 
 
 def every_in_int8():
-    """All architectures whose blocks are in integers: of those that are alike otherwise none is cheaper."""
+    """Return all architectures with int8 blocks. With other blocks, they would cost more."""
     options = list(product((1, 2, 4), (8, 24, 64)))
     return [
         Architecture(hidden, tuple(Layer(at, *sizes, "int8", "int8") for at, sizes in zip(kept, chosen, strict=True)))
@@ -54,9 +54,9 @@ def every_in_int8():
     ]
 
 
-def _best(costs):
-    """The same of all architectures."""
-    return _within(every_in_int8(), costs)
+def _known_optimum(costs):
+    """Return the best accuracy of any architecture within each budget."""
+    return _best_within(every_in_int8(), costs)
 
 
 def _results(architectures):
@@ -74,15 +74,15 @@ def _search(folder, costs, sampler, seed, evaluations):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_guided_comes_near_the_known_best_where_random_does_not(search_folder, seed):
+def test_a_guided_search_comes_near_the_known_optimum_and_a_random_search_does_not(search_folder, seed):
     costs = costs_of(search_folder)
-    best = np.array(_best(costs))
-    guided = _within(_search(search_folder, costs, "guided", seed, 48), costs)
-    chance = _within(_search(search_folder, costs, "random", seed, 48), costs)
+    best = np.array(_known_optimum(costs))
+    guided = _best_within(_search(search_folder, costs, "guided", seed, 48), costs)
+    chance = _best_within(_search(search_folder, costs, "random", seed, 48), costs)
     assert (best - guided).max() < 0.03 < (best - chance).min()
 
 
-def test_a_guided_search_repeats_itself_and_goes_on(search_folder):
+def test_a_guided_search_is_reproducible_and_can_be_resumed(search_folder):
     straight, again = (run(search_folder, 14, sampler="guided", where=name) for name in ("a.log", "b.log"))
     assert [one.architecture for one in again.results] == [one.architecture for one in straight.results]
     longer = run(search_folder, 20, sampler="guided", where="a.log").results
@@ -91,7 +91,7 @@ def test_a_guided_search_repeats_itself_and_goes_on(search_folder):
     assert all(costs.least_violation(one.architecture) <= 0.0 for one in longer)
 
 
-def test_no_choice_is_repeated_or_over_budget(search_folder):
+def test_chosen_candidates_are_new_and_meet_a_budget(search_folder):
     costs = costs_of(search_folder)
     rng = random.Random(0)
     known = costs.initial_population(SPACE, 12, rng)
@@ -103,7 +103,7 @@ def test_no_choice_is_repeated_or_over_budget(search_folder):
         running += chosen
 
 
-def test_what_is_running_is_taken_to_come_out_as_expected(search_folder, monkeypatch):
+def test_pending_candidates_are_assumed_to_reach_their_posterior_means(search_folder, monkeypatch):
     costs, rng = costs_of(search_folder), random.Random(0)
     known = costs.initial_population(SPACE, 12, rng)
     running = Guide(SPACE, costs).choose(_results(known), [], rng)
@@ -123,16 +123,16 @@ def test_the_same_results_and_seed_give_the_same_choice(search_folder):
     assert first == second
 
 
-def test_a_guide_that_begins_anew_chooses_like_one_that_went_on(search_folder):
+def test_a_new_guide_chooses_like_one_that_has_chosen_before(search_folder):
     costs = costs_of(search_folder)
     results = _results(costs.initial_population(SPACE, 40, random.Random(0)))
-    straight = Guide(SPACE, costs)
+    guide = Guide(SPACE, costs)
     for known in (8, 9, 10, 24, 40):
-        on = straight.choose(results[:known], (), random.Random(1))
-        assert on == Guide(SPACE, costs).choose(results[:known], (), random.Random(1))
+        chosen = guide.choose(results[:known], (), random.Random(1))
+        assert chosen == Guide(SPACE, costs).choose(results[:known], (), random.Random(1))
 
 
-def test_where_nothing_fits_nothing_is_chosen(search_folder):
+def test_nothing_is_chosen_if_all_architectures_are_pending(search_folder):
     costs = costs_of(search_folder)
     results = _results(costs.initial_population(SPACE, 12, random.Random(0)))
     everything = type("Everything", (set,), {"__contains__": lambda self, _: True})()
@@ -140,13 +140,13 @@ def test_where_nothing_fits_nothing_is_chosen(search_folder):
 
 
 @pytest.mark.parametrize("space", [SPACE, mixed_space()], ids=["tiny", "mixed"])
-def test_features_tell_architectures_apart(space):
+def test_different_architectures_have_different_features(space):
     rng = random.Random(0)
     architectures = {space.sample(rng) for _ in range(300)}
     assert len({features(space, one).tobytes() for one in architectures}) == len(architectures)
 
 
-def test_uniform_designs_are_alike_and_as_wide_as_budgets_allow(search_folder):
+def test_uniform_designs_have_equal_layers_as_wide_as_their_budget_allows(search_folder):
     costs = costs_of(search_folder)
     half, halved, _, fifth, *_ = found = uniform(SPACE, costs)
     for share, widest in ((1.0, half), (0.5, halved)):
@@ -161,14 +161,14 @@ def test_uniform_designs_are_alike_and_as_wide_as_budgets_allow(search_folder):
     assert {len(one.layers) for one in half} == {1, 2, 3} and len(found) == 6 and fifth
 
 
-def test_a_guided_search_starts_from_the_smallest_and_uniform_designs(search_folder):
+def test_designs_are_the_cheapest_architecture_and_uniform_networks(search_folder):
     costs = costs_of(search_folder)
     first = designs(SPACE, costs, 6, random.Random(0))
     assert first[0] == cheapest(SPACE, costs.least_violation) and len(set(first)) == 6
     assert set(first[1:]) <= {one for found in uniform(SPACE, costs) for one in found}
 
 
-def test_a_size_that_only_compressed_embeddings_keep_has_designs(search_folder):
+def test_a_size_limit_that_needs_compressed_embeddings_has_designs(search_folder):
     costs = costs_of(search_folder)
     whole = [one for one in _alike(SPACE) if one.embedding == "none"]
     limit = 0.999 * min(stored_mb(costs.config.with_architecture(one)) for one in whole)
@@ -176,7 +176,7 @@ def test_a_size_that_only_compressed_embeddings_keep_has_designs(search_folder):
     assert {one.embedding for one in uniform(SPACE, small)[0]} == {"int8"}
 
 
-def test_a_few_designs_are_followed_by_others_within_a_budget(search_folder):
+def test_further_designs_are_random_architectures_that_meet_a_budget(search_folder):
     costs = costs_of(search_folder)
     count = len(set(chain(*uniform(SPACE, costs)))) + 4
     first = designs(SPACE, costs, count, random.Random(0))
@@ -184,11 +184,13 @@ def test_a_few_designs_are_followed_by_others_within_a_budget(search_folder):
     assert all(costs.least_violation(one) <= 0.0 for one in first)
 
 
-def test_excesses_are_those_of_each_budget(search_folder):
+def test_violations_are_relative_to_each_budget_and_the_least_is_that_of_the_nearest(search_folder):
+    """The budgets are 50 and 20 % of the teacher's 3.2 ms, and the profile's mean error is 2 %."""
     costs = costs_of(search_folder)
     for number in range(20):
         one = SPACE.sample(random.Random(number))
-        assert costs.cautious_violations(one) == pytest.approx(
-            [costs.cautious_violation(one, item) for item in BUDGETS]
-        )
-        assert costs.least_violation(one) == min(costs.cautious_violations(one))
+        predicted = costs.predict_ms(one)["cpu"]
+        half, fifth = costs.cautious_violations(one)
+        assert (half, fifth) == pytest.approx((1.02 * predicted / 1.6 - 1, 1.02 * predicted / 0.64 - 1))
+        assert [costs.cautious_violation(one, budget) for budget in BUDGETS] == [half, fifth]
+        assert costs.least_violation(one) == half < fifth

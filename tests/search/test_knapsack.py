@@ -1,4 +1,4 @@
-"""The start from single changes: each option alone, and the best sum within a budget."""
+"""The knapsack start: scores of single changes, and the networks with the smallest sums of losses within budgets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _small(**compression):
     return SearchSpace.model_validate(values)
 
 
-def test_each_change_is_one_thing_and_each_thing_is_changed_once():
+def test_single_changes_try_every_option_once_and_change_one_thing_at_a_time():
     found, largest = single_changes(SPACE), SPACE.largest()
     assert found[0] == largest and len(set(found)) == len(found) == 1 + 2 + 1 + 3 + 3 * (5 + 5)
     for changed in found[1:]:
@@ -48,8 +48,8 @@ def test_each_change_is_one_thing_and_each_thing_is_changed_once():
         assert ends + len(blocks) + (len(changed.layers) < len(largest.layers)) == 1
 
 
-class Handed:
-    """An executor that gives back what was handed over last, and counts how much that is at most."""
+class LastInFirstOut:
+    """An executor that returns the last submitted candidate first, and records how many were waiting at most."""
 
     capacity = AHEAD
 
@@ -72,16 +72,16 @@ class Handed:
         assert not self.waiting
 
 
-def test_all_are_scored_as_many_at_a_time_as_the_executor_takes():
-    changes, executor = single_changes(SPACE), Handed()
+def test_all_changes_are_scored_and_the_executor_is_kept_full():
+    changes, executor = single_changes(SPACE), LastInFirstOut()
     found = score(executor, changes)
     assert found == {changed: changed.hidden_size / 100 for changed in changes} and executor.most == AHEAD
 
 
 @pytest.mark.parametrize("bend", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(2))
-def test_the_best_sum_is_that_of_trying_all(search_folder, seed, bend):
-    """Also where a further millisecond of blocks costs a large network less than a small one."""
+def test_the_knapsack_solution_is_the_best_of_all_networks(search_folder, seed, bend):
+    """Also if a further millisecond of blocks costs a large network less than a small one (`bend`)."""
     space, rng = _small(), random.Random(seed)
     largest, costs = space.largest(), costs_of(search_folder)
     bent = {name: replace(profile, fit=Fit(0.0, 1.0, 1.0, bend, 0.5)) for name, profile in costs.profiles.items()}
@@ -117,25 +117,23 @@ def test_the_best_sum_is_that_of_trying_all(search_folder, seed, bend):
     assert sorted(map(loss, found)) == pytest.approx(sorted(set(expected)))
 
 
-def test_several_limits_are_all_kept(search_folder):
-    """Each leads for other networks: what keeps the one alone misses the other."""
+def test_the_knapsack_solution_meets_all_limits_of_a_budget(search_folder):
+    """The best network for one of the limits exceeds the other limit."""
     costs, rng = costs_of(search_folder), random.Random(0)
     accuracies = {changed: rng.random() for changed in single_changes(SPACE)}
-    (alone,) = best_sums(SPACE, replace(costs, budgets=costs.budgets[:1]), accuracies)
-    size = costs.metrics(alone, "cpu")["size_mb"]
+    (fast,) = best_sums(SPACE, replace(costs, budgets=costs.budgets[:1]), accuracies)
+    size = costs.metrics(fast, "cpu")["size_mb"]
     both = Budget(name="both", device="cpu", p50_ms="50%", size_mb=0.9 * size)
     (found,) = best_sums(SPACE, replace(costs, budgets=(both,)), accuracies)
     assert (
-        costs.cautious_violation(alone, costs.budgets[0])
-        <= 0.0
-        < replace(costs, budgets=(both,)).least_violation(alone)
+        costs.cautious_violation(fast, costs.budgets[0]) <= 0.0 < replace(costs, budgets=(both,)).least_violation(fast)
     )
     assert replace(costs, budgets=(both,)).least_violation(found) <= 0.0
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_where_blocks_are_left_out_the_sums_keep_their_budgets(search_folder, seed):
-    """Costs do not add up there: without the last attention other blocks compute the first token alone."""
+def test_knapsack_solutions_with_skipped_blocks_meet_their_budgets(search_folder, seed):
+    """Their costs are not additive: without the last attention block, further blocks compute only the first token."""
     space, costs = _small(attention=["none", "skip"], feed_forward=["none", "skip"]), costs_of(search_folder)
     rng = random.Random(seed)
     accuracies = {
@@ -149,29 +147,29 @@ def test_where_blocks_are_left_out_the_sums_keep_their_budgets(search_folder, se
     assert skipped
 
 
-def test_a_budget_without_a_sum_is_named(search_folder, capsys):
+def test_a_budget_without_a_knapsack_solution_is_named_in_a_message(search_folder, capsys):
     costs = replace(costs_of(search_folder), budgets=(Budget(name="none", device="cpu", p50_ms="0.1%"),))
     assert best_sums(SPACE, costs, dict.fromkeys(single_changes(SPACE), 0.5)) == []
     assert "none: the knapsack solver found no network that meets this budget" in capsys.readouterr().err
 
 
-def test_a_study_may_begin_with_them(copied_study, nas):
-    """Before all others; what is known of the supernet stays when another search begins, and is not scored again."""
+def test_a_search_begins_with_the_knapsack_solutions_and_reuses_their_scores(copied_study, nas):
+    """A search for other budgets reuses the scores, because they belong to the same supernet."""
     runs, text = copied_study.parent / "runs", copied_study.read_text()
     text = text.replace("[supernet]", '[supernet]\nsampling = "spread"')
     (before,) = (runs / "tiny" / "evaluations").glob("*.jsonl")
 
     def evaluated():
-        (known,) = (path for path in before.parent.glob("*.jsonl") if path != before)  # that of the other supernet
+        (known,) = (path for path in before.parent.glob("*.jsonl") if path != before)  # the file of the new supernet
         lines = (json.loads(line) for line in known.read_text().splitlines() if line)
         return [CandidateResult.from_json(line) for line in lines]
 
     counts = []
     for share in (85, 80):
-        asked = re.sub(r'p50_ms = "\d+%"', f'p50_ms = "{share}%"', text).replace(
+        changed = re.sub(r'p50_ms = "\d+%"', f'p50_ms = "{share}%"', text).replace(
             "[search]", "[search]\nknapsack = true"
         )
-        copied_study.write_text(asked)
+        copied_study.write_text(changed)
         code, _, err = nas("search", str(copied_study), "--runs", str(runs))
         assert code == 0, err
         objectives = {result.architecture: result.objective for result in evaluated() if result.complete}

@@ -1,4 +1,4 @@
-"""The view of a running search shows what the whole search would give."""
+"""The live view of a search, which is updated result by result, and the log of a search."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _drawn(view):
     return capture.get()
 
 
-def test_front_and_best_grow_to_those_of_all_results(search_folder):
+def test_the_view_shows_the_front_and_the_best_candidates_of_all_results(search_folder):
     costs, rng = costs_of(search_folder), random.Random(0)
     found = [
         CandidateResult(SPACE.sample(rng), rng.randint(10, 20) / 20, 10, 0.1, complete=rng.random() < 0.7)
@@ -47,12 +47,11 @@ def test_front_and_best_grow_to_those_of_all_results(search_folder):
     assert f"{(60 - len(whole)) / 60:.0%} of the evaluated candidates were stopped early" in shown
 
 
-def test_a_search_that_has_nothing_yet_can_be_shown(search_folder):
+def test_the_view_of_a_search_without_results_can_be_drawn(search_folder):
     assert "none yet" in _drawn(View(trials_of(search_folder), []))
 
 
 def test_every_evaluation_is_in_the_log(search_folder):
-
     with logged(search_folder / "log.jsonl"):
         state = run(search_folder, 10)
     events = [json.loads(line) for line in (search_folder / "log.jsonl").read_text().splitlines()]

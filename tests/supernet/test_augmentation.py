@@ -1,4 +1,4 @@
-"""Replaced tokens: how many, which, and that they depend on nothing but seed, step and text."""
+"""The expected share of tokens is replaced, reproducibly, by tokens of the training rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _replace(share=0.2, seed=0):
     return TokenReplacement(TRAIN, (CLS, SEP, PAD), share, seed)
 
 
-def test_the_share_asked_is_replaced_by_tokens_of_the_training_rows_as_often_as_there():
+def test_the_given_share_of_tokens_is_replaced_by_tokens_drawn_from_the_training_rows():
     batch = _batch(3000)
     found = _replace()(batch, step=7)["input_ids"]
     changed = found != batch["input_ids"]
@@ -33,10 +33,10 @@ def test_the_share_asked_is_replaced_by_tokens_of_the_training_rows_as_often_as_
     assert changed[words].float().mean().item() == pytest.approx(0.2, abs=0.01)
     assert (found[changed] == 10).float().mean().item() == pytest.approx(4 / 6, abs=0.02)
     shares = changed.sum(dim=1) / words.sum(dim=1)
-    assert shares.min() == 0.0 and 0.4 < shares.max() < 0.8  # some texts hardly, some by nearly half
+    assert shares.min() == 0.0 and 0.4 < shares.max() < 0.8  # the expected share of a text is drawn from 0 to 0.4
 
 
-def test_what_happens_to_a_text_depends_on_seed_step_and_text_alone():
+def test_the_replacements_in_a_text_depend_only_on_seed_step_and_text():
     batch = _batch(8)
     whole = _replace()(batch, step=3)["input_ids"]
     half = {name: value[4:] for name, value in batch.items()}

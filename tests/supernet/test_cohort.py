@@ -1,4 +1,4 @@
-"""Networks that are trained together, and the dropping of those that lose."""
+"""The networks of a cohort are trained together, and those that lose at a rung are dropped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def teacher(config):
 
 
 def _networks(teacher, space):
-    """The smallest network, the largest one, and the smallest one in int8."""
+    """Return the smallest network, the largest one, and the smallest one in int8."""
     supernet = BertSupernet(teacher)
     chosen = (space.smallest(), space.largest(), compress_all(space.smallest(), "int8"))
     return [supernet.extract(architecture) for architecture in chosen]
@@ -57,7 +57,7 @@ def _training(teacher, data, folder, steps=12):
 
 @contextmanager
 def _killed_after(steps):
-    """Interrupts each training of a cohort after so many steps, as long as the block runs."""
+    """Interrupt each training of a cohort after this many steps, while the block runs."""
     gradients = CohortTrainer.gradients
 
     def stops(trainer, *arguments):
@@ -83,27 +83,28 @@ def test_each_rung_keeps_the_more_accurate_half_of_each_group():
     assert halving.kept([first, {0: 0.9, 2: 0.95, 3: 0.9, 4: 0.2}]) == [{2}, {3}, {4}]
 
 
-def test_of_equal_networks_the_first_one_stays():
+def test_among_equally_accurate_networks_the_first_ones_are_kept():
     assert Halving(((frozenset({3, 1, 2}),)), (1,)).kept([{1: 0.5, 2: 0.5, 3: 0.5}]) == [{1, 2}]
 
 
-def test_a_rung_that_would_be_the_end_is_left_out():
+def test_a_rung_at_the_last_step_is_left_out():
     assert Halving.of([[0, 1]], 3, (0.25, 0.5, 0.9)).rungs == (1, 2)
 
 
-def test_a_group_with_a_goal_keeps_the_cheapest_that_are_expected_to_reach_it():
+def test_a_group_with_a_goal_keeps_the_cheapest_networks_that_are_expected_to_reach_it():
     inherited = {0: 0.80, 1: 0.78, 2: 0.70, 3: 0.60, 4: 0.50, 5: 0.90}
     costs = {0: 5.0, 1: 4.0, 2: 3.0, 3: 2.0, 4: 1.0, 5: 9.0}
     halving = Halving.of([list(inherited)], 100, (0.25, 0.5), [Goal(0.835, inherited, costs)])
-    # A quarter of the steps tells half of the gain: 0.84, 0.84, 0.84, 0.80, 0.60 are expected, without a gain 0.85.
+    # Half of the gain is expected after a quarter of the steps, so the accuracies at the end are expected to be
+    # 0.84, 0.84, 0.84, 0.80, 0.60 and, for the network that gained nothing, 0.85.
     first = {0: 0.82, 1: 0.81, 2: 0.77, 3: 0.70, 4: 0.55, 5: 0.85}
     assert halving.kept([first]) == [{2, 1, 0}]
     second = {2: 0.78, 1: 0.80, 0: 0.83}  # expected: 0.813, 0.808, 0.842
-    assert halving.kept([first, second]) == [{0, 2}], "then the nearest"
-    assert halving.kept([first, {2: 0.84, 1: 0.84, 0: 0.84}]) == [{2, 1}], "then the cheapest, and one in case"
+    assert halving.kept([first, second]) == [{0, 2}], "the one that reaches the goal and the nearest one"
+    assert halving.kept([first, {2: 0.84, 1: 0.84, 0: 0.84}]) == [{2, 1}], "the two cheapest ones"
 
 
-def test_two_of_a_group_with_a_goal_stay():
+def test_a_group_with_a_goal_keeps_at_least_two_networks():
     assert [kept_of(count) for count in (1, 2, 3, 6)] == [1, 1, 2, 3]
     assert [kept_of(count, has_goal=True) for count in (1, 2, 3, 6)] == [1, 2, 2, 3]
     goal = Goal(0.9, {0: 0.1, 1: 0.2}, {0: 1.0, 1: 2.0})
@@ -112,12 +113,12 @@ def test_two_of_a_group_with_a_goal_stay():
 
 
 @pytest.mark.slow
-def test_together_each_learns_what_it_learns_alone(space, teacher, data, tmp_path):
+def test_networks_trained_together_learn_the_same_as_when_trained_separately(space, teacher, data, tmp_path):
     together = _networks(teacher, space)
-    told = _training(teacher, data, tmp_path / "together").train_cohort(
+    accuracies = _training(teacher, data, tmp_path / "together").train_cohort(
         together, Halving(((frozenset({0, 1, 2}),)), ()), lambda network: 0.5, "Together"
     )
-    assert told == [{0: 0.5, 1: 0.5, 2: 0.5}]
+    assert accuracies == [{0: 0.5, 1: 0.5, 2: 0.5}]
     for number, network in enumerate(_networks(teacher, space)):
         before = _weights([network])[0]
         _training(teacher, data, tmp_path / f"alone-{number}").train_subnetwork(network, "Alone")
@@ -135,20 +136,20 @@ def threads():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "killed"), [(1, False), (1, True), (2, False)])
-def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(
+def test_networks_that_lose_at_a_rung_stop_learning_even_if_the_training_is_killed_later(
     space, teacher, data, tmp_path, monkeypatch, threads, count, killed
 ):
-    """The first one stops after four steps, the second one after eight; a kill comes at the tenth.
+    """The first network is dropped after four steps, and the second one after eight. A kill comes in the tenth step.
 
-    Two threads compute parts of the batch, so that both have gradients of each network.
+    If there are two threads, each computes a part of the batch, so that both have gradients of each network.
     """
     threads(count)
     monkeypatch.setattr(training, "_PART_TOKENS", 64)
-    halving, seen = Halving((frozenset({0, 1, 2}),), (4, 8)), list[int]()
+    halving, judged = Halving((frozenset({0, 1, 2}),), (4, 8)), list[int]()
 
     def judge(network):
         number = next(number for number, each in enumerate(networks) if each is network)
-        seen.append(number)
+        judged.append(number)
         states.setdefault(number, []).append(_weights([network])[0])
         return 0.1 * number
 
@@ -158,9 +159,9 @@ def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(
         with _killed_after(9), pytest.raises(KeyboardInterrupt):
             run.train_cohort(networks, halving, judge, "Together")
         networks = _networks(teacher, space)
-    told = run.train_cohort(networks, halving, judge, "Together")
-    assert [sorted(rung) for rung in told] == [[0, 1, 2], [1, 2], [2]]
-    assert seen == [0, 1, 2, 1, 2, 2], "nothing is judged twice"
+    accuracies = run.train_cohort(networks, halving, judge, "Together")
+    assert [sorted(rung) for rung in accuracies] == [[0, 1, 2], [1, 2], [2]]
+    assert judged == [0, 1, 2, 1, 2, 2], "no network is judged twice at a rung"
     final, last = _weights(networks), {number: each[-1] for number, each in states.items()}
     for number in (0, 1):
         assert all(torch.equal(final[number][name], value) for name, value in last[number].items()), number
@@ -168,7 +169,7 @@ def test_losers_stop_at_a_rung_and_a_kill_changes_nothing(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_other_weights_is_refused(space, teacher, data, tmp_path):
+def test_a_checkpoint_that_lacks_trained_weights_is_refused(space, teacher, data, tmp_path):
     training = _training(teacher, data, tmp_path / "run")
     with _killed_after(7), pytest.raises(KeyboardInterrupt):
         training.train_cohort(_networks(teacher, space), Halving.never(3), lambda network: 0.5, "Together")

@@ -1,4 +1,4 @@
-"""Ordering by importance."""
+"""Units are ordered by importance, which does not change the function of a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def labelled(batch):
 
 
 @KINDS
-def test_reordering_keeps_the_function(supernet_weights, batch, labelled):
+def test_reordering_does_not_change_the_logits(supernet_weights, batch, labelled):
     with torch.no_grad():
         before = supernet_weights(**batch).logits
     importance = measure_importance(supernet_weights, labelled)
@@ -31,7 +31,7 @@ def test_reordering_keeps_the_function(supernet_weights, batch, labelled):
 
 
 @KINDS
-def test_what_was_measured_comes_first_afterwards(supernet_weights, labelled):
+def test_reordering_puts_the_most_important_units_first(supernet_weights, labelled):
     importance = measure_importance(supernet_weights, labelled)
     reorder(supernet_weights, importance)
     again = measure_importance(supernet_weights, labelled)
@@ -40,8 +40,8 @@ def test_what_was_measured_comes_first_afterwards(supernet_weights, labelled):
     assert not torch.equal(importance.hidden, again.hidden)
 
 
-def test_nothing_of_a_batch_is_kept(supernet_weights, labelled):
-    """It was: all states of all batches, gigabytes on a real model."""
+def test_measuring_importance_keeps_no_states_in_memory(supernet_weights, labelled):
+    """On a real model, the states of all batches would take gigabytes."""
     states = []
     for layer in supernet_weights.layers:
         layer.output.register_forward_hook(lambda _m, _i, output: states.append(weakref.ref(output)))
@@ -49,7 +49,7 @@ def test_nothing_of_a_batch_is_kept(supernet_weights, labelled):
     assert len(states) == len(supernet_weights.layers) and not any(state() is not None for state in states)
 
 
-def test_units_that_do_nothing_are_last(supernet_weights, labelled):
+def test_units_without_effect_have_no_importance(supernet_weights, labelled):
     layer = supernet_weights.layers[1]
     head_size = supernet_weights.config.attention_head_size
     with torch.no_grad():
@@ -60,8 +60,8 @@ def test_units_that_do_nothing_are_last(supernet_weights, labelled):
     assert importance.heads[1][2] == 0.0 and (importance.heads[1] == 0.0).sum() == 1
 
 
-def test_taylor_estimates_the_loss_of_a_removed_neuron(config, batch, labelled):
-    """For a neuron of small effect the estimate is close to the true change of the loss, text by text."""
+def test_importance_estimates_the_change_of_the_loss_when_a_neuron_is_removed(config, batch, labelled):
+    """For a neuron with a small effect, the estimate for one text is close to the true change."""
     torch.manual_seed(0)
     model = CompactBert(config).eval()
     one = {name: value[:1] for name, value in batch.items()} | {"labels": torch.tensor([1])}
@@ -74,22 +74,37 @@ def test_taylor_estimates_the_loss_of_a_removed_neuron(config, batch, labelled):
 
 
 @KINDS
-def test_magnitude_counts_what_reads_and_writes_a_unit(supernet_weights, batch):
-    layer, head_size = supernet_weights.layers[1], supernet_weights.config.attention_head_size
+@torch.no_grad()
+def test_magnitude_is_the_sum_of_squares_of_the_weights_that_read_or_write_a_unit(supernet_weights):
+    """All weights are zero, except those of neuron 3 and head 1 in layer 1, and those that pool hidden unit 5."""
+    for parameter in supernet_weights.parameters():
+        parameter.zero_()
+    layer = supernet_weights.layers[1]
+    attention, gate = layer.attention.self, layer.intermediate.gate
+    for linear in (layer.intermediate.dense, *([] if gate is None else [gate])):
+        linear.weight[3] = 2.0
+    layer.output.dense.weight[:, 3] = 0.5
+    for linear in (attention.query, attention.key, attention.value):
+        linear.weight[8:16] = 1.0
+    layer.attention.output.dense.weight[:, 8:16] = 3.0
+    supernet_weights.bert.pooler.dense.weight[:, 5] = 1.0
+    scores = magnitude(supernet_weights)
+    neurons, heads = torch.zeros(3, 64), torch.zeros(3, 4)
+    neurons[1, 3] = 136.0 if gate is None else 264.0  # 32 weights of 2 (twice with a gate) and 32 weights of 0.5
+    heads[1, 1] = 3072.0  # 3 x 8 x 32 weights of 1 and 8 x 32 weights of 3
+    hidden = torch.full((32,), 100.25 if gate is None else 104.25)  # the same weights, divided among 32 units
+    hidden[5] += 32.0
+    assert torch.equal(torch.stack(scores.neurons), neurons)
+    assert torch.equal(torch.stack(scores.heads), heads)
+    assert torch.equal(scores.hidden, hidden)
+    assert torch.equal(scores.pooled, torch.ones(32))
+
+
+@KINDS
+def test_reordering_by_magnitude_puts_the_largest_units_first_and_does_not_change_the_logits(supernet_weights, batch):
     with torch.no_grad():
         before = supernet_weights(**batch).logits
-        scores = magnitude(supernet_weights)
-        inner = [part for part in (layer.intermediate.dense, layer.intermediate.gate) if part is not None]
-        rows = sum(part.weight[3].square().sum() for part in inner)
-        columns = layer.output.dense.weight[:, 3].square().sum()
-        assert_same(scores.neurons[1][3], rows + columns)
-        assert torch.all(scores.hidden > supernet_weights.bert.pooler.dense.weight.square().sum(dim=0))
-        part = slice(head_size, 2 * head_size)
-        attention = layer.attention.self
-        head = sum(item.weight[part].square().sum() for item in (attention.query, attention.key, attention.value))
-        head = head + layer.attention.output.dense.weight[:, part].square().sum()
-        assert_same(scores.heads[1][1], head)
-        reorder(supernet_weights, scores)
+        reorder(supernet_weights, magnitude(supernet_weights))
         assert_same(supernet_weights(**batch).logits, before)
     again = magnitude(supernet_weights)
     assert all(torch.all(part[:-1] >= part[1:] - slack(part)) for part in (again.hidden, *again.heads))

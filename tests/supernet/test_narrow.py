@@ -1,4 +1,4 @@
-"""Sub-networks of a smaller hidden size: their own norms, and how they make up for missing units."""
+"""Sub-networks of a smaller hidden size have their own norms, and linear maps that predict the missing units."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _uniform(space, hidden):
 
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
-def test_units_that_depend_on_the_others_are_made_up(space, teacher, batch):
-    """The last 8 of the 32 units after the embeddings are linear in the first 8: the map finds them."""
+def test_missing_units_that_depend_linearly_on_others_are_predicted(space, teacher, batch):
+    """After the embeddings, the last 8 of 32 units are linear functions of the first 8, and the map predicts them."""
     largest = from_stock(teacher)
     bert = largest.bert
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_units_that_depend_on_the_others_are_made_up(space, teacher, batch):
 
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
-def test_the_map_is_the_least_squares_fit_over_tokens_that_are_text(space, teacher, batch):
+def test_the_map_is_the_least_squares_fit_over_tokens_that_are_not_padding(space, teacher, batch):
     weights = SupernetWeights.of(from_stock(teacher), (16, 32))
     many = [batch | {"input_ids": (batch["input_ids"] + shift) % 80 + 4} for shift in range(40)]
     weights.fit(many)
@@ -68,7 +68,7 @@ def test_the_map_is_the_least_squares_fit_over_tokens_that_are_text(space, teach
     assert least <= residual <= 1.01 * least
 
 
-def test_norms_start_as_the_shared_ones_and_belong_to_one_size(space, teacher, batch):
+def test_each_smaller_hidden_size_has_its_own_norms_which_start_as_the_shared_ones(space, teacher, batch):
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size)
     weights.fit([batch])
     supernet, (small, middle, full) = (
@@ -88,7 +88,7 @@ def test_norms_start_as_the_shared_ones_and_belong_to_one_size(space, teacher, b
         assert_same(supernet.run(item, **batch).logits, logits)
 
 
-def test_weights_survive_saving(supernet_weights, tmp_path):
+def test_saved_weights_are_loaded_unchanged(supernet_weights, tmp_path):
     supernet_weights.save_pretrained(tmp_path)
     again = SupernetWeights.from_pretrained(tmp_path)
     assert again.config.narrow_sizes == supernet_weights.config.narrow_sizes
@@ -96,6 +96,6 @@ def test_weights_survive_saving(supernet_weights, tmp_path):
         assert torch.equal(again.state_dict()[name], value), name
 
 
-def test_a_sub_network_knows_nothing_of_the_supernet(space, supernet_weights):
+def test_the_configuration_of_a_sub_network_has_no_settings_of_the_supernet(space, supernet_weights):
     config = BertSupernet(supernet_weights).extract(space.smallest()).config
     assert config.model_type == "compact_bert" and not hasattr(config, "narrow_sizes")

@@ -1,4 +1,4 @@
-"""The teacher's outputs on disk: what is recalled is what the teacher says."""
+"""The teacher's outputs are stored on disk, and training on them gives the same result as running the teacher."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nas.errors import TrainingError
 from nas.model.stock import from_stock
 from nas.supernet.distillation import Knowledge, LossWeights
 from nas.supernet.loops import Schedule
-from nas.supernet.outputs import TeacherOutputs, made_from, size_in_bytes, write
+from nas.supernet.outputs import TeacherOutputs, size_in_bytes, stored_inputs, write
 from nas.supernet.sampling import sandwich
 from nas.supernet.training import Distillation
 from nas.tasks import task_kind
 
 HALF = 2.0**-10
-"""The relative error of a number that is kept in half precision, twice the most that rounding makes."""
+"""The allowed relative error of a number in half precision: twice the largest rounding error."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def _padded(train, rows):
     return dict(DataCollatorWithPadding(make_tokenizer())([texts[row] for row in range(len(rows))]))
 
 
-def test_what_is_recalled_is_what_the_teacher_says_of_padded_texts(data, ordered, tmp_path):
+def test_recalled_outputs_equal_those_that_the_teacher_computes_for_padded_texts(data, ordered, tmp_path):
     folder = tmp_path / "outputs"
     write(folder, ordered, data.train, {"form": 1}, bf16=False)
     batch = _padded(data.train, [3, 77, 5, 3, 40])
@@ -46,18 +46,18 @@ def test_what_is_recalled_is_what_the_teacher_says_of_padded_texts(data, ordered
     assert len({int(length) for length in batch["attention_mask"].sum(dim=1)}) > 1 and len(labels) == 5
     recalled = TeacherOutputs(folder, data.train).recall(batch)
     with torch.no_grad():
-        said = Knowledge.of(ordered(**batch, output_hidden_states=True, details=True), [])
-    assert_same(recalled.logits[0], said.logits[0])
+        computed = Knowledge.of(ordered(**batch, output_hidden_states=True, details=True), [])
+    assert_same(recalled.logits[0], computed.logits[0])
     mask = batch["attention_mask"].bool()
-    assert len(recalled.states) == len(said.states) == 4
-    for number, (found, expected) in enumerate(zip(recalled.states, said.states, strict=True)):
+    assert len(recalled.states) == len(computed.states) == 4
+    for number, (found, expected) in enumerate(zip(recalled.states, computed.states, strict=True)):
         assert found.shape == expected.shape
         real = mask if number < 3 else torch.ones(5, 1, dtype=torch.bool)
         assert not found[~real].any()
         torch.testing.assert_close(found[real], expected[real], rtol=HALF, atol=1e-5)
 
 
-def test_texts_that_were_not_written_are_not_known(data, ordered, tmp_path):
+def test_outputs_of_texts_that_were_not_stored_are_not_recalled(data, ordered, tmp_path):
     folder = tmp_path / "outputs"
     write(folder, ordered, data.train, {"form": 1}, bf16=False)
     outputs = TeacherOutputs(folder, data.train)
@@ -68,12 +68,12 @@ def test_texts_that_were_not_written_are_not_known(data, ordered, tmp_path):
     changed[0, 3] = 61
     assert outputs.recall(batch) is not None
     assert outputs.recall({**batch, "input_ids": changed}) is None
-    assert made_from(folder) == {"form": 1} and made_from(tmp_path / "nowhere") is None
+    assert stored_inputs(folder) == {"form": 1} and stored_inputs(tmp_path / "nowhere") is None
     with pytest.raises(TrainingError, match="must be those of the 40 training texts"):
         TeacherOutputs(folder, data.search)
 
 
-def test_the_size_on_disk_is_known_beforehand(data, ordered, tmp_path):
+def test_the_size_on_disk_is_predicted_exactly(data, ordered, tmp_path):
     folder = tmp_path / "outputs"
     write(folder, ordered, data.train, {}, bf16=False)
     written = sum(path.stat().st_size for path in folder.glob("*.npy") if path.name != "rows.npy")
@@ -82,18 +82,18 @@ def test_the_size_on_disk_is_known_beforehand(data, ordered, tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_training_on_kept_outputs_is_the_same_training(space, config, data, ordered, tmp_path, threads, monkeypatch):
+def test_training_on_stored_outputs_learns_the_same_without_the_teacher(space, data, ordered, tmp_path, threads):
     write(tmp_path / "outputs", ordered, data.train, {}, bf16=False)
     other = from_stock(randomise(make_teacher(), seed=1))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    asked = []
+    teachers_run = []
     try:
         weights = []
-        for name, outputs in (("computed", None), ("kept", TeacherOutputs(tmp_path / "outputs", data.train))):
+        for name, outputs in (("computed", None), ("stored", TeacherOutputs(tmp_path / "outputs", data.train))):
             student = copy.deepcopy(other)
             teacher = copy.deepcopy(ordered)
-            teacher.register_forward_hook(lambda *_, name=name: asked.append(name))
+            teacher.register_forward_hook(lambda *_, name=name: teachers_run.append(name))
             training = Distillation(
                 teacher,
                 data.train,
@@ -110,9 +110,9 @@ def test_training_on_kept_outputs_is_the_same_training(space, config, data, orde
             weights.append(student.state_dict())
     finally:
         torch.set_num_threads(before)
-    assert "computed" in asked and "kept" not in asked
-    start, computed, kept = (
+    assert "computed" in teachers_run and "stored" not in teachers_run
+    start, computed, stored = (
         torch.cat([value.flatten() for value in state.values()]) for state in (other.state_dict(), *weights)
     )
-    # AdamW makes full steps of the smallest gradients too, so that rounding shows in a few weights.
-    assert (computed - kept).norm() < 0.02 * (computed - start).norm()
+    # AdamW takes full steps even for the smallest gradients, so rounding errors show in a few weights.
+    assert (computed - stored).norm() < 0.02 * (computed - start).norm()

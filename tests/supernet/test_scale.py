@@ -1,4 +1,4 @@
-"""Regressions on any scale train alike and answer on the scale of their data."""
+"""Regressions train in the same way on any scale of targets, and their outputs have the scale of the data."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from nas.tasks import Correlation
 SCALES = [(1000.0, 5000.0), (1e-4, -0.01)]
 
 
-def test_a_scale_is_put_into_a_layer_and_taken_out_again():
+def test_a_scale_can_be_restored_in_a_layer_and_removed_again():
     layer, values = nn.Linear(4, 1), torch.randn(100, 4)
     before = layer(values).detach()
     scale = Scale.of([4000.0, 5000.0, 6000.0])
-    assert scale == Scale(5000.0, pytest.approx(np.std([4000.0, 5000.0, 6000.0])))
+    assert scale == Scale(5000.0, pytest.approx(816.496581))
     scale.restore_in(layer)
-    torch.testing.assert_close(layer(values), before * scale.deviation + scale.mean)
+    torch.testing.assert_close(layer(values), before * 816.496581 + 5000.0)
     with scale.removed_from(layer):
         torch.testing.assert_close(layer(values), before, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(layer(values), before * scale.deviation + scale.mean)
+    torch.testing.assert_close(layer(values), before * 816.496581 + 5000.0)
     assert Scale.of([3.0, 3.0]) == Scale(3.0, 1.0) and Scale(3.0, 2.0).standardised([5.0, 1.0]) == [1.0, -1.0]
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra"])
-def test_the_last_linear_layer_gives_the_outputs(kind):
+def test_scaling_the_last_linear_layer_scales_the_outputs(kind):
     model = make_teacher(kind, 1).eval()
     ids = torch.randint(4, 90, (3, 7))
     with torch.no_grad():
@@ -56,7 +56,7 @@ def _outputs(model, data):
 
 
 def _study(folder, factor, shift):
-    """A regression over pairs whose targets are scaled."""
+    """Write a study of a regression over pairs, with scaled targets, and return its file."""
     study = write_pair_study(folder / "pairs")
     study.write_text(PAIR_STUDY.replace("epochs = 4.0", "epochs = 2.0"))
     for name in ("train", "test"):
@@ -68,7 +68,10 @@ def _study(folder, factor, shift):
 
 
 def _trained(folder, factor, shift):
-    """The outputs of a teacher that is fine-tuned on scaled targets, and of a sub-network that learns from it."""
+    """Fine-tune a teacher on scaled targets, and train a sub-network to imitate it.
+
+    Returns the run, its data, the outputs of both networks, and the Pearson correlation of the teacher.
+    """
     run = Run.of(Study.load(_study(folder, factor, shift)), folder / "runs")
     data = prepare_teacher(run)
     teacher = AutoModelForSequenceClassification.from_pretrained(run.teacher)
@@ -88,9 +91,9 @@ def plain(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("factor", "shift"), SCALES)
-def test_any_scale_trains_alike_and_answers_on_it(plain, factor, shift, tmp_path):
+def test_targets_of_any_scale_train_alike_and_outputs_have_their_scale(plain, factor, shift, tmp_path):
     _, data, teacher, small, pearson = plain
-    assert pearson > 0.3 and np.corrcoef(small, teacher)[0, 1] > 0.3  # something was learnt
+    assert pearson > 0.3 and np.corrcoef(small, teacher)[0, 1] > 0.3  # both have learnt something
     _, _, scaled_teacher, scaled_small, scaled_pearson = _trained(tmp_path, factor, shift)
     spread = np.std(data.search["labels"])
     for expected, found in ((teacher, scaled_teacher), (small, scaled_small)):
@@ -98,14 +101,14 @@ def test_any_scale_trains_alike_and_answers_on_it(plain, factor, shift, tmp_path
     assert scaled_pearson == pytest.approx(pearson, abs=0.01)
 
 
-def test_the_scale_is_that_of_the_teachers_outputs(plain):
+def test_the_scale_of_a_run_is_that_of_the_teachers_outputs(plain):
     run, data, teacher, *_ = plain
     scale = scale_of(run)
     assert (scale.mean, scale.deviation) == pytest.approx((teacher.mean(), teacher.std()), rel=1e-4)
     assert abs(scale.mean - np.mean(TaskData.load(run.data).train["labels"])) < 0.5 * np.std(data.search["labels"])
 
 
-def test_a_head_that_knows_the_task_goes_on_from_it_on_another_scale(plain, tmp_path):
+def test_a_trained_head_is_reused_for_targets_on_another_scale(plain, tmp_path):
     first, *_ = plain
     study = _study(tmp_path, -1000.0, 70.0)
     study.write_text(
@@ -120,7 +123,7 @@ def test_a_head_that_knows_the_task_goes_on_from_it_on_another_scale(plain, tmp_
     assert (found.mean(), found.std()) == pytest.approx((np.mean(labels), np.std(labels)), rel=0.1)
 
 
-def test_outputs_that_say_nothing_are_not_made_larger():
+def test_uninformative_outputs_are_not_magnified():
     targets = np.linspace(0.0, 1.0, 200)
     noise = np.random.default_rng(0).normal(size=200)
     assert Scale.to_remove(7.0 + 1e-3 * targets, targets).deviation == pytest.approx(1e-3 * targets.std())
@@ -129,7 +132,7 @@ def test_outputs_that_say_nothing_are_not_made_larger():
     assert Scale.to_remove(np.full(200, 5.0), targets) == Scale(5.0, 1.0)
 
 
-def test_a_given_teacher_on_another_scale_is_left_as_it_is_and_told(tmp_path, capsys):
+def test_a_teacher_that_is_not_fine_tuned_keeps_its_scale_with_a_warning(tmp_path, capsys):
     study = write_pair_study(tmp_path / "pairs")
     study.write_text(PAIR_STUDY.replace("fine_tune", "# fine_tune"))
     run = Run.of(Study.load(study), tmp_path / "runs")
@@ -141,7 +144,7 @@ def test_a_given_teacher_on_another_scale_is_left_as_it_is_and_told(tmp_path, ca
     assert all(torch.equal(taken.state_dict()[name], value) for name, value in given.state_dict().items())
 
 
-def test_classes_have_no_scale():
+def test_the_standard_scale_changes_no_weights():
     layer = nn.Linear(4, 3)
     weight = layer.weight.detach().clone()
     with STANDARD.removed_from(layer):

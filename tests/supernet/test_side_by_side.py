@@ -1,4 +1,4 @@
-"""Steps computed by several threads give what one thread gives, and the same each time."""
+"""Training steps give the same result with several threads as with one, and are reproducible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def threads():
-    """Sets the number of torch's threads, and sets it back."""
+    """Return the function that sets the number of torch's threads. The number is restored after the test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -40,7 +40,7 @@ def _settings(model, folder, data, steps=3):
 
 
 def _distillation(weights, space, data, folder, random_subnets=2, teacher=None):
-    """A trainer of a copy of the weights, and that copy."""
+    """Return a trainer of a copy of the weights, and that copy."""
     model = copy.deepcopy(weights)
     trainer = DistillationTrainer(
         model=model,
@@ -54,7 +54,7 @@ def _distillation(weights, space, data, folder, random_subnets=2, teacher=None):
 
 
 def _distil(weights, space, data, folder):
-    """Train a copy of the weights for some steps; returns the weights and the losses."""
+    """Train a copy of the weights for three steps, and return the weights and the losses."""
     trainer, model = _distillation(weights, space, data, folder)
     trainer.train()
     return model.state_dict(), [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -68,7 +68,7 @@ def _fine_tune(model, data, folder):
 
 
 def _difference(found, expected):
-    """The largest difference between weights, relative to the largest weight of the same name."""
+    """Return the largest difference between weights, relative to the largest weight of the same name."""
     return max(float((found[name] - value).abs().max() / value.abs().max()) for name, value in expected.items())
 
 
@@ -82,11 +82,11 @@ def test_the_supernet_learns_the_same_with_any_number_of_threads(
     threads(count)
     found, found_losses = _distil(supernet_weights, space, data, tmp_path)
     assert found_losses == pytest.approx(losses, rel=1e-4)
-    # Adam divides gradients by their size: where one is nearly zero, its rounding decides the direction of the step.
+    # Adam divides gradients by their size, so rounding decides the direction of the step if a gradient is nearly zero.
     assert _difference(found, weights) < 1e-2
 
 
-def test_a_step_has_the_gradients_of_one_thread(supernet_weights, space, data, tmp_path, threads):
+def test_a_step_of_several_threads_has_the_gradients_of_one_thread(supernet_weights, space, data, tmp_path, threads):
     texts = data.train.remove_columns(["length", "labels"])
     batch = DataCollatorWithPadding(make_tokenizer())([dict(texts[number]) for number in range(40)])
 
@@ -105,7 +105,7 @@ def test_a_step_has_the_gradients_of_one_thread(supernet_weights, space, data, t
         assert (found[name] - value).abs().max() <= 1e-5 * value.abs().max() + 1e-9, name
 
 
-def test_fine_tuning_with_threads_is_repeatable_and_learns_the_same_without_dropout(data, tmp_path, threads):
+def test_fine_tuning_with_threads_is_reproducible_and_learns_the_same_without_dropout(data, tmp_path, threads):
     noisy = randomise(make_teacher("distilbert", 2))
     quiet = copy.deepcopy(noisy)
     for module in quiet.modules():
@@ -119,7 +119,7 @@ def test_fine_tuning_with_threads_is_repeatable_and_learns_the_same_without_drop
     assert apart < 1e-2
     first, second = _fine_tune(noisy, data, tmp_path), _fine_tune(noisy, data, tmp_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert _difference(first, expected) > 3 * apart  # dropout is at work
+    assert _difference(first, expected) > 3 * apart  # dropout has an effect
 
 
 def test_an_error_in_a_thread_ends_the_training(supernet_weights, space, data, tmp_path, threads):
@@ -131,7 +131,7 @@ def test_an_error_in_a_thread_ends_the_training(supernet_weights, space, data, t
         trainer.train()
 
 
-def test_threads_have_about_equal_work_and_begin_with_what_the_rest_waits_for():
+def test_threads_get_about_equal_work_and_begin_with_the_items_that_others_wait_for():
     def work(number):
         return None
 
@@ -143,13 +143,13 @@ def test_threads_have_about_equal_work_and_begin_with_what_the_rest_waits_for():
     assert balanced([first], list(items.values()), 1) == [[work, *(items[cost][1] for cost in (9.0, 4.0, 3.0, 2.0))]]
 
 
-def test_work_that_others_wait_for_is_the_first_of_each_thread_whatever_it_costs():
-    """Otherwise a failure of the first would leave those that wait for the second waiting for ever."""
+def test_items_that_others_wait_for_come_first_in_each_thread_whatever_they_cost():
+    """Otherwise, if the first item failed, a second one behind it would never run, and others would wait forever."""
     first, rest = [(0.0, lambda number, part=part: None) for part in range(3)], [(5.0, lambda number: None)] * 3
     assert [work[0] for work in balanced(first, rest, 3)] == [work for _, work in first]
 
 
-def test_parts_hold_each_text_once():
+def test_the_parts_of_a_batch_contain_each_text_once():
     inputs = {"input_ids": torch.arange(14).view(7, 2), "labels": torch.arange(7)}
     parts = split(inputs, 3)
     assert [len(part["labels"]) for part, _ in parts] == [2, 2, 3]
@@ -159,7 +159,7 @@ def test_parts_hold_each_text_once():
 
 
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def test_seeded_dropout_depends_on_its_seed_alone(device):
+def test_seeded_dropout_depends_only_on_its_seed(device):
     ones = torch.ones(10_000, device=device)
 
     def dropped(seed, **about):

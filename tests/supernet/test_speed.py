@@ -1,4 +1,4 @@
-"""The speed of a training, found by a few steps of it."""
+"""The time per training step is measured on a few steps with batches of all text lengths."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nas.supernet.speed import seconds_per_step
 @pytest.fixture
 def trainer(tmp_path):
     tokenizer, rows = make_tokenizer(), make_rows(400, 0)
-    made = [tokenizer(text) for text in rows["text"]]
+    tokenised = [tokenizer(text) for text in rows["text"]]
     data = {
-        "input_ids": [each["input_ids"] for each in made],
-        "attention_mask": [each["attention_mask"] for each in made],
+        "input_ids": [each["input_ids"] for each in tokenised],
+        "attention_mask": [each["attention_mask"] for each in tokenised],
     }
-    data |= {"labels": list(rows["label"]), "length": [len(each["input_ids"]) for each in made]}
+    data |= {"labels": list(rows["label"]), "length": [len(each["input_ids"]) for each in tokenised]}
     torch.manual_seed(0)
     model = make_teacher()
     arguments = training_arguments(model.config, tmp_path, Schedule(1e-3, 4, steps=8), 0)
@@ -33,19 +33,20 @@ def trainer(tmp_path):
     )
 
 
-def test_batches_are_of_all_lengths_and_the_first_come_twice(trainer):
+def test_timed_batches_cover_all_lengths_and_the_first_ones_also_warm_up(trainer):
     order = list(trainer._get_train_sampler())
     trainer.spread(2, 6)
     rows = list(trainer._get_train_sampler())
     batches = [rows[at : at + 4] for at in range(0, len(rows), 4)]
     assert len(batches) == 8 and batches[:2] == batches[2:4]
-    assert all(batch == order[order.index(batch[0]) :][:4] for batch in batches), "as they are met in an epoch"
-    timed = [trainer._lengths[row] for row in rows[8:]]
-    assert max(timed) >= max(trainer._lengths) - 2 and min(timed) <= min(trainer._lengths) + 2
-    assert abs(sum(timed) / len(timed) - sum(trainer._lengths) / 400) < 1.0
+    assert all(batch == order[order.index(batch[0]) :][:4] for batch in batches), "batches are those of an epoch"
+    lengths = list(trainer.train_dataset["length"])
+    timed = [lengths[row] for row in rows[8:]]
+    assert max(timed) >= max(lengths) - 2 and min(timed) <= min(lengths) + 2
+    assert abs(sum(timed) / len(timed) - sum(lengths) / 400) < 1.0
 
 
-def test_seconds_of_a_step_are_told_and_nothing_is_written(trainer, tmp_path):
+def test_the_time_per_step_is_measured_without_writing_files(trainer, tmp_path):
     assert seconds_per_step(trainer, 2) > 0
     assert trainer.state.global_step == 8
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""Slices of shared weights, and the gradients that come back through them."""
+"""Sub-networks run on slices of the shared weights, and gradients flow back through these slices."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from torch.func import functional_call
 from nas.supernet import BertSupernet
 
 
-def _by_hand(weights, name, shape, hidden):
-    """A sub-network's parameter: the leading part; its own where it is a norm; with what stands for missing units."""
+def _ordinary_slice(weights, name, shape, hidden):
+    """Return a sub-network's parameter as the leading part of the shared one, or its own one if it is a norm.
+
+    Parameters that read hidden units include the prediction of the missing units.
+    """
     module, _, kind = name.rpartition(".")
     narrow = weights.narrow[str(hidden)] if hidden < weights.config.hidden_size else None
     if narrow is not None and module.endswith("LayerNorm"):
@@ -25,8 +28,8 @@ def _by_hand(weights, name, shape, hidden):
     return leading + weights.get_parameter(f"{module}.weight")[: shape[0], hidden:] @ completion
 
 
-def test_gradients_are_those_of_ordinary_slices(space, supernet_weights, batch):
-    """Of two sub-networks one after the other, added up in the shared weights."""
+def test_gradients_equal_those_of_ordinary_slices(space, supernet_weights, batch):
+    """The gradients of two sub-networks are added up in the shared weights."""
     supernet, rng = BertSupernet(supernet_weights), random.Random(0)
     architectures = [space.sample(rng), space.smallest()]
     for architecture in architectures:
@@ -40,12 +43,12 @@ def test_gradients_are_those_of_ordinary_slices(space, supernet_weights, batch):
             parts = name.split(".")
             if name.startswith("bert.encoder.layer."):
                 parts[3] = str(architecture.layers[int(parts[3])].source)
-            sliced[name] = _by_hand(supernet_weights, ".".join(parts), parameter.shape, architecture.hidden_size)
+            sliced[name] = _ordinary_slice(supernet_weights, ".".join(parts), parameter.shape, architecture.hidden_size)
         functional_call(supernet.skeleton(architecture), sliced, (), batch).logits.square().sum().backward()
     for name, parameter in supernet_weights.named_parameters():
         assert (found[name] is None) == (parameter.grad is None), name
         if parameter.grad is not None:
-            # Those of a key's bias cancel: what its weight's are a sum of, they are a sum of too.
+            # The gradient of a key's bias is a sum of terms that cancel. They are as large as those of its weight.
             like = supernet_weights.get_parameter(name.replace("key.bias", "key.weight"))
             assert_same(found[name], parameter.grad, size=like.grad, of=name)
 
@@ -57,7 +60,7 @@ def test_a_frozen_parameter_gets_no_gradient(space, supernet_weights, batch):
     assert supernet_weights.bert.pooler.dense.weight.grad is not None
 
 
-def test_a_sub_network_is_a_supernet_of_one(space, supernet_weights, batch):
+def test_an_extracted_sub_network_can_be_used_as_a_supernet(space, supernet_weights, batch):
     architecture = next(item for item in map(space.sample, map(random.Random, range(99))) if len(item.layers) == 2)
     extracted = BertSupernet(supernet_weights).extract(architecture)
     with torch.no_grad():
@@ -65,8 +68,8 @@ def test_a_sub_network_is_a_supernet_of_one(space, supernet_weights, batch):
         assert_same(own, extracted(**batch).logits)
 
 
-def test_norms_are_right_at_every_width(space, supernet_weights, batch):
-    """A narrow sub-network normalises over its own units: each norm's output, rescaled, has mean 0 and variance 1."""
+def test_norms_normalise_over_the_units_of_each_hidden_size(space, supernet_weights, batch):
+    """Without the norm's weight and bias, the last hidden states have mean 0 and variance 1."""
     for size in space.dimensions.hidden_size:
         architecture = next(a for a in map(space.sample, map(random.Random, range(99))) if a.hidden_size == size)
         model = BertSupernet(supernet_weights).extract(architecture)

@@ -1,8 +1,9 @@
-"""Distillation, the sandwich rule, and training that resumes."""
+"""Sub-networks are drawn and distilled as configured, and an interrupted training resumes."""
 
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from dataclasses import replace
 
@@ -65,22 +66,22 @@ def _known(states, positions=None):
     return Knowledge((torch.zeros(5, 3),), states, positions or (None,) * len(states))
 
 
-def test_sandwich_holds_the_ends_and_depends_on_the_step_alone(space):
+def test_sandwich_draws_contain_the_largest_and_the_smallest_and_depend_only_on_seed_and_step(space):
     first, second = sandwich(space, 3, "spread", 0), sandwich(space, 3, "spread", 0)
     for step in (0, 7, 1000):
-        named = first(step)
-        assert named[0] == space.largest() and named[1] == space.smallest() and len(named) == 5
-        assert second(step) == named and all(space.contains(architecture) for architecture in named)
+        drawn = first(step)
+        assert drawn[0] == space.largest() and drawn[1] == space.smallest() and len(drawn) == 5
+        assert second(step) == drawn and all(space.contains(architecture) for architecture in drawn)
     assert first(0) != first(1) and sandwich(space, 3, "spread", 1)(0) != first(0)
 
 
-def test_spread_draws_reach_both_ends_and_leave_every_dimension_uniform(space):
+def test_spread_draws_reach_both_ends_while_each_dimension_stays_uniform(space):
     def draws(sampling):
         at_step = sandwich(space, 1, sampling, 0)
         return [at_step(step)[-1] for step in range(3000)]
 
     def extremes(drawn):
-        """Draws whose layers all have the fewest, or all the most, neurons."""
+        """Return how many draws have the fewest neurons in all layers, or the most in all layers."""
         ends = (space.dimensions.intermediate_size[0], space.dimensions.intermediate_size[-1])
         return sum({layer.intermediate_size for layer in item.layers} in ({ends[0]}, {ends[1]}) for item in drawn)
 
@@ -92,12 +93,12 @@ def test_spread_draws_reach_both_ends_and_leave_every_dimension_uniform(space):
 
 
 def _size(architecture):
-    """About the number of weights in the layers: a cost that needs no profile."""
+    """Return approximately the number of weights in the layers, as a cost that needs no profile."""
     layers = architecture.layers
     return architecture.hidden_size * sum(layer.intermediate_size + 16 * layer.num_attention_heads for layer in layers)
 
 
-def test_draws_are_near_the_budgets_in_turn_and_depend_on_the_step_alone(space):
+def test_draws_are_near_each_budget_in_turn_and_depend_only_on_the_step(space):
     smallest, largest = _size(space.smallest()), _size(space.largest())
     limits = (largest / 8, largest / 2)
     assert smallest <= limits[0] / 2
@@ -116,28 +117,28 @@ def test_draws_are_near_the_budgets_in_turn_and_depend_on_the_step_alone(space):
         assert len(set(every[turn::2])) > 50
 
 
-def test_for_a_budget_that_nothing_is_near_or_that_has_no_limit_draws_are_of_any_size(space):
-    for excess in (lambda one: 9.0, None):
-        drawn = near_budgets(space, [excess], 2, seed=0)
+def test_draws_have_any_size_if_a_budget_has_no_limit_or_no_sub_network_near_it(space):
+    for violation in (lambda one: 9.0, None):
+        drawn = near_budgets(space, [violation], 2, seed=0)
         sizes = sorted(_size(one) for step in range(200) for one in drawn(step))
         assert sizes[0] < 1.2 * _size(space.smallest()) and sizes[-1] > 0.8 * _size(space.largest())
 
 
-def test_where_the_range_of_a_budget_is_reached_in_part_its_end_is_not_preferred(space):
-    """The smallest network takes three quarters of the limit: draws are spread over what is left of the range."""
+def test_draws_are_spread_over_the_reachable_part_of_the_range_of_a_budget(space):
+    """The smallest network uses three quarters of the limit, so only the range above it can be reached."""
     limit = 4 / 3 * _size(space.smallest())
     drawn = near_budgets(space, [lambda one: _size(one) / limit - 1.0], 4, seed=0)
     taken = [_size(one) / limit for step in range(300) for one in drawn(step)]
     assert min(taken) > 0.7 and max(taken) <= 1.3 and sum(each < 0.8 for each in taken) < 0.5 * len(taken)
 
 
-def test_a_budget_that_hardly_anything_is_near_is_found(space):
-    sought = space.smallest()
-    scarce = near_budgets(space, [lambda one: 0.0 if _size(one) == _size(sought) else 5.0], 2, seed=0)
-    assert {_size(one) for step in range(50) for one in scarce(step)} == {_size(sought)}
+def test_sub_networks_near_a_budget_are_found_even_if_they_are_rare(space):
+    wanted = _size(space.smallest())
+    drawn = near_budgets(space, [lambda one: 0.0 if _size(one) == wanted else 5.0], 2, seed=0)
+    assert {_size(one) for step in range(50) for one in drawn(step)} == {wanted}
 
 
-def test_stages_widen_what_varies(space):
+def test_each_stage_varies_more_dimensions(space):
     drawn = in_stages(space, 300, lambda stage: sandwich(stage, 2, "uniform", 0))
     found = [[item for step in range(start, start + 100) for item in drawn(step)] for start in (0, 100, 200)]
     hidden, heads, depths = (
@@ -161,23 +162,23 @@ def test_loss_is_zero_for_the_teacher_itself(space, supernet_weights, batch):
     assert_same(loss, 0.0, size=known.logits[0].square().mean())
 
 
-def test_hidden_states_are_compared_with_what_the_next_kept_layer_expects(space, supernet_weights, batch):
-    """Layers 0 and 2 of 3: the first one's output is held against the input of layer 2."""
-    with torch.no_grad():
-        states = _knowledge(supernet_weights, batch).states
-        architecture = replace(space.largest(), layers=(space.largest().layers[0], space.largest().layers[2]))
-        matching = (states[0], states[2], states[3])
-        mask = batch["attention_mask"]
-        assert hidden_loss(_known(matching), _known(states), architecture, mask).item() == 0.0
-        shifted = (states[0], states[1], states[3])
-        errors = (states[1] - states[2]).square().mean(dim=-1)
-        per_text = [row[real == 1].mean() for row, real in zip(errors, mask, strict=True)]
-        expected = torch.stack(per_text).mean() / 3
-        found = hidden_loss(_known(shifted), _known(states), architecture, mask)
-        assert_same(found, expected)
+def test_hidden_states_are_compared_with_the_teachers_input_of_the_next_kept_layer(space, batch):
+    """Of 3 layers, 0 and 2 are kept, so the output of layer 0 is compared with the input of layer 2."""
+    layers, mask = space.largest().layers, batch["attention_mask"]
+    architecture = replace(space.largest(), layers=(layers[0], layers[2]))
+    states = tuple(torch.full((5, 11, 32), float(number)) for number in range(4))
+
+    def loss(output_of_layer_0):
+        return hidden_loss(_known((states[0], output_of_layer_0, states[3])), _known(states), architecture, mask)
+
+    assert loss(states[2]).item() == 0.0
+    assert_same(loss(states[1]), 1 / 3)  # an error of 1 in one of three states
+    changed = states[2].clone()
+    changed[3, 0] += 2.0
+    assert_same(loss(changed), 1 / 15)  # an error of 4 in one of 4 tokens, one of 5 texts and one of 3 states
 
 
-def test_the_last_state_is_the_first_token_s_since_nothing_else_is_read(supernet_weights, space, batch):
+def test_the_last_state_has_only_the_first_token_unless_every_token_is_requested(supernet_weights, space, batch):
     with torch.no_grad():
         few, all_of_them = (_knowledge(supernet_weights, batch, every_token) for every_token in (False, True))
     assert few.states[-1].shape[1] == 1 and all_of_them.states[-1].shape[1] == batch["input_ids"].shape[1]
@@ -186,7 +187,7 @@ def test_the_last_state_is_the_first_token_s_since_nothing_else_is_read(supernet
     assert hidden_loss(few, few, space.largest(), batch["attention_mask"]).item() == 0.0
 
 
-def test_tokens_that_are_left_are_compared_with_the_teacher_s_at_their_places(space, supernet_weights, batch):
+def test_kept_tokens_are_compared_with_the_teachers_tokens_at_the_same_positions(space, supernet_weights, batch):
     first, *others = space.largest().layers
     dropping = replace(space.largest(), layers=(replace(first, keep_tokens=4), *others))
     mask = batch["attention_mask"]
@@ -197,14 +198,14 @@ def test_tokens_that_are_left_are_compared_with_the_teacher_s_at_their_places(sp
         assert [state.shape[1] for state in found.states] == [11, 4, 4, 4]
         assert (positions[:, 0] == 0).all() and all(len(set(row.tolist())) == 4 for row in positions)
         assert (mask.gather(1, positions)[mask.sum(dim=1) >= 4] == 1).all()
-        # Up to the first layer nothing differs, so its tokens are the teacher's.
+        # The first layer itself does not differ, so the tokens that it keeps are equal to the teacher's.
         exact = (teacher.states[0], teacher.states[1].gather(1, positions[:, :, None].expand(-1, -1, 32)))
         assert_same(found.states[1], exact[1])
         loss = _loss(found, teacher, dropping, mask, LossWeights(0.0, 1.0, 0.5))
     assert loss.isfinite() and loss > 0
 
 
-def test_relations_of_a_last_layer_that_borrows_its_attention(space, supernet_weights, batch):
+def test_relations_are_compared_if_the_last_layer_shares_its_attention(space, supernet_weights, batch):
     *others, last = space.largest().layers
     architecture = replace(space.largest(), layers=(*others, replace(last, attention="share", num_attention_heads=0)))
     with torch.no_grad():
@@ -216,8 +217,8 @@ def test_relations_of_a_last_layer_that_borrows_its_attention(space, supernet_we
 
 @pytest.mark.parametrize("every_token", [True, False])
 @pytest.mark.parametrize("choice", ["int8", "low_rank(4)", "low_rank(4)+int8"])
-def test_compressed_projections_of_the_last_attention_are_seen_in_training(choice, every_token, teacher, batch):
-    """Rounding inputs once for all three must not go past the modules that the hooks are on."""
+def test_compressed_projections_of_the_last_layer_are_recorded_in_training(choice, every_token, teacher, batch):
+    """Inputs are quantised once for query, key and value, but these modules must still run, because they have hooks."""
     space = mixed_space()
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
     weights.fit([batch])
@@ -243,35 +244,43 @@ def test_compressed_projections_of_the_last_attention_are_seen_in_training(choic
             assert any(value.grad is not None and value.grad.abs().sum() > 0 for value in part.parameters())
 
 
-def test_padding_does_not_count(space, supernet_weights, batch):
+def test_hidden_states_of_padding_do_not_affect_the_loss(space, supernet_weights, batch):
     with torch.no_grad():
         states = _knowledge(supernet_weights, batch).states
         spoilt = tuple(state + 100.0 * (1 - batch["attention_mask"][:, :, None]) for state in states)
         assert hidden_loss(_known(spoilt), _known(states), space.largest(), batch["attention_mask"]).item() == 0.0
 
 
-def test_relations_do_not_depend_on_padding_or_on_the_number_of_features():
+def _relation_loss(student, teacher, mask):
+    """Return the loss of one projection of the student against one of the teacher, each (texts, tokens, features)."""
+    return relation_loss(*(Knowledge((), (), (None, None), [each]) for each in (student, teacher)), mask)
+
+
+@pytest.mark.parametrize("features", [1, 4])
+def test_relations_are_compared_by_their_divergence_for_any_number_of_features(features):
+    """The student relates two tokens equally. In the teacher, the second one is related to itself three times as much.
+
+    The divergence is 0 for the first token. For the second one, it is 1/4 log(1/2) + 3/4 log(3/2) = 0.130812.
+    """
+    teacher = torch.zeros(1, 2, features)
+    teacher[0, 1] = (math.log(3.0) / features**0.5) ** 0.5  # its scaled product with itself is log 3
+    found = _relation_loss(torch.zeros(1, 2, 1), teacher, torch.ones(1, 2, dtype=torch.long))
+    assert_same(found, 0.065406)
+
+
+def test_relations_do_not_depend_on_padding():
     generator = torch.Generator().manual_seed(0)
-    wide, narrow = (torch.randn(2, 5, size, generator=generator) for size in (16, 8))
+    student, teacher = (torch.randn(2, 5, features, generator=generator) for features in (8, 16))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    divergences = []
-    for text, length in enumerate((5, 3)):
-        own, target = (x[text, :length] @ x[text, :length].T / x.shape[-1] ** 0.5 for x in (narrow, wide))
-        p, q = own.log_softmax(-1), target.log_softmax(-1)
-        divergences.append((q.exp() * (q - p)).sum(-1).mean())
-
-    def loss():
-        own, target = (Knowledge((torch.zeros(2, 3),), (), (None, None), [item]) for item in (narrow, wide))
-        return relation_loss(own, target, mask)
-
-    found = loss()
-    assert_same(found, torch.stack(divergences).mean())
-    wide[1, 3:], narrow[1, 3:] = 50.0, -50.0
-    assert_same(loss(), found)
+    texts = ((slice(0, 1), slice(5)), (slice(1, 2), slice(3)))
+    without_padding = sum(_relation_loss(student[text], teacher[text], mask[text]) for text in texts) / 2
+    assert_same(_relation_loss(student, teacher, mask), without_padding)
+    student[1, 3:], teacher[1, 3:] = -50.0, 50.0
+    assert_same(_relation_loss(student, teacher, mask), without_padding)
 
 
-def test_the_mean_of_halves_is_the_loss_of_the_whole(space, supernet_weights, batch):
-    """What lets several processes train as one: 4 of 5 texts, in two halves."""
+def test_the_loss_of_a_batch_is_the_mean_of_the_losses_of_its_halves(space, supernet_weights, batch):
+    """Several processes can therefore train like a single one."""
     batch = {name: tensor[:4] for name, tensor in batch.items()}
     smallest = BertSupernet(supernet_weights).extract(space.smallest())
 
@@ -286,7 +295,7 @@ def test_the_mean_of_halves_is_the_loss_of_the_whole(space, supernet_weights, ba
 
 
 @pytest.mark.slow
-def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data, tmp_path, batch):
+def test_training_brings_the_smallest_sub_network_closer_to_the_teacher(space, config, data, tmp_path, batch):
     weights = randomise(CompactBert(config))
     student = copy.deepcopy(weights)
     _distillation(weights, data, tmp_path / "run", 40).train_supernet(student, sandwich(space, 2, "spread", 0))
@@ -300,13 +309,13 @@ def test_training_brings_the_smallest_closer_to_the_teacher(space, config, data,
 
 
 @pytest.mark.slow
-def test_interrupted_training_ends_with_the_same_weights(space, config, data, tmp_path, monkeypatch):
+def test_interrupted_training_resumes_and_ends_with_the_same_weights(space, config, data, tmp_path, monkeypatch):
     weights = randomise(CompactBert(config))
     straight = copy.deepcopy(weights)
     _distillation(weights, data, tmp_path / "straight", 17).train_supernet(straight, sandwich(space, 1, "spread", 0))
 
     class Killed(BaseException):
-        """What a signal would do."""
+        """Ends the training as a signal would."""
 
     step = DistillationTrainer.gradients
 
@@ -331,7 +340,7 @@ def test_interrupted_training_ends_with_the_same_weights(space, config, data, tm
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_good_checkpoint(
+def test_a_loss_that_is_not_finite_stops_the_training_and_leaves_the_last_good_checkpoint(
     space, config, data, tmp_path, monkeypatch
 ):
     weights = randomise(CompactBert(config))
@@ -362,7 +371,7 @@ def test_checkpoints_of_another_space_are_refused_with_the_difference(space, con
 
 
 @pytest.mark.slow
-def test_checkpoints_hold_safetensors_and_json_only(space, config, data, tmp_path):
+def test_checkpoints_need_no_unpickling_and_only_the_last_two_are_kept(space, config, data, tmp_path):
     weights = randomise(CompactBert(config))
     _distillation(weights, data, tmp_path / "run", 20).train_supernet(weights, sandwich(space, 1, "spread", 0))
     folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
@@ -374,7 +383,7 @@ def test_checkpoints_hold_safetensors_and_json_only(space, config, data, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_single_sub_network_is_trained_alone(space, config, data, tmp_path):
+def test_a_single_sub_network_can_be_trained_separately(space, config, data, tmp_path):
     weights = randomise(CompactBert(config))
     model = BertSupernet(weights).extract(compress_all(space.smallest(), "int8"))
     before = copy.deepcopy(model.state_dict())
@@ -384,12 +393,12 @@ def test_a_single_sub_network_is_trained_alone(space, config, data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["never", "in the third epoch", "after the end"])
-def test_the_best_epoch_of_a_teacher_is_kept_and_patience_ends_it(data, tmp_path, monkeypatch, killed):
-    """Of five epochs four run, and the second one's weights stay; a kill changes nothing, even where a save is due."""
-    seen, kills = [], []
+def test_fine_tuning_keeps_the_best_epoch_and_stops_when_patience_is_exhausted(data, tmp_path, monkeypatch, killed):
+    """Four of five epochs run, and the weights of the second one are kept, even if the training is killed once."""
+    judged, kills = [], []
 
     class Killed(BaseException):
-        """What a signal would do."""
+        """Ends the training as a signal would."""
 
     def kill(when):
         if killed == when and not kills:
@@ -401,13 +410,13 @@ def test_the_best_epoch_of_a_teacher_is_kept_and_patience_ends_it(data, tmp_path
         return True
 
     def judge(network):
-        if len(seen) == 2:
+        if len(judged) == 2:
             kill("in the third epoch")
-        seen.append({name: value.clone() for name, value in network.state_dict().items()})
-        return (0.6, 0.9, 0.8, 0.7, 0.95)[len(seen) - 1]
+        judged.append({name: value.clone() for name, value in network.state_dict().items()})
+        return (0.6, 0.9, 0.8, 0.7, 0.95)[len(judged) - 1]
 
     monkeypatch.setattr("nas.supernet.loops.all_finite", all_finite)
-    steps = len(data.train) // 64  # of an epoch
+    steps = len(data.train) // 64  # per epoch
     schedule = Schedule(1e-3, 64, epochs=5.0, checkpoint_steps=steps, patience=2)
     training = FineTuning(data.train, make_tokenizer(), schedule, tmp_path / "run", 0, {}, judge)
     if killed != "never":
@@ -420,8 +429,8 @@ def test_the_best_epoch_of_a_teacher_is_kept_and_patience_ends_it(data, tmp_path
         (1, 0.6), (2, 0.9), (3, 0.8), (4, 0.7),
     ]  # fmt: skip
     for name, value in model.state_dict().items():
-        assert_same(value, seen[1][name], of=name)
-    assert any(not torch.equal(seen[0][name], value) for name, value in seen[1].items())
+        assert_same(value, judged[1][name], of=name)
+    assert any(not torch.equal(judged[0][name], value) for name, value in judged[1].items())
 
 
 def _stock():
@@ -430,9 +439,9 @@ def _stock():
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(finished_study, tmp_path, monkeypatch):
-    """Ray Train with two gloo workers at the same global batch, beyond an epoch: one loss, nearly the same weights."""
-    # One process fewer to start, and no two seconds between two looks at the workers.
+def test_two_processes_train_like_a_single_one(finished_study, tmp_path, monkeypatch):
+    """Two workers of Ray Train share each batch for more than an epoch: same loss, nearly the same weights."""
+    # This starts one process fewer, and checks the workers more often than every two seconds.
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     from nas.pipeline import Run, train
@@ -447,42 +456,43 @@ def test_two_processes_train_as_one(finished_study, tmp_path, monkeypatch):
     train(two)
     losses = [read_json(run.supernet / LOG_FILE, TrainingError)[-1]["train_loss"] for run in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    # AdamW divides each gradient by its size, so rounding can move the weight of a tiny gradient as far as any other
-    # weight: the largest difference says nothing. Few gradients are that small. The difference of all weights is
-    # 0.0004 of the distance that training moved them, also if the two workers use fewer instructions (SSE). It is
-    # 0.013 if gradients are summed in place of averaged, 0.12 if the batches come in another order, and 0.15 if each
-    # worker keeps its own gradients.
+    # AdamW divides each gradient by its size, so rounding can move a weight with a tiny gradient as far as any other
+    # weight. The largest difference is therefore meaningless, but few gradients are that small. Relative to the
+    # distance that training moved all weights, their difference is 0.0004, even if the two workers use only SSE
+    # instructions. It is 0.013 if gradients are summed instead of averaged, 0.12 if the batches come in another order,
+    # and 0.15 if each worker keeps its own gradients.
     start, ends = _weights(one.ordered_teacher), [_weights(run.supernet) for run in (one, two)]
     assert (ends[0] - ends[1]).norm() < 0.01 * (ends[0] - start).norm()
 
 
 def _weights(folder):
-    """All weights that a folder holds, one after another."""
+    """Return all weights in a folder as one vector."""
     return torch.cat([tensor.flatten() for _, tensor in sorted(load_file(folder / "model.safetensors").items())])
 
 
-def test_given_logits_are_taught_in_place_of_the_teachers(supernet_weights, space, data, tmp_path):
-    """Of the teacher's own answers the opposite: only who sees those learns it."""
+def test_given_logits_replace_those_of_the_teacher(supernet_weights, space, data, tmp_path):
+    """The given logits contradict the teacher's own ones, so a student can learn them only from the given ones."""
     teacher = copy.deepcopy(supernet_weights)
     own = _answers(teacher, data.train)
     given = -3.0 * (own - own.mean(axis=0))
     schedule = Schedule(3e-3, 32, steps=60)
     kind, losses = task_kind("classification"), LossWeights(hidden=0.0)
-    about = Distillation(teacher, data.train, make_tokenizer(), schedule, losses, tmp_path, 0, {}, kind, logits=given)
+    tokenizer = make_tokenizer()
+    training = Distillation(teacher, data.train, tokenizer, schedule, losses, tmp_path, 0, {}, kind, logits=given)
     student = BertSupernet(supernet_weights).extract(space.largest())
     before = _agreement(_answers(student, data.train), given)
-    about.train_subnetwork(student, "Training")
+    training.train_subnetwork(student, "Training")
     assert before < 0.3 and _agreement(_answers(student, data.train), given) > 0.7
 
 
-def test_given_logits_must_be_those_of_the_texts(supernet_weights, space, data, tmp_path):
+def test_given_logits_must_be_computed_for_the_training_texts(supernet_weights, space, data, tmp_path):
     logits = np.zeros((len(data.train) - 1, 3), dtype=np.float32)
-    about = Distillation(
+    training = Distillation(
         copy.deepcopy(supernet_weights), data.train, make_tokenizer(), Schedule(1e-3, 32, steps=1), LossWeights(),
         tmp_path, 0, {}, task_kind("classification"), logits=logits,
     )  # fmt: skip
     with pytest.raises(TrainingError, match="logits must be computed for the training texts"):
-        about.train_subnetwork(BertSupernet(supernet_weights).extract(space.largest()), "Training")
+        training.train_subnetwork(BertSupernet(supernet_weights).extract(space.largest()), "Training")
 
 
 def _answers(model, texts):
@@ -493,9 +503,9 @@ def _agreement(one, other):
     return float((one.argmax(axis=1) == other.argmax(axis=1)).mean())
 
 
-def test_a_trainer_that_lacks_a_replaced_method_is_refused():
+def test_replacing_a_method_that_transformers_trainer_lacks_is_refused():
     def _save_something_new(self):
-        """Not a method of transformers' Trainer."""
+        """The Trainer of transformers has no such method."""
 
     with pytest.raises(
         TrainingError, match="must have the method _save_something_new, which nas replaces, but lacks it"

@@ -1,4 +1,4 @@
-"""What a supernet has beside the weights of its largest sub-network, and how it starts."""
+"""A supernet has low-rank matrices in addition to weights, and its sub-networks use and train only what they need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nas.tasks import task_kind
 
 @pytest.fixture
 def space() -> SearchSpace:
-    """The teacher's sizes, with low ranks for tables and feed-forward blocks."""
+    """Return a space of the teacher's sizes, with low ranks for the embeddings and the feed-forward blocks."""
     values = SearchSpace.load("tiny").model_dump()
     ranks = ["none", "low_rank(4)", "low_rank(20)"]
     sizes = {name: given[-1:] for name, given in values["dimensions"].items()}
@@ -31,8 +31,8 @@ def space() -> SearchSpace:
 
 
 @pytest.mark.parametrize("teacher_kind", TEACHERS)
-def test_low_ranks_start_near_the_dense_network_nearer_with_more(space, teacher, batch):
-    """Random weights have no leading directions to speak of: little is asked for."""
+def test_a_higher_rank_starts_nearer_to_the_dense_network(space, teacher, batch):
+    """Random weights have hardly any leading directions, so the required difference is small."""
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
     many = [batch | {"input_ids": (batch["input_ids"] + shift) % 80 + 4} for shift in range(40)]
     weights.fit(many)
@@ -47,11 +47,11 @@ def test_low_ranks_start_near_the_dense_network_nearer_with_more(space, teacher,
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_matrices_of_ranks_are_shared_by_all_and_lie_beside_the_weight(space, teacher):
+def test_low_rank_matrices_are_stored_in_addition_to_the_weight_and_shared_by_all_ranks(space, teacher):
     weights = SupernetWeights.of(from_stock(teacher), [32], space.compression)
     dense = weights.layers[0].intermediate.dense
     assert dense.left.shape == (64, 20) and dense.right.shape == (20, 32) and dense.weight.shape == (64, 32)
-    assert not hasattr(weights.layers[0].attention.self.query, "left")  # attention is not offered any
+    assert not hasattr(weights.layers[0].attention.self.query, "left")  # the space has no low ranks for attention
     layers = tuple(replace(layer, feed_forward="low_rank(4)") for layer in space.largest().layers)
     slices = BertSupernet(weights).slices(replace(space.largest(), layers=layers))
     view = slices["bert.encoder.layer.0.intermediate.dense.left"]
@@ -59,7 +59,7 @@ def test_matrices_of_ranks_are_shared_by_all_and_lie_beside_the_weight(space, te
     assert "bert.encoder.layer.0.intermediate.dense.weight" not in slices
 
 
-def test_gradients_of_a_compressed_block_reach_what_it_uses_alone(teacher, batch):
+def test_gradients_of_a_block_reach_only_the_weights_that_it_uses(teacher, batch):
     space = mixed_space()
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
     supernet = BertSupernet(weights)
@@ -85,7 +85,7 @@ def test_gradients_of_a_compressed_block_reach_what_it_uses_alone(teacher, batch
     assert layers[2].attention.self.query.weight.grad is not None and layers[2].output.dense.weight.grad is None
 
 
-def test_a_shared_block_is_its_owner_s_in_extracted_weights_too(teacher, batch):
+def test_extracted_layers_that_share_a_block_use_the_modules_of_its_owner(teacher, batch):
     space = mixed_space()
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression)
     largest = compress_all(space.largest(), "none")
@@ -100,7 +100,7 @@ def test_a_shared_block_is_its_owner_s_in_extracted_weights_too(teacher, batch):
         assert not is_same(model(**batch).logits, before)
 
 
-def test_a_frozen_word_table_leaves_the_projection_behind_it_to_learn(space, teacher, tmp_path):
+def test_frozen_token_embeddings_leave_the_projection_after_them_trainable(space, teacher, tmp_path):
     weights = SupernetWeights.of(from_stock(teacher), [32], space.compression)
     table = weights.bert.embeddings.word_embeddings
     frozen = {}

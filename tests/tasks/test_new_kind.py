@@ -78,14 +78,12 @@ def kind(monkeypatch):
 
 def test_it_passes_the_contract_suite(kind, tmp_path):
     suite = runpy.run_path(str(Path(__file__).parents[1] / "contracts" / "test_task_kind.py"))
-    suite["test_says_what_it_is_for"](kind)
-    suite["test_labels_are_read_in_both_files_alike_and_survive_the_disk"](kind, kind.examples[0], tmp_path)
-    suite["test_a_right_network_scores_one_and_a_worse_one_less"](kind, "agreement")
-    suite["test_a_metric_travels_and_says_what_is_answered_and_what_is_right"](kind, "agreement")
-    suite["test_what_is_learnt_from_the_teacher_is_a_mean_over_texts_and_least_for_equal_logits"](kind)
-    suite["test_classifiers_of_transformers_and_of_nas_learn_from_the_labels_as_they_are_stored"](
-        kind, kind.examples[0]
-    )
+    suite["test_metrics_and_problem_type_are_valid"](kind)
+    suite["test_labels_are_read_alike_from_both_files_and_do_not_change_on_disk"](kind, kind.examples[0], tmp_path)
+    suite["test_a_perfect_network_scores_one_and_a_worse_one_less"](kind, "agreement")
+    suite["test_a_metric_survives_pickling_and_its_methods_agree_with_its_score"](kind, "agreement")
+    suite["test_the_distillation_loss_is_a_mean_over_texts_and_zero_for_equal_logits"](kind)
+    suite["test_classifiers_of_transformers_and_of_nas_have_the_same_loss_for_stored_labels"](kind, kind.examples[0])
     suite["test_rows_of_each_label_are_counted"](kind)
 
 

@@ -20,7 +20,7 @@ from nas.model.configuration import CompactBertConfig
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """The activations that a `CompactBert` can compute in torch and in ONNX."""
-_POSITIONS = "bert.embeddings.position_embeddings.weight"
+_POSITION_TABLE = "bert.embeddings.position_embeddings.weight"
 Rules = dict[str, tuple[Any, tuple[Any, ...]]]
 """For each name of a setting in the family's configuration: its value, and the values that a `CompactBert` supports."""
 
@@ -80,8 +80,8 @@ class Family:
     def parameter(self, name: str, network_type: NetworkType = "sequence_classifier") -> str:
         """Return the family's own name for a compact parameter, in the transformers model of this network type."""
         head = self.sequence_head if network_type == "sequence_classifier" else ()
-        for compact, own in (*head, *self.parameters):
-            name = name.replace(compact, own)
+        for compact_name, own_name in (*head, *self.parameters):
+            name = name.replace(compact_name, own_name)
         return name.partition(".")[2] if network_type == "encoder" else name
 
     def uncounted(self, pad_token_id: int | None) -> int | None:
@@ -126,32 +126,37 @@ class Family:
 
     def to_compact(
         self,
-        given: Mapping[str, torch.Tensor],
+        teacher_state: Mapping[str, torch.Tensor],
         names: Iterable[str],
         config: PreTrainedConfig,
-        kind: NetworkType,
+        network_type: NetworkType,
     ) -> dict[str, torch.Tensor]:
-        """Return the compact parameters `names`, computed from the parameters `given` of a teacher of type `kind`."""
-        state = {name: self._part(name, given[self.parameter(name, kind)]) for name in names}
-        if _POSITIONS in state:
-            state[_POSITIONS] = state[_POSITIONS][self.first_position(config.pad_token_id) :]
+        """Return the compact parameters `names`, computed from a teacher's own parameters.
+
+        `network_type` is the teacher's type, and `teacher_state` holds its parameters.
+        """
+        state = {name: self._fused_part(name, teacher_state[self.parameter(name, network_type)]) for name in names}
+        if _POSITION_TABLE in state:
+            state[_POSITION_TABLE] = state[_POSITION_TABLE][self.first_position(config.pad_token_id) :]
         return state
 
-    def _part(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
+    def _fused_part(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
         """Return the rows of a parameter of the family's own model that correspond to the compact parameter `name`."""
-        number, count = next((part for module, part in self.fused.items() if f".{module}." in name), (0, 1))
-        return parameter.chunk(count)[number]
+        index, count = next((place for module, place in self.fused.items() if f".{module}." in name), (0, 1))
+        return parameter.chunk(count)[index]
 
     def to_stock(self, state: Mapping[str, torch.Tensor], config: CompactBertConfig) -> dict[str, torch.Tensor]:
         """Convert the compact parameters in `state` to those of the family's own model; the inverse of `to_compact`."""
         parts: dict[str, list[torch.Tensor]] = {}
         for name, value in state.items():  # the parts of a fused parameter are in the right order
             parts.setdefault(self.parameter(name, config.network_type), []).append(value)
-        found = {name: torch.cat(values) if len(values) > 1 else values[0] for name, values in parts.items()}
-        positions = self.parameter(_POSITIONS, config.network_type)
-        if positions in found:
-            found[positions] = functional.pad(found[positions], (0, 0, self.first_position(config.pad_token_id), 0))
-        return found
+        stock_state = {name: torch.cat(values) if len(values) > 1 else values[0] for name, values in parts.items()}
+        positions = self.parameter(_POSITION_TABLE, config.network_type)
+        if positions in stock_state:
+            stock_state[positions] = functional.pad(
+                stock_state[positions], (0, 0, self.first_position(config.pad_token_id), 0)
+            )
+        return stock_state
 
 
 CLASSIFIER_OF_TWO = (("classifier.", "classifier.out_proj."), ("bert.pooler.dense.", "classifier.dense."))

@@ -1,5 +1,5 @@
 """CamemBERT (Martin et al., arXiv:1911.03894): a RoBERTa for French."""
 
-from nas.model.families.roberta import alike
+from nas.model.families.roberta import roberta_variant
 
-FAMILY = alike("camembert", "CamemBERT")
+FAMILY = roberta_variant("camembert", "CamemBERT")

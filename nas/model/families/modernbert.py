@@ -18,8 +18,8 @@ from nas.form import NetworkForm
 from nas.model.configuration import CompactBertConfig
 from nas.model.families.base import ACTIVATIONS, Family, Rules
 
-_NEAR, _ALL = "sliding_attention", "full_attention"
-_NO_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
+_LOCAL_ATTENTION, _FULL_ATTENTION = "sliding_attention", "full_attention"
+_NO_SPECIAL_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
 """Special token ids that are set to None. Otherwise, the configuration would use the ids of its default vocabulary, but
 only the tokenizer knows the right ones.
 """
@@ -32,18 +32,18 @@ class ModernBert(Family):
         rules = super().rules(config)
         rules["classifier_activation"] = config.classifier_activation, ACTIVATIONS
         for kind in set(config.layer_types):
-            rules[f"layer_types ({kind})"] = kind, (_NEAR, _ALL)
-            given = config.rope_parameters.get(kind, {}).get("rope_type", "default")
-            rules[f"rope_parameters.{kind}.rope_type"] = given, ("default",)
+            rules[f"layer_types ({kind})"] = kind, (_LOCAL_ATTENTION, _FULL_ATTENTION)
+            rope_type = config.rope_parameters.get(kind, {}).get("rope_type", "default")
+            rules[f"rope_parameters.{kind}.rope_type"] = rope_type, ("default",)
         return rules
 
     def form(self, config: PreTrainedConfig, form: NetworkForm) -> NetworkForm:
         """Return the form, with the mean over all tokens as readout if the teacher's sequence classifier uses it."""
-        means = form.network_type == "sequence_classifier" and config.classifier_pooling == "mean"
-        return replace(form, readout="mean") if means else form
+        reads_mean = form.network_type == "sequence_classifier" and config.classifier_pooling == "mean"
+        return replace(form, readout="mean") if reads_mean else form
 
     def compact(self, config: PreTrainedConfig) -> dict[str, Any]:
-        near = [kind == _NEAR for kind in config.layer_types]
+        local = [kind == _LOCAL_ATTENTION for kind in config.layer_types]
         return {
             "pooler_act": config.classifier_activation,
             "pooler_norm": True,
@@ -55,14 +55,14 @@ class ModernBert(Family):
             "feed_forward_bias": config.mlp_bias,
             "gated": True,
             "rope_thetas": [float(config.rope_parameters[kind]["rope_theta"]) for kind in config.layer_types],
-            "attention_windows": [config.local_attention // 2 if is_near else None for is_near in near],
+            "attention_windows": [config.local_attention // 2 if is_local else None for is_local in local],
         }
 
     def stock(self, config: CompactBertConfig) -> dict[str, Any]:
         sources = [layer.source for layer in config.architecture.layers]
         windows, thetas = config.attention_windows or [], config.rope_thetas or []
-        kinds = [_ALL if windows[source] is None else _NEAR for source in sources]
-        of_all = {kind: thetas[source] for source, kind in zip(sources, kinds, strict=True)}
+        kinds = [_FULL_ATTENTION if windows[source] is None else _LOCAL_ATTENTION for source in sources]
+        theta_of_kind = {kind: thetas[source] for source, kind in zip(sources, kinds, strict=True)}
         width = next((window for window in windows if window is not None), None)
         return (
             {
@@ -74,10 +74,10 @@ class ModernBert(Family):
                 "mlp_bias": config.feed_forward_bias,
                 "layer_types": kinds,
                 "rope_parameters": {
-                    kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in of_all.items()
+                    kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in theta_of_kind.items()
                 },
             }
-            | _NO_TOKENS
+            | _NO_SPECIAL_TOKENS
             | ({} if width is None else {"local_attention": 2 * width})
         )
 

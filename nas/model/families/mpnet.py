@@ -18,7 +18,7 @@ from nas.model.families.base import CLASSIFIER_OF_TWO, Family
 
 _BIAS_TABLE = ".attention.self.positions.relative_attention_bias.weight"
 _BUCKETS = "relative_attention_num_buckets"
-_PADDING = 1
+_UNCOUNTED_TOKEN = 1
 """The id of the token that is skipped when positions are counted, whatever the value of `pad_token_id`."""
 
 
@@ -31,7 +31,7 @@ class MPNet(Family):
         return super().parameter(name, network_type)
 
     def uncounted(self, pad_token_id: int | None) -> int | None:
-        return _PADDING
+        return _UNCOUNTED_TOKEN
 
     def compact(self, config: PreTrainedConfig) -> dict[str, Any]:
         return {_BUCKETS: config.relative_attention_num_buckets}
@@ -44,8 +44,8 @@ class MPNet(Family):
         return all(torch.equal(first, table) for table in others)
 
     def to_stock(self, state: Mapping[str, torch.Tensor], config: CompactBertConfig) -> dict[str, torch.Tensor]:
-        others = [name for name in state if name.endswith(_BIAS_TABLE)][1:]
-        return super().to_stock({name: value for name, value in state.items() if name not in others}, config)
+        duplicates = [name for name in state if name.endswith(_BIAS_TABLE)][1:]
+        return super().to_stock({name: value for name, value in state.items() if name not in duplicates}, config)
 
 
 FAMILY = MPNet(

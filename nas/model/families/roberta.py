@@ -15,6 +15,6 @@ FAMILY = Family(
 )
 
 
-def alike(model_type: str, title: str) -> Family:
+def roberta_variant(model_type: str, title: str) -> Family:
     """Return a family that differs from RoBERTa only in its name, its vocabulary and its tokenizer."""
     return replace(FAMILY, model_type=model_type, title=title)
