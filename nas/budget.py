@@ -162,7 +162,9 @@ class Budget(Settings):
             return values
         if "limits" not in values:
             budget_settings = {key: value for key, value in values.items() if key in ("name", *_FLOOR_FIELDS)}
-            values = budget_settings | {"limits": [{key: value for key, value in values.items() if key not in budget_settings}]}
+            values = budget_settings | {
+                "limits": [{key: value for key, value in values.items() if key not in budget_settings}]
+            }
         return _with_floor_defaults(values) if {"accuracy", "accuracy_loss"} & values.keys() else values
 
     @model_validator(mode="after")

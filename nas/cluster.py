@@ -19,11 +19,11 @@ _TIMEOUT_S = 10.0
 """Timeout for the check that something listens at the address of a cluster."""
 
 
-def connect(address: str, wanted: str) -> None:
+def connect(address: str, setting: str) -> None:
     """Connect this process to the Ray cluster at `address`, which is HOST:PORT or `auto`.
 
     `auto` means the cluster that this machine belongs to. Raises `ClusterError` if the connection fails. The message
-    begins with `wanted`, the setting that needs the cluster.
+    begins with `setting`, the setting that needs the cluster.
     """
     if ray.is_initialized():
         return
@@ -34,13 +34,13 @@ def connect(address: str, wanted: str) -> None:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except OSError:
         raise ClusterError(
-            f"{wanted}: needs a Ray cluster, but none is found at {address!r}; start one with `ray start --head`, or "
+            f"{setting}: needs a Ray cluster, but none is found at {address!r}; start one with `ray start --head`, or "
             "give its address with RAY_ADDRESS or --address"
         ) from None
     except (RuntimeError, ValueError) as problem:
         reason = str(problem).strip().partition("\n")[0] or type(problem).__name__
         raise ClusterError(
-            f"{wanted}: cannot join the Ray cluster at {address!r}: {reason}; this machine must be one of its nodes "
+            f"{setting}: cannot join the Ray cluster at {address!r}: {reason}; this machine must be one of its nodes "
             "(`ray start --address=...`), with the same Python and Ray"
         ) from None
 
@@ -55,16 +55,16 @@ def connect_for_device(device: str) -> None:
     connect(os.environ.get("RAY_ADDRESS", "auto"), f"devices.{device}")
 
 
-def join(cpus: float, wanted: str) -> bool:
+def join(cpus: float, setting: str) -> bool:
     """Connect this process to Ray, and return whether a local cluster was started for this purpose.
 
     If `RAY_ADDRESS` is set, the process joins that cluster. Otherwise it starts a local cluster with at least `cpus`
-    CPUs, which the caller must shut down. Raises `ClusterError` if it cannot join; the message begins with `wanted`.
+    CPUs, which the caller must shut down. Raises `ClusterError` if it cannot join; the message begins with `setting`.
     """
     if ray.is_initialized():
         return False
     if address := os.environ.get("RAY_ADDRESS"):
-        connect(address, wanted)
+        connect(address, setting)
         return False
     ray.init(
         address="local",

@@ -27,7 +27,7 @@ Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
 cannot be texts or labels. `tags` are lists with a tag for each word of another column; see `nas.tagged_columns`."""
 _SAMPLED_ROWS = 2000
 """The number of evenly spaced rows that are examined to decide whether a column holds texts."""
-_MOST_FEW_VALUES = 20
+_FEW_VALUES = 20
 """The limit up to which distinct values count as few. Few values that repeat often are not texts. Numbers with
 fractions can be classes only if they are few."""
 _MOSTLY_SHARE = 0.9
@@ -40,8 +40,8 @@ def _word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words that occur in column names. A column whose name contains a word of `_METADATA_WORDS` holds metadata about a text, unless
-# the name ends in a word of `_TEXT_WORDS`, as in "user_message".
+# Words that occur in column names. A column whose name contains a word of `_METADATA_WORDS` holds metadata about a
+# text, unless the name ends in a word of `_TEXT_WORDS`, as in "user_message".
 _TEXT_WORDS = _word_set("text sentence tweet review utterance message query question premise hypothesis content")
 _METADATA_WORDS = _word_set(
     "author authors user username reviewer annotator annotators worker rater speaker publisher email phone "
@@ -58,7 +58,9 @@ _LABEL_LIKE_WORDS = _word_set(
     "class target y category sentiment emotion polarity stance intent topic star stars rating ratings score similarity "
     "relevance relatedness duplicate quality judgment judgement grade verdict genre"
 )
-_GRADE_WORDS = _word_set("star stars rating ratings score similarity relevance relatedness quality grade overall points")
+_GRADE_WORDS = _word_set(
+    "star stars rating ratings score similarity relevance relatedness quality grade overall points"
+)
 """Words in the names of labels whose numbers may be either a scale or classes."""
 _QUERY_WORDS = _word_set("query question")
 _QUERY_ID_WORDS = _word_set("query question qid topic")
@@ -132,7 +134,8 @@ class Column:
         values = rows.select_columns([name]).with_format("arrow")[:].column(0)
         if isinstance(feature, ClassLabel):
             counts, _ = _value_counts(values)
-            named_counts = {feature.names[int(text)]: count for text, count in counts.items() if text != "-1"}  # -1: no label
+            # -1: no label
+            named_counts = {feature.names[int(text)]: count for text, count in counts.items() if text != "-1"}
             return cls(name, "classes", named_counts, len(values) - sum(named_counts.values()), len(feature.names))
         sample = _sampled_texts(values) if feature.dtype in ("string", "large_string") else []
         if sample and _mostly(sample, _LIST.fullmatch):
@@ -234,7 +237,7 @@ def _form_of(counts: Mapping[str, int], sample: Sequence[str], dtype: str) -> Fo
     rows, repeats = sum(counts.values()), len(counts) <= sum(counts.values()) / 2
     if all(map(_NUMBER.fullmatch, counts)):
         is_whole = all(float(text).is_integer() for text in counts)
-        return "codes" if is_whole and rows > _MOST_FEW_VALUES and (len(counts) > MOST_CLASSES or not repeats) else "numbers"
+        return "codes" if is_whole and rows > _FEW_VALUES and (len(counts) > MOST_CLASSES or not repeats) else "numbers"
     if not sample or _mostly(sample, _is_code):
         return "codes"
     return "classes" if len(counts) <= MOST_CLASSES and repeats else "codes"
@@ -251,7 +254,9 @@ def _is_prose(sample: Sequence[str]) -> bool:
     words = [_count_words(value) for value in sample]
     distinct = len(set(sample))
     has_several_words = sum(count > 1 for count in words) > len(sample) / 2
-    return has_several_words and (distinct > len(sample) / 2 or (distinct >= _MOST_FEW_VALUES and sum(words) >= 4 * len(sample)))
+    return has_several_words and (
+        distinct > len(sample) / 2 or (distinct >= _FEW_VALUES and sum(words) >= 4 * len(sample))
+    )
 
 
 def _is_code(value: str) -> bool:
@@ -281,7 +286,8 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
     ]
     if named_like_texts:
         return Unclear(
-            f"{' and '.join(named_like_texts)} may hold the texts according to the name, but the values do not look like texts",
+            f"{' and '.join(named_like_texts)} may hold the texts according to the name, but the values do not look "
+            "like texts",
             (*named_like_texts, *names),
         )
     if not candidates:
@@ -327,13 +333,19 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
     `text` names the columns of texts. `same` returns whether the values of two columns correspond one to one.
     """
     other_columns = [column for column in columns if column.name not in text]
-    named_label = [column for column in other_columns if column.has_label_name]
+    with_label_name = [column for column in other_columns if column.has_label_name]
     possible_labels = [column for column in other_columns if column.can_be_label]
-    if named_label and not any(column.can_be_label for column in named_label):
-        why = why_unfit(named_label[0]) or "does not look like a label"
-        return Unclear(f"{named_label[0].name} {why}", tuple(column.name for column in possible_labels))
-    named_candidates = [column for column in named_label if column in possible_labels and not (set(column.words) & _METADATA_WORDS - _LABEL_NUMBER_WORDS)]
-    candidates = _without_equivalents(named_candidates or [column for column in possible_labels if not column.is_metadata], same)
+    if with_label_name and not any(column.can_be_label for column in with_label_name):
+        why = why_unfit(with_label_name[0]) or "does not look like a label"
+        return Unclear(f"{with_label_name[0].name} {why}", tuple(column.name for column in possible_labels))
+    likely_labels = [
+        column
+        for column in with_label_name
+        if column in possible_labels and not (set(column.words) & _METADATA_WORDS - _LABEL_NUMBER_WORDS)
+    ]
+    candidates = _without_equivalents(
+        likely_labels or [column for column in possible_labels if not column.is_metadata], same
+    )
     if len(candidates) == 1:
         return Clear(candidates[0].name)
     if not candidates:
@@ -371,7 +383,7 @@ def is_query_id(column: Column) -> bool:
 def can_be_grade(column: Column) -> bool:
     """Whether the values may be grades of relevance: whole numbers that start at 0, or a few declared classes."""
     if column.classes:
-        return column.classes <= _MOST_FEW_VALUES
+        return column.classes <= _FEW_VALUES
     numbers = column.numbers
     return bool(numbers) and numbers is not None and numbers[0] == 0.0 and all(map(float.is_integer, numbers))
 
@@ -405,14 +417,16 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     if missing_value and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):
         row_count = column.counts[missing_value]
         return Unclear(
-            f"{column.name} holds {missing_value!r} in {row_count:,} rows: remove these rows if this means that the label is "
-            "missing, or use it as a class.",
+            f"{column.name} holds {missing_value!r} in {row_count:,} rows: remove these rows if this means that the "
+            "label is missing, or use it as a class.",
             ("classes",),
         )
-    number_meaning: Meaning | None = "classes" if numbers is None else _meaning_of_numbers(column, numbers, outputs)
-    if number_meaning and (number_meaning == "scale" or outputs != 1):
-        return Clear(number_meaning)
-    description = f"{classes} classes" if numbers is None else f"{classes} numbers from {numbers[0]:g} to {numbers[-1]:g}"
+    clear_meaning: Meaning | None = "classes" if numbers is None else _meaning_of_numbers(column, numbers, outputs)
+    if clear_meaning and (clear_meaning == "scale" or outputs != 1):
+        return Clear(clear_meaning)
+    description = (
+        f"{classes} classes" if numbers is None else f"{classes} numbers from {numbers[0]:g} to {numbers[-1]:g}"
+    )
     teacher = ", and the teacher has 1 output" if outputs == 1 else ""
     return Unclear(f"{column.name} holds {description}{teacher}: classes or a scale?", ("classes", "scale"))
 
@@ -421,7 +435,7 @@ def _meaning_of_numbers(column: Column, numbers: Sequence[float], outputs: int |
     """Return the meaning of labels that are numbers; None if they may be either classes or a scale."""
     is_whole = all(number.is_integer() for number in numbers)
     if not is_whole:
-        return "scale" if outputs == 1 or len(numbers) > _MOST_FEW_VALUES else None
+        return "scale" if outputs == 1 or len(numbers) > _FEW_VALUES else None
     if outputs == 1:
         return "scale" if len(numbers) > 2 else None
     if outputs == len(numbers) or len(numbers) == 2:

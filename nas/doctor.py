@@ -104,7 +104,9 @@ def _packages() -> Iterator[Finding]:
 def _version(name: str, installed: str, required: SpecifierSet) -> Finding:
     if required.contains(installed, prereleases=True):
         return Finding("packages", name, "ok", installed)
-    return Finding("packages", name, "missing", f"{installed} is installed, but {required} is needed; install such a version")
+    return Finding(
+        "packages", name, "missing", f"{installed} is installed, but {required} is needed; install such a version"
+    )
 
 
 def _runtimes() -> Iterator[Finding]:
@@ -148,17 +150,21 @@ def _machine() -> Iterator[Finding]:
 
     from nas.latency.runner import cpuinfo, environment
 
-    surroundings = environment({"runtime": "numpy", "processor": "cpu"})  # any runtime will do here
-    yield Finding("machine", "processor", "ok", f"{surroundings['processor']}, {surroundings['system']}")
+    machine = environment({"runtime": "numpy", "processor": "cpu"})  # any runtime will do here
+    yield Finding("machine", "processor", "ok", f"{machine['processor']}, {machine['system']}")
     flags = set((cpuinfo("flags") or cpuinfo("Features")).split())
     for number_format, missing_text in _WITHOUT_INSTRUCTIONS.items():
-        instructions = [words for kind, names, words in _INSTRUCTIONS if kind == number_format and flags.intersection(names)]
-        yield Finding("machine", number_format, "ok" if instructions else "note", "; ".join(instructions) or missing_text)
+        instructions = [
+            words for kind, names, words in _INSTRUCTIONS if kind == number_format and flags.intersection(names)
+        ]
+        yield Finding(
+            "machine", number_format, "ok" if instructions else "note", "; ".join(instructions) or missing_text
+        )
     yield _cores()
     memory = psutil.virtual_memory()
     yield Finding("machine", "memory", "ok", f"{memory.available / _GB:.1f} of {memory.total / _GB:.1f} GB free")
     yield _disk()
-    governor = surroundings["governor"]
+    governor = machine["governor"]
     advice = _GOVERNOR_ADVICE.get(governor, f"{governor}: set it to performance while latency is measured")
     yield Finding("machine", "governor", "ok" if governor == "performance" else "note", advice)
 
@@ -199,14 +205,14 @@ def _ray() -> Iterator[Finding]:
     yield Finding("machine", "ray", "missing" if problem else "ok", problem or f"a cluster answers at {address}")
 
 
-def _cluster_problem(wanted: str) -> str:
+def _cluster_problem(setting: str) -> str:
     """Connect to the Ray cluster; return why that failed, or an empty string."""
     from nas.cluster import connect
 
     try:
-        connect(os.environ.get("RAY_ADDRESS", "auto"), wanted)
+        connect(os.environ.get("RAY_ADDRESS", "auto"), setting)
     except NasError as problem:
-        return str(problem).removeprefix(f"{wanted}: ")
+        return str(problem).removeprefix(f"{setting}: ")
     return ""
 
 
@@ -276,7 +282,8 @@ def _search_findings(study: Study) -> Iterator[Finding]:
         yield _run_check("storage", "the database answers", partial(check_storage, study))
     gpus_per_worker, gpu_count = study.search.worker_gpus, torch.cuda.device_count()
     if gpus_per_worker > gpu_count and "RAY_ADDRESS" not in os.environ:
-        detail = f"each worker needs {gpus_per_worker:g} GPUs, but this machine has {gpu_count}; lower worker_gpus, or set RAY_ADDRESS"
+        detail = f"each worker needs {gpus_per_worker:g} GPUs, but this machine has {gpu_count}; "
+        detail += "lower worker_gpus, or set RAY_ADDRESS"
         yield Finding("study", "GPUs", "missing", detail)
 
 
@@ -336,5 +343,7 @@ def _memory(study: Study) -> Finding:
     needed_gb = _TRAINED_BYTES * matrices * study.supernet.workers / _GB
     free_gb = psutil.virtual_memory().available / _GB
     state: State = "ok" if needed_gb < free_gb else "missing"
-    detail = f"training needs at least {needed_gb:.1f} GB for weights, gradients and moments, and {free_gb:.1f} GB are free"
+    detail = (
+        f"training needs at least {needed_gb:.1f} GB for weights, gradients and moments, and {free_gb:.1f} GB are free"
+    )
     return Finding("study", "memory", state, detail)

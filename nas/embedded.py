@@ -180,7 +180,9 @@ def vocabulary(texts: list[str]) -> list[str]:
     # special tokens fixes that order.
     fixed_tokens = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
     pieces = BertWordPieceTokenizer(lowercase=True)
-    pieces.train_from_iterator(texts, vocab_size=VOCABULARY, min_frequency=2, special_tokens=fixed_tokens, show_progress=False)
+    pieces.train_from_iterator(
+        texts, vocab_size=VOCABULARY, min_frequency=2, special_tokens=fixed_tokens, show_progress=False
+    )
     return [*SPECIAL_TOKENS, *sorted(set(pieces.get_vocab()) - set(SPECIAL_TOKENS))]
 
 

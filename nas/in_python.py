@@ -88,7 +88,8 @@ def _write_study(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str,
     values.setdefault("devices", [{"name": "here", "sequence_length": length}])
     first_device = next((device["name"] for device in values["devices"] if "name" in device), "here")
     values["budgets"] = [
-        budget_table(budget, first_device) if isinstance(budget, str) else budget for budget in values.get("budgets", ())
+        budget_table(budget, first_device) if isinstance(budget, str) else budget
+        for budget in values.get("budgets", ())
     ]
     if "search_space" not in values:
         values["search_space"] = {"name": _space_name(folder, properties)}
@@ -106,7 +107,8 @@ def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: _data_name(folder, key, value) if key in _DATA_KEYS else value for key, value in task.items()}
     if "unlabelled" in task:
         values["unlabelled"] = [
-            _data_name(folder, f"unlabelled-{number}", value) for number, value in enumerate(task["unlabelled"], start=1)
+            _data_name(folder, f"unlabelled-{number}", value)
+            for number, value in enumerate(task["unlabelled"], start=1)
         ]
     if callable(metric := values.get("metric")):
         try:
@@ -190,7 +192,9 @@ def _as_toml(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key} = {_toml_literal(values[key])}\n"
     for key, table in (*tables.items(), *((key, table) for key, listed in lists.items() for table in listed)):
         yield f"\n[[{key}]]\n" if key in lists else f"\n[{key}]\n"
-        yield from (f"{_toml_literal(name)} = {_toml_literal(value)}\n" for name, value in table.items() if value is not None)
+        yield from (
+            f"{_toml_literal(name)} = {_toml_literal(value)}\n" for name, value in table.items() if value is not None
+        )
 
 
 def _toml_literal(value: Any) -> str:

@@ -58,7 +58,15 @@ _NUMBER_OF_WORDS = {
 _FILE_PHRASES = ("(os error", "local file")
 """Phrases that show that a library's message is about a file. If they are absent and the exception names no path,
 "permission denied" may be about a network connection."""
-_CACHE_VARIABLES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_HOME", "XDG_CACHE_HOME", "RAY_TMPDIR", "TMPDIR")
+_CACHE_VARIABLES = (
+    "HF_DATASETS_CACHE",
+    "HF_HUB_CACHE",
+    "HF_MODULES_CACHE",
+    "HF_HOME",
+    "XDG_CACHE_HOME",
+    "RAY_TMPDIR",
+    "TMPDIR",
+)
 """Environment variables that set the folders, other than the run's, to which libraries write."""
 
 
@@ -82,7 +90,8 @@ def machine_limit_of(problem: BaseException, path: Path | str | None = None) -> 
             location = getattr(cause, "filename", None) or (path if number not in _LIMITS_WITHOUT_PATH else None)
             if "temporary directory" in str(cause):
                 return MachineError(f"{cause.args[-1]}: set TMPDIR to a writable folder")
-            return MachineError(f"{f'{_path_text(location)}: ' if location else ''}{description}; {_cache_remedy(location, path) or remedy}")
+            start = f"{_path_text(location)}: " if location else ""
+            return MachineError(f"{start}{description}; {_cache_remedy(location, path) or remedy}")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 

@@ -68,7 +68,9 @@ def _show_progress(title: str, total: int, before: int, view: Callable[[], Rende
     started = last = time.monotonic()
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with _ProgressWithView(*columns, TextColumn("{task.fields[note]}"), console=console, refresh_per_second=2) as bar:
+        with _ProgressWithView(
+            *columns, TextColumn("{task.fields[note]}"), console=console, refresh_per_second=2
+        ) as bar:
             task = bar.add_task(title, total=total, completed=before, note="")
 
             def show(done: int, note: str = "") -> None:

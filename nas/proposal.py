@@ -104,12 +104,12 @@ class TeacherProperties:
 
         The result is None if the number fits, or if the classifier does not suit this kind of task at all.
         """
-        outputs, wanted = self.outputs_for(kind), data.outputs(label, kind)
-        if outputs in (None, wanted):
+        outputs, needed = self.outputs_for(kind), data.outputs(label, kind)
+        if outputs in (None, needed):
             return None
         rules = task_kind(kind)
         verb = "have" if len(label) > 1 else "has"
-        requirement = f"a {kind} needs 1" if rules.has_one_output else f"{' and '.join(label)} {verb} {wanted}"
+        requirement = f"a {kind} needs 1" if rules.has_one_output else f"{' and '.join(label)} {verb} {needed}"
         return f"the teacher's classifier has {outputs} outputs, but {requirement}" + (
             "" if rules.has_one_output else f" {rules.label_word}"
         )
@@ -121,7 +121,7 @@ class Columns:
 
     data: Dataset
     """The training data."""
-    found: Mapping[str, Column]
+    by_name: Mapping[str, Column]
     """The columns that occur in both training and test data, by name."""
     text: Clear[tuple[str, ...]] | Unclear
     label: Clear[str] | Unclear
@@ -135,7 +135,9 @@ class Columns:
         tagged = tagged_columns(rows, names)
         by_name = {name: tagged[name][0] if name in tagged else Column.of(rows, name) for name in names}
         text = columns.texts(list(by_name.values()))
-        label = columns.label(list(by_name.values()), text.value if isinstance(text, Clear) else (), partial(_correspond, rows))
+        label = columns.label(
+            list(by_name.values()), text.value if isinstance(text, Clear) else (), partial(_correspond, rows)
+        )
         words = {name: word_columns for name, (_, word_columns) in tagged.items()}
         if isinstance(label, Unclear) and not label.candidates and words:
             text, label = _tagging_columns(words)
@@ -160,21 +162,21 @@ class Columns:
 
     def column(self, name: str) -> Column:
         """Return a column by its name. Raises `DataError` if it is not in both files."""
-        if name not in self.found:
-            raise DataError(f"no column {name!r} in both data files; use one of {', '.join(self.found)}")
-        return self.found[name]
+        if name not in self.by_name:
+            raise DataError(f"no column {name!r} in both data files; use one of {', '.join(self.by_name)}")
+        return self.by_name[name]
 
     def query(self, text: Sequence[str]) -> str | None:
         """Return the column that identifies the query of each row; None if the texts are not queries with passages.
 
         This is the column of query texts, unless a column with a name such as `query_id` identifies the same queries.
         """
-        if len(text) != 2 or not set(text) <= self.found.keys():
+        if len(text) != 2 or not set(text) <= self.by_name.keys():
             return None
         distinct = len(self.data.unique(text[0]))
-        if not columns.has_queries(self.found[text[0]], self.rows, distinct):
+        if not columns.has_queries(self.by_name[text[0]], self.rows, distinct):
             return None
-        query_ids = [name for name, column in self.found.items() if name not in text and columns.is_query_id(column)]
+        query_ids = [name for name, column in self.by_name.items() if name not in text and columns.is_query_id(column)]
         return next((name for name in query_ids if _correspond(self.data, name, text[0])), text[0])
 
     def check_words(self, text: Sequence[str], tags: str) -> None:
@@ -193,7 +195,7 @@ class Columns:
         identifies queries, if rows may be passages to rank. Raises `DataError` if the column cannot hold labels.
         """
         if why := columns.why_unfit(self.column(label)):
-            raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.found)}")
+            raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.by_name)}")
         meaning = columns.meaning(self.column(label), outputs)
         if query and outputs in (None, 1) and columns.can_be_grade(self.column(label)):
             if outputs == 1:
@@ -210,8 +212,8 @@ class Columns:
         """Return the number of outputs that a classifier needs for a kind of task with these columns of labels."""
         if task_kind(kind).has_one_output:
             return 1
-        known = self.column(label[0])
-        return len(label) if len(label) > 1 else known.classes or len(known.counts)
+        label_column = self.column(label[0])
+        return len(label) if len(label) > 1 else label_column.classes or len(label_column.counts)
 
     def described(self, text: Sequence[str], label: Sequence[str], kind: str, query: str | None = None) -> str:
         """Return the chosen columns and a summary of the labels, as one line for the user."""
@@ -228,14 +230,18 @@ class Columns:
         return f"text: {', '.join(text)}; label: {', '.join(label)} ({summary}){notes}"
 
 
-def _tagging_columns(words: Mapping[str, tuple[str, ...]]) -> tuple[Clear[tuple[str, ...]] | Unclear, Clear[str] | Unclear]:
+def _tagging_columns(
+    words: Mapping[str, tuple[str, ...]],
+) -> tuple[Clear[tuple[str, ...]] | Unclear, Clear[str] | Unclear]:
     """Return the column of words and the column of tags of a tagging task.
 
     `words` maps each column of tags to the columns of words that it may belong to.
     """
     all_words = tuple(dict.fromkeys(chain.from_iterable(words.values())))
     tags = tuple(words)
-    return _word_column(all_words), Clear(tags[0]) if len(tags) == 1 else Unclear("several columns hold tags of words", tags)
+    return _word_column(all_words), Clear(tags[0]) if len(tags) == 1 else Unclear(
+        "several columns hold tags of words", tags
+    )
 
 
 def _word_column(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
@@ -313,7 +319,9 @@ def write_study(
     space = _search_space(folder, answers, teacher)
     space_file_text = space_text(teacher.shape) if teacher and space == SPACE_FILE else None
     # A `nas init` that was killed may have left an identical search space.
-    space_is_new = space_file_text is not None and not (space_target.is_file() and _has_content(space_target, space_file_text))
+    space_is_new = space_file_text is not None and not (
+        space_target.is_file() and _has_content(space_target, space_file_text)
+    )
     for path in (target, *((space_target,) if space_is_new else ())):
         if path.exists() or path.is_symlink():
             raise StudyError(f"{path}: already exists; remove it, or give another folder")
@@ -400,26 +408,29 @@ def _study_text(
 ) -> str:
     kind, name = answers.kind, study_name(folder)
     name_line = (
-        f"name = {_toml_string(name)}  # also the name of the folder of results\n" if name != folder.resolve().name else ""
+        f"name = {_toml(name)}  # also the name of the folder of results\n" if name != folder.resolve().name else ""
     )
     train, test = (name if answers.hub else _relative_to(folder, name) for name in (answers.train, answers.test))
     further_lines = ""
     if answers.search:
         search_name = answers.search if answers.hub else _relative_to(folder, answers.search)
-        further_lines = f"search = {_toml_string(search_name)}  # scored pairs on which candidates are evaluated\n"
+        further_lines = f"search = {_toml(search_name)}  # scored pairs on which candidates are evaluated\n"
     if answers.unlabelled:
         names = [
-            name if answers.hub and not _is_data_file(name) else _relative_to(folder, name) for name in answers.unlabelled
+            name if answers.hub and not _is_data_file(name) else _relative_to(folder, name)
+            for name in answers.unlabelled
         ]
         names_literal = json.dumps(names, ensure_ascii=False)
         further_lines += f"unlabelled = {names_literal}  # unlabelled texts, used for the distillation\n"
-    hub = [f"{key} = {_toml_string(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
+    hub = [f"{key} = {_toml(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
     size = held_out_size(columns.rows) if columns else 2000
     default = "" if columns else ", by default a fifth of the rows and at most 5,000"
     held_out = f"{'' if columns else '# '}holdout = {{ size = {size} }}"
     held_out += f"  # training rows on which candidates are evaluated{default}; {_held_out_text(kind)}\n"
     fine_tune_line = "" if answers.fine_tune else "# "
-    fine_tune_line += "fine_tune = true  # for a teacher that is not fine-tuned yet; { epochs = 2.0 } sets the number of epochs\n"
+    fine_tune_line += (
+        "fine_tune = true  # for a teacher that is not fine-tuned yet; { epochs = 2.0 } sets the number of epochs\n"
+    )
     if task_kind(kind).learns_from_texts:
         held_out = fine_tune_line = ""
     tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
@@ -430,26 +441,26 @@ def _study_text(
 # `nas check` validates this file and estimates the time; `nas run` runs all steps. Paths are relative to this file.
 {name_line}
 [task]
-{"".join(hub)}train = {_toml_string(train)}
-test = {_toml_string(test)}  # read only once, for the final results
+{"".join(hub)}train = {_toml(train)}
+test = {_toml(test)}  # read only once, for the final results
 {further_lines}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
 {_pair_text(answers.pair)}{_query_text(answers.query)}label = {_label_text(answers.label)}
-kind = {_toml_string(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
-metric = {_toml_string(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
+kind = {_toml(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
+metric = {_toml(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
 {_threshold_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
 {held_out}
 [teacher]
-model = {_toml_string(_relative_to(folder, answers.teacher) if teacher else answers.teacher)}
+model = {_toml(_relative_to(folder, answers.teacher) if teacher else answers.teacher)}
 {fine_tune_line}{_pruning_text(teacher)}
 [search_space]
-name = {_toml_string(space)}
+name = {_toml(space)}
 {_exclusion_text(SearchSpace.load(space, base=folder), answers.runtime)}
 [[devices]]
 name = "here"
-runtime = {_toml_string(answers.runtime)}  # onnxruntime, torch or openvino
+runtime = {_toml(answers.runtime)}  # onnxruntime, torch or openvino
 threads = {answers.threads}
 batch_size = {answers.batch_size}{_batch_text(kind)}
-sequence_length = {tokens or _toml_string(answers.sequence_length)}  # or several: [16, 64]; "task" for the task's own lengths
+sequence_length = {tokens or _toml(answers.sequence_length)}  # or several: [16, 64]; "task" for the task's own lengths
 {"".join(_budget_text(budget) for budget in answers.budgets)}
 [supernet]
 steps = 1500  # a larger search space needs more
@@ -462,11 +473,13 @@ evaluations = 200
 def _pruning_text(teacher: TeacherProperties | None) -> str:
     """Return the commented-out setting that prunes the vocabulary, with the type of the teacher's tokenizer."""
     own_type = f" (this is {teacher.tokenizer})" if teacher and teacher.tokenizer else ""
-    return f"# prune_vocabulary = true  # remove tokens that no training text uses; for {PRUNABLE} tokenizers{own_type}\n"
+    return (
+        f"# prune_vocabulary = true  # remove tokens that no training text uses; for {PRUNABLE} tokenizers{own_type}\n"
+    )
 
 
 def _label_text(label: Sequence[str]) -> str:
-    return _toml_string(label[0]) if len(label) == 1 else json.dumps(list(label), ensure_ascii=False)
+    return _toml(label[0]) if len(label) == 1 else json.dumps(list(label), ensure_ascii=False)
 
 
 def _threshold_text(kind: str) -> str:
@@ -486,19 +499,19 @@ def _pair_text(pair: Sequence[str]) -> str:
 
 
 def _query_text(query: str | None) -> str:
-    return f"query = {_toml_string(query)}  # rows with the same value are passages of one query\n" if query else ""
+    return f"query = {_toml(query)}  # rows with the same value are passages of one query\n" if query else ""
 
 
 def _held_out_text(kind: str) -> str:
-    whole = "all rows of a query stay together"
-    return whole if task_kind(kind).judges_groups else 'add by = "sentence" if rows are parts of other rows'
+    rule = "all rows of a query stay together"
+    return rule if task_kind(kind).judges_groups else 'add by = "sentence" if rows are parts of other rows'
 
 
 def _batch_text(kind: str) -> str:
     return "  # pairs per inference; k if you rank lists of k passages" if task_kind(kind).judges_groups else ""
 
 
-def _toml_string(value: str) -> str:
+def _toml(value: str) -> str:
     """Return a string as a TOML literal."""
     return json.dumps(value, ensure_ascii=False)
 
@@ -549,14 +562,14 @@ def _budget_text(budget: str) -> str:
     if is_loss:
         return f"""
 [[budgets]]
-name = {_toml_string(name or f"{limit.removesuffix('pt')}-point{'' if value == 1 else 's'}")}
+name = {_toml(name or f"{limit.removesuffix('pt')}-point{'' if value == 1 else 's'}")}
 device = "here"
 accuracy_loss = {json.dumps(value)}  # maximum loss in points on the search set; the fastest network within it is chosen
 # minimise = "size_mb"  # the smallest network instead of the fastest
 """
     return f"""
 [[budgets]]
-name = {_toml_string(name or (f"{limit[:-1]}-percent" if is_share else f"{limit}-ms"))}
+name = {_toml(name or (f"{limit[:-1]}-percent" if is_share else f"{limit}-ms"))}
 device = "here"
 p50_ms = {json.dumps(value)}  # median latency: a share of the teacher's, or milliseconds
 """

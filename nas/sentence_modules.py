@@ -78,8 +78,8 @@ def _readout(path: Path) -> Readout:
     modes = [mode] if isinstance(mode, str) else [name for flag, name in _MODE_OF_FLAG.items() if settings.get(flag)]
     if len(modes) != 1 or modes[0] not in _READOUT_OF_MODE:
         raise TeacherError(
-            f"teacher.model: {path}: pooling must be {' or '.join(_READOUT_OF_MODE)}, but is {' and '.join(map(str, modes))}; "
-            "give another encoder"
+            f"teacher.model: {path}: pooling must be {' or '.join(_READOUT_OF_MODE)}, but is "
+            f"{' and '.join(map(str, modes))}; give another encoder"
         )
     return _READOUT_OF_MODE[modes[0]]
 

@@ -59,7 +59,8 @@ class Dimensions(Settings):
     """The allowed values of every searched dimension. They are the same for all layers."""
 
     layers: tuple[
-        Annotated[Annotated[Positive, Tag("number")] | Annotated[tuple[Whole, ...], Tag("set")], _LAYERS_DISCRIMINATOR], ...
+        Annotated[Annotated[Positive, Tag("number")] | Annotated[tuple[Whole, ...], Tag("set")], _LAYERS_DISCRIMINATOR],
+        ...,
     ] = Field(min_length=1)
     """A number keeps that many layers, evenly spaced from the first to the last. A list keeps exactly those layers."""
     hidden_size: tuple[Positive, ...] = Field(min_length=1)
@@ -150,12 +151,14 @@ class SearchSpace(Settings):
                 f"({[list(kept) for kept in self.layer_sets]}); remove one"
             )
         for block in LAYER_BLOCKS:
-            used = {choice for _, choice in self.options(block)}
+            usable = {choice for _, choice in self.options(block)}
             for name in getattr(self.compression, block):
-                if name not in used:
+                if name not in usable:
                     key = "num_attention_heads" if block == "attention" else "intermediate_size"
                     largest = getattr(self.dimensions, key)[-1]
-                    raise _unsuitable_error(block, name, self._unsuited_hidden_sizes(block, largest, name), f" even with {key} {largest}")
+                    raise _unsuitable_error(
+                        block, name, self._unsuited_hidden_sizes(block, largest, name), f" even with {key} {largest}"
+                    )
         for name in self.compression.embedding:
             unsuited = [
                 hidden for hidden in self.dimensions.hidden_size if not compression(name).suits(_MANY_ROWS, hidden)
@@ -260,20 +263,24 @@ class SearchSpace(Settings):
         ways: Counter[tuple[bool, bool, float, bool]] = Counter({(False, False, math.inf, False): 1})
         for _ in range(number):
             longer: Counter[tuple[bool, bool, float, bool]] = Counter()
-            for (*owned, left, dropped), count in ways.items():
+            for (*owned, tokens_left, dropped), count in ways.items():
                 for pair in product(*(kind.items() for kind in kinds)):
                     weights, numbers = zip(*pair, strict=True)
-                    borrows_nothing = any(name == "below" and not own for name, own in zip(weights, owned, strict=True))
+                    borrows_nothing = any(
+                        name == "below" and not has_own for name, has_own in zip(weights, owned, strict=True)
+                    )
                     if borrows_nothing or set(weights) == {"none"}:
                         continue
                     attention, feed_forward = (
-                        bool(own) or name == "own" for name, own in zip(weights, owned, strict=True)
+                        bool(has_own) or name == "own" for name, has_own in zip(weights, owned, strict=True)
                     )
                     attends = weights[0] != "none"
-                    longer[attention, feed_forward, left, bool(dropped) and not attends] += count * math.prod(numbers)
-                    for kept in self.dimensions.keep_tokens if attends else ():
-                        if kept < left:
-                            longer[attention, feed_forward, kept, True] += count * math.prod(numbers)
+                    longer[attention, feed_forward, tokens_left, bool(dropped) and not attends] += count * math.prod(
+                        numbers
+                    )
+                    for tokens_kept in self.dimensions.keep_tokens if attends else ():
+                        if tokens_kept < tokens_left:
+                            longer[attention, feed_forward, tokens_kept, True] += count * math.prod(numbers)
             ways = longer
         return sum(count for (*_, dropped), count in ways.items() if not dropped)
 

@@ -196,8 +196,8 @@ class Task(Settings):
                 raise ValueError(
                     f"{key}: a data file must end in {', '.join(DATA_SUFFIXES)}, but got {name!r}; convert it"
                 )
-        for (first, names), (second, others) in combinations(self.sets.items(), 2):
-            if same := sorted({*names} & {*others} - {"embedded"}):
+        for (first, names), (second, second_names) in combinations(self.sets.items(), 2):
+            if same := sorted({*names} & {*second_names} - {"embedded"}):
                 raise ValueError(f"{second}: must differ from {first}, but both are {same[0]!r}; change one of them")
         if (self.train == "embedded") != (self.test == "embedded"):
             raise ValueError("test: train and test must both be 'embedded', or neither; change one")
@@ -232,7 +232,9 @@ class SpaceSettings(Settings):
             if name in method_names:
                 continue
             if name == "none":
-                raise ValueError(f"{name!r} cannot be excluded; use names of compression methods: {', '.join(method_names)}")
+                raise ValueError(
+                    f"{name!r} cannot be excluded; use names of compression methods: {', '.join(method_names)}"
+                )
             compression(name)
         return names
 
@@ -534,7 +536,10 @@ class Study(Settings):
 
     def _check_choices(self, device: Device) -> None:
         for name in sorted({name for _, names in self.space.compression for name in names}):
-            for key, supported in (("runtime", compression(name).runtimes), ("processor", compression(name).processors)):
+            for key, supported in (
+                ("runtime", compression(name).runtimes),
+                ("processor", compression(name).processors),
+            ):
                 if getattr(device, key) not in supported:
                     raise ValueError(
                         f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}, "
@@ -620,8 +625,8 @@ def _is_database(url: str) -> bool:
         parts = make_url(url)
     except (ArgumentError, ValueError):
         return False
-    known = parts.drivername.partition("+")[0] in {"sqlite", "postgresql", "mysql", "mariadb"}
-    return known and parts.database not in (None, "", ":memory:")
+    is_supported = parts.drivername.partition("+")[0] in {"sqlite", "postgresql", "mysql", "mariadb"}
+    return is_supported and parts.database not in (None, "", ":memory:")
 
 
 def _sizes(shape: Shape) -> str:
@@ -662,12 +667,12 @@ def _study_file(study: str | Path) -> Path:
     return path.resolve()
 
 
-def _variables(path: Path, declared: Any, given: Mapping[str, str]) -> dict[str, str]:
+def _variables(path: Path, declared: Any, values_by_name: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(declared, dict) or not all(isinstance(text, str) for text in declared.values()):
         raise StudyError(
             f'{path}: variables: each must be a name with an explanation, such as DATA = "the data folder"'
         )
-    unknown = sorted(set(given) - set(declared))
+    unknown = sorted(set(values_by_name) - set(declared))
     if unknown:
         raise StudyError(
             f"{path}: --set {unknown[0]}: no such variable in this study; "
@@ -675,7 +680,7 @@ def _variables(path: Path, declared: Any, given: Mapping[str, str]) -> dict[str,
         )
     values = {}
     for name, explanation in declared.items():
-        value = given.get(name) or os.environ.get(name)
+        value = values_by_name.get(name) or os.environ.get(name)
         if not value:
             raise StudyError(
                 f"{path}: variable {name} is not set ({explanation}); "

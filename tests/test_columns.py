@@ -366,7 +366,7 @@ def test_declared_classes_make_a_column_the_label():
     rows = Dataset.from_dict({"text": [text() for _ in labels], "label": labels}, features=features)
     found = Columns.of(rows, rows)
     assert found.label == Clear("label") and found.kind("label", None) == Clear(CLASSES)
-    assert found.found["label"].classes == 3 and found.found["label"].missing == 1
+    assert found.by_name["label"].classes == 3 and found.by_name["label"].missing == 1
 
 
 @pytest.mark.parametrize("rows", [ROWS, 6 * ROWS])

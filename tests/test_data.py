@@ -191,7 +191,7 @@ def test_batches_need_no_padding_and_contain_each_row_once(files):
     assert sorted(np.concatenate([batch.rows for batch in batches])) == list(range(len(data.train)))
 
 
-def test_metrics_have_the_values_that_are_computed_by_hand():
+def test_metrics_equal_values_computed_by_hand():
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
     labels = np.array([0, 1, 0, 0])
     assert ClassMetric("accuracy").score(logits, labels) == 0.75

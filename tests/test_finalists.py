@@ -61,7 +61,7 @@ def test_exporting_a_dropped_finalist_trains_it_to_the_end(run, tmp_path):
     (found,) = export_trial(copied, complete).values()
     assert found["search_accuracy_in_training"] == [list(each) for each in done[complete].accuracies]
     candidate = next(each for each in front(copied)["candidates"] if each["digest"] == complete)
-    assert not copied.trainings(exports.trial_name(candidate)).exists(), "it was trained again"
+    assert not copied.trainings(exports.trial_name(candidate)).exists(), "it is not trained again"
 
 
 def test_a_change_of_settings_changes_the_digest_of_the_final_training(run):

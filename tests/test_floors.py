@@ -173,7 +173,7 @@ def test_the_page_the_model_card_and_the_tables_show_the_floors(run, nas):
 
 
 @pytest.mark.slow
-def test_the_message_about_a_missed_floor_names_the_closest_network(finished_study, tmp_path):
+def test_the_message_about_a_missed_floor_names_a_measured_network(finished_study, tmp_path):
     run = _with_floors(finished_study, tmp_path, 0.0, "finalists = 1\n")
     path = run.study.path
     path.write_text(path.read_text().replace("accuracy_loss = 0.0", "accuracy = 1.0"))

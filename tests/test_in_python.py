@@ -54,7 +54,7 @@ def test_steps_are_out_of_date_only_if_the_given_objects_change(model, tmp_path)
     before, folder = (data_inputs(run), teacher_inputs(run)), (run.folder / "given").stat().st_ino
     again = nas.run_of("mine", runs=tmp_path, **_tables(model))
     assert (data_inputs(again), teacher_inputs(again)) == before
-    assert (run.folder / "given").stat().st_ino == folder, "the files are written again"
+    assert (run.folder / "given").stat().st_ino == folder, "the files are not written again"
     with torch.no_grad():
         model.classifier.bias.add_(1.0)
     other = nas.run_of("mine", runs=tmp_path, **_tables(model))
@@ -78,7 +78,8 @@ def test_the_teacher_can_be_a_sentence_encoder(tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
-    AutoModel.from_config(BertConfig(vocab_size=VOCABULARY_SIZE, max_position_embeddings=40, **sizes)).save_pretrained(tmp_path)
+    config = BertConfig(vocab_size=VOCABULARY_SIZE, max_position_embeddings=40, **sizes)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     encoder = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
     task = {"train": Dataset.from_dict({"text": make_texts(200, 0)}), "unlabelled": [make_rows(50, 5)]}

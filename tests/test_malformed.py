@@ -129,7 +129,11 @@ STUDIES = {
     "budget too large for a float": ('"80%"', "9" * 400, ["p50_ms", "finite"]),
     "number with too many digits": ('"80%"', "9" * 5000, ["study.toml", "not valid TOML", "digits"]),
     "two budgets with the same name": ('name = "small"', 'name = "large"', ["'large'", "twice"]),
-    "budget named like a candidate": ('name = "large"', 'name = "trial-7"', ["budgets.0.name", "'trial-7'", "rename it"]),
+    "budget named like a candidate": (
+        'name = "large"',
+        'name = "trial-7"',
+        ["budgets.0.name", "'trial-7'", "rename it"],
+    ),
     "name of a budget is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
     "seed too large": ("[task]", "seed = 4294967296\n[task]", ["seed", "4294967296"]),
     "null character in a path": (
@@ -153,7 +157,11 @@ STUDIES = {
         ["devices.cpu: the processor 'cuda' cannot run", "'int8', only cpu", "exclude_compression = ['int8']"],
     ),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
-    "batch not divisible by workers": ("steps = 30", "steps = 30\nworkers = 3", ["supernet", "64 texts", "3", "change one"]),
+    "batch not divisible by workers": (
+        "steps = 30",
+        "steps = 30\nworkers = 3",
+        ["supernet", "64 texts", "3", "change one"],
+    ),
     "GPUs above one but not whole": (
         "population = 8",
         "executor = 'ray'\nworker_gpus = 1.5",
@@ -175,7 +183,11 @@ STUDIES = {
     "teacher missing": ('"./teacher"', '"./nobody"', ["nobody", "is not a folder"]),
     "teacher of another shape": ('name = "tiny"', 'name = "minilm-l6"', ["6 layers", "3 layers"]),
     "texts longer than the teacher allows": ("max_length = 32", "max_length = 64", ["task.max_length", "40", "64"]),
-    "sequences longer than the teacher allows": ("sequence_length = 32", "sequence_length = 64", ["devices.cpu", "40", "64"]),
+    "sequences longer than the teacher allows": (
+        "sequence_length = 32",
+        "sequence_length = 64",
+        ["devices.cpu", "40", "64"],
+    ),
     "data missing": ('"test.parquet"', '"nowhere.parquet"', ["nowhere.parquet", "no such data file"]),
 }
 

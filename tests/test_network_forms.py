@@ -82,7 +82,7 @@ def expected_outputs(teacher: Any, batch: dict[str, torch.Tensor], form: Network
 
 
 def compared_outputs(batch: dict[str, torch.Tensor], form: NetworkForm) -> Any:
-    """Return the index of the outputs to compare, without padding, for which RoBERTa's own class has other positions."""
+    """Return the index of the outputs to compare. It omits padding, whose positions differ in RoBERTa's own class."""
     return batch["attention_mask"].bool() if form.readout == "every" else slice(None)
 
 

@@ -317,7 +317,7 @@ def test_several_label_columns_make_a_multi_label_task(here, nas):
     assert code == 2 and "no column 'hig'" in error
 
 
-def test_a_single_label_teacher_is_fine_tuned_for_several_labels_and_one_with_other_labels_is_refused(here, nas):
+def test_a_single_label_teacher_is_fine_tuned_and_one_with_other_labels_is_refused(here, nas):
     given = _write_multi_label(here, problem_type="single_label_classification")
     code, output, error = nas("init", "mine", *given, "--label", "labels")
     assert code == 0 and "so it is fine-tuned first" in output, error

@@ -1,4 +1,4 @@
-"""With `prune_vocabulary`, the teacher of a run gives the same logits as the original on texts whose pieces are kept."""
+"""With `prune_vocabulary`, the teacher of a run gives the same logits as before on texts whose pieces are kept."""
 
 from __future__ import annotations
 

@@ -85,8 +85,9 @@ def test_a_message_says_that_the_code_of_a_tokenizer_is_not_run(tiny_study, caps
 
 def test_the_share_of_a_token_is_zero_if_there_are_no_tokens():
     """Empty texts have no tokens if the tokenizer adds no special tokens."""
-    assert module._share(np.bincount(np.zeros(0, np.int64), minlength=1), 1) == 0.0
-    assert module._share(np.bincount([0, 1, 1, 5]), 1) == 0.5 and module._share(np.bincount([0, 2]), 9) == 0.0
+    assert module._token_share(np.bincount(np.zeros(0, np.int64), minlength=1), 1) == 0.0
+    assert module._token_share(np.bincount([0, 1, 1, 5]), 1) == 0.5
+    assert module._token_share(np.bincount([0, 2]), 9) == 0.0
 
 
 def test_lengths_and_classes_match_the_data_that_the_training_reads(tiny_study):
@@ -139,7 +140,7 @@ def test_the_number_of_texts_for_candidates_follows_the_search_settings(tiny_stu
 
 
 def test_only_a_fixed_sample_of_many_texts_is_tokenised(tiny_study, monkeypatch, nas):
-    monkeypatch.setattr(module, "_CHARACTERS", 5000)
+    monkeypatch.setattr(module, "_MAX_CHARACTERS", 5000)
     run = Run.of(Study.load(tiny_study), tiny_study.parent / "runs")
     found = look_at_rows(run)
     assert found == look_at_rows(run)
@@ -216,7 +217,10 @@ def _unknown_token(folder):
 
 
 REFUSED = {
-    "a token without an embedding": (_unknown_token, "uses the token '<laugh>', number 64, but the model has embeddings"),
+    "a token without an embedding": (
+        _unknown_token,
+        "uses the token '<laugh>', number 64, but the model has embeddings",
+    ),
     "no text column": (_rename("text"), "no column 'text'; use one of"),
     "no label column": (_rename("label"), "no column 'label'; use one of"),
     "a class that the teacher does not have": (_three_classes, "has 2 labels, but the data has 3 labels"),

@@ -143,7 +143,7 @@ def test_the_digest_of_an_architecture_does_not_change_between_versions(space):
     assert space.largest().digest == "bbb02e863c7e2dc1"
 
 
-def test_evenly_spaced_layers_include_the_first_and_the_last():
+def test_layers_are_spaced_evenly():
     assert [evenly_spaced(count, 6) for count in (1, 2, 3, 4)] == [(0,), (0, 5), (0, 2, 5), (0, 2, 3, 5)]
     assert evenly_spaced(12, 12) == tuple(range(12))
 

@@ -1,4 +1,4 @@
-"""Steps as values: the list of a study, what brings it up to date, and the digests that mark what was expected."""
+"""The steps of a study are brought up to date in order, and digests of their inputs show which ones are done."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from nas.data import TaskData
 from nas.errors import ExportError, SearchError, StudyError
-from nas.evaluate.accuracy import FORM as EVALUATION
+from nas.evaluate.accuracy import RESULT_VERSION as EVALUATION
 from nas.files import digest, file_digest, read_json
 from nas.pipeline import Run, exports, prepare, profiles, search_candidates, searches, supernets
 from nas.pipeline.estimates import Workload
@@ -102,7 +102,7 @@ def test_a_failed_check_stops_the_steps_that_need_it_and_keeps_earlier_results(w
     work.failing["early"] = StudyError("another training")
     with pytest.raises(StudyError, match="another training"):
         work.bring(listed, "search")
-    assert work.done == ["early"], "before anything is expected"
+    assert work.done == ["early"], "before anything is made"
 
 
 def test_a_tolerated_error_of_a_named_step_does_not_stop_the_other_named_steps(work):

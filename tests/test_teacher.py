@@ -1,4 +1,4 @@
-"""Teachers that cannot serve are refused with one clear line."""
+"""Teachers are loaded or fine-tuned, and unsuitable ones are refused in one line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _no_tokenizer(folder):
         (folder / name).unlink()
 
 
-def _half_a_head(folder):
+def _odd_number_of_heads(folder):
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace('"num_attention_heads": 4', '"num_attention_heads": 5'))
 
@@ -73,10 +73,10 @@ def _half_a_head(folder):
         (_other_labels, "has 2 labels: 'good', 'poor', but the data has 2 labels: 'bad', 'good'"),
         (_truncated, "cannot be loaded"),
         (_no_tokenizer, "has no tokenizer"),
-        (_half_a_head, "num_attention_heads"),
+        (_odd_number_of_heads, "num_attention_heads"),
     ],
 )
-def test_unfit_teachers(tiny_study, tmp_path, spoil, message):
+def test_an_unsuitable_teacher_is_refused(tiny_study, tmp_path, spoil, message):
     for name in ("train", "test"):
         path = tiny_study.parent / f"{name}.parquet"
         rows = Dataset.from_parquet(str(path), keep_in_memory=True)
@@ -88,20 +88,20 @@ def test_unfit_teachers(tiny_study, tmp_path, spoil, message):
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
-def test_a_fine_tuned_teacher_is_taken_as_it_is(kind, tmp_path):
+def test_a_fine_tuned_teacher_is_used_unchanged(kind, tmp_path):
     study = write_tiny_study(tmp_path / "tiny", kind)
     study.write_text(FINE_TUNED)
     run = _prepare(study, tmp_path)
     given = AutoModelForSequenceClassification.from_pretrained(study.parent / "teacher").eval()
-    taken = AutoModelForSequenceClassification.from_pretrained(run.teacher)
-    assert all((taken.state_dict()[name] == value).all() for name, value in given.state_dict().items())
+    used = AutoModelForSequenceClassification.from_pretrained(run.teacher)
+    assert all((used.state_dict()[name] == value).all() for name, value in given.state_dict().items())
     compact, test = load_teacher(run), TaskData.load(run.data).test
     assert ("token_type_ids" in test.column_names) == ("token_type_ids" in compact.config.input_names)
     expected, found = (predict(forward_of(model), batches_by_length(test)) for model in (given, compact))
     assert_same(found, expected)
 
 
-def test_a_teacher_with_one_answer_for_all_texts_is_warned_of(tiny_study, tmp_path, capsys):
+def test_a_teacher_that_is_no_better_than_a_constant_answer_causes_a_warning(tiny_study, tmp_path, capsys):
     tiny_study.write_text(FINE_TUNED)
     model = BertForSequenceClassification.from_pretrained(tiny_study.parent / "teacher")
     model.classifier.weight.data.zero_()
@@ -114,7 +114,7 @@ def test_a_teacher_with_one_answer_for_all_texts_is_warned_of(tiny_study, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_teacher_that_has_learnt_is_told_of_without_a_warning(tiny_study, tmp_path, capsys):
+def test_a_trained_teacher_is_reported_with_its_accuracy_and_no_warning(tiny_study, tmp_path, capsys):
     tiny_study.write_text(TINY_STUDY.replace("epochs = 2.0", "epochs = 12.0"))
     _prepare(tiny_study, tmp_path)
     said = capsys.readouterr().err
@@ -122,8 +122,8 @@ def test_a_teacher_that_has_learnt_is_told_of_without_a_warning(tiny_study, tmp_
 
 
 @pytest.mark.slow
-def test_without_epochs_the_best_epoch_of_ten_is_kept(tiny_study, tmp_path):
-    """The tiny study has 800 training rows."""
+def test_without_a_number_of_epochs_the_best_of_at_most_ten_is_kept(tiny_study, tmp_path):
+    """The tiny study has so few training rows that ten epochs are the maximum."""
     tiny_study.write_text(TINY_STUDY.replace("epochs = 2.0, learning_rate = 2e-3", "learning_rate = 5e-3"))
     run = _prepare(tiny_study, tmp_path)
     log = read_json(run.teacher / LOG_FILE, TeacherError)
@@ -136,12 +136,12 @@ def test_without_epochs_the_best_epoch_of_ten_is_kept(tiny_study, tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "epochs"), [(100, 10), (5_000, 10), (8_000, 7), (20_000, 3), (62_000, 2), (10**6, 2)])
-def test_few_rows_are_read_more_often(rows, epochs):
+def test_smaller_training_sets_get_more_epochs(rows, epochs):
     assert FineTuningSettings().epochs_on(rows) == epochs and FineTuningSettings(epochs=1.5).epochs_on(rows) == 1.5
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_lengths_are_bounded_by_the_positions_of_a_text(nas, kind, tmp_path):
+def test_max_length_is_limited_by_the_positions_of_the_teacher(nas, kind, tmp_path):
     study = write_tiny_study(tmp_path / "tiny", kind)
     for length, code in ((POSITIONS, 0), (POSITIONS + 1, 2)):
         study.write_text(TINY_STUDY.replace("max_length = 32", f"max_length = {length}"))
@@ -149,7 +149,7 @@ def test_lengths_are_bounded_by_the_positions_of_a_text(nas, kind, tmp_path):
         assert found == code and (code == 0 or "task.max_length: must be at most" in error)
 
 
-def test_another_family_is_one_clear_line(nas, tiny_study, tmp_path):
+def test_an_unsupported_family_is_refused_in_one_line(nas, tiny_study, tmp_path):
     config = tiny_study.parent / "teacher" / "config.json"
     config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "albert"'))
     code, output, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
@@ -158,29 +158,29 @@ def test_another_family_is_one_clear_line(nas, tiny_study, tmp_path):
     assert "'albert'" in error and not (tmp_path / "runs").exists()
 
 
-def test_code_of_a_teacher_is_never_run_nor_asked_for(nas, tiny_study, tmp_path, monkeypatch):
+def test_code_of_a_teacher_is_never_run_and_the_user_is_not_asked_to_allow_it(nas, tiny_study, tmp_path, monkeypatch):
     config = tiny_study.parent / "teacher" / "config.json"
     own = '"auto_map": {"AutoConfig": "own.Config"}, "model_type": "own"'
     config.write_text(config.read_text().replace('"model_type": "bert"', own))
     (config.parent / "own.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
-    asked = []
-    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "y")
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or "y")
     for verb in (["check", str(tiny_study)], ["init", str(tmp_path / "new"), "--teacher", str(config.parent)]):
         code, _, error = nas(*verb)
-        assert code == 2 and not asked and not (tmp_path / "run").exists()
+        assert code == 2 and not questions and not (tmp_path / "run").exists()
         assert error.splitlines()[-1].startswith("error: teacher: model_type must be bert, ") and "'own'" in error
 
 
 @pytest.mark.parametrize("files", [("vocab.txt",), ("vocab.json", "merges.txt")])
-def test_a_tokenizer_needs_its_files(files, tmp_path):
+def test_a_tokenizer_without_its_files_is_refused(files, tmp_path):
     for name in files:
         with pytest.raises(TeacherError, match="has no tokenizer; add its tokenizer"):
             load_tokenizer(tmp_path)
         (tmp_path / name).write_text("{}")
 
 
-def test_a_choice_for_the_word_table_must_suit_its_own_width(nas, tmp_path):
-    """ELECTRA's table is narrower than its layers."""
+def test_a_rank_of_the_token_embeddings_must_suit_their_own_width(nas, tmp_path):
+    """ELECTRA's token embeddings are narrower than its layers."""
     study = write_tiny_study(tmp_path / "tiny", "electra")
     space = shipped_spaces()["tiny"].read_text().replace("embedding = [", 'embedding = ["low_rank(14)", ')
     (study.parent / "mine.toml").write_text(space.replace("hidden_size = [16, 24, 32]", "hidden_size = [32]"))
@@ -216,7 +216,7 @@ def _quantised(folder):
     _configure(folder, quantization_config={"load_in_8bit": True})
 
 
-def _no_row(folder):
+def _token_without_embedding(folder):
     tokenizer = make_tokenizer()
     tokenizer.pad_token = "<none>"
     tokenizer.save_pretrained(folder)
@@ -235,10 +235,10 @@ def _no_row(folder):
         (_one_output, "problem_type is regression with 1 label(s), but a task of kind 'classification' needs"),
         (_one_name_too_few, "id2label names 1 label(s), but the classifier has 2; correct id2label"),
         (_quantised, "quantization_config must be absent or false"),
-        (_no_row, "the token '<none>', number 64, but the model has embeddings for only 64 tokens"),
+        (_token_without_embedding, "the token '<none>', number 64, but the model has embeddings for only 64 tokens"),
     ],
 )
-def test_check_finds_what_training_would_meet(nas, tiny_study, tmp_path, spoil, words):
+def test_check_refuses_the_teachers_that_training_would_refuse(nas, tiny_study, tmp_path, spoil, words):
     tiny_study.write_text(FINE_TUNED)
     spoil(tiny_study.parent / "teacher")
     for verb in ("check", "train"):
@@ -250,14 +250,14 @@ def test_check_finds_what_training_would_meet(nas, tiny_study, tmp_path, spoil, 
 
 
 @pytest.mark.parametrize("generic", [None, {}, {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}])
-def test_a_teacher_that_does_not_name_its_labels_has_as_many_as_its_classifier(tiny_study, tmp_path, generic):
+def test_a_teacher_without_names_of_labels_has_as_many_labels_as_its_classifier(tiny_study, tmp_path, generic):
     tiny_study.write_text(FINE_TUNED)
     _configure(tiny_study.parent / "teacher", id2label=generic, label2id=None, num_labels=7)
     saved = AutoConfig.from_pretrained(_prepare(tiny_study, tmp_path).teacher)
     assert saved.num_labels == 2 and saved.problem_type == "single_label_classification"
 
 
-def test_a_head_of_another_size_and_kind_is_new_and_announced(tiny_study, tmp_path, capsys):
+def test_a_classifier_of_another_size_and_kind_is_replaced_with_a_message(tiny_study, tmp_path, capsys):
     folder = tiny_study.parent / "teacher"
     config = AutoConfig.from_pretrained(folder)
     config.num_labels, config.problem_type = 5, "multi_label_classification"
@@ -270,7 +270,7 @@ def test_a_head_of_another_size_and_kind_is_new_and_announced(tiny_study, tmp_pa
     assert (saved.num_labels, saved.problem_type) == (2, "single_label_classification")
 
 
-def test_half_precision_is_trained_and_saved_in_float32(tiny_study, tmp_path):
+def test_a_teacher_in_half_precision_is_trained_and_saved_in_float32(tiny_study, tmp_path):
     folder = tiny_study.parent / "teacher"
     BertForSequenceClassification.from_pretrained(folder).half().save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
@@ -282,12 +282,12 @@ def test_half_precision_is_trained_and_saved_in_float32(tiny_study, tmp_path):
     assert (
         trained.dtype == torch.float32 and json.loads((run.teacher / "config.json").read_text())["dtype"] == "float32"
     )
-    # Steps far below the spacing of float16 are not lost.
+    # Changes far below the spacing of float16 are not lost.
     moved = trained.bert.pooler.dense.weight - given.bert.pooler.dense.weight.float()
     assert (moved != moved.half().float()).any() and not torch.equal(moved, torch.zeros_like(moved))
 
 
-def test_the_tokenizer_of_a_run_cuts_where_accuracy_is_judged(tiny_study, tmp_path):
+def test_the_saved_tokenizer_truncates_texts_as_in_the_evaluation(tiny_study, tmp_path):
     path = tiny_study.parent / "teacher" / "tokenizer_config.json"
     settings = json.loads(path.read_text()) | {"padding_side": "left", "truncation_side": "left"}
     path.write_text(json.dumps(settings))
@@ -299,7 +299,7 @@ def test_the_tokenizer_of_a_run_cuts_where_accuracy_is_judged(tiny_study, tmp_pa
     assert saved(list(texts), truncation=True)["input_ids"] == list(TaskData.load(run.data).test["input_ids"])
 
 
-def test_a_text_with_a_token_that_has_no_embedding_is_refused_and_names_it(nas, tiny_study, tmp_path):
+def test_a_text_with_a_token_that_has_no_embedding_is_refused(nas, tiny_study, tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["<laugh>"])
     tokenizer.save_pretrained(tiny_study.parent / "teacher")
@@ -314,7 +314,7 @@ def test_a_text_with_a_token_that_has_no_embedding_is_refused_and_names_it(nas, 
     assert not (tmp_path / "other" / "tiny" / "teacher").exists()
 
 
-def test_a_pruned_vocabulary_drops_tokens_without_an_embedding(tiny_study, tmp_path):
+def test_vocabulary_pruning_drops_tokens_without_an_embedding(tiny_study, tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["<laugh>"])
     tokenizer.save_pretrained(tiny_study.parent / "teacher")

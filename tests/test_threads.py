@@ -1,4 +1,4 @@
-"""How threads wait, and what replicas share."""
+"""Idle threads sleep, except in latency measurements, and replicas of a model share its weights."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from nas.waiting import as_served, wait_passively
 
 
 @pytest.fixture
-def no_policy(monkeypatch):
+def no_wait_policy(monkeypatch):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "NAS_CHOSE_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
-def test_a_policy_is_chosen_where_the_user_has_none(no_policy):
+def test_idle_threads_sleep_unless_the_user_has_set_a_policy(no_wait_policy):
     wait_passively()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert "OMP_WAIT_POLICY" not in as_served() and as_served()["PATH"] == os.environ["PATH"]
-    wait_passively()  # as a child process does that inherits the choice
+    wait_passively()  # as in a child process, which inherits the setting
     assert "OMP_WAIT_POLICY" not in as_served()
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
-def test_a_policy_of_the_user_stays(no_policy, name):
-    no_policy.setenv(name, "1")
+def test_a_wait_policy_of_the_user_is_kept(no_wait_policy, name):
+    no_wait_policy.setenv(name, "1")
     wait_passively()
     assert os.environ.get("OMP_WAIT_POLICY") == ("1" if name == "OMP_WAIT_POLICY" else None)
     assert as_served()[name] == "1"
 
 
-def test_the_policy_is_chosen_before_torch_is_loaded(no_policy):
+def test_the_wait_policy_is_set_before_torch_is_loaded(no_wait_policy):
     program = "import sys, os, nas; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["PASSIVE", "False"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_latency_is_measured_as_a_user_would_serve(no_policy):
+def test_latency_is_measured_with_the_default_wait_policy(no_wait_policy):
     wait_passively()
     with LocalWorker(Device(name="here")) as worker:
         environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
     assert b"OMP_WAIT_POLICY" not in environment and b"PATH=" in environment
 
 
-def test_a_replica_shares_weights_and_nothing_else():
+def test_a_replica_shares_weights_and_buffers_but_not_gradients_or_modes():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     model[0].bias.requires_grad_(False)
     other = replica(model)

@@ -1,4 +1,4 @@
-"""What of a searched run is up to date: what is done again, what is kept, and what is said of the rest."""
+"""Results of a searched run stay up to date until their inputs change, and outdated results are named."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def run(study):
     return Run.of(Study.load(study), study.parent / "runs")
 
 
-def _changed(run, part, **values):
-    """The same run of a study with other values in one of its tables."""
+def _with_values(run, part, **values):
+    """Return the same run with other values in one of the study's tables."""
     table = getattr(run.study, part).model_copy(update=values)
     return Run(run.study.model_copy(update={part: table}), run.folder)
 
@@ -50,12 +50,12 @@ SEARCHED = {"data", "teacher", "profile-cpu", "supernet", "search", "front"}
 
 
 def _done(run):
-    """The steps that are up to date."""
+    """Return the names of the steps that are up to date."""
     return {step.name for step, done in states(run, steps_of(run)) if done}
 
 
-def _measured_again(run):
-    """What a profile that was made anew is: another file."""
+def _measure_again(run):
+    """Change the stored profile, as a new measurement does."""
     path = run.profile("cpu")
     found = json.loads(path.read_text())
     found["teacher"]["p50_ms"] *= 2.0
@@ -63,8 +63,8 @@ def _measured_again(run):
 
 
 @pytest.fixture
-def placed(study):
-    """The study with absolute paths of its data and its teacher, as variables give them."""
+def absolute_study(study):
+    """The study with absolute paths of its data and its teacher, as variables may contain them."""
     text = study.read_text()
     for name in ("train.parquet", "test.parquet", "./teacher"):
         text = text.replace(f'"{name}"', f'"{study.parent / name}"')
@@ -72,64 +72,70 @@ def placed(study):
     return study
 
 
-def test_a_study_that_is_moved_with_its_data_and_its_run_is_up_to_date(placed, tmp_path):
-    """Identity is what files hold, not where they are: another computer may join from another mount."""
-    before = Run.of(Study.load(placed), placed.parent / "runs")
+def test_a_study_that_is_moved_with_its_data_and_its_run_stays_up_to_date(absolute_study, tmp_path):
+    """Files are identified by their content, not by their path: another computer may join from another mount point."""
+    before = Run.of(Study.load(absolute_study), absolute_study.parent / "runs")
     assert outdated(before) == "" and _done(before) == SEARCHED
     moved = tmp_path / "elsewhere" / "tiny"
-    placed.parent.rename(moved.parent.mkdir() or moved)
-    (moved / "study.toml").write_text((moved / "study.toml").read_text().replace(str(placed.parent), str(moved)))
+    absolute_study.parent.rename(moved.parent.mkdir() or moved)
+    (moved / "study.toml").write_text(
+        (moved / "study.toml").read_text().replace(str(absolute_study.parent), str(moved))
+    )
     run = Run.of(Study.load(moved / "study.toml"), moved / "runs")
     assert outdated(run) == "" and _done(run) == SEARCHED
     assert len(searches.join_search(run).results) == 16
 
 
-def test_files_under_other_names_are_the_same_data(placed):
-    folder = placed.parent
+def test_files_with_new_names_are_the_same_data(absolute_study):
+    folder = absolute_study.parent
     (folder / "train.parquet").rename(folder / "rows.parquet")
     (folder / "teacher").rename(folder / "bert")
-    text = placed.read_text().replace("train.parquet", "rows.parquet").replace(f"{folder}/./teacher", f"{folder}/bert")
-    placed.write_text(text.replace(str(folder / "teacher"), str(folder / "bert")))
-    assert outdated(Run.of(Study.load(placed), folder / "runs")) == ""
+    text = (
+        absolute_study.read_text()
+        .replace("train.parquet", "rows.parquet")
+        .replace(f"{folder}/./teacher", f"{folder}/bert")
+    )
+    absolute_study.write_text(text.replace(str(folder / "teacher"), str(folder / "bert")))
+    assert outdated(Run.of(Study.load(absolute_study), folder / "runs")) == ""
 
 
 @pytest.mark.parametrize("name", ["train.parquet", "test.parquet"])
-def test_another_data_file_under_the_same_name_is_not_up_to_date(placed, name):
-    make_rows(300, 7).to_parquet(placed.parent / name)
-    assert "teacher, supernet" in outdated(Run.of(Study.load(placed), placed.parent / "runs"))
+def test_a_replaced_data_file_makes_results_outdated(absolute_study, name):
+    make_rows(300, 7).to_parquet(absolute_study.parent / name)
+    assert "teacher, supernet" in outdated(Run.of(Study.load(absolute_study), absolute_study.parent / "runs"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_another_teacher_under_the_same_name_is_not_up_to_date(placed, name):
-    with (placed.parent / "teacher" / name).open("ab") as file:
+def test_a_changed_file_of_the_teacher_makes_results_outdated(absolute_study, name):
+    with (absolute_study.parent / "teacher" / name).open("ab") as file:
         file.write(b" ")
-    assert "teacher, supernet" in outdated(Run.of(Study.load(placed), placed.parent / "runs"))
+    assert "teacher, supernet" in outdated(Run.of(Study.load(absolute_study), absolute_study.parent / "runs"))
 
 
 @pytest.mark.parametrize(
-    ("form", "steps"),
+    ("version", "steps"),
     [
         ("nas.pipeline.prepare._DATA_VERSION", ("teacher", "supernet", "front")),
         ("nas.pipeline.prepare._TEACHER_VERSION", ("teacher", "supernet", "front")),
         ("nas.pipeline.supernets._RESULT_VERSION", ("supernet", "front")),
-        ("nas.pipeline.searches.EVALUATION", ("front",)),
+        ("nas.pipeline.searches.EVALUATION_VERSION", ("front",)),
     ],
 )
-def test_what_another_version_of_nas_made_otherwise_is_not_up_to_date(run, monkeypatch, form, steps):
-    monkeypatch.setattr(form, 99)
+def test_results_of_another_version_of_nas_are_outdated(run, monkeypatch, version, steps):
+    monkeypatch.setattr(version, 99)
     assert f"older nas: {', '.join(steps)}; rebuild with nas run" in outdated(run)
 
 
-def test_accuracies_of_another_form_are_not_used(run, monkeypatch):
+def test_accuracies_of_another_version_are_not_reused(run, monkeypatch):
     recipe = searches.evaluation(run)
     known = searches.SearchState.of(searches.trials_of(run, profiles.costs_of(run))).results[0].architecture
     assert searches.executor_of(run, recipe)._memory.get(known) is not None
-    monkeypatch.setattr("nas.pipeline.searches.EVALUATION", 99)
+    monkeypatch.setattr("nas.pipeline.searches.EVALUATION_VERSION", 99)
     assert searches.executor_of(run, recipe)._memory.get(known) is None
 
 
-def test_a_run_that_is_up_to_date_reads_no_file_twice_for_its_digest(run, monkeypatch):
-    """However often the steps ask: teachers and data may be large."""
+def test_an_up_to_date_run_reads_no_file_twice_for_its_digest(run, monkeypatch):
+    """Several steps need the same digests, and the files of teachers and data may be large."""
     hashed, file_digest = Counter(), hashlib.file_digest
     monkeypatch.setattr(
         hashlib, "file_digest", lambda file, kind: hashed.update([file.name]) or file_digest(file, kind)
@@ -140,7 +146,7 @@ def test_a_run_that_is_up_to_date_reads_no_file_twice_for_its_digest(run, monkey
     assert max(hashed.values()) == 1
 
 
-def test_a_step_that_is_rebuilt_says_so(run, capsys):
+def test_a_message_explains_why_a_step_is_rebuilt(run, capsys):
     with run.step("supernet", "other inputs", run.folder / "result"):
         pass
     assert (
@@ -160,7 +166,7 @@ def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
         supernets.refuse_other_training(Run(run.study, run.folder))
 
 
-def test_candidates_are_evaluated_and_judged_on_the_processor_that_trains(run, monkeypatch):
+def test_candidates_and_finalists_are_evaluated_on_the_processor_that_trains(run, monkeypatch):
     monkeypatch.setattr("nas.pipeline.searches.training_processor", lambda: "meta")
     assert searches.evaluation(run).processor == "meta"
     writer = exports._Writer(run, fine_tune=False)
@@ -168,29 +174,29 @@ def test_candidates_are_evaluated_and_judged_on_the_processor_that_trains(run, m
     assert {batch.inputs["input_ids"].device.type for batch in writer.evaluator.batches} == {"meta"}
 
 
-def test_inherited_weights_have_a_handicap_of_two_standard_errors():
-    """For any metric: 1.4 points of SST-2's accuracy, whose standard error is 0.7, and four of a noisy correlation."""
+def test_trained_weights_may_lose_up_to_two_standard_errors_of_the_inherited_accuracy():
+    """That is 1.4 points for an accuracy with a standard error of 0.7 points, and 4 points for a noisy correlation."""
     assert Finalist(0.900, 0.007, ((5, 0.880), (9, 0.887))).is_gain
     assert not Finalist(0.900, 0.007, ((5, 0.900), (9, 0.885))).is_gain
     assert Finalist(0.80, 0.02, ((5, 0.77),)).is_gain and not Finalist(0.80, 0.02, ((5, 0.75),)).is_gain
 
 
-def test_what_is_of_an_older_form_of_the_study_is_said(run):
+def test_results_of_an_older_version_of_the_study_are_named(run):
     assert outdated(run) == ""
-    assert outdated(_changed(run, "supernet", steps=31)).startswith(
+    assert outdated(_with_values(run, "supernet", steps=31)).startswith(
         "Made for an older version of this study or by an older nas: supernet, front; "
     )
     few = Run(run.study.model_copy(update={"budgets": run.study.budgets[:1]}), run.folder)
     assert "older nas: supernet, front; rebuild with nas run" in outdated(few)
-    assert "older nas: front; rebuild with nas run" in outdated(_changed(run, "search", evaluations=17))
+    assert "older nas: front; rebuild with nas run" in outdated(_with_values(run, "search", evaluations=17))
     slower = run.study.devices[0].model_copy(update={"batch_size": 2})
     other = Run(run.study.model_copy(update={"devices": (slower,)}), run.folder)
     assert "older nas: supernet, profile of cpu, front; rebuild with nas run" in outdated(other)
-    _measured_again(run)
+    _measure_again(run)
     assert "older nas: front; rebuild with nas run" in outdated(run)
 
 
-def test_front_and_report_say_so(nas, study):
+def test_front_and_report_say_that_results_are_outdated(nas, study):
     runs, words = (
         str(study.parent / "runs"),
         "Made for an older version of this study or by an older nas: supernet, front",
@@ -204,7 +210,7 @@ def test_front_and_report_say_so(nas, study):
     assert words in (study.parent / "runs" / "tiny" / "report.html").read_text()
 
 
-def test_check_judges_search_and_front_as_they_do(nas, study, run):
+def test_check_shows_which_steps_a_change_makes_outdated(nas, study, run):
     runs = study.parent / "runs"
     steps = [step.name for step, _ in states(run, steps_of(run))]
     done = {step: "done" if step in SEARCHED else "to do" for step in steps}
@@ -215,66 +221,66 @@ def test_check_judges_search_and_front_as_they_do(nas, study, run):
     study.write_text(text.replace("candidates = 2", "candidates = 3"))
     assert _states(nas, study, runs) == done | {"front": "to do"}
     study.write_text(text)
-    _measured_again(run)
+    _measure_again(run)
     assert _states(nas, study, runs) == done | {"front": "to do"}
 
 
-def test_a_search_that_ran_dry_is_not_begun_again_for_as_many(run, monkeypatch):
-    asked = []
+def test_an_exhausted_search_is_not_repeated_for_the_same_number_of_evaluations(run, monkeypatch):
+    requested = []
 
-    def dry(trials, evaluations, *rest):
-        asked.append(evaluations)
+    def exhausted(trials, evaluations, *rest):
+        requested.append(evaluations)
         return searches.SearchState.of(trials)
 
-    monkeypatch.setattr(searches, "search", dry)
-    more = _changed(run, "search", evaluations=50)
+    monkeypatch.setattr(searches, "search", exhausted)
+    more = _with_values(run, "search", evaluations=50)
     for _ in range(2):
         assert len(evaluate_candidates(more).results) == 16
-    assert asked == [50]
+    assert requested == [50]
     assert len(json.loads(run.front.read_text())["candidates"]) == 16 and outdated(more) == ""
-    evaluate_candidates(_changed(run, "search", evaluations=60))
-    evaluate_candidates(_changed(run, "search", evaluations=60, sampler="random"))
-    assert asked == [50, 60, 60]
+    evaluate_candidates(_with_values(run, "search", evaluations=60))
+    evaluate_candidates(_with_values(run, "search", evaluations=60, sampler="random"))
+    assert requested == [50, 60, 60]
 
 
-def _made(run, name, inputs):
-    """An export from such inputs, as far as the run's marks are concerned."""
+def _mark_as_exported(run, name, inputs):
+    """Mark an export with these inputs as done in the run."""
     with run.step(f"export-{name}", inputs, run.export(name)):
         run.export(name).mkdir(parents=True)
 
 
-def test_an_export_that_was_fine_tuned_serves_who_wants_none_trained(run, monkeypatch, capsys):
+def test_a_fine_tuned_export_is_kept_if_no_fine_tuning_is_requested(run, monkeypatch, capsys):
     monkeypatch.setattr(exports, "make_baselines", lambda *given, device: None)
     monkeypatch.setattr(statics, "make_static", lambda *given, device: None)
     monkeypatch.setattr(exports, "read_json", lambda path, error: path.parent.name)
-    monkeypatch.setattr(exports, "front", lambda run: (_ for _ in ()).throw(AssertionError("one is made anew")))
+    monkeypatch.setattr(exports, "front", lambda run: (_ for _ in ()).throw(AssertionError("an export is rebuilt")))
     for budget in run.study.budgets:
-        _made(run, budget.name, exports.export_inputs(run, budget, fine_tune=True))
+        _mark_as_exported(run, budget.name, exports.export_inputs(run, budget, fine_tune=True))
     assert export(run, fine_tune=False) == {"large": "large", "small": "small"}
     assert capsys.readouterr().err.count("the fine-tuned export is up to date and is kept") == 2
-    with pytest.raises(AssertionError, match="made anew"):
-        export(_changed(run, "export", epochs=0.25), fine_tune=False)
+    with pytest.raises(AssertionError, match="is rebuilt"):
+        export(_with_values(run, "export", epochs=0.25), fine_tune=False)
 
 
-def test_the_export_of_a_candidate_is_of_the_devices_as_they_were_measured(run):
+def test_the_export_of_a_candidate_is_outdated_after_a_new_profile(run):
     candidate = searches.front(run)["candidates"][0]
     name = exports.trial_name(candidate)
-    _made(run, name, exports.trial_inputs(run, candidate, fine_tune=False))
+    _mark_as_exported(run, name, exports.trial_inputs(run, candidate, fine_tune=False))
     assert exports.exported(run) == [name]
-    _measured_again(run)
+    _measure_again(run)
     assert exports.exported(run) == []
 
 
-def test_a_miss_counts_while_the_device_is_as_it_was_measured(run):
+def test_a_missed_budget_is_forgotten_after_a_new_profile(run):
     budget, architecture = run.study.budgets[0], searches.front(run)["candidates"][0]["architecture"]
     before = exports.export_inputs(run, budget, fine_tune=True)
     exports.record_miss(run, budget, architecture)
     assert exports.export_inputs(run, budget, fine_tune=True) != before
-    _measured_again(run)
+    _measure_again(run)
     assert exports.export_inputs(run, budget, fine_tune=True) == before
 
 
-def test_a_device_without_a_profile_does_not_keep_others_from_theirs(run, monkeypatch):
+def test_a_device_that_cannot_be_profiled_here_does_not_stop_the_profiles_of_others(run, monkeypatch):
     (cpu,) = run.study.devices
     away = [cpu.model_copy(update={"name": name, "where": "elsewhere"}) for name in ("phone", "pi")]
     other = cpu.model_copy(update={"name": "other"})
@@ -286,6 +292,6 @@ def test_a_device_without_a_profile_does_not_keep_others_from_theirs(run, monkey
     assert profiles.Profile.load(run.profile("other")) == known
 
 
-def test_a_bundle_says_how_to_import_it_with_the_studys_variables(run):
+def test_the_command_that_imports_a_bundle_contains_the_studys_variables(run):
     command = _command(run, "pi", ["DATA=/my data", "TEACHER=t"])
     assert command.endswith(" --set 'DATA=/my data' --set TEACHER=t") and " pi result.json --runs " in command

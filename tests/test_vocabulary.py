@@ -1,4 +1,4 @@
-"""A pruned vocabulary: the same function on texts of known pieces, smaller pieces for the rest."""
+"""A pruned vocabulary keeps the pieces and logits of known texts, and splits other texts into smaller pieces."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _pieces(tokenizer, text):
     return tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
 
 
-def test_known_texts_keep_their_pieces_and_others_are_cut_smaller(tokenizer, tmp_path):
+def test_known_texts_keep_their_pieces_and_others_are_split_into_smaller_ones(tokenizer, tmp_path):
     known = ["good film", "bad films"]
     used = {number for text in known for number in tokenizer(text)["input_ids"]}
     pruned, kept = prune_tokenizer(tokenizer, used, len(tokenizer))
@@ -48,7 +48,7 @@ def test_known_texts_keep_their_pieces_and_others_are_cut_smaller(tokenizer, tmp
         assert _pieces(again, "xyz")[1:-1] == _pieces(tokenizer, "xyz")[1:-1] == ["[UNK]"]
 
 
-def test_tokens_added_to_a_finished_vocabulary_stay(tokenizer):
+def test_tokens_that_were_added_to_the_vocabulary_are_kept(tokenizer):
     tokenizer.add_tokens(["goodbad", "filmfilm"])
     pruned, kept = prune_tokenizer(tokenizer, set(tokenizer("good film")["input_ids"]), len(tokenizer))
     assert kept[-2:] == [len(PIECES), len(PIECES) + 1] and len(pruned) == len(kept)
@@ -58,7 +58,7 @@ def test_tokens_added_to_a_finished_vocabulary_stay(tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "electra"])
-def test_a_model_keeps_its_function_on_known_texts(tokenizer, kind):
+def test_a_pruned_model_gives_the_same_logits_on_known_texts(tokenizer, kind):
     model = randomise(make_teacher(kind, vocab_size=len(PIECES)))
     pruned, kept = prune_tokenizer(tokenizer, set(tokenizer("good film")["input_ids"]), len(tokenizer))
     with torch.no_grad():
@@ -70,8 +70,8 @@ def test_a_model_keeps_its_function_on_known_texts(tokenizer, kind):
 
 
 @pytest.mark.parametrize("inside", [None, "BertProcessing", "RobertaProcessing", "TemplateProcessing"])
-def test_special_tokens_have_their_new_numbers_whatever_puts_them_there(tokenizer, inside):
-    """Unused ids before those of the special tokens, so that a number left as it was is another piece."""
+def test_every_post_processor_inserts_the_new_ids_of_special_tokens(tokenizer, inside):
+    """Unused pieces come before the special tokens, so an id that is not updated would be that of another piece."""
     ends = [(name, len(PIECES) - 2 + at) for at, name in enumerate(("[SEP]", "[CLS]"))]
     pieces = [piece for piece in PIECES if piece not in dict(ends)] + [name for name, _ in ends]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
@@ -89,12 +89,12 @@ def test_special_tokens_have_their_new_numbers_whatever_puts_them_there(tokenize
     assert _pieces(pruned, "good film") == _pieces(whole, "good film") == ["[CLS]", "good", "film", "[SEP]"]
 
 
-def test_a_post_processor_that_is_not_known_is_refused():
+def test_an_unknown_post_processor_is_refused():
     with pytest.raises(TeacherError, match="tokenizers with the post_processor Odd; remove this setting"):
         _renumber({"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "Odd"}]}, {})
 
 
-def test_another_kind_of_tokenizer_is_refused():
+def test_an_unsupported_kind_of_tokenizer_is_refused():
     words = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     )
@@ -102,8 +102,8 @@ def test_another_kind_of_tokenizer_is_refused():
         prune_tokenizer(words, {1}, len(words))
 
 
-def test_a_piece_that_smaller_ones_cannot_spell_stays(tokenizer):
-    """No text becomes unknown because its piece is gone: no character of these two stands alone."""
+def test_a_piece_that_smaller_ones_cannot_spell_is_kept(tokenizer):
+    """Pruning must not make a text unknown: no other pieces spell the Russian word or `ß`."""
     tokenizer.backend_tokenizer.model = models.WordPiece(
         {piece: number for number, piece in enumerate([*PIECES, "\u043d\u0435\u0442", "##\u00df", "wood"])},
         unk_token="[UNK]",
@@ -127,7 +127,7 @@ def test_a_piece_that_smaller_ones_cannot_spell_stays(tokenizer):
         ({"sentencepiece.bpe.model": ""}, None),
     ],
 )
-def test_the_files_of_a_folder_say_which_model_its_tokenizer_has(files, kind, tmp_path):
+def test_the_kind_of_a_tokenizer_is_read_from_the_files_of_its_folder(files, kind, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert tokenizer_kind(tmp_path) == kind

@@ -1,4 +1,4 @@
-"""Pruned vocabularies of all kinds: the ids of a text whose pieces stay do not change, and others stay readable."""
+"""Pruned tokenizers of all kinds keep the ids of texts whose pieces are kept, and can still spell other texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas.vocabulary import prune_embeddings, prune_tokenizer
 TEXTS = [text for texts in SENTENCES.values() for text in texts]
 KNOWN = TEXTS[::2]
 ODD = "☃ 漢字 🧪 ß <mask> </s> naïve\tL\u2019Île  ''  x"
-"""Characters that no sentence has, names of special tokens, runs of white space."""
+"""Characters that occur in no sentence, names of special tokens, and runs of white space."""
 SIZES = {
     "roberta": {"max_position_embeddings": POSITIONS + 2},
     "xlm-roberta": {"max_position_embeddings": POSITIONS + 2},
@@ -35,7 +35,7 @@ def kind(request):
 
 
 def _saved(tokenizer, kind, folder):
-    """The folder with a tokenizer and the configuration of an encoder that has it."""
+    """Save a tokenizer and the configuration of an encoder that uses it; return the folder."""
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **sizes, **SIZES[kind], **ids)
@@ -46,21 +46,21 @@ def _saved(tokenizer, kind, folder):
 
 @pytest.fixture(scope="module")
 def whole(kind, tmp_path_factory):
-    """A tokenizer as a teacher's is loaded."""
+    """The complete tokenizer, loaded like that of a teacher."""
     folder = tmp_path_factory.mktemp(kind)
     return load_tokenizer(_saved(KINDS[kind](TEXTS, 900), kind, folder))
 
 
 @pytest.fixture(scope="module")
 def pruned(kind, whole, tmp_path_factory):
-    """The tokenizer that a run saves, and the ids that it keeps."""
+    """The pruned tokenizer, loaded from a folder like that of a run, and the ids that it keeps."""
     used = {number for ids in whole(KNOWN)["input_ids"] for number in ids}
     found, kept = prune_tokenizer(whole, used, len(whole))
     return AutoTokenizer.from_pretrained(_saved(found, kind, tmp_path_factory.mktemp(f"pruned-{kind}"))), kept
 
 
 def _check_same(whole, pruned, kept, *texts, **options):
-    """Compare the ids of rows, and return how many had their pieces kept and how many had not."""
+    """Compare the ids of rows; return the number of rows whose pieces are all kept, and the number of other rows."""
     same = other = 0
     stay = set(kept)
     before, after = (tokenizer(*texts, **options)["input_ids"] for tokenizer in (whole, pruned))
@@ -75,7 +75,7 @@ def _check_same(whole, pruned, kept, *texts, **options):
     return same, other
 
 
-def test_ids_stay_the_same_where_the_pieces_are_kept(whole, pruned):
+def test_texts_whose_pieces_are_kept_have_the_same_ids(whole, pruned):
     tokenizer, kept = pruned
     assert len(tokenizer) == len(kept) < 0.9 * len(whole)
     words = [word for text in TEXTS for word in text.split()]
@@ -87,14 +87,14 @@ def test_ids_stay_the_same_where_the_pieces_are_kept(whole, pruned):
     assert _check_same(whole, tokenizer, kept, KNOWN, KNOWN[::-1]) == (len(KNOWN), 0)
 
 
-def test_words_of_a_list_keep_their_ids(kind, whole, pruned):
+def test_lists_of_words_have_the_same_ids(kind, whole, pruned):
     tokenizer, kept = pruned
     words = [text.split() for text in TEXTS]
     same, other = _check_same(whole, tokenizer, kept, words, is_split_into_words=True)
     assert same + other == len(TEXTS) and same > (0 if kind in ("roberta", "modernbert") else len(KNOWN) - 1)
 
 
-def test_a_text_of_missing_pieces_can_still_be_read(whole, pruned):
+def test_a_text_with_removed_pieces_decodes_to_the_same_text(whole, pruned):
     tokenizer, kept = pruned
     for text in TEXTS:
         ids = tokenizer(text)["input_ids"]
@@ -104,7 +104,7 @@ def test_a_text_of_missing_pieces_can_still_be_read(whole, pruned):
         assert shown[0] == shown[1] == whole.decode(whole(text)["input_ids"])
 
 
-def test_special_tokens_are_the_same(whole, pruned):
+def test_special_tokens_stay_the_same(whole, pruned):
     tokenizer, kept = pruned
     assert tokenizer.special_tokens_map == whole.special_tokens_map
     assert [kept[number] for number in tokenizer.all_special_ids] == whole.all_special_ids
@@ -113,7 +113,7 @@ def test_special_tokens_are_the_same(whole, pruned):
     assert [tokenizer.convert_ids_to_tokens(number) for number in range(len(kept))] == whole.convert_ids_to_tokens(kept)
 
 
-def test_a_model_keeps_its_function_on_texts_of_kept_pieces(kind, whole, pruned, tmp_path):
+def test_a_pruned_model_gives_the_same_logits_on_texts_of_kept_pieces(kind, whole, pruned, tmp_path):
     tokenizer, kept = pruned
     config, given = (AutoConfig.from_pretrained(whole.name_or_path) for _ in range(2))
     model = randomise(AutoModelForSequenceClassification.from_config(config))
@@ -134,8 +134,8 @@ def test_a_model_keeps_its_function_on_texts_of_kept_pieces(kind, whole, pruned,
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MASSIVE.is_dir(), reason=f"needs the data set MASSIVE in {MASSIVE}")
-def test_ids_of_real_texts_in_five_languages(kind, tmp_path):
-    """Pruned by the training texts, it must be the same tokenizer for them and nearly the same for the test texts."""
+def test_real_texts_in_five_languages_keep_their_ids_if_their_pieces_are_kept(kind, tmp_path):
+    """The tokenizer is pruned to the pieces of every tenth training text, and compared on all texts."""
     train, test = utterances("train"), utterances("test")
     whole = load_tokenizer(_saved(KINDS[kind](train, 20_000), kind, tmp_path))
     used = {number for ids in whole(train[::10])["input_ids"] for number in ids}
@@ -147,7 +147,7 @@ def test_ids_of_real_texts_in_five_languages(kind, tmp_path):
 
 @pytest.mark.parametrize("ignore_merges", [False, True])
 @pytest.mark.parametrize(("prefix", "suffix"), [("", ""), ("##", ""), ("", "</w>")])
-def test_all_short_texts_under_random_merges(prefix, suffix, ignore_merges):
+def test_bpe_with_random_merges_keeps_the_ids_of_short_texts_with_kept_pieces(prefix, suffix, ignore_merges):
     rng, other = random.Random(0), 0
     for _ in range(5):
         inner = [prefix + letter for letter in "abc"]
@@ -167,8 +167,8 @@ def test_all_short_texts_under_random_merges(prefix, suffix, ignore_merges):
     assert other > 500
 
 
-def test_all_short_texts_under_random_scores():
-    """Scores that tie often."""
+def test_unigram_with_random_scores_keeps_the_ids_of_short_texts_with_kept_pieces():
+    """Many of the scores are equal."""
     rng, other = random.Random(0), 0
     for _ in range(15):
         words = {"".join(rng.choices("abc", k=rng.randint(2, 4))) for _ in range(14)}
@@ -179,7 +179,7 @@ def test_all_short_texts_under_random_scores():
     assert other > 500
 
 
-def test_all_short_texts_under_random_words():
+def test_wordpiece_with_random_pieces_keeps_the_ids_of_short_texts_with_kept_pieces():
     rng, other = random.Random(0), 0
     for _ in range(5):
         words = {rng.choice(["", "##"]) + "".join(rng.choices("abc", k=rng.randint(2, 4))) for _ in range(14)}
@@ -191,7 +191,7 @@ def test_all_short_texts_under_random_words():
 
 
 def _check_all_short_texts(model, rng):
-    """Compare the ids of all words of up to five letters, of which `d` is unknown; return how many had other ids."""
+    """Compare the ids of all words of up to five letters, of which `d` is unknown; count those with removed pieces."""
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     whole = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[UNK]")
@@ -212,8 +212,8 @@ def _pieces(tokenizer, text):
     return tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
 
 
-def test_what_an_unknown_character_costs_stays_the_same():
-    """It follows from the lowest score of all pieces, also if no text uses that piece."""
+def test_the_cost_of_an_unknown_character_stays_the_same():
+    """The cost depends on the lowest score of all pieces, even if no text uses that piece."""
     pieces = [("<unk>", 0.0), ("y", -3.0), ("z", -12.0), ("xy", -12.0), ("yz", -1.0)]
     pieces += [(letter, -3.0) for letter in "nevr"]
     whole, without = _unigram([*pieces, ("never", -30.0)], 0), _unigram(pieces, 0)
@@ -222,13 +222,13 @@ def test_what_an_unknown_character_costs_stays_the_same():
     assert _pieces(prune_tokenizer(whole, used, len(whole))[0], "xyz") == ["xy", "z"]
 
 
-def test_a_piece_that_others_cannot_spell_stays():
+def test_a_piece_that_others_cannot_spell_is_kept():
     whole = _unigram([("<unk>", 0.0), ("a", -1.0), ("ab", -1.0), ("aa", -1.0)], 0)
     tokenizer, kept = prune_tokenizer(whole, set(), len(whole))
     assert kept == [0, 1, 2] and _pieces(tokenizer, "ab") == ["ab"] and _pieces(tokenizer, "aa") == ["a", "a"]
 
 
-def test_pieces_of_bytes_stay_where_unknown_characters_are_written_in_bytes():
+def test_byte_pieces_are_kept_if_unknown_characters_are_spelt_in_bytes():
     bytes_ = [f"<0x{number:02X}>" for number in range(256)]
     digits = [(each, -1.0) for each in "<0xABCDEF123456789>"[:-1]] + [(">", -1.0)]
     pieces = [("<unk>", 0.0), *((piece, -9.0) for piece in bytes_), *dict(digits).items(), ("<0", -1.0)]
@@ -237,10 +237,10 @@ def test_pieces_of_bytes_stay_where_unknown_characters_are_written_in_bytes():
     assert len(kept) == len(whole) - 1
     assert _pieces(tokenizer, "ж") == _pieces(whole, "ж") == ["<0xD0>", "<0xB6>"]
     plain = _unigram(pieces, 0)
-    assert len(prune_tokenizer(plain, set(), len(plain))[1]) == len(whole) - 1 - 256 + 1  # one has the lowest score
+    assert len(prune_tokenizer(plain, set(), len(plain))[1]) == len(whole) - 1 - 256 + 1  # the lowest score
 
 
-def test_pieces_that_merges_go_through_stay_with_their_merges():
+def test_intermediate_pieces_of_merges_are_kept_with_their_merges():
     numbers = {piece: number for number, piece in enumerate(["a", "b", "c", "ab", "bc", "abc", "ca"])}
     merges = [("a", "b"), ("b", "c"), ("ab", "c"), ("c", "a")]
     whole = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(numbers, merges)))

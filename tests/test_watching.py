@@ -1,4 +1,4 @@
-"""Trainings tell transformers' integrations and callbacks of their steps, as the study and the program ask."""
+"""Trainings report their steps to the integrations that the study names and to the callbacks of the program."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _run(tmp_path, name="mine", **training):
     return nas.run_of(name, runs=tmp_path, task=task, teacher=teacher, budgets=["50%"], training=training)
 
 
-def test_callbacks_are_called_in_a_training_and_not_once_it_is_done(tmp_path):
+def test_callbacks_are_called_during_a_training_but_not_if_it_is_already_done(tmp_path):
     counting, run = _Counting(), _run(tmp_path)
     assert run.add_callback(counting) is run
     prepare_teacher(run)
@@ -49,7 +49,7 @@ def test_callbacks_are_called_in_a_training_and_not_once_it_is_done(tmp_path):
     assert any((run.teacher / "tensorboard").glob("events.*")) == is_tensorboard_available()
 
 
-def test_nothing_is_reported_where_the_study_says_so_and_that_makes_no_other_teacher(tmp_path):
+def test_reports_can_be_switched_off_without_training_the_teacher_again(tmp_path):
     before = teacher_inputs(_run(tmp_path))
     run = _run(tmp_path, report_to=[])
     prepare_teacher(run)
@@ -62,7 +62,7 @@ def test_trainings_that_are_only_timed_report_nothing(config, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_what_is_not_installed_is_refused_before_a_training(tmp_path, name, monkeypatch):
+def test_an_integration_that_is_not_installed_is_refused_before_the_training(tmp_path, name, monkeypatch):
     known = importlib.util.find_spec
     monkeypatch.setattr("nas.pipeline.watching.find_spec", lambda module: None if module == name else known(module))
     with pytest.raises(

@@ -31,25 +31,25 @@ def examples(*lines: str) -> str:
     return "\n\n".join(["For example:", *(f"`{line}`" for line in lines)])
 
 
-def _studies(incomplete: str) -> list[str]:
+def _complete_study(incomplete: str) -> list[str]:
     """Return the names of shipped studies that begin with `incomplete`, for shell completion."""
     from nas.study import shipped_studies
 
     return [name for name in shipped_studies() if name.startswith(incomplete)]
 
 
-def _devices(context: typer.Context, incomplete: str) -> list[str]:
+def _complete_device(context: typer.Context, incomplete: str) -> list[str]:
     """Return the device names that begin with `incomplete`, from the study given earlier on the command line."""
     try:
-        known = load(context.params["study"], context.params.get("set_")).devices
+        devices = load(context.params["study"], context.params.get("set_")).devices
     except (NasError, KeyError):
         return []
-    return [device.name for device in known if device.name.startswith(incomplete)]
+    return [device.name for device in devices if device.name.startswith(incomplete)]
 
 
 _STUDY = typer.Argument(
     help="A study file (study.toml), the folder that contains it, or the name of a shipped study.",
-    autocompletion=_studies,
+    autocompletion=_complete_study,
 )
 StudyArgument = Annotated[str, _STUDY]
 OptionalStudyArgument = Annotated[str | None, _STUDY]
@@ -69,7 +69,9 @@ TrialOption = Annotated[
 FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each exported network by distillation.")]
 DeviceArgument = Annotated[
     str,
-    typer.Argument(help="Name of a device that the study declares with where = 'elsewhere'.", autocompletion=_devices),
+    typer.Argument(
+        help="Name of a device that the study declares with where = 'elsewhere'.", autocompletion=_complete_device
+    ),
 ]
 ExportOption = Annotated[
     str | None,

@@ -57,11 +57,13 @@ def bundle(
 
         name = f"{device}-{export_}.zip" if export_ else f"{device}.zip"
         path = (output or Path(name)).resolve()
-        given = set_ or []
-        written = (
-            bundle_export(run, export_, device, path, given) if export_ else bundle_profile(run, device, path, given)
+        assignments = set_ or []
+        archive = (
+            bundle_export(run, export_, device, path, assignments)
+            if export_
+            else bundle_profile(run, device, path, assignments)
         )
-        return {"bundle": str(written), "size_mb": written.stat().st_size / 1e6}
+        return {"bundle": str(archive), "size_mb": archive.stat().st_size / 1e6}
 
     result = work_on(study, runs, set_, work)
     print(
@@ -96,6 +98,6 @@ def import_(
 
     from nas.report.tables import print_profiles, print_results
 
-    found = work_on(study, runs, set_, work)
-    (print_results if export_ else print_profiles)(found)
-    finish(json_, found)
+    imported = work_on(study, runs, set_, work)
+    (print_results if export_ else print_profiles)(imported)
+    finish(json_, imported)

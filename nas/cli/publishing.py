@@ -39,6 +39,6 @@ def push(
     from nas.progress import busy
 
     with busy(f"Uploading {export}"):
-        found = push(export, repository, private)
-    print(f"pushed: {found.url} ({'private' if found.private else 'public'}, commit {found.commit[:7]})")
-    finish(json_, asdict(found))
+        uploaded = push(export, repository, private)
+    print(f"pushed: {uploaded.url} ({'private' if uploaded.private else 'public'}, commit {uploaded.commit[:7]})")
+    finish(json_, asdict(uploaded))

@@ -117,21 +117,21 @@ def init(  # noqa: PLR0913 (one option per answer)
 
     _check_folder(folder, STUDY_FILE)
     teacher = _ask("--teacher", "Teacher: a folder or a hub id", teacher)
-    known = TeacherProperties.at(teacher)
-    if known is None:  # a model on the hub, whose sizes are unknown until it is downloaded
+    teacher_properties = TeacherProperties.at(teacher)
+    if teacher_properties is None:  # a model on the hub, whose sizes are unknown until it is downloaded
         shipped = ", ".join(sorted(shipped_spaces()))
         space = _ask("--space", f"Search space for {teacher}: {shipped}, or a TOML file", space)
     train = _ask("--train", "Training data: Parquet, CSV or JSONL", train)
     test = _ask("--test", "Test data", test)
-    given = _Task(text or [], label or [], query, kind, metric, fine_tune, search, pair or [])
-    if given.is_judged_by_pairs:
-        given.search = _ask("--search", "File of scored text pairs, on which candidates are evaluated", search)
-        columns = None if hub else _look_at(given.search, test, "--search")
-        task = _settle_pairs(columns, None if hub else train, given)
+    task_answers = _TaskAnswers(text or [], label or [], query, kind, metric, fine_tune, search, pair or [])
+    if task_answers.is_judged_by_pairs:
+        task_answers.search = _ask("--search", "File of scored text pairs, on which candidates are evaluated", search)
+        columns = None if hub else _read_columns(task_answers.search, test, "--search")
+        task = _settle_pairs(columns, None if hub else train, task_answers)
     else:
-        columns = None if hub else _look_at(train, test)
-        task = _settle_task(columns, known, given)
-    length = str(min(LENGTH, known.positions) if known else LENGTH)
+        columns = None if hub else _read_columns(train, test)
+        task = _settle_task(columns, teacher_properties, task_answers)
+    length = str(min(LENGTH, teacher_properties.positions) if teacher_properties else LENGTH)
     answers = Answers(
         teacher=teacher,
         fine_tune=bool(task.fine_tune),
@@ -160,12 +160,15 @@ def init(  # noqa: PLR0913 (one option per answer)
             "20%",
         ).split(),
     )
-    written = write_study(folder, answers, known, columns)
-    for path in written:
+    written_files = write_study(folder, answers, teacher_properties, columns)
+    for path in written_files:
         print(f"written: {path}")
-    found = Study.load(folder)
-    if found.name != folder.resolve().name:
-        print(f"name: {found.name} (only letters, digits, dots, dashes and underscores are allowed in a study's name)")
+    written_study = Study.load(folder)
+    if written_study.name != folder.resolve().name:
+        print(
+            f"name: {written_study.name} (only letters, digits, dots, dashes and underscores are allowed in a study's "
+            "name)"
+        )
     if columns:
         print(columns.described(task.pair or task.text, task.label, answers.kind, task.query))
     else:
@@ -173,26 +176,28 @@ def init(  # noqa: PLR0913 (one option per answer)
             f"not inspected: {hub}; text: {', '.join(answers.text)}; label: {', '.join(answers.label)} ({answers.kind})"
         )
         assumed = {"--label": (label, answers.label[0]), "--kind": (kind or metric, answers.kind)}
-        if missing := [f"{flag} {taken}" for flag, (given, taken) in assumed.items() if given is None]:
-            print(f"assumed: {', '.join(missing)}; give other values if they do not fit the data set")
+        if assumptions := [
+            f"{flag} {assumed_value}" for flag, (option, assumed_value) in assumed.items() if option is None
+        ]:
+            print(f"assumed: {', '.join(assumptions)}; give other values if they do not fit the data set")
     if task.fine_tune and fine_tune is None:
         print(f"teacher: {teacher} has no classifier for this task yet, so it is fine-tuned first")
-    print(f"search space: {found.space.name} ({found.space.description})")
-    shown = shlex.quote(str(folder))
-    print(f"next: nas doctor {shown}, nas check {shown}, nas run {shown}")
-    finish(json_, {"written": [str(path) for path in written], "search_space": found.space.name})
+    print(f"search space: {written_study.space.name} ({written_study.space.description})")
+    quoted_folder = shlex.quote(str(folder))
+    print(f"next: nas doctor {quoted_folder}, nas check {quoted_folder}, nas run {quoted_folder}")
+    finish(json_, {"written": [str(path) for path in written_files], "search_space": written_study.space.name})
 
 
 def _check_folder(folder: Path, study_file: str) -> None:
     """Raise `StudyError` if the folder already contains a study file, or if it or one of its parents is a file."""
     if (folder / study_file).exists():
         raise StudyError(f"{folder / study_file}: already exists; remove it, or give another folder")
-    above = next(path for path in (folder, *folder.parents) if path.exists())
-    if not above.is_dir():
-        raise StudyError(f"{above}: is a file, but a study needs a folder; give another path")
+    existing_path = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing_path.is_dir():
+        raise StudyError(f"{existing_path}: is a file, but a study needs a folder; give another path")
 
 
-def _look_at(train: str, test: str, flag: str = "--train") -> Columns:
+def _read_columns(train: str, test: str, flag: str = "--train") -> Columns:
     """Return the columns of both data files.
 
     `flag` is the option that gave the first file. Raises `DataError` if a file cannot be read, or if both files have
@@ -205,17 +210,17 @@ def _look_at(train: str, test: str, flag: str = "--train") -> Columns:
 
     with busy(f"Reading {train} and {test}"):
         paths = [given_path(name) for name in (train, test)]
-        rows, tested = (read_rows(str(path)) for path in paths)
+        training_rows, test_rows = (read_rows(str(path)) for path in paths)
         if file_digest(paths[0]) == file_digest(paths[1]):
             raise DataError(
                 f"--test {test}: has the same content as {flag} {train}, but must hold other rows; "
                 "split the file in two"
             )
-        return Columns.of(rows, tested)
+        return Columns.of(training_rows, test_rows)
 
 
 @dataclass
-class _Task:
+class _TaskAnswers:
     """The answers about the task. Options give some of them, and `_settle_pairs` or `_settle_task` adds the others."""
 
     text: list[str]
@@ -232,104 +237,119 @@ class _Task:
         """Whether the training data has no labels, and networks are evaluated on scored text pairs from other files."""
         from nas.tasks import REGISTRY
 
-        known = REGISTRY.get(self.kind or "")
-        return bool(known.learns_from_texts if known else self.search or self.pair)
+        kind = REGISTRY.get(self.kind or "")
+        return bool(kind.learns_from_texts if kind else self.search or self.pair)
 
 
-def _settle_pairs(pairs: Columns | None, train: str | None, given: _Task) -> _Task:
+def _settle_pairs(pairs: Columns | None, train: str | None, given_answers: _TaskAnswers) -> _TaskAnswers:
     """Return the completed answers for a task that learns from the texts of `train` and is evaluated on text pairs.
 
-    Answers that the options do not give are found as in `_Unclear.settle`. Raises `StudyError` with all questions that
-    remain open and the options that answer them, and `DataError` if a file cannot be read.
+    Answers that the options do not give are found as in `_OpenQuestions.settle`. Raises `StudyError` with all questions
+    that remain open and the options that answer them, and `DataError` if a file cannot be read.
     """
     from nas.columns import Clear
     from nas.proposal import text_of
     from nas.tasks import REGISTRY
 
-    task, unclear = replace(given, fine_tune=False), _Unclear()
-    task.kind = task.kind or next(name for name, kind in REGISTRY.items() if kind.learns_from_texts)
-    if not task.text:
-        said = unclear.settle("--text", "Column of texts to learn from", text_of(train) if train else None, None, str)
-        task.text = [said] if said else []
-    if not task.pair:
-        found = pairs.text if pairs else None
-        if isinstance(found, Clear) and len(found.value) != 2:
-            found = None
-        said = unclear.settle("--pair", "Columns of the two texts to compare", found, pairs, ", ".join)
-        task.pair = [name.strip() for name in said.split(",") if name.strip()]
-    if not task.label:
-        said = unclear.settle("--label", "Column of scores", pairs.label if pairs else None, pairs, str)
-        task.label = [said] if said else []
-    unclear.refuse()
+    answers, open_questions = replace(given_answers, fine_tune=False), _OpenQuestions()
+    answers.kind = answers.kind or next(name for name, kind in REGISTRY.items() if kind.learns_from_texts)
+    if not answers.text:
+        answer = open_questions.settle(
+            "--text", "Column of texts to learn from", text_of(train) if train else None, None, str
+        )
+        answers.text = [answer] if answer else []
+    if not answers.pair:
+        suggestion = pairs.text if pairs else None
+        if isinstance(suggestion, Clear) and len(suggestion.value) != 2:
+            suggestion = None
+        answer = open_questions.settle("--pair", "Columns of the two texts to compare", suggestion, pairs, ", ".join)
+        answers.pair = [name.strip() for name in answer.split(",") if name.strip()]
+    if not answers.label:
+        answer = open_questions.settle("--label", "Column of scores", pairs.label if pairs else None, pairs, str)
+        answers.label = [answer] if answer else []
+    open_questions.refuse()
     if pairs:
-        _check_label(REGISTRY[task.kind], pairs, task)
-    task.metric = _ask("--metric", "Metric", task.metric, REGISTRY[task.kind].metrics[0])
-    return task
+        _check_label(REGISTRY[answers.kind], pairs, answers)
+    answers.metric = _ask("--metric", "Metric", answers.metric, REGISTRY[answers.kind].metrics[0])
+    return answers
 
 
-def _settle_task(columns: Columns | None, teacher: TeacherProperties | None, given: _Task) -> _Task:
+def _settle_task(
+    columns: Columns | None, teacher: TeacherProperties | None, given_answers: _TaskAnswers
+) -> _TaskAnswers:
     """Return the completed answers for a task that learns from labelled rows: text, label, kind, metric and so on.
 
-    Answers that the options do not give are found as in `_Unclear.settle`. Raises `StudyError` with all questions that
-    remain open and the options that answer them.
+    Answers that the options do not give are found as in `_OpenQuestions.settle`. Raises `StudyError` with all questions
+    that remain open and the options that answer them.
     """
     from nas.columns import Clear
     from nas.tasks import REGISTRY, task_kind
 
-    task, unclear = replace(given), _Unclear()
-    if not task.text:
+    answers, open_questions = replace(given_answers), _OpenQuestions()
+    if not answers.text:
         question = "Column of texts, or two separated by a comma for text pairs"
-        found = columns and columns.text_for(task.label)
-        said = unclear.settle("--text", question, found, columns, ", ".join)
-        names = list(found.value) if isinstance(found, Clear) and said == ", ".join(found.value) else said.split(",")
-        task.text = [name.strip() for name in names if name.strip()]
-    if not task.label:
-        found_label = columns.label_for(task.text) if columns else Clear("label")
-        said = unclear.settle("--label", "Column of labels", found_label, columns, str)
-        task.label = [said] if said else []
-    if task.kind is None and len(task.label) > 1:
-        task.kind = next(name for name, kind in REGISTRY.items() if kind.several_columns)
-    if task.kind is None and task.metric:
-        held = columns.column(task.label[0]) if columns and task.label else None
-        able = (kind for kind in REGISTRY.values() if task.metric in kind.metrics)
-        fit = (kind.name for kind in able if held is None or _suits(kind, held))
-        task.kind = next(fit, "classification")
-    if task.kind is not None and task.kind not in REGISTRY:
-        raise StudyError(f"--kind {task.kind}: must be one of {', '.join(REGISTRY)}; use one of them")
-    if columns and task.label:
-        if len(task.label) == 1:
-            fitting = teacher.outputs_for(None) if teacher and not task.fine_tune else None
-            found_query = columns.query(task.text)
-            found_kind = columns.kind(task.label[0], fitting, found_query)
-            task.kind = task.kind or unclear.settle("--kind", " or ".join(REGISTRY), found_kind, columns, str)
-            known = REGISTRY.get(task.kind)
-            if known:
-                _check_label(known, columns, task)
-        if teacher and not task.fine_tune and task.kind and (why := teacher.misfit(columns, task.label, task.kind)):
-            task.fine_tune = unclear.settle_fine_tuning(why, task.fine_tune)
-    unclear.refuse()
-    task.kind = task.kind or "classification"
-    if columns and task.query is None and task_kind(task.kind).judges_groups:
-        found_query = columns.query(task.text)
-        task.query = found_query if found_query not in task.text else None
-    task.metric = _ask("--metric", "Metric", task.metric, task_kind(task.kind).metrics[0])
-    if task.fine_tune is None:
-        task.fine_tune = bool(teacher and teacher.outputs_for(task.kind) is None)
-    return task
+        suggested_text = columns and columns.text_for(answers.label)
+        answer = open_questions.settle("--text", question, suggested_text, columns, ", ".join)
+        names = (
+            list(suggested_text.value)
+            if isinstance(suggested_text, Clear) and answer == ", ".join(suggested_text.value)
+            else answer.split(",")
+        )
+        answers.text = [name.strip() for name in names if name.strip()]
+    if not answers.label:
+        suggested_label = columns.label_for(answers.text) if columns else Clear("label")
+        answer = open_questions.settle("--label", "Column of labels", suggested_label, columns, str)
+        answers.label = [answer] if answer else []
+    if answers.kind is None and len(answers.label) > 1:
+        answers.kind = next(name for name, kind in REGISTRY.items() if kind.several_columns)
+    if answers.kind is None and answers.metric:
+        label_column = columns.column(answers.label[0]) if columns and answers.label else None
+        kinds_with_metric = (kind for kind in REGISTRY.values() if answers.metric in kind.metrics)
+        fitting_kinds = (kind.name for kind in kinds_with_metric if label_column is None or _suits(kind, label_column))
+        answers.kind = next(fitting_kinds, "classification")
+    if answers.kind is not None and answers.kind not in REGISTRY:
+        raise StudyError(f"--kind {answers.kind}: must be one of {', '.join(REGISTRY)}; use one of them")
+    if columns and answers.label:
+        if len(answers.label) == 1:
+            teacher_outputs = teacher.outputs_for(None) if teacher and not answers.fine_tune else None
+            suggested_query = columns.query(answers.text)
+            suggested_kind = columns.kind(answers.label[0], teacher_outputs, suggested_query)
+            answers.kind = answers.kind or open_questions.settle(
+                "--kind", " or ".join(REGISTRY), suggested_kind, columns, str
+            )
+            kind_of_task = REGISTRY.get(answers.kind)
+            if kind_of_task:
+                _check_label(kind_of_task, columns, answers)
+        if (
+            teacher
+            and not answers.fine_tune
+            and answers.kind
+            and (misfit := teacher.misfit(columns, answers.label, answers.kind))
+        ):
+            answers.fine_tune = open_questions.settle_fine_tuning(misfit, answers.fine_tune)
+    open_questions.refuse()
+    answers.kind = answers.kind or "classification"
+    if columns and answers.query is None and task_kind(answers.kind).judges_groups:
+        suggested_query = columns.query(answers.text)
+        answers.query = suggested_query if suggested_query not in answers.text else None
+    answers.metric = _ask("--metric", "Metric", answers.metric, task_kind(answers.kind).metrics[0])
+    if answers.fine_tune is None:
+        answers.fine_tune = bool(teacher and teacher.outputs_for(answers.kind) is None)
+    return answers
 
 
-def _check_label(kind: TaskKind, columns: Columns, task: _Task) -> None:
+def _check_label(kind: TaskKind, columns: Columns, answers: _TaskAnswers) -> None:
     """Raise `DataError` if the label column or, for tagging, the column of words does not fit the kind of task."""
-    name, held = task.label[0], columns.column(task.label[0])
-    if not _suits(kind, held):
-        lists = f"lists of {'tags' if held.form == 'tags' else 'labels'}"
-        values = lists if held.has_lists else "one label per row"
+    name, label_column = answers.label[0], columns.column(answers.label[0])
+    if not _suits(kind, label_column):
+        list_form = f"lists of {'tags' if label_column.form == 'tags' else 'labels'}"
+        values = list_form if label_column.has_lists else "one label per row"
         raise DataError(f"{name}: a {kind.name} task cannot have {values}; give another --kind")
     if kind.has_words:
-        columns.check_words(task.text, name)
-    if kind.meaning == "scale" and held.numbers is None:
+        columns.check_words(answers.text, name)
+    if kind.meaning == "scale" and label_column.numbers is None:
         raise DataError(
-            f"{name}: {kind.name} needs numbers, but the column holds {min(held.counts)!r}; "
+            f"{name}: {kind.name} needs numbers, but the column holds {min(label_column.counts)!r}; "
             "correct the column, or give --kind classification"
         )
 
@@ -339,51 +359,53 @@ def _suits(kind: TaskKind, label: Column) -> bool:
     return label.list_meaning == (kind.meaning if kind.meaning in ("lists", "tags") else None)
 
 
-class _Unclear(list[str]):
+class _OpenQuestions(list[str]):
     """Messages about questions that have no answer yet, mostly because there is no terminal on which to ask them."""
 
-    def settle(self, flag: str, question: str, found: Any, columns: Columns | None, shown: Callable[[Any], str]) -> str:
+    def settle(
+        self, flag: str, question: str, suggestion: Any, columns: Columns | None, in_words: Callable[[Any], str]
+    ) -> str:
         """Return the answer to one question. If there is none, record the problem and return an empty string.
 
-        `found` is the answer that the data suggests, either clear or ambiguous, and `shown` turns its value into text.
-        On a terminal, the user is asked, and a clear answer is proposed. Without a terminal, a clear answer is used. If
-        the kind of task is clear, the user is never asked for it.
+        `suggestion` is the answer that the data suggests, either clear or ambiguous, and `in_words` turns its value
+        into text. On a terminal, the user is asked, and a clear answer is proposed. Without a terminal, a clear answer
+        is used. If the kind of task is clear, the user is never asked for it.
         """
         from nas.columns import Clear
 
-        clear = shown(found.value) if isinstance(found, Clear) else None
-        if sys.stdin.isatty() and (clear is None or flag != "--kind"):
-            if found and clear is None:
-                question = f"{question} ({found.why}: {', '.join(found.candidates)})".replace(": )", ")")
-            return _ask(flag, question, None, clear)
-        if clear is not None:
-            return clear
-        if not found:
+        clear_answer = in_words(suggestion.value) if isinstance(suggestion, Clear) else None
+        if sys.stdin.isatty() and (clear_answer is None or flag != "--kind"):
+            if suggestion and clear_answer is None:
+                question = f"{question} ({suggestion.why}: {', '.join(suggestion.candidates)})".replace(": )", ")")
+            return _ask(flag, question, None, clear_answer)
+        if clear_answer is not None:
+            return clear_answer
+        if not suggestion:
             self.append(f"{flag}: must be given, since there is no terminal to ask on ({question})")
         elif flag == "--kind":
-            self.append(f"{found.why} Give {' or '.join(f'--kind {kind}' for kind in found.candidates)}")
+            self.append(f"{suggestion.why} Give {' or '.join(f'--kind {kind}' for kind in suggestion.candidates)}")
         else:
-            names = ", ".join(found.candidates or (columns.found if columns else ()))
+            names = ", ".join(suggestion.candidates or (columns.by_name if columns else ()))
             twice = " (twice for a text pair)" if flag == "--text" else ""
-            self.append(f"{found.why}: give {flag} with one of {names}{twice}")
+            self.append(f"{suggestion.why}: give {flag} with one of {names}{twice}")
         return ""
 
-    def settle_fine_tuning(self, why: str, given: bool | None) -> bool | None:
-        """Return whether to fine-tune the teacher with a new classifier. `why` states why the old one does not fit.
+    def settle_fine_tuning(self, misfit: str, fine_tune: bool | None) -> bool | None:
+        """Return whether to fine-tune the teacher with a new classifier. `misfit` states why the old one does not fit.
 
         On a terminal, the user is asked. If the answer is not yes, the problem is recorded.
         """
-        if given is None and sys.stdin.isatty():
-            if typer.confirm(f"{why}. Fine-tune it with a new classifier?", default=True, err=True):
+        if fine_tune is None and sys.stdin.isatty():
+            if typer.confirm(f"{misfit}. Fine-tune it with a new classifier?", default=True, err=True):
                 return True
-            given = False
+            fine_tune = False
         remedy = (
             "give a teacher that fits, or another label"
-            if given is False
+            if fine_tune is False
             else "give --fine-tune to train a new classifier, or give another --teacher or --label"
         )
-        self.append(f"{why}: {remedy}")
-        return given
+        self.append(f"{misfit}: {remedy}")
+        return fine_tune
 
     def refuse(self) -> None:
         """Raise `StudyError` with all recorded messages, if there are any."""
@@ -419,10 +441,14 @@ def doctor(
     from nas.doctor import examine
     from nas.report.terminal import print_findings
 
-    found = [finding.to_json() for finding in examine((lambda: load(study, set_)) if study is not None else None)]
-    print_findings(found)
-    needed = ("packages", "study")
-    missing = [finding["name"] for finding in found if finding["about"] in needed and finding["state"] == "missing"]
-    finish(json_, {"findings": found, "missing": missing})
+    findings = [finding.to_json() for finding in examine((lambda: load(study, set_)) if study is not None else None)]
+    print_findings(findings)
+    required_subjects = ("packages", "study")
+    missing = [
+        finding["name"]
+        for finding in findings
+        if finding["about"] in required_subjects and finding["state"] == "missing"
+    ]
+    finish(json_, {"findings": findings, "missing": missing})
     if missing:
         raise typer.Exit(2)

@@ -52,9 +52,9 @@ def check(
     from nas.pipeline.plan import plan
     from nas.report.tables import print_plan
 
-    found = plan(loaded, runs)
-    print_plan(found)
-    finish(json_, found)
+    planned = plan(loaded, runs)
+    print_plan(planned)
+    finish(json_, planned)
 
 
 @app.command(epilog=examples("nas train study.toml"))
@@ -80,7 +80,7 @@ def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = Non
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import profile
 
-        return {name: about_profile(found) for name, found in profile(run).items()}
+        return {name: about_profile(device_profile) for name, device_profile in profile(run).items()}
 
     from nas.report.tables import print_profiles
 
@@ -121,10 +121,10 @@ def front(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
         from nas.pipeline.outdated import outdated
         from nas.progress import say
 
-        found = front(run)
+        front_content = front(run)
         if line := outdated(run):
             say(line)
-        return found
+        return front_content
 
     from nas.report.tables import print_front
 
@@ -217,15 +217,20 @@ def _run_all(
         from nas.pipeline.reports import report
         from nas.pipeline.seeds import keep_spread, runs_of_seeds, spread
 
-        verified = {run.study.seed: _exports(run)}
-        for seed, other in runs_of_seeds(run, seeds).items():
-            if seed not in verified:
-                with other.locked():
-                    verified[seed] = _exports(other)
-        found = spread(verified) if seeds > 1 else {}
-        if found:
-            keep_spread(run, found)
-        return {"exports": verified[run.study.seed], "seeds": found, "report": str(report(run)), **results(run)}
+        verifications_by_seed = {run.study.seed: _export_and_report(run)}
+        for seed, seed_run in runs_of_seeds(run, seeds).items():
+            if seed not in verifications_by_seed:
+                with seed_run.locked():
+                    verifications_by_seed[seed] = _export_and_report(seed_run)
+        spread_by_budget = spread(verifications_by_seed) if seeds > 1 else {}
+        if spread_by_budget:
+            keep_spread(run, spread_by_budget)
+        return {
+            "exports": verifications_by_seed[run.study.seed],
+            "seeds": spread_by_budget,
+            "report": str(report(run)),
+            **results(run),
+        }
 
     from nas.report.tables import print_results, print_spread, print_times
 
@@ -237,25 +242,29 @@ def _run_all(
     finish(json_, result)
 
 
-def _exports(run: Run) -> dict[str, dict[str, Any]]:
+def _export_and_report(run: Run) -> dict[str, dict[str, Any]]:
     """Export the networks of a run and write its report; return the verifications by budget."""
     from nas.errors import ExportError
     from nas.pipeline import export
     from nas.pipeline.reports import report
 
     try:
-        found = export(run)
+        verifications = export(run)
     except ExportError:
         report(run)  # shows the exports of the other budgets
         raise
     report(run)
-    return found
+    return verifications
 
 
-def about_profile(found: Profile) -> dict[str, Any]:
+def about_profile(measured_profile: Profile) -> dict[str, Any]:
     """Return the main numbers of a profile and the error of its latency predictions, for `print_profiles`."""
-    figures = {"teacher_p50_ms": found.teacher_p50_ms, "smallest_p50_ms": found.smallest_p50_ms, "noisy": found.noisy}
-    return {**figures, **found.error}
+    figures = {
+        "teacher_p50_ms": measured_profile.teacher_p50_ms,
+        "smallest_p50_ms": measured_profile.smallest_p50_ms,
+        "noisy": measured_profile.noisy,
+    }
+    return {**figures, **measured_profile.error}
 
 
 def results(run: Run) -> dict[str, Any]:
@@ -263,5 +272,5 @@ def results(run: Run) -> dict[str, Any]:
     from nas.pipeline.exports import baselines
     from nas.pipeline.steps import seconds
 
-    about = {"study": run.study.name, "folder": str(run.folder), "baselines": baselines(run)}
-    return {**about, "seconds": seconds(run), "parts": run.parts()}
+    entries = {"study": run.study.name, "folder": str(run.folder), "baselines": baselines(run)}
+    return {**entries, "seconds": seconds(run), "parts": run.parts()}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nas.compression.base import Arrays, Matrices
     from nas.graph import GraphBuilder
 
-_GROUP_SIZE, _KEPT_PER_GROUP = 4, 2
+_GROUP_SIZE, _KEPT = 4, 2
 
 
 class Sparse(Stored):
@@ -43,7 +43,7 @@ class Sparse(Stored):
     @classmethod
     def read(cls, parameter: str | None, stored: Format | None) -> Self:
         stored = stored or NoCompression()
-        if parameter == f"{_KEPT_PER_GROUP}:{_GROUP_SIZE}":
+        if parameter == f"{_KEPT}:{_GROUP_SIZE}":
             return cls(None, stored)
         try:
             share = float(parameter or "")
@@ -58,7 +58,7 @@ class Sparse(Stored):
 
     @property
     def form(self) -> str:
-        return f"sparse({_KEPT_PER_GROUP}:{_GROUP_SIZE})" if self.share is None else f"sparse({self.share:g})"
+        return f"sparse({_KEPT}:{_GROUP_SIZE})" if self.share is None else f"sparse({self.share:g})"
 
     @property
     def runtimes(self) -> frozenset[str]:
@@ -75,11 +75,7 @@ class Sparse(Stored):
 
     def _kept_per_row(self, columns: int) -> int:
         """Return the number of non-zero weights per row."""
-        return (
-            columns * _KEPT_PER_GROUP // _GROUP_SIZE
-            if self.share is None
-            else max(1, round(columns * (1.0 - self.share)))
-        )
+        return columns * _KEPT // _GROUP_SIZE if self.share is None else max(1, round(columns * (1.0 - self.share)))
 
     def _pruned(self, weight: torch.Tensor) -> torch.Tensor:
         import torch
@@ -87,7 +83,7 @@ class Sparse(Stored):
         from nas.compression.rounding import straight_through
 
         rows = weight.unflatten(-1, (-1, _GROUP_SIZE)) if self.share is None else weight
-        count = _KEPT_PER_GROUP if self.share is None else self._kept_per_row(weight.shape[-1])
+        count = _KEPT if self.share is None else self._kept_per_row(weight.shape[-1])
         largest = rows.detach().abs().topk(count, dim=-1).indices
         mask = torch.zeros_like(rows).scatter_(-1, largest, 1.0)
         return straight_through(weight, weight * mask.view_as(weight))

@@ -47,8 +47,8 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
             yield Batch(part, inputs)
 
 
-def padding(tokenizer: PreTrainedTokenizerBase, is_label_of_token: bool = False) -> Callable[[Any], Any]:
+def padding(tokenizer: PreTrainedTokenizerBase, labels_are_per_token: bool = False) -> Callable[[Any], Any]:
     """Return a collator that pads tokenised texts to a batch, and also their labels if each token has a label."""
-    if is_label_of_token:
+    if labels_are_per_token:
         return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
     return DataCollatorWithPadding(tokenizer)

@@ -48,8 +48,8 @@ def read_rows(
 def values_of(rows: Dataset, column: str) -> list[Any]:
     """Return the values of a column as plain Python values; those of a `ClassLabel` column are numbers."""
     table: pyarrow.Table = rows.select_columns([column]).with_format("arrow")[:]
-    found: list[Any] = table.column(0).to_pylist()
-    return found
+    values: list[Any] = table.column(0).to_pylist()
+    return values
 
 
 def read_table(path: Path) -> Dataset:
@@ -64,7 +64,7 @@ def write_table(rows: Dataset, path: Path) -> None:
     write_atomically(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
 
-_POINTER = b"version https://git-lfs.github.com/"
+_LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 def check_file(path: Path) -> None:
@@ -81,7 +81,7 @@ def _reader_of(path: Path) -> Callable[[Path, Sequence[str]], pyarrow.Table]:
     if reader is None:
         raise DataError(f"{path}: a data file must end in {', '.join(DATA_SUFFIXES)}; convert it")
     with path.open("rb") as stream:
-        if stream.read(len(_POINTER)) == _POINTER:
+        if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise DataError(f"{path}: is a Git LFS pointer instead of the data; fetch the file with git lfs pull")
     return reader
 
@@ -89,7 +89,9 @@ def _reader_of(path: Path) -> Callable[[Path, Sequence[str]], pyarrow.Table]:
 def _read_file(path: Path, columns: Sequence[str]) -> Dataset:
     table = _reader_of(path)(path, columns)
     # Other columns are left out if `datasets` does not support their types; they cannot be texts or labels.
-    return Dataset(table.select([field.name for field in table.schema if field.name in columns or _has_type(field)]))
+    return Dataset(
+        table.select([field.name for field in table.schema if field.name in columns or _is_supported(field)])
+    )
 
 
 @contextmanager
@@ -106,8 +108,8 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     with _open_parquet(path) as file:
         names: list[str] = file.schema_arrow.names
         require_columns(str(path), names, columns)
-        kept = list(columns) or [name for name in names if names.count(name) == 1]
-        table = file.read(columns=kept).select(kept)
+        kept_columns = list(columns) or [name for name in names if names.count(name) == 1]
+        table = file.read(columns=kept_columns).select(kept_columns)
     for number, field in enumerate(table.schema):
         values = table.column(number)
         if pyarrow.types.is_dictionary(field.type):  # a categorical column of pandas
@@ -120,7 +122,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     return table
 
 
-def _has_type(field: pyarrow.Field) -> bool:
+def _is_supported(field: pyarrow.Field) -> bool:
     try:
         Features.from_arrow_schema(pyarrow.schema([field]))
     except (ValueError, NotImplementedError, TypeError):

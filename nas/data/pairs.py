@@ -25,44 +25,49 @@ def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) 
     are concatenated. Training texts that occur in a pair are left out. Raises the errors of `read_splits`, and
     `DataError` if the search set or the test set has no pair that the other set lacks.
     """
-    judged = {"search": search, "test": test}
-    sources = {name: read_sources(task, source, (*task.pair, *task.label_columns)) for name, source in judged.items()}
-    columns = {name: texts_in(task, own, task.pair) for name, own in sources.items()}
-    _check_distinct(columns, judged)
-    pairs = {name: _interleaved(own) for name, own in columns.items()}
-    read = labels_of(task, sources["search"], sources["test"], None)
-    scores = {"search": _twice(read.values["train"]), "test": _twice(read.values["test"])}
-    learnt = read_sources(task, train, task.text)
-    texts = texts_in(task, learnt, task.text)
-    kept = outside(texts, [[*pairs["search"], *pairs["test"]]])
-    if not kept:
-        raise DataError(f"{names_of(learnt)}: every text also occurs in a pair of {search} or {test}; give other texts")
-    found = Splits(
-        {"train": [[texts[0][row] for row in kept]], **{name: [column] for name, column in pairs.items()}},
+    pair_sources = {"search": search, "test": test}
+    rows_by_set = {
+        name: read_sources(task, source, (*task.pair, *task.label_columns)) for name, source in pair_sources.items()
+    }
+    columns = {name: texts_in(task, parts, task.pair) for name, parts in rows_by_set.items()}
+    _check_distinct(columns, pair_sources)
+    pairs = {name: _interleaved(parts) for name, parts in columns.items()}
+    labels = labels_of(task, rows_by_set["search"], rows_by_set["test"], None)
+    scores = {"search": _each_twice(labels.values["train"]), "test": _each_twice(labels.values["test"])}
+    training_rows = read_sources(task, train, task.text)
+    texts = texts_in(task, training_rows, task.text)
+    kept_rows = outside(texts, [[*pairs["search"], *pairs["test"]]])
+    if not kept_rows:
+        raise DataError(
+            f"{names_of(training_rows)}: every text also occurs in a pair of {search} or {test}; give other texts"
+        )
+    splits = Splits(
+        {"train": [[texts[0][row] for row in kept_rows]], **{name: [column] for name, column in pairs.items()}},
         scores,
-        read.names,
-        in_test=len(texts[0]) - len(kept),
-        rows={"train": kept},
-        more={name: {GROUP: _twice(range(len(values) // 2))} for name, values in scores.items()},
+        labels.names,
+        in_test=len(texts[0]) - len(kept_rows),
+        rows={"train": kept_rows},
+        more={name: {GROUP: _each_twice(range(len(values) // 2))} for name, values in scores.items()},
     )
-    for name, source in judged.items():
-        task_kind(task.kind).metric(task).check_size(found.truth(name), f"{source}: the {name} set")
-    return found
+    for name, source in pair_sources.items():
+        task_kind(task.kind).metric(task).check_size(splits.truth(name), f"{source}: the {name} set")
+    return splits
 
 
 def _check_distinct(columns: Mapping[str, Texts], sources: Mapping[str, str]) -> None:
     """Raise `DataError` unless search and test set each have a pair that the other lacks; warn about shared pairs."""
     for name, other in (("search", "test"), ("test", "search")):
-        count, own = len(columns[name][0]), len(outside(columns[name], columns[other]))
-        if not own:
+        total, own_pairs = len(columns[name][0]), len(outside(columns[name], columns[other]))
+        if not own_pairs:
             raise DataError(
                 f"{sources[name]}: every pair also occurs in {sources[other]}, but search set and test set must be "
                 f"disjoint; give other pairs as task.{name}"
             )
-        if name == "search" and own < count:
+        if name == "search" and own_pairs < total:
             say(
-                f"Warning: {sources[name]}: {count - own:,} of {count:,} pairs also occur in {sources[other]}, so "
-                "candidates are selected with pairs that they are tested on; remove these pairs from one of the files"
+                f"Warning: {sources[name]}: {total - own_pairs:,} of {total:,} pairs also occur in {sources[other]}, "
+                "so candidates are selected with pairs that they are tested on; remove these pairs from one of the "
+                "files"
             )
 
 
@@ -71,5 +76,5 @@ def _interleaved(columns: Sequence[Sequence[Text]]) -> list[Text]:
     return list(chain.from_iterable(zip(*columns, strict=True)))
 
 
-def _twice(values: Sequence[Any]) -> list[Any]:
+def _each_twice(values: Sequence[Any]) -> list[Any]:
     return [value for value in values for _ in range(2)]

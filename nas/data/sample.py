@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from nas.data.words import Text, joined
 
 SAMPLE_FILE = "sample.json"
-_ROWS = 32
+_SAMPLE_SIZE = 32
 
 
 def sample_of(
@@ -22,5 +22,5 @@ def sample_of(
     rows to return. Lists of words are joined with spaces, as for serving.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    chosen = {*shown, *order[: _ROWS // 2], *order[:: max(1, len(order) // (_ROWS // 2))], order[-1]}
+    chosen = {*shown, *order[: _SAMPLE_SIZE // 2], *order[:: max(1, len(order) // (_SAMPLE_SIZE // 2))], order[-1]}
     return {str(row): [joined(column[row]) for column in columns] for row in sorted(chosen)}

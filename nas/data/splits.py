@@ -16,16 +16,16 @@ Texts = Sequence[Sequence[Text]]
 """The columns of texts of a split; each column has one text per row."""
 
 
-def outside(columns: Texts, others: Texts) -> list[int]:
-    """Return the numbers of the rows whose text does not occur in `others`."""
-    known = {normal(row) for row in zip(*others, strict=True)}
-    return [number for number, row in enumerate(zip(*columns, strict=True)) if normal(row) not in known]
+def outside(columns: Texts, other_columns: Texts) -> list[int]:
+    """Return the numbers of the rows whose text does not occur in `other_columns`."""
+    other_texts = {normal(row) for row in zip(*other_columns, strict=True)}
+    return [number for number, row in enumerate(zip(*columns, strict=True)) if normal(row) not in other_texts]
 
 
-def held_out(columns: Texts, by: str, size: int, seed: int) -> list[int]:
+def held_out(columns: Texts, unit: str, size: int, seed: int) -> list[int]:
     """Return about `size` row numbers for the search set, in ascending order.
 
-    If `by` is `row`, rows are drawn at random, and rows with equal texts stay together. If `by` is `sentence`, only
+    If `unit` is `row`, rows are drawn at random, and rows with equal texts stay together. If `unit` is `sentence`, only
     sentences are drawn: texts that are not part of another row. All rows that are part of a drawn sentence are held
     out with it. A row is part of a text if it is a contiguous span of the text's words. A short phrase in the search
     set may still be part of sentences in the training set.
@@ -37,12 +37,12 @@ def held_out(columns: Texts, by: str, size: int, seed: int) -> list[int]:
     sizes: dict[str, set[int]] = {}
     for text in rows:
         sizes.setdefault(text.split(" ")[0], set()).add(len(text.split(" ")))
-    contained = {text: _spans(text, rows, sizes) if by == "sentence" else [] for text in rows}
+    contained = {text: _contained_rows(text, rows, sizes) if unit == "sentence" else [] for text in rows}
     inner = {span for spans in contained.values() for span in spans}
-    whole = [text for text in rows if text not in inner]
-    random.Random(seed).shuffle(whole)
+    drawable = [text for text in rows if text not in inner]
+    random.Random(seed).shuffle(drawable)
     chosen: set[int] = set()
-    for text in whole:
+    for text in drawable:
         if len(chosen) >= size:
             break
         for member in (text, *contained[text]):
@@ -55,13 +55,13 @@ def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
 
     If there is no such column, or if there are no groups, all columns are returned.
     """
-    alike = []
+    same_columns = []
     for number, column in enumerate(columns if groups else ()):
-        first: dict[int, str] = {}
+        first_texts: dict[int, str] = {}
         rows = zip(groups, (normal((text,)) for text in column), strict=True)
-        if all(text == first.setdefault(group, text) for group, text in rows):
-            alike.append(number)
-    return alike or list(range(len(columns)))
+        if all(text == first_texts.setdefault(group, text) for group, text in rows):
+            same_columns.append(number)
+    return same_columns or list(range(len(columns)))
 
 
 def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int) -> list[int]:
@@ -71,19 +71,19 @@ def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int)
     names therefore counts as one group.
     """
     members: dict[int, list[int]] = {}
-    for row, part in enumerate(_connected(numbered(map(normal, zip(*columns, strict=True))), groups)):
-        members.setdefault(part, []).append(row)
-    parts = list(members.values())
-    random.Random(seed).shuffle(parts)
+    for row, component in enumerate(_components(numbered(map(normal, zip(*columns, strict=True))), groups)):
+        members.setdefault(component, []).append(row)
+    components = list(members.values())
+    random.Random(seed).shuffle(components)
     chosen: list[int] = []
-    for rows in parts:
+    for rows in components:
         if len(chosen) >= size:
             break
         chosen += rows
     return sorted(chosen)
 
 
-def _connected(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
+def _components(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
     """Return the number of each row's connected component; the same text or the same group connects rows."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -91,8 +91,8 @@ def _connected(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
     rows, columns = np.asarray(texts), np.asarray(groups) + max(texts) + 1
     count = int(columns.max()) + 1
     links = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
-    found: list[int] = connected_components(links, directed=False)[1][rows].tolist()
-    return found
+    components: list[int] = connected_components(links, directed=False)[1][rows].tolist()
+    return components
 
 
 def numbered(values: Iterable[Hashable]) -> list[int]:
@@ -101,19 +101,19 @@ def numbered(values: Iterable[Hashable]) -> list[int]:
     return [known.setdefault(value, len(known)) for value in values]
 
 
-def _spans(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) -> list[str]:
+def _contained_rows(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) -> list[str]:
     """Return the other rows that are contiguous spans of this text's words.
 
     `sizes` maps a first word to the numbers of words of the rows that begin with it.
     """
     words = text.split(" ")
-    found = {
+    spans = {
         span
         for start, first in enumerate(words)
         for size in sizes.get(first, ())
         if size < len(words) and start + size <= len(words) and (span := " ".join(words[start : start + size])) in rows
     }
-    return sorted(found)
+    return sorted(spans)
 
 
 def normal(row: Sequence[Text]) -> str:

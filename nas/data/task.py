@@ -25,7 +25,7 @@ from nas.errors import DataError
 from nas.files import read_json, write_json
 from nas.progress import say
 from nas.study import Task
-from nas.tasks import GROUP, JUDGED, Head, LabelColumn, TaskLabels, in_groups, task_kind
+from nas.tasks import GROUP, REFERENCE, Head, LabelColumn, TaskLabels, in_groups, task_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,17 +34,17 @@ SPLITS = ("train", "search", "test")
 _LABELS_FILE = "labels.json"
 
 
-class _Stored(Mapping[str, Dataset]):
+class _StoredSplits(Mapping[str, Dataset]):
     """The splits in a folder. Each one is read once, when it is first used."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[str, Dataset] = {}
+        self._splits: dict[str, Dataset] = {}
 
     def __getitem__(self, name: str) -> Dataset:
-        if name not in self._read:
-            self._read[name] = read_table(self._folder / f"{name}.parquet")
-        return self._read[name]
+        if name not in self._splits:
+            self._splits[name] = read_table(self._folder / f"{name}.parquet")
+        return self._splits[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(SPLITS)
@@ -58,7 +58,7 @@ class TaskData:
     """Tokenised splits with the columns `input_ids`, `labels` and `length`.
 
     There is also `token_type_ids` if the model has token types, and some kinds of task have the columns `GROUP` and
-    `JUDGED` of `nas.tasks`. If words are tagged, each token has a label, which is `IGNORED` if no word begins at the
+    `REFERENCE` of `nas.tasks`. If words are tagged, each token has a label, which is `IGNORED` if no word begins at the
     token.
     """
 
@@ -97,14 +97,14 @@ class TaskData:
     def load(cls, folder: Path) -> TaskData:
         """Return the data that `save` wrote. A process reads each split once, when it is first used."""
         path = folder / _LABELS_FILE
-        found = path.stat() if path.exists() else None
-        return _load(folder, found and (found.st_ino, found.st_size, found.st_mtime_ns))
+        status = path.stat() if path.exists() else None
+        return _load_cached(folder, status and (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path, stamp: tuple[int, ...] | None) -> TaskData:
+def _load_cached(folder: Path, stamp: tuple[int, ...] | None) -> TaskData:
     """Load the data in a folder; if the folder was rewritten, its new `stamp` bypasses the cache."""
-    return TaskData(_Stored(folder), tuple(read_json(folder / _LABELS_FILE, DataError)["label_names"]))
+    return TaskData(_StoredSplits(folder), tuple(read_json(folder / _LABELS_FILE, DataError)["label_names"]))
 
 
 @dataclass(frozen=True)
@@ -121,20 +121,20 @@ class Splits:
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """The rows of `train` and `search`, as row numbers in the training data."""
     more: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    """Further columns of each split by name: `GROUP` and `JUDGED`, if the kind of task has them."""
+    """Further columns of each split by name: `GROUP` and `REFERENCE`, if the kind of task has them."""
 
     def truth(self, name: str) -> np.ndarray:
         """Return the reference values for a network's outputs on a split; see `nas.data.truth.truth_of`."""
-        more = self.more.get(name, {})
-        labels = as_array(more.get(JUDGED, self.labels[name]))
-        return in_groups(labels, np.asarray(more[GROUP])) if GROUP in more else labels
+        further_columns = self.more.get(name, {})
+        labels = as_array(further_columns.get(REFERENCE, self.labels[name]))
+        return in_groups(labels, np.asarray(further_columns[GROUP])) if GROUP in further_columns else labels
 
     def select(self, name: str, rows: Sequence[int]) -> Splits:
         """Return the same splits, but with only these rows of split `name`."""
-        texts = {**self.texts, name: _rows(self.texts[name], rows)}
-        labels = {key: _some(values, rows) if key == name else values for key, values in self.labels.items()}
-        more = {key: _some(values, rows) for key, values in self.more.get(name, {}).items()}
-        return replace(self, texts=texts, labels=labels, more={**self.more, name: more})
+        texts = {**self.texts, name: _rows_at(self.texts[name], rows)}
+        labels = {key: _values_at(values, rows) if key == name else values for key, values in self.labels.items()}
+        further_columns = {key: _values_at(values, rows) for key, values in self.more.get(name, {}).items()}
+        return replace(self, texts=texts, labels=labels, more={**self.more, name: further_columns})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
         """Tokenise all splits. `token_types` must be true if the model has token types."""
@@ -160,8 +160,8 @@ def tokenised(
     The columns are `input_ids`, `length`, those of `labels`, and `token_type_ids` if the model has token types. If
     texts are lists of words, labels of words are converted to labels of tokens.
     """
-    asked = {"truncation": True, "max_length": max_length, "return_token_type_ids": token_types}
-    tokens = tokens_of(texts, tokenizer, **asked)
+    tokenizer_settings = {"truncation": True, "max_length": max_length, "return_token_type_ids": token_types}
+    tokens = tokens_of(texts, tokenizer, **tokenizer_settings)
     if labels and are_words(texts):
         labels = {name: on_first_tokens(tokens, rows) for name, rows in labels.items()}
     lengths = [len(ids) for ids in tokens["input_ids"]]
@@ -201,57 +201,65 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
     missing file or column, an empty split, or texts or labels that do not fit the task, and `TeacherError` for a
     classifier that does not fit the labels.
     """
-    columns = (*task.unlabelled_columns, *task.label_columns)
-    sources = {"train": read_sources(task, train, columns), "test": read_sources(task, test, columns)}
-    texts = {name: texts_in(task, own, task.text) for name, own in sources.items()}
-    read = labels_of(task, sources["train"], sources["test"], head)
+    column_names = (*task.unlabelled_columns, *task.label_columns)
+    sources = {"train": read_sources(task, train, column_names), "test": read_sources(task, test, column_names)}
+    texts = {name: texts_in(task, parts_of_set, task.text) for name, parts_of_set in sources.items()}
+    task_labels = labels_of(task, sources["train"], sources["test"], head)
     if task_kind(task.kind).has_words:
-        for name, own in sources.items():
-            _check_tags(task, own, texts[name][0], read.values[name])
+        for name, parts_of_set in sources.items():
+            _check_tags(task, parts_of_set, texts[name][0], task_labels.values[name])
     groups = {
-        name: numbered(chain.from_iterable(groups_in(task, source.name, source.rows) for source in own))
-        for name, own in sources.items()
+        name: numbered(chain.from_iterable(groups_in(task, source.name, source.rows) for source in parts_of_set))
+        for name, parts_of_set in sources.items()
     }
-    named = {name: names_of(own) for name, own in sources.items()}
+    source_names = {name: names_of(parts_of_set) for name, parts_of_set in sources.items()}
     # Queries of the test set must not occur in the training set, even with other passages.
-    compared = same_in_groups(texts["train"], groups["train"])
-    kept = outside(*([texts[name][column] for column in compared] for name in ("train", "test")))
-    if not kept:
-        raise DataError(f"{named['train']}: every row also occurs in {named['test']}; give another test set")
-    left, size = _rows(texts["train"], kept), task.holdout.size_of(len(kept))
-    if task.group_column:
-        grouped = [groups["train"][row] for row in kept]
-        searched = held_out_groups([left[column] for column in compared], grouped, size, seed)
-    else:
-        searched = held_out(left, task.holdout.by, size, seed)
-    if not 0 < len(searched) < len(kept):
+    compared_columns = same_in_groups(texts["train"], groups["train"])
+    kept_rows = outside(*([texts[name][column] for column in compared_columns] for name in ("train", "test")))
+    if not kept_rows:
         raise DataError(
-            f"{named['train']}: holding out {size} examples by {task.group_column or task.holdout.by} takes "
-            f"{len(searched)} of {len(kept)} rows, but search and training set must both have rows; change holdout.size"
+            f"{source_names['train']}: every row also occurs in {source_names['test']}; give another test set"
         )
-    chosen = set(searched)
-    numbers = {
-        "train": [number for position, number in enumerate(kept) if position not in chosen],
-        "search": [kept[position] for position in searched],
+    kept_texts, size = _rows_at(texts["train"], kept_rows), task.holdout.size_of(len(kept_rows))
+    if task.group_column:
+        kept_groups = [groups["train"][row] for row in kept_rows]
+        search_positions = held_out_groups([kept_texts[column] for column in compared_columns], kept_groups, size, seed)
+    else:
+        search_positions = held_out(kept_texts, task.holdout.by, size, seed)
+    if not 0 < len(search_positions) < len(kept_rows):
+        raise DataError(
+            f"{source_names['train']}: holding out {size} examples by {task.group_column or task.holdout.by} takes "
+            f"{len(search_positions)} of {len(kept_rows)} rows, but search and training set must both have rows; "
+            "change holdout.size"
+        )
+    in_search = set(search_positions)
+    row_numbers = {
+        "train": [number for position, number in enumerate(kept_rows) if position not in in_search],
+        "search": [kept_rows[position] for position in search_positions],
     }
-    more = {**({GROUP: groups} if task.group_column else {}), **({JUDGED: read.judged} if read.judged else {})}
-    divided = {key: _divided(values, numbers) for key, values in more.items()}
-    found = Splits(
-        {name: _rows(texts["train"], rows) for name, rows in numbers.items()} | {"test": texts["test"]},
-        _divided(read.values, numbers),
-        read.names,
-        in_test=len(texts["train"][0]) - len(kept),
-        rows=numbers,
-        more={name: {key: parts[name] for key, parts in divided.items()} for name in SPLITS},
+    further_columns = {
+        **({GROUP: groups} if task.group_column else {}),
+        **({REFERENCE: task_labels.judged} if task_labels.judged else {}),
+    }
+    divided_columns = {key: _divide(values, row_numbers) for key, values in further_columns.items()}
+    splits = Splits(
+        {name: _rows_at(texts["train"], rows) for name, rows in row_numbers.items()} | {"test": texts["test"]},
+        _divide(task_labels.values, row_numbers),
+        task_labels.names,
+        in_test=len(texts["train"][0]) - len(kept_rows),
+        rows=row_numbers,
+        more={name: {key: columns_by_set[name] for key, columns_by_set in divided_columns.items()} for name in SPLITS},
     )
-    for name, source in (("search", named["train"]), ("test", named["test"])):
-        task_kind(task.kind).metric(task).check_size(found.truth(name), f"{source}: the {name} set")
-    return found
+    for name, source in (("search", source_names["train"]), ("test", source_names["test"])):
+        task_kind(task.kind).metric(task).check_size(splits.truth(name), f"{source}: the {name} set")
+    return splits
 
 
-def _divided(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[int]]) -> dict[str, Sequence[Any]]:
+def _divide(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[int]]) -> dict[str, Sequence[Any]]:
     """Return the values of the training and test rows, divided into the three splits."""
-    return {name: [values["train"][row] for row in own] for name, own in rows.items()} | {"test": values["test"]}
+    return {name: [values["train"][row] for row in row_numbers] for name, row_numbers in rows.items()} | {
+        "test": values["test"]
+    }
 
 
 def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
@@ -264,17 +272,17 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
         return []
     values = values_of(rows, column)
     may_be_empty = column in task.text  # an empty text is a query like any other
-    bad = [row for row, value in enumerate(values) if not _is_name(value, may_be_empty)]
-    if bad:
+    rows_without_group = [row for row, value in enumerate(values) if not _can_name_group(value, may_be_empty)]
+    if rows_without_group:
         raise DataError(
-            f"{source}: column {column!r} must name the query of each row, but row {bad[0]} holds "
-            f"{values[bad[0]]!r} (rows are counted from 0; affected rows: {len(bad)} of {len(values)}); fill or drop "
-            "these rows, or name another column in task.query"
+            f"{source}: column {column!r} must name the query of each row, but row {rows_without_group[0]} holds "
+            f"{values[rows_without_group[0]]!r} (rows are counted from 0; affected rows: {len(rows_without_group)} of "
+            f"{len(values)}); fill or drop these rows, or name another column in task.query"
         )
     return [normal((value,)) if isinstance(value, str) else value for value in values]
 
 
-def _is_name(value: Any, may_be_empty: bool) -> bool:
+def _can_name_group(value: Any, may_be_empty: bool) -> bool:
     """Whether a value can identify a group."""
     if isinstance(value, str):
         return may_be_empty or value.strip() != ""
@@ -285,21 +293,21 @@ def _check_tags(task: Task, sources: Sequence[RowSource], texts: Sequence[Text],
     """Raise `DataError` unless each row of these sources has exactly one tag per word."""
     pairs = zip(texts, tags, strict=True)
     for source in sources:
-        for row, (words, own) in enumerate(islice(pairs, len(source.rows))):
-            if len(words) != len(own):
+        for row, (words, row_tags) in enumerate(islice(pairs, len(source.rows))):
+            if len(words) != len(row_tags):
                 raise DataError(
                     f"{source.name}: row {row} (counted from 0) must have one tag per word, but column "
-                    f"{task.text[0]!r} has {len(words)} words and column {task.label_columns[0]!r} has {len(own)} "
+                    f"{task.text[0]!r} has {len(words)} words and column {task.label_columns[0]!r} has {len(row_tags)} "
                     "tags; correct or drop such rows"
                 )
 
 
-def _some(values: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+def _values_at(values: Sequence[Any], rows: Sequence[int]) -> list[Any]:
     return [values[row] for row in rows]
 
 
-def _rows(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[list[Text]]:
-    return [_some(column, numbers) for column in columns]
+def _rows_at(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[list[Text]]:
+    return [_values_at(column, numbers) for column in columns]
 
 
 def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool = False) -> Dataset:
@@ -322,8 +330,8 @@ def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str])
 
 def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -> list[list[Text]]:
     """Return columns of texts with the rows of several sources concatenated. Raises the errors of `texts_of`."""
-    found = [texts_of(task, source.name, columns, source.rows) for source in sources]
-    return [list(chain.from_iterable(parts)) for parts in zip(*found, strict=True)]
+    columns_by_source = [texts_of(task, source.name, columns, source.rows) for source in sources]
+    return [list(chain.from_iterable(parts)) for parts in zip(*columns_by_source, strict=True)]
 
 
 def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> list[list[Text]]:
@@ -331,24 +339,25 @@ def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> 
 
     Raises `DataError` if a value has another type. Prints how many texts are empty.
     """
-    is_text, what = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
-    found = []
+    is_valid, expected = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
+    text_columns = []
     for column in columns:
         values = values_of(rows, column)
-        bad = [number for number, value in enumerate(values) if not is_text(value)]
-        if bad:
+        bad_rows = [number for number, value in enumerate(values) if not is_valid(value)]
+        if bad_rows:
             raise DataError(
-                f"{source}: column {column!r} must hold {what}, but row {bad[0]} holds {values[bad[0]]!r} (rows are "
-                f"counted from 0; affected rows: {len(bad)} of {len(values)}); fill or drop these rows"
+                f"{source}: column {column!r} must hold {expected}, but row {bad_rows[0]} holds "
+                f"{values[bad_rows[0]]!r} (rows are counted from 0; affected rows: {len(bad_rows)} of {len(values)}); "
+                "fill or drop these rows"
             )
-        empty = [number for number, value in enumerate(values) if not joined(value).strip()]
-        if empty:
+        empty_rows = [number for number, value in enumerate(values) if not joined(value).strip()]
+        if empty_rows:
             say(
-                f"{source}: column {column!r}: {len(empty)} of {len(values):,} texts are empty, the first in row "
-                f"{empty[0]} (counted from 0); they are not removed"
+                f"{source}: column {column!r}: {len(empty_rows)} of {len(values):,} texts are empty, the first in row "
+                f"{empty_rows[0]} (counted from 0); they are not removed"
             )
-        found.append(values)
-    return found
+        text_columns.append(values)
+    return text_columns
 
 
 def _is_text(value: Any) -> bool:
@@ -362,11 +371,11 @@ def _is_words(value: Any) -> bool:
 def labels_of(task: Task, train: Sequence[RowSource], test: Sequence[RowSource], head: Head | None) -> TaskLabels:
     """Return the labels of the training and test rows, read by the kind of task, and print its notes about them."""
     kind = task_kind(task.kind)
-    found = kind.read(_label_columns(task, train), _label_columns(task, test), head)
-    for note in found.notes:
+    task_labels = kind.read(_label_columns(task, train), _label_columns(task, test), head)
+    for note in task_labels.notes:
         say(note)
-    kind.metric(task, found.names)  # raises an error if the task's positive class is not among them
-    return found
+    kind.metric(task, task_labels.names)  # raises an error if the task's positive class is not among them
+    return task_labels
 
 
 def _label_columns(task: Task, sources: Sequence[RowSource]) -> list[LabelColumn]:

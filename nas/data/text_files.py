@@ -19,7 +19,7 @@ import pyarrow
 
 from nas.errors import DataError
 
-_MARKS = {
+_BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -56,25 +56,27 @@ def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     if not names:
         raise DataError(f"{path}: is empty; give a file with a header and rows")
     require_columns(str(path), names, columns)
-    kept = [number for number, name in enumerate(names) if names.count(name) == 1 and (name in columns or not columns)]
-    cells: list[list[str]] = [[] for _ in kept]
+    kept_columns = [
+        number for number, name in enumerate(names) if names.count(name) == 1 and (name in columns or not columns)
+    ]
+    cells: list[list[str]] = [[] for _ in kept_columns]
     for count, (line, row) in enumerate(rows):
         if len(row) != len(names):
             raise DataError(
                 f"{path}: line {line}: row {count} (counted from 0) has {len(row)} cells, but the header names "
                 f"{len(names)} columns; put texts with commas in quotes, or complete the row"
             )
-        for number, column in zip(kept, cells, strict=True):
+        for number, column in zip(kept_columns, cells, strict=True):
             column.append(row[number])
     arrays = [pyarrow.array(column, pyarrow.string()) for column in cells]
-    return pyarrow.table(arrays, names=[names[number] for number in kept])
+    return pyarrow.table(arrays, names=[names[number] for number in kept_columns])
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, each with the number of its first line."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        with _text_of(path, newline="") as stream:
+        with _open_text(path, newline="") as stream:
             reader = csv.reader(stream, strict=True)
             while True:
                 line = reader.line_num + 1
@@ -100,72 +102,81 @@ def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     `DataError` if a line or element is not a JSON object, or if a named column mixes types of values. If no columns
     are named, columns with mixed types are returned as JSON texts.
     """
-    found: dict[str, list[Any]] = {name: [] for name in columns}
+    values_by_column: dict[str, list[Any]] = {name: [] for name in columns}
     names: dict[str, None] = {}
     count = 0
-    for where, row, escaped in _objects(path):
+    for location, row, escaped in _objects(path):
         names |= dict.fromkeys(row)
-        kept = {name: row.get(name) for name in columns} if columns else row
-        if escaped and not _can_be_encoded(kept):
+        kept_values = {name: row.get(name) for name in columns} if columns else row
+        if escaped and not _can_be_encoded(kept_values):
             raise DataError(
-                f"{path}: {where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is not a Unicode "
+                f"{path}: {location}: holds half of a surrogate pair (\\ud800 to \\udfff), which is not a Unicode "
                 "character; write the whole character or remove it"
             )
-        for name, value in kept.items():
-            found.setdefault(name, [None] * count).append(value)
+        for name, value in kept_values.items():
+            values_by_column.setdefault(name, [None] * count).append(value)
         count += 1
-        for values in found.values():
+        for values in values_by_column.values():
             values.extend([None] * (count - len(values)))
     if count:
         require_columns(str(path), list(names), columns)
-    arrays = {name: _array(f"{path}: column {name!r}", values, name in columns) for name, values in found.items()}
+    arrays = {
+        name: _arrow_array(f"{path}: column {name!r}", values, name in columns)
+        for name, values in values_by_column.items()
+    }
     return pyarrow.table(arrays)
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Yield the location of each object, the object, and whether its JSON has an escaped surrogate."""
-    with _text_of(path) as stream:
-        begun = False
+    with _open_text(path) as stream:
+        has_begun = False
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
-            if not begun and line.lstrip().startswith("["):
-                yield from _elements(path, f"line {number}", line + stream.read())
+            if not has_begun and line.lstrip().startswith("["):
+                yield from _array_elements(path, f"line {number}", line + stream.read())
                 return
-            begun = True
-            where = f"line {number}"
-            yield where, _object(_parsed(path, where, line), path, where), bool(_SURROGATE.search(line))
+            has_begun = True
+            location = f"line {number}"
+            yield (
+                location,
+                _require_object(_parse_json(path, location, line), path, location),
+                bool(_SURROGATE.search(line)),
+            )
 
 
-def _elements(path: Path, where: str, text: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
+def _array_elements(path: Path, location: str, text: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
     escaped = bool(_SURROGATE.search(text))
-    for number, value in enumerate(_parsed(path, where, text)):
-        where = f"element {number} of the array (counted from 0)"
-        yield where, _object(value, path, where), escaped
+    for number, value in enumerate(_parse_json(path, location, text)):
+        location = f"element {number} of the array (counted from 0)"
+        yield location, _require_object(value, path, location), escaped
 
 
-def _parsed(path: Path, where: str, text: str) -> Any:
+def _parse_json(path: Path, location: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_with_distinct_keys)
     except (ValueError, RecursionError) as problem:
         reason = str(problem).splitlines()[0]
         raise DataError(
-            f"{path}: {where}: is not valid JSON ({reason}); write one object per line, such as "
+            f"{path}: {location}: is not valid JSON ({reason}); write one object per line, such as "
             '{"text": "...", "label": ...}'
         ) from None
 
 
 def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    record = dict(pairs)
+    if len(record) != len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
-    return found
+    return record
 
 
-def _object(value: Any, path: Path, where: str) -> dict[str, Any]:
+def _require_object(value: Any, path: Path, location: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"{path}: {where}: must be a JSON object with columns as keys, but is {json.dumps(value)[:40]}")
+        raise DataError(
+            f"{path}: {location}: must be a JSON object with columns as keys, but is {json.dumps(value)[:40]}"
+        )
     return value
 
 
@@ -177,19 +188,19 @@ def _can_be_encoded(value: Any) -> bool:
     return True
 
 
-def _array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
+def _arrow_array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
     """Return the values of a column as an Arrow array; `needed` is true if the caller named the column."""
-    first: dict[str, int] = {}
+    first_row_by_kind: dict[str, int] = {}
     for number, value in enumerate(values):
         if value is not None:
-            first.setdefault(_JSON_KINDS.get(type(value), "a list or a record"), number)
-    if len(first) > 1 and needed:
-        (kind, number), (other, another) = list(first.items())[:2]
+            first_row_by_kind.setdefault(_JSON_KINDS.get(type(value), "a list or a record"), number)
+    if len(first_row_by_kind) > 1 and needed:
+        (kind, number), (other_kind, other_number) = list(first_row_by_kind.items())[:2]
         raise DataError(
-            f"{column}: row {number} (counted from 0) holds {kind}, {values[number]!r}, but row {another} holds "
-            f"{other}, {values[another]!r}; use one type of value in all rows"
+            f"{column}: row {number} (counted from 0) holds {kind}, {values[number]!r}, but row {other_number} holds "
+            f"{other_kind}, {values[other_number]!r}; use one type of value in all rows"
         )
-    if len(first) <= 1:
+    if len(first_row_by_kind) <= 1:
         try:
             if any(isinstance(value, float) for value in values):
                 return pyarrow.array(values, pyarrow.float64())
@@ -204,34 +215,34 @@ def _array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
 
 
 @contextmanager
-def _text_of(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+def _open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     """Open a file as text, in the encoding of its byte order mark or else as UTF-8.
 
     Raises `DataError` if the bytes cannot be decoded.
     """
     with path.open("rb") as stream:
         start = stream.read(4)
-    encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8")
     if encoding == "utf-8" and len(start) == 4 and b"\0\0" in (start[::2], start[1::2]):
         raise DataError(f"{path}: line 1: is not UTF-8 text but seems to be UTF-16; save the file as UTF-8")
     try:
         with path.open(encoding=encoding, newline=newline) as text:
             yield text
     except UnicodeDecodeError:
-        raise _undecodable(path, encoding.removesuffix("-sig")) from None
+        raise _decoding_error(path, encoding.removesuffix("-sig")) from None
 
 
-def _undecodable(path: Path, encoding: str) -> DataError:
+def _decoding_error(path: Path, encoding: str) -> DataError:
     content = path.read_bytes()
-    at = len(content)
+    position = len(content)
     try:
         content.decode(encoding)
     except UnicodeDecodeError as problem:
-        at = problem.start
-    before = content[:at].decode(encoding, errors="ignore")
+        position = problem.start
+    before = content[:position].decode(encoding, errors="ignore")
     line = 1 + before.replace("\r\n", "\n").replace("\r", "\n").count("\n")
-    found = f" (byte 0x{content[at]:02x})" if at < len(content) else ""
+    byte_in_words = f" (byte 0x{content[position]:02x})" if position < len(content) else ""
     return DataError(
-        f"{path}: line {line}: is not {encoding.upper()} text{found}; save the file as UTF-8 (if it is Latin-1, "
-        "for example, with iconv -f LATIN1 -t UTF-8)"
+        f"{path}: line {line}: is not {encoding.upper()} text{byte_in_words}; save the file as UTF-8 (if it is "
+        "Latin-1, for example, with iconv -f LATIN1 -t UTF-8)"
     )

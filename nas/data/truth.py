@@ -12,10 +12,10 @@ import numpy as np
 from datasets import Dataset
 
 from nas.data.files import values_of
-from nas.tasks import GROUP, IGNORED, JUDGED, in_groups
+from nas.tasks import GROUP, IGNORED, REFERENCE, in_groups
 
 LABELS = "labels"
-LABEL_COLUMNS = (LABELS, JUDGED)
+LABEL_COLUMNS = (LABELS, REFERENCE)
 """Columns of a tokenised split that do not exist for texts without labels."""
 
 
@@ -25,7 +25,7 @@ def truth_of(split: Dataset) -> np.ndarray:
     They are labels, (rows, ...), or records of `nas.tasks.in_groups` if rows are evaluated in groups.
     """
     names = split.column_names
-    labels = as_array(values_of(split, JUDGED if JUDGED in names else LABELS))
+    labels = as_array(values_of(split, REFERENCE if REFERENCE in names else LABELS))
     groups = groups_of(split)
     return labels if groups is None else in_groups(labels, groups)
 

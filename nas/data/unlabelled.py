@@ -36,13 +36,13 @@ class Counts:
 
     def summary(self) -> str:
         """Return the counts as one line of text."""
-        out = {
+        left_out_by_reason = {
             "in the test set": self.in_test,
             "in the search set": self.in_search,
             "in the training set": self.in_train,
             "repeated": self.repeated,
         }
-        listed = ", ".join(f"{count:,} {why}" for why, count in out.items() if count)
+        listed = ", ".join(f"{count:,} {reason}" for reason, count in left_out_by_reason.items() if count)
         left_out = f"; left out: {listed}" if listed else ""
         return f"{self.kept:,} of {self.read:,} unlabelled texts are new{left_out}"
 
@@ -67,39 +67,39 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     or the name of a split of the hub data set, with a flag that is true for a file. Raises `DataError` if a
     file or column is missing, a row has no text, or no row is new.
     """
-    known = {normal(row): name for name in ("train", "search", "test") for row in _rows_of(splits.texts[name])}
-    found = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
-    kept: list[tuple[Text, ...]] = []
-    numbers: list[list[int]] = []
+    set_by_text = {normal(row): name for name in ("train", "search", "test") for row in _rows_of(splits.texts[name])}
+    counts_by_set = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
+    kept_rows: list[tuple[Text, ...]] = []
+    kept_numbers: list[list[int]] = []
     groups: list[tuple[str, Hashable]] = []
     for source, is_file in sources:
         rows = read_columns(task, source, task.unlabelled_columns, is_file)
-        own = groups_in(task, source, rows)
-        numbers.append([])
+        source_groups = groups_in(task, source, rows)
+        kept_numbers.append([])
         for number, row in enumerate(_rows_of(texts_of(task, source, task.text, rows))):
             text = normal(row)
-            where = known.get(text, "kept")
-            found[where] += 1
-            if where == "kept":
-                known[text] = "repeated"
-                kept.append(row)
-                numbers[-1].append(number)
-                groups += [(source, own[number])] if own else []
+            outcome = set_by_text.get(text, "kept")
+            counts_by_set[outcome] += 1
+            if outcome == "kept":
+                set_by_text[text] = "repeated"
+                kept_rows.append(row)
+                kept_numbers[-1].append(number)
+                groups += [(source, source_groups[number])] if source_groups else []
     counts = Counts(
-        read=sum(found.values()),
-        kept=found["kept"],
-        in_test=found["test"],
-        in_search=found["search"],
-        in_train=found["train"],
-        repeated=found["repeated"],
+        read=sum(counts_by_set.values()),
+        kept=counts_by_set["kept"],
+        in_test=counts_by_set["test"],
+        in_search=counts_by_set["search"],
+        in_train=counts_by_set["train"],
+        repeated=counts_by_set["repeated"],
     )
-    if not kept:
+    if not kept_rows:
         raise DataError(
             f"task.unlabelled: {', '.join(source for source, _ in sources)}: {counts.summary()}; give other texts, or "
             "remove the setting"
         )
-    texts = [list(column) for column in zip(*kept, strict=True)]
-    return Unlabelled(texts, counts, numbers, [-1 - number for number in numbered(groups)])
+    texts = [list(column) for column in zip(*kept_rows, strict=True)]
+    return Unlabelled(texts, counts, kept_numbers, [-1 - number for number in numbered(groups)])
 
 
 def _rows_of(columns: Sequence[Sequence[Text]]) -> Iterator[tuple[Text, ...]]:

@@ -35,14 +35,14 @@ def tokens_of(texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBas
 
 def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> list[list[int]]:
     """Return for each token of each text the tag of the word that begins there, or `IGNORED` if none does."""
-    found = []
-    for row, own in enumerate(tags):
-        labels, before = [], None
+    token_tags = []
+    for row, word_tags in enumerate(tags):
+        labels, previous_word = [], None
         for word in tokens.word_ids(row):
-            labels.append(IGNORED if word is None or word == before else own[word])
-            before = word
-        found.append(labels)
-    return found
+            labels.append(IGNORED if word is None or word == previous_word else word_tags[word])
+            previous_word = word
+        token_tags.append(labels)
+    return token_tags
 
 
 def words_left_out(split: Dataset, texts: Sequence[Sequence[Text]]) -> int:

@@ -32,7 +32,7 @@ from nas.tasks import Metric
 from nas.threads import side_by_side
 
 _TITLE = "Accuracy on the search set"
-FORM = 2
+RESULT_VERSION = 2
 """Increase this when evaluations give different accuracies than before, so that stored results are not reused."""
 
 
@@ -67,8 +67,8 @@ class CandidateResult:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CandidateResult:
         """Return the result that a JSON object describes."""
-        given = {"architecture": Architecture.from_json(value["architecture"]), "exits": tuple(value.get("exits", ()))}
-        return cls(**value | given)
+        parsed = {"architecture": Architecture.from_json(value["architecture"]), "exits": tuple(value.get("exits", ()))}
+        return cls(**value | parsed)
 
 
 def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch], title: str | None = None) -> np.ndarray:
@@ -78,21 +78,21 @@ def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch], ti
     text. `forward` returns the logits of one batch. If a title is given, progress is shown.
     """
     parts = [(batch.rows, forward(batch)) for batch in (tracked(list(batches), title) if title else batches)]
-    answers = _stacked([values for _, values in parts])
-    logits = np.empty_like(answers)
-    logits[np.concatenate([rows for rows, _ in parts])] = answers
+    stacked = _stacked([values for _, values in parts])
+    logits = np.empty_like(stacked)
+    logits[np.concatenate([rows for rows, _ in parts])] = stacked
     return logits
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Return the concatenated logits of several batches, padded with zeros to the same number of tokens."""
     sizes = [max(size) for size in zip(*(values.shape[1:] for values in parts), strict=True)]
-    found = np.zeros((sum(map(len, parts)), *sizes), dtype=np.float32)
+    stacked = np.zeros((sum(map(len, parts)), *sizes), dtype=np.float32)
     start = 0
     for values in parts:
-        found[(slice(start, start + len(values)), *map(slice, values.shape[1:]))] = values
+        stacked[(slice(start, start + len(values)), *map(slice, values.shape[1:]))] = values
         start += len(values)
-    return found
+    return stacked
 
 
 def forward_of(
@@ -102,11 +102,11 @@ def forward_of(
 
     If texts can exit the model early, the number of layers that each text passed is appended to `left_after`.
     """
-    asked = {} if left_after is None else {"details": True}
+    options = {} if left_after is None else {"details": True}
 
     @torch.inference_mode()
     def forward(batch: Batch) -> np.ndarray:
-        output = model(**{name: value.to(processor) for name, value in batch.inputs.items()}, **asked)
+        output = model(**{name: value.to(processor) for name, value in batch.inputs.items()}, **options)
         if left_after is not None and output.left_after is not None:
             left_after.extend(output.left_after.tolist())
         logits: np.ndarray = output.logits.float().cpu().numpy()
@@ -152,8 +152,8 @@ class Evaluator:
         # Each batch holds texts of one length. The order is random, so that even a candidate that is stopped early is
         # evaluated on many lengths.
         self._order = np.random.default_rng(0).permutation(len(self.batches)).tolist()
-        fast = bf16 and uses_bf16(supernet.weights.config.hidden_size, processor)
-        self._dtype = torch.bfloat16 if fast else torch.float32
+        use_bf16 = bf16 and uses_bf16(supernet.weights.config.hidden_size, processor)
+        self._dtype = torch.bfloat16 if use_bf16 else torch.float32
         self._by_confidence = by_confidence and metric.is_share
         # The first race compares objectives; the second one estimates the accuracies of candidates that are stopped.
         self._races = (Race(len(self.labels)), Race(len(self.labels))) if raced and metric.is_share else None
@@ -165,17 +165,17 @@ class Evaluator:
         """
         started = time.monotonic()
         model = self.supernet.extract(architecture, copied=False)
-        with self._computing():
+        with self._inference_mode():
             for module in model.modules():
                 if isinstance(module, BlockLinear):
                     module.freeze(self._dtype)
-        answers = self._answers(model, architecture, to_beat)
-        seen = len(answers.rows)
-        exits = exit_shares(answers.left_after, len(model.layers)) if architecture.exit_threshold else ()
+        outputs = self._outputs(model, architecture, to_beat)
+        examples = len(outputs.rows)
+        exits = exit_shares(outputs.left_after, len(model.layers)) if architecture.exit_threshold else ()
         seconds = round(time.monotonic() - started, 4)
-        complete = seen == len(self.labels)
-        accuracy, confidence = self._scores(answers.logits, answers.rows)
-        return CandidateResult(architecture, accuracy, seen, seconds, exits, complete, self.precision, confidence)
+        complete = examples == len(self.labels)
+        accuracy, confidence = self._scores(outputs.logits, outputs.rows)
+        return CandidateResult(architecture, accuracy, examples, seconds, exits, complete, self.precision, confidence)
 
     @property
     def precision(self) -> str:
@@ -188,35 +188,36 @@ class Evaluator:
         nn.Module.to(model, "cpu")
         return model
 
-    def _answers(self, model: CompactBert, architecture: Architecture, to_beat: float = 0.0) -> _Answers:
+    def _outputs(self, model: CompactBert, architecture: Architecture, to_beat: float = 0.0) -> _Outputs:
         """Return the outputs of an extracted model for all texts, or only for the texts before it was stopped."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
-        found, left, rows, values = list[np.ndarray](), list[int](), list[np.ndarray](), list[np.ndarray]()
+        logits_by_batch, rows, values = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+        left_after = list[int]()
 
-        def answered(number: int) -> tuple[np.ndarray, list[int]]:
-            with self._computing():
-                logits, layers = _classified(model, states, number, self.batches[number], self.metric.needs_float32)
+        def compute_batch(number: int) -> tuple[np.ndarray, list[int]]:
+            with self._inference_mode():
+                logits, layers = _classify(model, states, number, self.batches[number], self.metric.needs_float32)
                 return logits.float().cpu().numpy(), layers
 
-        with side_by_side(answered, self._order, 1 if self.processor != "cpu" else None) as results:
+        with side_by_side(compute_batch, self._order, 1 if self.processor != "cpu" else None) as results:
             for number, (logits, layers) in zip(self._order, results, strict=True):
-                found.append(logits)
-                left += layers
+                logits_by_batch.append(logits)
+                left_after += layers
                 rows.append(self.batches[number].rows)
                 if self._races:
-                    values.append(self._values(logits, rows[-1]))
+                    values.append(self._objective_values(logits, rows[-1]))
                     if to_beat and self._races[0].is_lost(np.concatenate(rows), np.concatenate(values), to_beat):
                         break
-        answers = _Answers(_stacked(found), np.concatenate(rows), left)
-        if self._races and len(answers.rows) == len(self.labels):
-            order, (race, accuracies) = np.argsort(answers.rows), self._races
+        outputs = _Outputs(_stacked(logits_by_batch), np.concatenate(rows), left_after)
+        if self._races and len(outputs.rows) == len(self.labels):
+            order, (race, accuracies) = np.argsort(outputs.rows), self._races
             race.add(np.concatenate(values)[order])
-            accuracies.add(self.metric.is_correct(answers.logits, self.labels[answers.rows])[order])
-        return answers
+            accuracies.add(self.metric.is_correct(outputs.logits, self.labels[outputs.rows])[order])
+        return outputs
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def _inference_mode(self) -> Iterator[None]:
         """Disable gradients and use the evaluator's precision. Both settings hold only for the calling thread."""
         with (
             torch.inference_mode(),
@@ -224,20 +225,20 @@ class Evaluator:
         ):
             yield
 
-    def _values(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _objective_values(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return each row's contribution to the objective, from 0 to 1."""
-        judge = self.metric.confidence if self._by_confidence else self.metric.is_correct
-        return judge(logits, self.labels[rows])
+        score_rows = self.metric.confidence if self._by_confidence else self.metric.is_correct
+        return score_rows(logits, self.labels[rows])
 
     def _scores(self, logits: np.ndarray, rows: np.ndarray) -> tuple[float, float | None]:
         """Return the metric and the confidence (None if it is not used). If rows are missing, both are estimates."""
         if self._races and len(rows) < len(self.labels):
             race, accuracies = self._races
             accuracy, _ = accuracies.estimate(rows, self.metric.is_correct(logits, self.labels[rows]))
-            objective, _ = race.estimate(rows, self._values(logits, rows))
+            objective, _ = race.estimate(rows, self._objective_values(logits, rows))
         else:
             accuracy = self.metric.score(logits, self.labels[rows])
-            objective = float(self._values(logits, rows).mean()) if self._by_confidence else accuracy
+            objective = float(self._objective_values(logits, rows).mean()) if self._by_confidence else accuracy
         return accuracy, objective if self._by_confidence else None
 
     def measure(self, model: CompactBert, title: str | None = None) -> tuple[float, tuple[float, ...]]:
@@ -246,10 +247,10 @@ class Evaluator:
         The shares are empty if the model has no early exits. The model is moved to the evaluator's processor, run in
         full precision, and moved back.
         """
-        left: list[int] = []
-        logits = self._logits_of(model, left, title)
+        left_after: list[int] = []
+        logits = self._logits_of(model, left_after, title)
         accuracy = self.metric.score(logits, self.labels)
-        return accuracy, exit_shares(left, len(model.layers)) if left else ()
+        return accuracy, exit_shares(left_after, len(model.layers)) if left_after else ()
 
     def accuracy_of(self, model: CompactBert) -> float:
         """Return the metric of a model with its own weights, and show the progress."""
@@ -260,17 +261,17 @@ class Evaluator:
         logits = self._logits_of(model, [], _TITLE)
         return self.metric.score(logits, self.labels), standard_error(self.metric, logits, self.labels)
 
-    def _logits_of(self, model: CompactBert, left: list[int], title: str | None) -> np.ndarray:
-        before = model.device
+    def _logits_of(self, model: CompactBert, left_after: list[int], title: str | None) -> np.ndarray:
+        original_device = model.device
         nn.Module.to(model, self.processor)
         try:
-            return predict(forward_of(model, left, self.processor), self.batches, title)
+            return predict(forward_of(model, left_after, self.processor), self.batches, title)
         finally:
-            nn.Module.to(model, before)
+            nn.Module.to(model, original_device)
 
 
 @dataclass(frozen=True)
-class _Answers:
+class _Outputs:
     """The outputs of a network for some texts."""
 
     logits: np.ndarray
@@ -281,7 +282,7 @@ class _Answers:
     """The number of layers that each text passed; empty without early exits."""
 
 
-def _classified(
+def _classify(
     model: CompactBert, states: SharedStates, number: int, batch: Batch, in_float32: bool
 ) -> tuple[torch.Tensor, list[int]]:
     """Return the logits of a batch, and the number of layers that each text passed (empty without early exits).
@@ -291,22 +292,22 @@ def _classified(
     """
     threshold = model.config.exit_threshold
     if not threshold:
-        last = states.run(model, number, batch)
+        hidden = states.run(model, number, batch)
         if in_float32:
-            with torch.autocast(last.device.type, enabled=False):
-                return model.classify(last.float()), []
-        return model.classify(last), []
-    every: list[torch.Tensor] = []
-    waiting = torch.ones(len(batch.rows), dtype=torch.bool, device=batch.inputs["input_ids"].device)
-    for depth, state in enumerate(states.after_each_layer(model, number, batch), start=1):
+            with torch.autocast(hidden.device.type, enabled=False):
+                return model.classify(hidden.float()), []
+        return model.classify(hidden), []
+    exit_logits: list[torch.Tensor] = []
+    is_active = torch.ones(len(batch.rows), dtype=torch.bool, device=batch.inputs["input_ids"].device)
+    for depth, hidden in enumerate(states.after_each_layer(model, number, batch), start=1):
         if depth == len(model.layers):
-            every.append(model.classify(state))
+            exit_logits.append(model.classify(hidden))
             break
-        every.append(model.layers[depth - 1].exit(state[:, 0]))
-        waiting &= every[-1].float().softmax(dim=-1).amax(dim=-1) < threshold
-        if not waiting.any():
+        exit_logits.append(model.layers[depth - 1].exit(hidden[:, 0]))
+        is_active &= exit_logits[-1].float().softmax(dim=-1).amax(dim=-1) < threshold
+        if not is_active.any():
             break
-    logits, left_after = first_confident(tuple(every), threshold)
+    logits, left_after = first_confident(tuple(exit_logits), threshold)
     return logits, left_after.tolist()
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 CONFIDENCE = 3.0
 """A candidate has lost if its estimate plus this many standard errors is below the value that it has to beat."""
-_UNSEEN = 4.0
+_VARIANCE_PRIOR = 4.0
 """A term added to the sum of squared differences, because there may be differences even if none was seen yet."""
-_FEWEST = 0.1
+_MIN_SHARE = 0.1
 """The share of examples that is always evaluated."""
 
 
@@ -25,33 +25,33 @@ class Race:
     """
 
     def __init__(self, examples: int) -> None:
-        self._right = np.zeros(examples)
+        self._value_sums = np.zeros(examples)
         self._candidates = 0
 
-    def add(self, right: np.ndarray) -> None:
+    def add(self, values: np.ndarray) -> None:
         """Add a complete evaluation: for each example a value from 0 to 1, or whether the answer was right."""
-        self._right += right
+        self._value_sums += values
         self._candidates += 1
 
-    def estimate(self, rows: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    def estimate(self, rows: np.ndarray, values: np.ndarray) -> tuple[float, float]:
         """Return an estimate of a candidate's mean over all examples, and its standard error.
 
-        `right` holds the candidate's values for the examples `rows`, (rows,). The standard error is 1 until a
+        `values` holds the candidate's values for the examples `rows`, (rows,). The standard error is 1 until a
         candidate has been added.
         """
-        examples = len(self._right)
+        examples = len(self._value_sums)
         if not self._candidates:
-            return float(right.mean()), 1.0
-        usual = self._right / self._candidates
-        difference = right - usual[rows]
-        left = 1.0 - len(rows) / examples
-        variance = (float(difference.var()) * len(rows) + _UNSEEN) / len(rows)
-        error = math.sqrt(variance / len(rows) * left)
-        return float(usual.mean() + difference.mean()), error
+            return float(values.mean()), 1.0
+        means = self._value_sums / self._candidates
+        difference = values - means[rows]
+        share_left = 1.0 - len(rows) / examples
+        variance = (float(difference.var()) * len(rows) + _VARIANCE_PRIOR) / len(rows)
+        error = math.sqrt(variance / len(rows) * share_left)
+        return float(means.mean() + difference.mean()), error
 
-    def is_lost(self, rows: np.ndarray, right: np.ndarray, to_beat: float) -> bool:
+    def is_lost(self, rows: np.ndarray, values: np.ndarray, to_beat: float) -> bool:
         """Whether it is almost certain that the mean of a candidate over all examples is less than `to_beat`."""
-        if len(rows) < max(2.0, _FEWEST * len(self._right)):
+        if len(rows) < max(2.0, _MIN_SHARE * len(self._value_sums)):
             return False
-        accuracy, error = self.estimate(rows, right)
+        accuracy, error = self.estimate(rows, values)
         return accuracy + CONFIDENCE * error < to_beat

@@ -18,7 +18,7 @@ This is the bias before the final training. On SST-2, where the standard error w
 1.5 points (studies/LOG.md, 2026-11-26). The bias grows with the noise of the metric on the search set. It is given in
 standard errors, so that it fits any metric and any number of texts.
 """
-_DRAWS = 200
+_BOOTSTRAP_SAMPLES = 200
 
 
 def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -30,10 +30,10 @@ def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> fl
     same in every call.
     """
     if metric.judges_groups:
-        each = metric.group_scores(logits, labels)
-        return float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else 0.0
+        group_scores = metric.group_scores(logits, labels)
+        return float(group_scores.std(ddof=1) / np.sqrt(len(group_scores))) if len(group_scores) > 1 else 0.0
     rng, count = np.random.default_rng(0), len(labels)
-    draws = (rng.integers(0, count, count) for _ in range(_DRAWS))
+    draws = (rng.integers(0, count, count) for _ in range(_BOOTSTRAP_SAMPLES))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a sample of few texts may have only one label, for which metrics warn
         return float(np.std(metric.bootstrap_scores(logits, labels, draws), ddof=1))

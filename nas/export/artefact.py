@@ -35,10 +35,10 @@ ARCHITECTURE_FILE = "architecture.json"
 VERIFICATION_FILE = "verification.json"
 SAMPLES_FILE = "samples.json"
 """The file with all latency samples on which the verification is based, by device."""
-_IN_BROWSERS = {"transformers.js_config": {"dtype": "fp32"}}
+_BROWSER_ENTRIES = {"transformers.js_config": {"dtype": "fp32"}}
 """By default transformers.js looks for `model_quantized.onnx` in browsers. This entry of `config.json` makes it load
 `model.onnx`, whatever number formats the network has."""
-_NEW_NAME, _OLD_NAME = "TokenizersBackend", "PreTrainedTokenizerFast"
+_NEW_TOKENIZER_CLASS, _OLD_TOKENIZER_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 """The class of a tokenizer that is defined only by its `tokenizer.json`. Transformers 5 writes the first name and
 loads both; transformers 4 and transformers.js know only the second name."""
 
@@ -64,16 +64,16 @@ def write_artefact(
     """
 
     def fill(draft: Path) -> None:
-        stock = fits_stock(model)
-        (to_stock(model) if stock else as_public_class(model)).save_pretrained(draft)
-        if not stock:
+        is_stock = fits_stock(model)
+        (to_stock(model) if is_stock else as_public_class(model)).save_pretrained(draft)
+        if not is_stock:
             (draft / MODELING_FILE).write_text(modeling_source(model.config), encoding="utf-8")
         if model.config.network_type == "encoder":
             write_sentence_modules(model, draft)
-        classes = {} if stock else {"auto_map": auto_map(model.config.network_type)}
-        _complete(draft / "config.json", model.config, {**classes, **_IN_BROWSERS, **about_task}, pairs)
+        classes = {} if is_stock else {"auto_map": auto_map(model.config.network_type)}
+        _complete_config(draft / "config.json", model.config, {**classes, **_BROWSER_ENTRIES, **about_task}, pairs)
         served_tokenizer(tokenizer, model.config, max_length).save_pretrained(draft)
-        _rename_class(draft / "tokenizer_config.json")
+        _rename_tokenizer_class(draft / "tokenizer_config.json")
         save(to_onnx(model), draft / ONNX_FILE)
         if "openvino" in runtimes:
             _save_openvino(draft)
@@ -83,20 +83,22 @@ def write_artefact(
     write_folder(folder, fill)
 
 
-def _complete(path: Path, config: CompactBertConfig, more: Mapping[str, Any], pairs: bool) -> None:
+def _complete_config(path: Path, config: CompactBertConfig, further_entries: Mapping[str, Any], pairs: bool) -> None:
     """Add the entries of `config.json` that the model's class does not write.
 
     text-embeddings-inference needs `hidden_size` and `num_hidden_layers`, for which DistilBERT has other names.
     """
     sizes = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers}
-    write_json(path, sizes | read_json(path, ExportError) | dict(more) | ({"text_pairs": True} if pairs else {}))
+    write_json(
+        path, sizes | read_json(path, ExportError) | dict(further_entries) | ({"text_pairs": True} if pairs else {})
+    )
 
 
-def _rename_class(path: Path) -> None:
+def _rename_tokenizer_class(path: Path) -> None:
     """Replace the name of the tokenizer's class with the one that older versions of transformers know."""
     values = read_json(path, ExportError)
-    if values["tokenizer_class"] == _NEW_NAME:
-        write_json(path, values | {"tokenizer_class": _OLD_NAME})
+    if values["tokenizer_class"] == _NEW_TOKENIZER_CLASS:
+        write_json(path, values | {"tokenizer_class": _OLD_TOKENIZER_CLASS})
 
 
 def served_tokenizer(
@@ -133,9 +135,9 @@ def network_type_of(folder: Path) -> NetworkType:
 
 def served_files(folder: Path, runtime: str) -> list[Path]:
     """Return the files that a runtime loads; their total size is reported. The first one is passed to the runtime."""
-    own = folder / OPENVINO_FILE
-    if runtime == "openvino" and own.exists():
-        return [own, own.with_suffix(".bin")]
+    openvino_file = folder / OPENVINO_FILE
+    if runtime == "openvino" and openvino_file.exists():
+        return [openvino_file, openvino_file.with_suffix(".bin")]
     if runtime == "torch":
         dense = folder / DENSE_FOLDER / DENSE_FILE
         return [folder / "model.safetensors", *([dense] if dense.exists() else [])]

@@ -124,8 +124,8 @@ class Classifier:
             "attention_mask": tokens.attention_mask,
             "token_type_ids": tokens.type_ids,
         }
-        fed = {name: np.array([values[name]], dtype=np.int64) for name in self.inputs}
-        logits: np.ndarray = self.session.run(["sentence_embedding" if self.embeds else "logits"], fed)[0][0]
+        inputs = {name: np.array([values[name]], dtype=np.int64) for name in self.inputs}
+        logits: np.ndarray = self.session.run(["sentence_embedding" if self.embeds else "logits"], inputs)[0][0]
         return logits
 
     def classify(self, text: str, second: str | None = None, *, every: bool = False) -> list[tuple[str, float]]:
@@ -135,31 +135,33 @@ class Classifier:
         returned. For a model with a single output, the result is its name and score.
         """
         problem_type, names = self.config.get("problem_type"), self.config.get("id2label", {})
-        found = probabilities(self.logits(text, second), problem_type)
-        order = np.argsort(-found, kind="stable")
-        if not every and problem_type == "multi_label_classification" and len(found) > 1:
-            order = order[(found >= np.asarray(self.config.get("thresholds", 0.5)))[order]]
+        label_probabilities = probabilities(self.logits(text, second), problem_type)
+        order = np.argsort(-label_probabilities, kind="stable")
+        if not every and problem_type == "multi_label_classification" and len(label_probabilities) > 1:
+            order = order[(label_probabilities >= np.asarray(self.config.get("thresholds", 0.5)))[order]]
         elif not every:
             order = order[:1]
-        return [(names.get(str(label), f"LABEL_{label}"), float(found[label])) for label in order.tolist()]
+        return [
+            (names.get(str(label), f"LABEL_{label}"), float(label_probabilities[label])) for label in order.tolist()
+        ]
 
     def spans(self, text: str, *, every: bool = False) -> list[Span]:
         """Return the spans of a text. With `every`, spans of type O are included."""
-        tokens, found = encode(self.tokenizer, text), list[Span]()
+        tokens, found_spans = encode(self.tokenizer, text), list[Span]()
         logits, names = self._run(tokens), self.config["id2label"]
-        before, scores = "", list[float]()
+        previous_kind, scores = "", list[float]()
         for first, end in self._words(tokens, text):
-            found_here = probabilities(logits[first], None)
-            tag = names[str(int(found_here.argmax()))]
+            tag_probabilities = probabilities(logits[first], None)
+            tag = names[str(int(tag_probabilities.argmax()))]
             begins, kind = (tag[0], tag[2:]) if tag.startswith(("B-", "I-")) else ("I", tag)
-            if found and kind == before and begins != "B":
-                scores.append(float(found_here.max()))
-                found[-1] = found[-1]._replace(end=end, score=float(np.mean(scores)))
+            if found_spans and kind == previous_kind and begins != "B":
+                scores.append(float(tag_probabilities.max()))
+                found_spans[-1] = found_spans[-1]._replace(end=end, score=float(np.mean(scores)))
             else:
-                scores = [float(found_here.max())]
-                found.append(Span(tag.split("-", 1)[-1], tokens.offsets[first][0], end, scores[0]))
-            before = kind
-        return [span for span in found if every or span.type != "O"]
+                scores = [float(tag_probabilities.max())]
+                found_spans.append(Span(tag.split("-", 1)[-1], tokens.offsets[first][0], end, scores[0]))
+            previous_kind = kind
+        return [span for span in found_spans if every or span.type != "O"]
 
     def _words(self, tokens: Encoding, text: str) -> list[tuple[int, int]]:
         """Return, for each word, the index of its first token and the position after its last character.
@@ -167,16 +169,18 @@ class Classifier:
         Tokens are combined into words as in transformers' pipeline.
         """
         is_marked = bool(getattr(self.tokenizer.model, "continuing_subword_prefix", None))
-        found: list[tuple[int, int]] = []
+        words: list[tuple[int, int]] = []
         for number, (token, (start, end)) in enumerate(zip(tokens.tokens, tokens.offsets, strict=True)):
             if tokens.special_tokens_mask[number]:
                 continue
-            inside = len(token) != end - start if is_marked else start > 0 and " " not in text[start - 1 : start + 1]
-            if found and inside and tokens.ids[number] != self.unknown:
-                found[-1] = (found[-1][0], end)
+            continues_word = (
+                len(token) != end - start if is_marked else start > 0 and " " not in text[start - 1 : start + 1]
+            )
+            if words and continues_word and tokens.ids[number] != self.unknown:
+                words[-1] = (words[-1][0], end)
             else:
-                found.append((number, end))
-        return found
+                words.append((number, end))
+        return words
 
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:
@@ -204,8 +208,8 @@ def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bo
             elif classifier.embeds:
                 line = " ".join(f"{value:.6f}" for value in classifier.logits(*parts).tolist())
             else:
-                found = classifier.classify(*parts, every=every)
-                line = "\t".join(f"{label}\t{value:.4f}" for label, value in found)
+                labels = classifier.classify(*parts, every=every)
+                line = "\t".join(f"{label}\t{value:.4f}" for label, value in labels)
         except InputError as problem:
             raise InputError(f"text {number}: {problem}") from None
         yield line
@@ -221,16 +225,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--pairs", action="store_true", help="treat each input as a pair of texts with a tab between them"
     )
     parser.add_argument("--all", action="store_true", help="print every label, the most likely first, or every span")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     classifier = Classifier(Path(__file__).resolve().parent)
-    pairs = asked.pairs or bool(classifier.config.get("text_pairs"))
-    if not asked.texts and sys.stdin is not None and sys.stdin.isatty():
+    pairs = options.pairs or bool(classifier.config.get("text_pairs"))
+    if not options.texts and sys.stdin is not None and sys.stdin.isatty():
         print("Reading texts from the terminal, one per line.", file=sys.stderr)
-    texts = asked.texts or (lines_of(sys.stdin.buffer) if sys.stdin is not None else [])
+    texts = options.texts or (lines_of(sys.stdin.buffer) if sys.stdin is not None else [])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     try:
-        for answer in answers(classifier, texts, pairs, asked.all):
+        for answer in answers(classifier, texts, pairs, options.all):
             print(answer, flush=True)
     except InputError as problem:
         parser.exit(2, f"error: {problem}\n")

@@ -54,9 +54,11 @@ class SentenceEncoder(nn.Module):
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
         """Return the embeddings (batch, outputs) of token ids (batch, sequence), as `logits`."""
         hidden = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
-        found = READOUTS[self.form.readout](hidden, attention_mask)
-        found = found if self.dense is None else self.dense(found)
-        return SequenceClassifierOutput(logits=nn.functional.normalize(found, dim=-1) if self.form.normalize else found)
+        embeddings = READOUTS[self.form.readout](hidden, attention_mask)
+        embeddings = embeddings if self.dense is None else self.dense(embeddings)
+        return SequenceClassifierOutput(
+            logits=nn.functional.normalize(embeddings, dim=-1) if self.form.normalize else embeddings
+        )
 
     def num_parameters(self) -> int:
         """Return the number of parameters, like the method of the same name of transformers' models."""

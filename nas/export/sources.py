@@ -17,7 +17,7 @@ from importlib.util import resolve_name
 
 from nas.errors import ExportError
 
-_PRESENT = sys.stdlib_module_names | {"numpy", "torch", "transformers"}
+_INSTALLED_MODULES = sys.stdlib_module_names | {"numpy", "torch", "transformers"}
 
 Import = tuple[str, str]
 """The module and the name in it; the name is empty if the module itself is imported."""
@@ -25,7 +25,7 @@ Import = tuple[str, str]
 
 def is_present(module: str) -> bool:
     """Whether every machine that loads models has this module. Such modules are imported; all others are copied."""
-    return module.split(".", maxsplit=1)[0] in _PRESENT
+    return module.split(".", maxsplit=1)[0] in _INSTALLED_MODULES
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,20 @@ class ModuleSource:
 
     def parts(self, body: Iterable[ast.stmt]) -> list[Part]:
         """Return the statements of a body, including those under `if TYPE_CHECKING`."""
-        found: list[Part] = []
+        statements: list[Part] = []
         for node in body:
             if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-                found += self.parts(node.body)
+                statements += self.parts(node.body)
                 continue
             last = node.end_lineno or node.lineno
-            if isinstance(node, ast.Expr) and found and not found[-1].is_block:
-                found[-1] = Part(found[-1].node, found[-1].first, last)
+            if isinstance(node, ast.Expr) and statements and not statements[-1].is_block:
+                statements[-1] = Part(statements[-1].node, statements[-1].first, last)
                 continue
             first = min(above.lineno for above in (node, *getattr(node, "decorator_list", [])))
             while first > 1 and self.lines[first - 2].lstrip().startswith("#"):
                 first -= 1
-            found.append(Part(node, first, last))
-        return found
+            statements.append(Part(node, first, last))
+        return statements
 
     def members(self, node: ast.ClassDef) -> list[Part]:
         """Return the statements in the body of a class."""
@@ -127,8 +127,8 @@ class ModuleSource:
                 if member not in members:
                     dropped |= {*range(above + 1, member.last + 1)}
                 above = member.last
-        kept = (self.lines[line - 1] for line in range(part.first, part.last + 1) if line not in dropped)
-        return textwrap.dedent("\n".join(kept)).rstrip()
+        kept_lines = (self.lines[line - 1] for line in range(part.first, part.last + 1) if line not in dropped)
+        return textwrap.dedent("\n".join(kept_lines)).rstrip()
 
 
 @cache

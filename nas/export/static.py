@@ -23,14 +23,14 @@ from nas.data.truth import truth_of
 from nas.graph import GraphBuilder, save
 from nas.tasks import Metric
 
-_PRODUCTS = 400_000
+_MAX_PRODUCTS = 400_000
 """The largest product of training rows and classes. If it is exceeded, only a random part of the rows is used."""
-_FEWEST = 5_000
+_FEWEST_ROWS = 5_000
 """The number of training rows that are used in any case, even if there are many classes."""
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 """The inverse regularisation strengths that are tried; the best one on the search set is chosen."""
-_ITERATIONS = 100
-_NEVER = 1e3
+_MAX_ITERATIONS = 100
+_IMPOSSIBLE_LOGIT = 1e3
 """The amount by which the logit of a class is lowered so that the class is never the most likely."""
 
 
@@ -49,26 +49,26 @@ class StaticModel:
 
         The regularisation strength with the best score on the search set is used.
         """
-        labels, outputs = np.asarray(values_of(train, "labels")), _outputs(train, search)
-        most = max(_FEWEST, _PRODUCTS // outputs)
-        rows = np.random.default_rng(0).permutation(len(labels))[:most]
-        means = _shares(train, len(vectors))[rows] @ vectors
-        centre, spread = means.mean(axis=0), np.maximum(means.std(axis=0), 1e-9)
-        scaled, judged = (means - centre) / spread, _shares(search, len(vectors))
-        found = [
-            cls((vectors - centre) / spread @ weights, bias)
-            for weights, bias in _classifiers(scaled, labels[rows], outputs)
+        labels, outputs = np.asarray(values_of(train, "labels")), _count_outputs(train, search)
+        most_rows = max(_FEWEST_ROWS, _MAX_PRODUCTS // outputs)
+        rows = np.random.default_rng(0).permutation(len(labels))[:most_rows]
+        means = _token_weights(train, len(vectors))[rows] @ vectors
+        centre, deviations = means.mean(axis=0), np.maximum(means.std(axis=0), 1e-9)
+        scaled_means, search_weights = (means - centre) / deviations, _token_weights(search, len(vectors))
+        models = [
+            cls((vectors - centre) / deviations @ weights, bias)
+            for weights, bias in _fit_for_each_strength(scaled_means, labels[rows], outputs)
         ]
-        asked = truth_of(search)
-        return max(found, key=lambda model: metric.score(model._of(judged), asked))
+        truth = truth_of(search)
+        return max(models, key=lambda model: metric.score(model._logits(search_weights), truth))
 
     def logits(self, split: Dataset) -> np.ndarray:
         """Return the logits of a tokenised split, (examples, outputs)."""
-        return self._of(_shares(split, len(self.table)))
+        return self._logits(_token_weights(split, len(self.table)))
 
-    def _of(self, shares: csr_matrix) -> np.ndarray:
-        found: np.ndarray = shares @ self.table + self.bias
-        return found
+    def _logits(self, token_weights: csr_matrix) -> np.ndarray:
+        logits: np.ndarray = token_weights @ self.table + self.bias
+        return logits
 
     @property
     def params(self) -> int:
@@ -86,17 +86,17 @@ class StaticModel:
         save(graph.model("static"), path)
 
 
-def _outputs(*splits: Dataset) -> int:
+def _count_outputs(*splits: Dataset) -> int:
     """Return the number of outputs: one per class, or per label if a text may have several, or 1 for a regression."""
     labels = [np.asarray(values_of(split, "labels")) for split in splits]
     if labels[0].ndim == 2:
         return labels[0].shape[1]
-    if any(np.issubdtype(found.dtype, np.floating) for found in labels):
+    if any(np.issubdtype(values.dtype, np.floating) for values in labels):
         return 1
-    return 1 + max(int(found.max()) for found in labels)
+    return 1 + max(int(values.max()) for values in labels)
 
 
-def _shares(split: Dataset, vocab_size: int) -> csr_matrix:
+def _token_weights(split: Dataset, vocab_size: int) -> csr_matrix:
     """Return the weight of each token in the mean of each text, (examples, vocab_size)."""
     texts = values_of(split, "input_ids")
     lengths = np.array([len(ids) for ids in texts])
@@ -105,41 +105,41 @@ def _shares(split: Dataset, vocab_size: int) -> csr_matrix:
     return csr_matrix((values, np.concatenate(texts), ends), shape=(len(texts), vocab_size))
 
 
-def _classifiers(x: np.ndarray, labels: np.ndarray, outputs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _fit_for_each_strength(x: np.ndarray, labels: np.ndarray, outputs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield weights (width, outputs) and bias (outputs,) of a linear classifier or regression for each strength."""
     for strength in _STRENGTHS:
         if labels.ndim == 2:
-            several = [_classes(x, column > 0.5, 2, strength) for column in labels.T]
+            classifiers = [_fit_classifier(x, column > 0.5, 2, strength) for column in labels.T]
             # The logit of a label is the difference between the logits for and against it.
             yield (
-                np.stack([weights[:, 1] - weights[:, 0] for weights, _ in several], axis=1),
-                np.array([bias[1] - bias[0] for _, bias in several]),
+                np.stack([weights[:, 1] - weights[:, 0] for weights, _ in classifiers], axis=1),
+                np.array([bias[1] - bias[0] for _, bias in classifiers]),
             )
         elif outputs == 1:
-            yield _line(x, labels, strength)
+            yield _fit_regression(x, labels, strength)
         else:
-            yield _classes(x, labels, outputs, strength)
+            yield _fit_classifier(x, labels, outputs, strength)
 
 
-def _line(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def _fit_regression(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.linear_model import Ridge
 
-    found: Any = Ridge(alpha=1.0 / strength).fit(x, labels)
-    return found.coef_[:, None], np.atleast_1d(found.intercept_)
+    model: Any = Ridge(alpha=1.0 / strength).fit(x, labels)
+    return model.coef_[:, None], np.atleast_1d(model.intercept_)
 
 
-def _classes(x: np.ndarray, labels: np.ndarray, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def _fit_classifier(x: np.ndarray, labels: np.ndarray, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Return weights and bias of a classifier; a class without training rows is never the most likely."""
     from sklearn.linear_model import LogisticRegression
 
-    weights, bias = np.zeros((x.shape[1], outputs)), np.full(outputs, -_NEVER)
-    known = np.unique(labels).astype(int)
-    if len(known) == 1:
-        bias[known] = 0.0
+    weights, bias = np.zeros((x.shape[1], outputs)), np.full(outputs, -_IMPOSSIBLE_LOGIT)
+    known_classes = np.unique(labels).astype(int)
+    if len(known_classes) == 1:
+        bias[known_classes] = 0.0
         return weights, bias
-    found: Any = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(x, labels)
+    model: Any = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS).fit(x, labels)
     # For two classes scikit-learn returns a single row, which is their difference.
-    signs = np.array([[-0.5], [0.5]]) if len(known) == 2 else np.ones((1, 1))
-    weights[:, known] = (signs * found.coef_).T
-    bias[known] = (signs * found.intercept_[None]).ravel()
+    signs = np.array([[-0.5], [0.5]]) if len(known_classes) == 2 else np.ones((1, 1))
+    weights[:, known_classes] = (signs * model.coef_).T
+    bias[known_classes] = (signs * model.intercept_[None]).ravel()
     return weights, bias

@@ -20,21 +20,24 @@ def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]
 
     `sample` holds the texts of some rows of the test set, by row number.
     """
-    alone, loaded = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    standalone_tokenizer, transformers_tokenizer = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     for row, texts in sample.items():
-        judged: list[int] = test[int(row)]["input_ids"]
-        if not judged:
+        measured_ids: list[int] = test[int(row)]["input_ids"]
+        if not measured_ids:
             continue
-        found = {"infer.py": encode(alone, *texts).ids}
-        found["transformers"] = loaded(*([text] for text in texts), truncation=True)["input_ids"][0]
-        for name, ids in found.items():
-            if ids != judged:
+        ids_by_library = {"infer.py": encode(standalone_tokenizer, *texts).ids}
+        ids_by_library["transformers"] = transformers_tokenizer(*([text] for text in texts), truncation=True)[
+            "input_ids"
+        ][0]
+        for name, ids in ids_by_library.items():
+            if ids != measured_ids:
                 raise ExportError(
                     f"{folder.name}: {name} must give the network the tokens on which its accuracy was measured, but "
-                    f"for row {row} (counted from 0) of the test set it gives {_short(ids)}, not {_short(judged)}; "
-                    "save the teacher's tokenizer with its tokenizer.json again, or use another teacher"
+                    f"for row {row} (counted from 0) of the test set it gives {_first_ids(ids)}, not "
+                    f"{_first_ids(measured_ids)}; save the teacher's tokenizer with its tokenizer.json again, or use "
+                    "another teacher"
                 )
 
 
-def _short(ids: Sequence[int], most: int = 8) -> str:
+def _first_ids(ids: Sequence[int], most: int = 8) -> str:
     return f"{', '.join(map(str, ids[:most]))}{', ...' if len(ids) > most else ''} ({len(ids)} tokens)"

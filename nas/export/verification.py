@@ -2,7 +2,8 @@
 
 `verify` measures an export and the teacher on each device, checks whether the budget is met, and writes
 `verification.json`, which the reports and the model card read. `verify_file` measures a single ONNX file in the same
-way. For devices outside the cluster, `nas/pipeline/devices.py` later calls `judged` and `on_all` to add the latencies.
+way. For devices outside the cluster, `nas/pipeline/devices.py` later calls `timing_entries` and `on_all` to add the
+latencies.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ from nas.model.stock import AUTO_CLASSES, from_stock
 from nas.progress import say
 from nas.tasks import Metric
 
-_AGREE = 0.99
+_LEAST_AGREEMENT = 0.99
 """The share of texts to which the served file and the folder's model should give the same answer."""
-_FEW = 2
+_ALLOWED_DIFFERENCES = 2
 """This many texts may always have different answers, because rounding can decide between nearly equal logits."""
 _EXPORT, _TEACHER = "export", "teacher"
 
@@ -62,32 +63,36 @@ class Artefact:
 
     def answers(self, split: Dataset) -> tuple[np.ndarray, list[int]]:
         """Return the logits, and the number of layers after which each text exited (empty without early exits)."""
-        batches = (part for batch in batches_by_length(split) for part in _cut(batch, self.device.batch_size))
-        left: list[int] = []
-        return predict(self._forward(left), batches, f"Accuracy of {self.folder.name}"), left
+        batches = (
+            small_batch
+            for batch in batches_by_length(split)
+            for small_batch in _split_batch(batch, self.device.batch_size)
+        )
+        exit_layers: list[int] = []
+        return predict(self._forward(exit_layers), batches, f"Accuracy of {self.folder.name}"), exit_layers
 
-    def _forward(self, left: list[int]) -> Callable[[Batch], np.ndarray]:
+    def _forward(self, exit_layers: list[int]) -> Callable[[Batch], np.ndarray]:
         # If the device is another machine, answers are computed here, on the CPU. Compiling would not change answers.
         processor = self.device.processor if self.device.where == "here" else "cpu"
         device = self.device.model_copy(update={"compiled": False, "processor": processor})
         if device.runtime == "torch":
             return forward_of(placed_in_torch(reload(self.folder), device), processor=processor)
         session = runtime_of(device).session(served_files(self.folder, device.runtime)[0], device)
-        output = OUTPUT_NAMES[network_type_of(self.folder)]
+        logits_name = OUTPUT_NAMES[network_type_of(self.folder)]
 
         def forward(batch: Batch) -> np.ndarray:
-            fed = {name: value.numpy() for name, value in batch.inputs.items()}
-            fed["attention_mask"] = np.ones_like(fed["input_ids"])
-            found = session(fed)
-            left.extend(found["left_after"].reshape(-1).tolist() if "left_after" in found else [])
-            return found[output]
+            inputs = {name: value.numpy() for name, value in batch.inputs.items()}
+            inputs["attention_mask"] = np.ones_like(inputs["input_ids"])
+            outputs = session(inputs)
+            exit_layers.extend(outputs["left_after"].reshape(-1).tolist() if "left_after" in outputs else [])
+            return outputs[logits_name]
 
         return forward
 
     def network(self, early: bool = False) -> Network:
         """Return the network to time: the served file, or the reloaded model for torch or `early` exits."""
-        whole = self.device.runtime != "torch" and not early
-        return served_files(self.folder, self.device.runtime)[0] if whole else as_compact(self.folder)
+        is_file = self.device.runtime != "torch" and not early
+        return served_files(self.folder, self.device.runtime)[0] if is_file else as_compact(self.folder)
 
     @property
     def size_mb(self) -> float:
@@ -97,10 +102,10 @@ class Artefact:
 
 def reload(folder: Path) -> Any:
     """Return the exported Hugging Face model in evaluation mode; an encoder includes the modules that follow it."""
-    return _whole(AUTO_CLASSES[network_type_of(folder)].from_pretrained(folder), folder)
+    return _with_modules(AUTO_CLASSES[network_type_of(folder)].from_pretrained(folder), folder)
 
 
-def _whole(model: Any, folder: Path) -> Any:
+def _with_modules(model: Any, folder: Path) -> Any:
     return (SentenceEncoder(model, folder) if network_type_of(folder) == "encoder" else model).eval()
 
 
@@ -114,7 +119,7 @@ def reload_alone(folder: Path) -> Any:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look the module up there
     spec.loader.exec_module(module)
     model = getattr(module, AUTO_MODELS[network_type_of(folder)][1].__name__).from_pretrained(folder)
-    return _whole(model, folder)
+    return _with_modules(model, folder)
 
 
 def as_compact(folder: Path) -> CompactBert:
@@ -127,19 +132,22 @@ def as_compact(folder: Path) -> CompactBert:
 
 def _compact_encoder(model: SentenceEncoder) -> CompactBert:
     if isinstance(model.encoder, CompactBertModel):
-        found = CompactBert(model.encoder.config)
-        found.bert = model.encoder
+        network = CompactBert(model.encoder.config)
+        network.bert = model.encoder
     else:
-        found = from_stock(model.encoder, model.form)
+        network = from_stock(model.encoder, model.form)
     if model.dense is not None:
-        found.classifier = model.dense
-    return found.eval()
+        network.classifier = model.dense
+    return network.eval()
 
 
-def _cut(batch: Batch, size: int) -> list[Batch]:
+def _split_batch(batch: Batch, size: int) -> list[Batch]:
     return [
-        Batch(batch.rows[at : at + size], {name: value[at : at + size] for name, value in batch.inputs.items()})
-        for at in range(0, len(batch.rows), size)
+        Batch(
+            batch.rows[start : start + size],
+            {name: value[start : start + size] for name, value in batch.inputs.items()},
+        )
+        for start in range(0, len(batch.rows), size)
     ]
 
 
@@ -167,39 +175,44 @@ def verify(
     measured device. `about` holds additional entries for the file. A device outside the cluster cannot be measured from
     here: its latencies and its `met` are None until the latencies are imported.
     """
-    found = {
+    by_device = {
         device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
         for device, reference in references.items()
     }
-    for name, own in found.items():
-        if own["agrees"] is False:
+    for name, on_device in by_device.items():
+        if on_device["agrees"] is False:
             say(
                 f"{folder.name}: on device {name} the served file and the Hugging Face model give the same answer "
-                f"for only {own['agreement_with_hugging_face']:.1%} of the texts, but at least "
-                f"{_AGREE:.0%} are expected; the reported metrics are those of the served file, so use that file"
+                f"for only {on_device['agreement_with_hugging_face']:.1%} of the texts, but at least "
+                f"{_LEAST_AGREEMENT:.0%} are expected; the reported metrics are those of the served file, so use that "
+                "file"
             )
-    samples = {name: own.pop("samples_ms", None) for name, own in found.items()}
+    samples = {name: on_device.pop("samples_ms", None) for name, on_device in by_device.items()}
     write_text(folder / SAMPLES_FILE, canonical_json(samples) + "\n")
     verification = {"budget": budget.model_dump(mode="json", exclude_none=True) if budget else None, **about}
-    verification |= on_all(found)
+    verification |= on_all(by_device)
     write_json(folder / VERIFICATION_FILE, verification)
     return verification
 
 
-def on_all(found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def on_all(by_device: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Combine the verifications on each device: the metrics on the first, and `devices` if there are several.
 
     `met` is true if the budget is met on all devices, false if it is missed on one, and None if it is not known yet.
     """
-    verdicts = [own["met"] for own in found.values()]
+    verdicts = [on_device["met"] for on_device in by_device.values()]
     met = False if False in verdicts else None if None in verdicts else True
-    return {**next(iter(found.values())), "met": met, **({"devices": dict(found)} if len(found) > 1 else {})}
+    return {
+        **next(iter(by_device.values())),
+        "met": met,
+        **({"devices": dict(by_device)} if len(by_device) > 1 else {}),
+    }
 
 
 def on_each(verification: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the verification on each device, by the device's name."""
-    found: dict[str, dict[str, Any]] = verification.get("devices") or {verification["device"]: dict(verification)}
-    return found
+    by_device: dict[str, dict[str, Any]] = verification.get("devices") or {verification["device"]: dict(verification)}
+    return by_device
 
 
 def _verify_on(
@@ -207,18 +220,20 @@ def _verify_on(
 ) -> dict[str, Any]:
     """Return the verification of an export on one device."""
     labels = truth_of(test)
-    logits, left = artefact.answers(test)
+    logits, exit_layers = artefact.answers(test)
     accuracy = metric.score(logits, labels)
     model = reload_alone(artefact.folder)
-    simulated = predict(forward_of(model), batches_by_length(test), "Accuracy of the Hugging Face model")
-    agreement = _agreement(metric.answers(logits, labels), metric.answers(simulated, labels))
-    exits = exit_shares(left, len(model.layers)) if left else ()
+    reloaded_logits = predict(forward_of(model), batches_by_length(test), "Accuracy of the Hugging Face model")
+    agreement = _agreement(metric.answers(logits, labels), metric.answers(reloaded_logits, labels))
+    exits = exit_shares(exit_layers, len(model.layers)) if exit_layers else ()
     stored = stored_metrics(artefact)
     limits = budget.on(artefact.device.name) if budget else None
-    timed: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
+    timings: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
     if artefact.device.where != "elsewhere":
-        memory = limits is not None and limits.peak_memory_mb is not None
-        timed = timing(artefact, reference, exits, limits, stored, Texts(texts.ids, model.config.vocab_size), memory)
+        measures_memory = limits is not None and limits.peak_memory_mb is not None
+        timings = timing(
+            artefact, reference, exits, limits, stored, Texts(texts.ids, model.config.vocab_size), measures_memory
+        )
     return {
         "device": artefact.device.name,
         "metric": metric.label,
@@ -226,31 +241,31 @@ def _verify_on(
         "accuracy_standard_error": _standard_error(metric, logits, labels),
         "teacher_accuracy": reference.accuracy if reference else accuracy,
         "test_examples": len(labels),
-        **_judged_groups(metric, labels),
-        **timed,
+        **_scored_groups(metric, labels),
+        **timings,
         **stored,
         **({"exits": list(exits)} if exits else {}),
         "agreement_with_hugging_face": agreement,
         "agrees": _agrees(agreement, len(labels), artefact.device),
-        **_by_label(metric.by_label(logits, labels, list(model.config.id2label.values()))),
-        **_shown(metric, logits, labels),
+        **_label_entry(metric.by_label(logits, labels, list(model.config.id2label.values()))),
+        **_compared_outputs(metric, logits, labels),
     }
 
 
-def _judged_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
+def _scored_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
     """Return the entry `judged`, the number of groups that are scored; empty if the metric does not use groups."""
     return {"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}
 
 
-def _shown(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def _compared_outputs(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Return the entry `shown`: output and label of the texts that the report compares, by row number."""
-    own = labels["label"] if metric.judges_groups else labels
+    row_labels = labels["label"] if metric.judges_groups else labels
     rows = metric.rows_to_compare(labels)
-    found = {str(row): {"output": logits[row].tolist(), "label": own[row].tolist()} for row in rows}
-    return {"shown": found} if rows else {}
+    outputs = {str(row): {"output": logits[row].tolist(), "label": row_labels[row].tolist()} for row in rows}
+    return {"shown": outputs} if rows else {}
 
 
-def _by_label(figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def _label_entry(figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     return {"labels": figures} if figures else {}
 
 
@@ -263,13 +278,13 @@ def timing(
     texts: Texts,
     memory: bool,
 ) -> dict[str, Any]:
-    """Time an export, interleaved with the teacher, and check whether it meets the limits; see `judged`."""
+    """Time an export, interleaved with the teacher, and check whether it meets the limits; see `timing_entries`."""
     device, title = artefact.device, f"Measuring {artefact.folder.name}"
     networks = served_networks(artefact, reference, exits)
     records = measure_with_exits(device, networks, exits_of(exits), device.repeats, title, texts)
     peaks = measure_peak_memory(device, networks, texts) if memory else {}
     teacher_stored = stored_metrics(Artefact(reference.folder, device)) if reference else stored
-    return judged(records, peaks, limits, stored, teacher_stored)
+    return timing_entries(records, peaks, limits, stored, teacher_stored)
 
 
 def served_networks(artefact: Artefact, reference: Reference | None, exits: Sequence[float]) -> dict[str, Network]:
@@ -283,7 +298,7 @@ def exits_of(exits: Sequence[float]) -> dict[str, Sequence[float]]:
     return {_EXPORT: exits} if exits else {}
 
 
-def judged(
+def timing_entries(
     records: Mapping[str, LatencyRecord],
     peaks: Mapping[str, float],
     limits: Limits | None,
@@ -299,22 +314,22 @@ def judged(
             f"budgets: peak_memory_mb cannot be checked on {limits.device}: its operating system does not report the "
             "peak memory of a process; remove this limit"
         )
-    own, teacher = records[_EXPORT], records.get(_TEACHER, records[_EXPORT])
-    figures = latency_metrics(own, records.get(f"{_EXPORT}/worst")) | _peak(peaks, _EXPORT)
-    reference = latency_metrics(teacher) | _peak(peaks, _TEACHER) | dict(teacher_stored)
+    export, teacher = records[_EXPORT], records.get(_TEACHER, records[_EXPORT])
+    figures = latency_metrics(export, records.get(f"{_EXPORT}/worst")) | _peak_memory(peaks, _EXPORT)
+    reference = latency_metrics(teacher) | _peak_memory(peaks, _TEACHER) | dict(teacher_stored)
     return {
         **figures,
         "teacher_p50_ms": teacher.p50_ms,
-        "speed_up": teacher.p50_ms / own.p50_ms,
+        "speed_up": teacher.p50_ms / export.p50_ms,
         "met": limits is None or limits.violation(figures | dict(stored), reference) <= 0.0,
         "samples_ms": {name: [round(sample, 4) for sample in record.samples_ms] for name, record in records.items()},
-        "latency": own.summary(),
+        "latency": export.summary(),
         "teacher_latency": teacher.summary(),
-        "environment": own.environment,
+        "environment": export.environment,
     }
 
 
-def _peak(peaks: Mapping[str, float], name: str) -> dict[str, float]:
+def _peak_memory(peaks: Mapping[str, float], name: str) -> dict[str, float]:
     return {"peak_memory_mb": peaks[name]} if name in peaks else {}
 
 
@@ -326,16 +341,16 @@ def verify_file(
     Accuracy is computed by ONNX Runtime on the CPU. Latency is measured on the device, interleaved with the teacher;
     it is None if the device uses PyTorch or is outside the cluster.
     """
-    serving = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
+    cpu_device = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
     path = folder / ONNX_FILE
-    session = OnnxRuntime().session(path, serving)
+    session = OnnxRuntime().session(path, cpu_device)
     labels = truth_of(test)
     logits = predict(
         lambda batch: session({name: value.numpy() for name, value in batch.inputs.items()})["logits"],
         batches_by_length(test),
     )
     accuracy, stored = metric.score(logits, labels), {"size_mb": path.stat().st_size / MB, "params": params}
-    timed: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
+    timings: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
     if device.where != "elsewhere" and device.runtime != "torch":
         teacher = Artefact(reference.folder, device)
         records = measure_with_exits(
@@ -346,8 +361,8 @@ def verify_file(
             f"Measuring {folder.name}",
             Texts(texts.ids, as_compact(reference.folder).config.vocab_size),
         )
-        timed = judged(records, {}, None, stored, stored_metrics(teacher))
-        timed.pop("samples_ms")
+        timings = timing_entries(records, {}, None, stored, stored_metrics(teacher))
+        timings.pop("samples_ms")
     return {
         "device": device.name,
         "metric": metric.label,
@@ -356,7 +371,7 @@ def verify_file(
         "accuracy_standard_error": _standard_error(metric, logits, labels),
         "teacher_accuracy": reference.accuracy,
         "test_examples": len(labels),
-        **timed,
+        **timings,
         **stored,
     }
 
@@ -388,4 +403,4 @@ def _agrees(agreement: float | None, texts: int, device: Device) -> bool | None:
     """
     if agreement is None or device.batch_size != 1:
         return None
-    return round((1.0 - agreement) * texts) <= max(_FEW, (1.0 - _AGREE) * texts)
+    return round((1.0 - agreement) * texts) <= max(_ALLOWED_DIFFERENCES, (1.0 - _LEAST_AGREEMENT) * texts)

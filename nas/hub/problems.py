@@ -40,7 +40,7 @@ KEYS: dict[Kind, str] = {"model": "teacher.model", "dataset": "task.hub"}
 TABLES: dict[Kind, str] = {"model": "teacher", "dataset": "task"}
 """The table of a study that names the repository, by kind of repository."""
 _NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
-_ABSENT: dict[Kind, str] = {
+_NOT_FOUND: dict[Kind, str] = {
     "model": "is not a folder next to the study, and the hub has no such model or it is private",
     "dataset": "the hub has no such data set or it is private",
 }
@@ -48,7 +48,7 @@ FAILURES = (HTTPError, OfflineModeIsEnabled)
 """The exceptions that are raised if a request gets no valid answer."""
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 REFUSED_TOKEN = "the hub does not accept your token; log in again with `hf auth login`, or correct or unset HF_TOKEN"
-_NAMED = 10
+_MAX_REVISIONS_LISTED = 10
 """The largest number of branches and tags that a message lists."""
 
 
@@ -79,8 +79,8 @@ def translated_errors(kind: Kind, name: str, revision: str | None) -> Iterator[N
         except NasError:
             raise
         except (HTTPError, OSError, ValueError, RevisionResolutionError) as problem:
-            answered = isinstance(problem, HTTPError)  # an answer of the hub is never about a limit of this machine
-            limit = None if answered else machine_limit_of(problem, constants.HF_HUB_CACHE)
+            is_answer = isinstance(problem, HTTPError)  # an answer of the hub is never about a limit of this machine
+            limit = None if is_answer else machine_limit_of(problem, constants.HF_HUB_CACHE)
             raise limit or _error(kind, name, revision, problem) from None
 
 
@@ -126,17 +126,17 @@ def _error(kind: Kind, name: str, revision: str | None, problem: Exception) -> N
 def _reason(kind: Kind, name: str, problem: Exception) -> str:
     """Return what is wrong with the repository, and the remedy."""
     if isinstance(problem, HFValidationError):
-        return f"is not a hub id such as owner/name; correct it, or give the path of {_local(kind)}"
+        return f"is not a hub id such as owner/name; correct it, or give the path of {_local_alternative(kind)}"
     if is_out_of_reach(problem):
-        return f"{why_out_of_reach(problem)}, and it was not downloaded before; {_way_out(kind, name, problem)}"
+        return f"{why_out_of_reach(problem)}, and it was not downloaded before; {_offline_remedy(kind, name, problem)}"
     if isinstance(problem, HfHubHTTPError):
         return _refusal(kind, name, problem)
     if isinstance(problem, FileMetadataError) or not isinstance(problem, OSError):
         return f"{constants.ENDPOINT} does not answer like a Hugging Face hub; check HF_ENDPOINT and the proxy"
     if isinstance(problem, LocalEntryNotFoundError):
-        return f"was not downloaded before; {_way_out(kind, name, OfflineModeIsEnabled())}"
-    stored = f"cannot be stored in {problem.filename or constants.HF_HUB_CACHE}"
-    return f"{stored} ({problem.strerror or problem}); make the folder writable, or set HF_HOME to another one"
+        return f"was not downloaded before; {_offline_remedy(kind, name, OfflineModeIsEnabled())}"
+    failure = f"cannot be stored in {problem.filename or constants.HF_HUB_CACHE}"
+    return f"{failure} ({problem.strerror or problem}); make the folder writable, or set HF_HOME to another one"
 
 
 def _refusal(kind: Kind, name: str, problem: HfHubHTTPError) -> str:
@@ -144,36 +144,36 @@ def _refusal(kind: Kind, name: str, problem: HfHubHTTPError) -> str:
     code, has_token = problem.response.status_code, bool(get_token())
     if isinstance(problem, GatedRepoError):
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
-        yet, then = (
+        access_note, next_step = (
             (", and your account has no access yet", "wait until access is granted") if has_token else ("", LOG_IN)
         )
-        found = f"is gated{yet}; accept its terms at {page}, then {then}"
+        reason = f"is gated{access_note}; accept its terms at {page}, then {next_step}"
     elif isinstance(problem, DisabledRepoError):
-        found = f"is disabled on the hub; give another {_NOUNS[kind]}"
+        reason = f"is disabled on the hub; give another {_NOUNS[kind]}"
     elif is_refused_token(problem):
-        found = REFUSED_TOKEN
+        reason = REFUSED_TOKEN
     elif isinstance(problem, RepositoryNotFoundError) or code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND):
-        who = "use the token of an account that may read it" if has_token else LOG_IN
-        found = f"{_ABSENT[kind]}; correct the id, or {who}"
+        remedy = "use the token of an account that may read it" if has_token else LOG_IN
+        reason = f"{_NOT_FOUND[kind]}; correct the id, or {remedy}"
     elif code == HTTPStatus.FORBIDDEN:
-        found = "the hub does not let you read it (403); use the token of an account that may read it"
+        reason = "the hub does not let you read it (403); use the token of an account that may read it"
     else:
-        said = (problem.server_message or str(problem)).splitlines()[0]
-        found = f"the hub answers with status {code}: {said}; correct the id"
-    return found
+        server_message = (problem.server_message or str(problem)).splitlines()[0]
+        reason = f"the hub answers with status {code}: {server_message}; correct the id"
+    return reason
 
 
-def _way_out(kind: Kind, name: str, problem: Exception) -> str:
+def _offline_remedy(kind: Kind, name: str, problem: Exception) -> str:
     """Return the remedy if the hub is out of reach."""
     if isinstance(problem, OfflineModeIsEnabled):
         download = f"`hf download {'--repo-type dataset ' if kind == 'dataset' else ''}{name}`"
-        return f"unset HF_HUB_OFFLINE, run {download} while online, or give {_local(kind)}"
+        return f"unset HF_HUB_OFFLINE, run {download} while online, or give {_local_alternative(kind)}"
     if isinstance(problem, HfHubHTTPError):
-        return f"try again later, or give {_local(kind)}"
-    return f"check the network, the proxy and HF_ENDPOINT, or give {_local(kind)}"
+        return f"try again later, or give {_local_alternative(kind)}"
+    return f"check the network, the proxy and HF_ENDPOINT, or give {_local_alternative(kind)}"
 
 
-def _local(kind: Kind) -> str:
+def _local_alternative(kind: Kind) -> str:
     return "a local folder" if kind == "model" else "local files"
 
 
@@ -184,5 +184,5 @@ def _known_revisions(kind: Kind, name: str) -> str:
     except (HTTPError, OSError, ValueError):
         return "correct the revision"
     names = [ref.name for ref in (*refs.branches, *refs.tags)]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"use one of {', '.join(names[:_NAMED])}{more}"
+    more = f" and {len(names) - _MAX_REVISIONS_LISTED} more" if len(names) > _MAX_REVISIONS_LISTED else ""
+    return f"use one of {', '.join(names[:_MAX_REVISIONS_LISTED])}{more}"

@@ -26,12 +26,12 @@ from nas.hub.problems import FAILURES, Kind, is_out_of_reach, translated_errors,
 
 CARD = "README.md"
 _COMMIT = re.compile("[0-9a-f]{40}")
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 """The timeout of the request that resolves a revision, in seconds."""
-_ABOUT = ("*.json", "*.txt", "*.model", CARD)
+_DESCRIPTION_FILES = ("*.json", "*.txt", "*.model", CARD)
 """Patterns for the files that hold a model's configuration, tokenizer and card."""
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
-_PICKLED = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack")
+_PICKLED_WEIGHTS = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack")
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ class Snapshot:
 
     def download(self, files: Iterable[str]) -> Path:
         """Download those of the given files that are missing, and return the local folder that holds all of them."""
-        wanted = [glob.escape(file) for file in files]
+        patterns = [glob.escape(file) for file in files]
         with translated_errors(self.kind, self.name, self.commit):
-            return self._fetch(wanted)
+            return self._fetch(patterns)
 
     def _listing(self) -> list[str]:
-        found = get_cached_repo_tree(self.name, repo_type=self.kind, revision=self.commit)
-        return [file.path for file in found]
+        files = get_cached_repo_tree(self.name, repo_type=self.kind, revision=self.commit)
+        return [file.path for file in files]
 
     def _fetch(self, patterns: list[str]) -> Path:
         """Download the matching files and the list of all files into the cache, and return the local folder."""
-        found = snapshot_download(self.name, repo_type=self.kind, revision=self.commit, allow_patterns=patterns)
-        return Path(found)
+        folder = snapshot_download(self.name, repo_type=self.kind, revision=self.commit, allow_patterns=patterns)
+        return Path(folder)
 
 
 def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
@@ -88,15 +88,15 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
     with translated_errors(kind, name, revision):
         if revision and is_commit(revision) and (known := Snapshot(kind, name, revision)).folder.is_dir():
             return known, ""
-        problem = _ask(kind, name, revision)[1]
+        problem = _request_commit(kind, name, revision)[1]
         if problem and revision and is_commit(revision):
             raise problem
         api = HfApi()  # resolves the revision again, but this answer is stored for use without the hub
         try:
-            found = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=bool(problem))
+            resolved = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=bool(problem))
         except RevisionResolutionError as absent:
             raise problem or absent from None
-    return Snapshot(kind, name, found.resolved), why_out_of_reach(problem) if problem else ""
+    return Snapshot(kind, name, resolved.resolved), why_out_of_reach(problem) if problem else ""
 
 
 def latest(kind: Kind, name: str, revision: str | None) -> tuple[str | None, str]:
@@ -105,14 +105,14 @@ def latest(kind: Kind, name: str, revision: str | None) -> tuple[str | None, str
     If the hub is out of reach, return None and the reason as text.
     """
     with translated_errors(kind, name, revision):
-        commit, problem = _ask(kind, name, revision)
+        commit, problem = _request_commit(kind, name, revision)
     return commit, why_out_of_reach(problem) if problem else ""
 
 
-def _ask(kind: Kind, name: str, revision: str | None) -> tuple[str | None, Exception | None]:
+def _request_commit(kind: Kind, name: str, revision: str | None) -> tuple[str | None, Exception | None]:
     """Return the commit of a revision, or the exception if the hub is out of reach; one of the two is None."""
     try:
-        return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_PATIENCE_S).sha, None
+        return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_TIMEOUT_S).sha, None
     except FAILURES as problem:
         if not is_out_of_reach(problem):
             raise
@@ -134,16 +134,18 @@ def model_folder(snapshot: Snapshot, weights: bool) -> Path:
         raise TeacherError(
             f"teacher.model: {snapshot}: has no config.json, so it is not a transformers model; give another id"
         )
-    stored = _matching(files, _WEIGHTS)
-    if not stored:
-        pickled = _matching(files, _PICKLED)
-        has = f"only {pickled[0]}, which nas does not load" if pickled else "and no other weights in safetensors format"
+    weight_files = _matching(files, _WEIGHTS)
+    if not weight_files:
+        pickled = _matching(files, _PICKLED_WEIGHTS)
+        instead = (
+            f"only {pickled[0]}, which nas does not load" if pickled else "and no other weights in safetensors format"
+        )
         raise TeacherError(
-            f"teacher.model: {snapshot}: has no model.safetensors, {has}; set teacher.revision to one with that "
+            f"teacher.model: {snapshot}: has no model.safetensors, {instead}; set teacher.revision to one with that "
             "file (the hub's converter opens pull requests such as refs/pr/1), or save the model with transformers and "
             "give that folder"
         )
-    return snapshot.download(_matching(files, _ABOUT) + (stored if weights else []))
+    return snapshot.download(_matching(files, _DESCRIPTION_FILES) + (weight_files if weights else []))
 
 
 def _matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:

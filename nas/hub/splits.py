@@ -30,9 +30,9 @@ from nas.errors import DataError
 from nas.hub.snapshots import CARD, Snapshot
 
 _DESCRIPTIONS = (CARD, ".huggingface.yaml", "dataset_infos.json")
-_TABLES = ("parquet", "csv", "json", "arrow", "text")
+_TABLE_BUILDERS = ("parquet", "csv", "json", "arrow", "text")
 """Builders of the datasets library that read files of rows and run no code from the data set."""
-_ABOUT_FILES = {"name", "version", "data_dir", "data_files", "description", "features"}
+_IGNORED_SETTINGS = {"name", "version", "data_dir", "data_files", "description", "features"}
 """Settings of a builder that do not affect how a file is read."""
 
 
@@ -56,10 +56,10 @@ class Split:
         folder = self.snapshot.download(self.files)
         paths = [folder / file for file in self.files]
         try:
-            found = self._joined(paths, read, suffixes)
+            dataset = self._read_all(paths, read, suffixes)
             for column, feature in (self.features or {}).items():
-                if isinstance(feature, ClassLabel) and column in found.column_names:
-                    found = found.cast_column(column, feature)
+                if isinstance(feature, ClassLabel) and column in dataset.column_names:
+                    dataset = dataset.cast_column(column, feature)
         except DataError:
             raise
         except Exception as problem:  # the datasets library raises plain exceptions for unreadable files
@@ -68,9 +68,9 @@ class Split:
                 f"task.hub: {self.snapshot}: {self.files[0]}{' and others' if len(paths) > 1 else ''} cannot be read "
                 f"as rows with the same columns: {reason.rstrip('.')}; give another data set, or save it as files"
             ) from None
-        return found
+        return dataset
 
-    def _joined(self, paths: list[Path], read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
+    def _read_all(self, paths: list[Path], read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
         if not self.options and all(path.suffix.lower() in suffixes for path in paths):
             return concatenate_datasets([read(path) for path in paths])
         names = [str(path) for path in paths]
@@ -85,18 +85,18 @@ def splits(snapshot: Snapshot, config: str | None) -> dict[str, Split]:
     Raises `DataError` if there is no such configuration, or if the data set does not consist of files with rows.
     """
     files = snapshot.files()
-    base = snapshot.name.rpartition("/")[2]
-    if f"{base}.py" in files:
+    repository = snapshot.name.rpartition("/")[2]
+    if f"{repository}.py" in files:
         raise DataError(
-            f"task.hub: {snapshot}: needs its loading script {base}.py, but nas runs no code from a data set; give a "
-            "data set of Parquet, CSV or JSONL files, or save its splits as files and give those"
+            f"task.hub: {snapshot}: needs its loading script {repository}.py, but nas runs no code from a data set; "
+            "give a data set of Parquet, CSV or JSONL files, or save its splits as files and give those"
         )
-    described = snapshot.download([file for file in files if file in _DESCRIPTIONS])
+    descriptions = snapshot.download([file for file in files if file in _DESCRIPTIONS])
     with TemporaryDirectory() as parent:
-        outline = Path(parent).resolve() / base
-        _draw(outline, files, described)
+        outline = Path(parent).resolve() / repository
+        _create_outline(outline, files, descriptions)
         try:
-            return _resolve(snapshot, outline, config)
+            return _splits_in(snapshot, outline, config)
         except DataError:
             raise
         except Exception as problem:  # the datasets library raises plain exceptions for unknown layouts
@@ -115,10 +115,10 @@ def read_split(
 
     See `Split.rows` for `read` and `suffixes`. Raises `DataError` if a split does not exist or cannot be read.
     """
-    known, rows = splits(snapshot, config), {}
+    splits_by_name, rows = splits(snapshot, config), {}
     for name in split_names_in(split):
-        check_split(snapshot, known, name)
-        rows[name] = known[name].rows(read, suffixes)
+        check_split(snapshot, splits_by_name, name)
+        rows[name] = splits_by_name[name].rows(read, suffixes)
     if list(rows) == [split]:
         return rows[split]
     try:
@@ -133,14 +133,14 @@ def split_names_in(split: str) -> list[str]:
     return list(dict.fromkeys(part.partition("[")[0].strip() for part in split.split("+")))
 
 
-def check_split(snapshot: Snapshot, known: Mapping[str, Split], name: str) -> None:
+def check_split(snapshot: Snapshot, splits_by_name: Mapping[str, Split], name: str) -> None:
     """Raise `DataError` if a data set has no such split."""
-    if name not in known:
-        raise DataError(f"{snapshot}: has no split {name!r}; use one of {', '.join(known)} for train and test")
+    if name not in splits_by_name:
+        raise DataError(f"{snapshot}: has no split {name!r}; use one of {', '.join(splits_by_name)} for train and test")
 
 
-def _draw(outline: Path, files: list[str], described: Path) -> None:
-    """Create the outline of a repository; the files that describe the data are copied from `described`."""
+def _create_outline(outline: Path, files: list[str], descriptions: Path) -> None:
+    """Create the outline of a repository; the files that describe the data are copied from `descriptions`."""
     for file in files:
         path = PurePosixPath(file)
         if path.is_absolute() or ".." in path.parts:
@@ -148,45 +148,47 @@ def _draw(outline: Path, files: list[str], described: Path) -> None:
         target = outline / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if file in _DESCRIPTIONS:
-            shutil.copyfile(described / file, target)
+            shutil.copyfile(descriptions / file, target)
         else:
             target.touch()
 
 
-def _resolve(snapshot: Snapshot, outline: Path, config: str | None) -> dict[str, Split]:
+def _splits_in(snapshot: Snapshot, outline: Path, config: str | None) -> dict[str, Split]:
     """Return the splits that the datasets library finds in an outline; see `splits` for the errors."""
-    known = get_dataset_config_names(str(outline))
+    configs = get_dataset_config_names(str(outline))
     if config is None and get_dataset_default_config_name(str(outline)) is None:
-        raise DataError(f"task.config: {snapshot} has several configurations; set one of {', '.join(known)}")
-    if config is not None and config not in known:
-        remedy = f"use one of {', '.join(known)}" if known != ["default"] else "remove it, as there is only one"
+        raise DataError(f"task.config: {snapshot} has several configurations; set one of {', '.join(configs)}")
+    if config is not None and config not in configs:
+        remedy = f"use one of {', '.join(configs)}" if configs != ["default"] else "remove it, as there is only one"
         raise DataError(f"task.config: {snapshot} has no configuration {config!r}; {remedy}")
     with TemporaryDirectory() as cache:
         builder = load_dataset_builder(str(outline), config, cache_dir=cache)
-    if builder.name not in _TABLES:
+    if builder.name not in _TABLE_BUILDERS:
         raise DataError(
             f"task.hub: {snapshot}: is not made of tables (the datasets library reads it as {builder.name!r}); give "
             "one of Parquet, CSV or JSONL files"
         )
-    usual = type(builder.config)()
+    defaults = type(builder.config)()
     options = {
         field.name: value
         for field in fields(builder.config)
-        if field.name not in _ABOUT_FILES
-        and (value := getattr(builder.config, field.name)) != getattr(usual, field.name)
+        if field.name not in _IGNORED_SETTINGS
+        and (value := getattr(builder.config, field.name)) != getattr(defaults, field.name)
     }
     return {
-        str(split): Split(snapshot, _within(snapshot, outline, paths), builder.name, options, builder.info.features)
+        str(split): Split(
+            snapshot, _relative_paths(snapshot, outline, paths), builder.name, options, builder.info.features
+        )
         for split, paths in (builder.config.data_files or {}).items()
     }
 
 
-def _within(snapshot: Snapshot, outline: Path, paths: list[str]) -> tuple[str, ...]:
+def _relative_paths(snapshot: Snapshot, outline: Path, paths: list[str]) -> tuple[str, ...]:
     """Return paths relative to the repository. Raises `DataError` if one is outside of the repository."""
-    stray = next((path for path in paths if not Path(path).is_relative_to(outline)), None)
-    if stray is not None:
+    outside = next((path for path in paths if not Path(path).is_relative_to(outline)), None)
+    if outside is not None:
         raise DataError(
-            f"task.hub: {snapshot}: its {CARD} names {stray}, which is not a file of the data set; give another "
+            f"task.hub: {snapshot}: its {CARD} names {outside}, which is not a file of the data set; give another "
             "data set"
         )
     return tuple(Path(path).relative_to(outline).as_posix() for path in paths)

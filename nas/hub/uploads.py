@@ -20,10 +20,10 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from nas.errors import ExportError, NasError
 from nas.hub.problems import LOG_IN, REFUSED_TOKEN, is_out_of_reach, is_refused_token, quiet, why_out_of_reach
 
-_BY_THE_HUB = {".gitattributes", "README.md"}
+_CREATED_BY_HUB = {".gitattributes", "README.md"}
 """Files that the hub may add when a repository is created."""
-_HIDDEN = [".*", "*/.*"]
-_MAY_NOT = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+_HIDDEN_FILES = [".*", "*/.*"]
+_NO_ACCESS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,22 @@ def _upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Up
         raise ExportError(f"{name}: uploading needs a login; {LOG_IN}")
     api = HfApi()
     name = api.create_repo(name, private=private or None, exist_ok=True).repo_id
-    known = api.model_info(name)
-    if private and not known.private:
+    repository = api.model_info(name)
+    if private and not repository.private:
         raise ExportError(
             f"{name}: --private needs a private repository, but this one is public; make it private at "
             f"{constants.ENDPOINT}/{name}/settings, or give another name"
         )
-    files = {file.rfilename for file in known.siblings or ()}
-    if files - _BY_THE_HUB and mark not in files:
+    files = {file.rfilename for file in repository.siblings or ()}
+    if files - _CREATED_BY_HUB and mark not in files:
         raise ExportError(
             f"{name}: must be empty or hold an earlier export, but has no {mark} among its {len(files)} files; give "
             "another name"
         )
-    made = api.upload_folder(
-        repo_id=name, folder_path=folder, commit_message=title, ignore_patterns=list(_HIDDEN), delete_patterns="*"
+    commit = api.upload_folder(
+        repo_id=name, folder_path=folder, commit_message=title, ignore_patterns=list(_HIDDEN_FILES), delete_patterns="*"
     )
-    return Upload(name, f"{constants.ENDPOINT}/{name}", made.oid, bool(known.private))
+    return Upload(name, f"{constants.ENDPOINT}/{name}", commit.oid, bool(repository.private))
 
 
 def _reason(problem: Exception) -> str:
@@ -92,10 +92,10 @@ def _reason(problem: Exception) -> str:
     if is_refused_token(problem):
         return REFUSED_TOKEN
     code = problem.response.status_code
-    said = (problem.server_message or str(problem)).splitlines()[0].rstrip(".")
-    if code in _MAY_NOT:
+    server_message = (problem.server_message or str(problem)).splitlines()[0].rstrip(".")
+    if code in _NO_ACCESS:
         return (
-            f"the hub does not let you write to it ({code}: {said}); use a token with write access, or give a name "
-            "under your own account"
+            f"the hub does not let you write to it ({code}: {server_message}); use a token with write access, or give "
+            "a name under your own account"
         )
-    return f"the hub answers with status {code}: {said}; correct that, or try again later"
+    return f"the hub answers with status {code}: {server_message}; correct that, or try again later"

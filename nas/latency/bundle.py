@@ -132,8 +132,8 @@ class Job:
             raise DeviceError(f"{path}: each group must have its reference, but a group has none; measure again")
         for name, samples_by_length in group.samples_ms.items():
             lengths = 1 if name in self.tokens else len(self.device.lengths)
-            equal_counts = len({len(samples) for samples in samples_by_length}) == 1
-            if len(samples_by_length) != lengths or not all(samples_by_length) or not equal_counts or name not in group.spread:
+            counts = {len(samples) for samples in samples_by_length}
+            if len(samples_by_length) != lengths or 0 in counts or len(counts) != 1 or name not in group.spread:
                 raise DeviceError(
                     f"{path}: {name!r} must have samples of {lengths} lengths, equally many of each; measure again"
                 )
@@ -166,5 +166,5 @@ class _Result(Settings):
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as problem:
             first = problem.errors(include_url=False)[0]
-            location = ".".join(str(part) for part in first["loc"]) or "file"
-            raise DeviceError(f"{path}: {location}: {first['msg']}; give the result.json of run.py, unchanged") from None
+            field = ".".join(str(part) for part in first["loc"]) or "file"
+            raise DeviceError(f"{path}: {field}: {first['msg']}; give the result.json of run.py, unchanged") from None

@@ -82,16 +82,17 @@ class ProfileRecipe:
     @property
     def digest(self) -> str:
         """A digest that changes if different networks are measured, or if the method of measurement changes."""
-        measured = (_METHOD_VERSION, _COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _MEMORY_MEASURED, self.memory, self.seed)
+        counts = (_COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _MEMORY_MEASURED)
+        method = (_METHOD_VERSION, *counts, self.memory, self.seed)
         config = self.config
-        config_values = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
+        network = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
         # Latency does not depend on the size of the vocabulary, but the teacher's memory does.
-        optional_values: list[object] = [config.vocab_size] if self.memory else []
-        optional_values += ["first layers"] if self.space.dimensions.exit_threshold else []
+        optional: list[object] = [config.vocab_size] if self.memory else []
+        optional += ["first layers"] if self.space.dimensions.exit_threshold else []
         form = NetworkForm(config.network_type, config.readout, config.normalize)
-        optional_values += [asdict(form)] if form != NetworkForm() else []
-        optional_values += [self.config.block_form] if self.config.block_form else []
-        return digest([self.device.model_dump(mode="json"), self.space.digest, config_values, measured, *optional_values])
+        optional += [asdict(form)] if form != NetworkForm() else []
+        optional += [self.config.block_form] if self.config.block_form else []
+        return digest([self.device.model_dump(mode="json"), self.space.digest, network, method, *optional])
 
     @cached_property
     def base(self) -> CompactBertConfig:
@@ -187,9 +188,10 @@ class ProfileRecipe:
             for name in fitted_names
             for length in self.device.lengths
         ]
-        samples = [samples_of_length for name in fitted_names for samples_of_length in whole[name].by_length()]
-        medians = [float(np.median(samples_of_length)) for samples_of_length in samples]
-        noise = [np.quantile(samples_of_length, _NOISE_PROBABILITIES) / median for samples_of_length, median in zip(samples, medians, strict=True)]
+        samples = [times for name in fitted_names for times in whole[name].by_length()]
+        medians = [float(np.median(times)) for times in samples]
+        quantiles = [np.quantile(times, _NOISE_PROBABILITIES) for times in samples]
+        noise = [values / median for values, median in zip(quantiles, medians, strict=True)]
         teacher = latency_metrics(whole[_TEACHER])
         memory = self._memory(peaks)
         if memory:
@@ -197,7 +199,9 @@ class ProfileRecipe:
         profile = Profile(
             device=self.device,
             environment=whole[_TEACHER].environment,
-            blocks_ms={part: {count: round(value, 5) for count, value in latencies.items()} for part, latencies in table.items()},
+            blocks_ms={
+                part: {count: round(ms, 5) for count, ms in latencies.items()} for part, latencies in table.items()
+            },
             fit=fitted(parts, medians),
             noise=tuple(np.median(noise, axis=0).round(4).tolist()),
             memory=memory,
@@ -222,13 +226,13 @@ class ProfileRecipe:
             part, _, count = name.rpartition("@")
             copies = 1 if part.startswith(EMBEDDINGS_AND_CLASSIFIER) else _COPIES
             table.setdefault(part, {})[count] = record.best_ms / copies * reference_ms / record.reference_ms
-        table = {part: dict(sorted(latencies.items(), key=lambda item: int(item[0]))) for part, latencies in table.items()}
+        table = {part: dict(sorted(values.items(), key=lambda item: int(item[0]))) for part, values in table.items()}
         dimensions = self.space.dimensions
         for hidden in dimensions.hidden_size if dimensions.keep_tokens else ():
             heads = dimensions.num_attention_heads[-1]
             attention = table[part_name("attention", hidden, heads, "none", first_only=False)]
             dropping = table[f"dropping/{hidden}"]
-            table[f"dropping/{hidden}"] = {count: max(0.0, value - attention[count]) for count, value in dropping.items()}
+            table[f"dropping/{hidden}"] = {count: max(0.0, ms - attention[count]) for count, ms in dropping.items()}
         return table
 
     def _memory(self, peaks: Mapping[str, float]) -> tuple[float, float] | None:
@@ -258,14 +262,14 @@ def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None)
     missing_blocks = {name: block for name, block in recipe.blocks().items() if name not in blocks}
     if missing_blocks:
         networks = recipe.with_reference({name: network for name, (network, _) in missing_blocks.items()})
-        title, tokens, store = f"Measuring blocks on {device.name}", recipe.tokens_of(missing_blocks), stored.storing("blocks")
-        blocks |= measure(device, networks, BLOCK_ROUNDS, title, recipe.texts, tokens, store)
+        title, tokens = f"Measuring blocks on {device.name}", recipe.tokens_of(missing_blocks)
+        blocks |= measure(device, networks, BLOCK_ROUNDS, title, recipe.texts, tokens, stored.storing("blocks"))
     whole = stored.measured("whole")
     missing_whole = {name: network for name, network in recipe.whole().items() if name not in whole}
     if missing_whole:
         networks = recipe.with_reference(missing_whole)
-        title, tokens, store = f"Measuring whole sub-networks on {device.name}", recipe.tokens_of({}), stored.storing("whole")
-        whole |= measure(device, networks, WHOLE_ROUNDS, title, recipe.texts, tokens, store)
+        title, tokens = f"Measuring whole sub-networks on {device.name}", recipe.tokens_of({})
+        whole |= measure(device, networks, WHOLE_ROUNDS, title, recipe.texts, tokens, stored.storing("whole"))
     networks = {name: _artificial_network(recipe.base, recipe.sub_networks[name]) for name in recipe.memory_measured()}
     peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
     return recipe.profile(blocks, whole, peaks)
@@ -334,7 +338,8 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
                     yield part_name(block, hidden, size, choice, first_only), (chain, config)
         if space.dimensions.keep_tokens:
             # All tokens are kept, so that every copy computes the same number of tokens.
-            layer = Layer(_template_layer(space), space.dimensions.num_attention_heads[-1], 1, keep_tokens=_KEEP_ALL_TOKENS)
+            heads = space.dimensions.num_attention_heads[-1]
+            layer = Layer(_template_layer(space), heads, 1, keep_tokens=_KEEP_ALL_TOKENS)
             yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
 
 

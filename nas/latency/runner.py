@@ -159,7 +159,7 @@ def _disturbance(result: Mapping[str, Any]) -> float:
 
 
 def _warm_up(run: Run, min_runs: int, clock: Clock) -> float:
-    """Run a network at least `min_runs` times and until it is stable; return the shortest time of a run, in milliseconds.
+    """Run a network at least `min_runs` times and until it is stable, and return the shortest time in milliseconds.
 
     If the times do not become stable, stop after `_WARM_UP_SECONDS`.
     """
@@ -289,7 +289,7 @@ def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mappi
     def run_on(values: dict[str, np.ndarray]) -> Run:
         return lambda: list(request.infer(values).values())
 
-    return [run_on({name: value for name, value in every.items() if name in input_names}) for every in inputs]
+    return [run_on({name: value for name, value in arrays.items() if name in input_names}) for arrays in inputs]
 
 
 def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
@@ -300,7 +300,7 @@ def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[M
     def run_on(fed: dict[str, np.ndarray]) -> Run:
         return lambda: session.run(None, fed)
 
-    return [run_on({name: value for name, value in every.items() if name in input_names}) for every in inputs]
+    return [run_on({name: value for name, value in arrays.items() if name in input_names}) for arrays in inputs]
 
 
 def environment(device: Mapping[str, Any]) -> dict[str, Any]:

@@ -115,8 +115,8 @@ class OnnxRuntime(Runtime):
         reader = emit_first(graph, hidden) if chain.first_only else hidden
         for copy, layer in enumerate(_layers(chain, config)):
             if chain.kind == "attention":
-                tokens_read = tokens[copy] if chain.first_only else reader
-                reader, weights = emit_attention(graph, config, layer.attention, reader, tokens_read, mask)
+                source = tokens[copy] if chain.first_only else reader
+                reader, weights = emit_attention(graph, config, layer.attention, reader, source, mask)
                 if layer.keep_tokens:
                     reader, mask = emit_most_attended(graph, reader, mask, weights, layer.keep_tokens)
             else:
@@ -129,7 +129,8 @@ class OnnxRuntime(Runtime):
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
         session = onnx_session(str(path), device.threads, device.processor)
-        input_names, output_names = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
+        input_names = [value.name for value in session.get_inputs()]
+        output_names = [value.name for value in session.get_outputs()]
 
         def run(inputs: Inputs) -> dict[str, np.ndarray]:
             fed = {name: value for name, value in inputs.items() if name in input_names}
@@ -193,15 +194,15 @@ class Torch(Runtime):
             names, network = ("hidden", "attention_mask"), _torch_chain(chain, config)
         placed = placed_in_torch(network, device)
         tensors = [
-            {name: _torch_input(torch.from_numpy(inputs_of_length[name]), device) for name in names if name in inputs_of_length}
-            for inputs_of_length in inputs
+            {name: _torch_input(torch.from_numpy(arrays[name]), device) for name in names if name in arrays}
+            for arrays in inputs
         ]
 
         @torch.inference_mode()
         def run(inputs_of_run: dict[str, torch.Tensor]) -> Any:
             return placed(**inputs_of_run)
 
-        return [partial(run, inputs_of_length) for inputs_of_length in tensors]
+        return [partial(run, inputs_of_run) for inputs_of_run in tensors]
 
     def check(self, device: Device) -> None:
         import torch
@@ -264,8 +265,8 @@ def _torch_chain(chain: BlockChain, config: CompactBertConfig) -> torch.nn.Modul
             reader = hidden[:, :1] if chain.first_only else hidden
             for layer in self.layers:
                 if chain.kind == "attention":
-                    tokens_read = hidden if chain.first_only else reader
-                    reader, weights = layer.attention(reader, tokens_read, mask, return_attentions=layer.keep_tokens > 0)
+                    source = hidden if chain.first_only else reader
+                    reader, weights = layer.attention(reader, source, mask, return_attentions=layer.keep_tokens > 0)
                     if weights is not None:
                         reader = at_positions(reader, most_attended(weights, mask, layer.keep_tokens))
                 else:
@@ -335,8 +336,8 @@ def _check_cores(device: Device) -> None:
     missing = [core for core in device.pin_to if core not in cores]
     if missing:
         raise DeviceError(
-            f"devices.{device.name}: pin_to must name cores that this process may use ({core_list}), but got {missing[0]}; "
-            "name other cores"
+            f"devices.{device.name}: pin_to must name cores that this process may use ({core_list}), but got "
+            f"{missing[0]}; name other cores"
         )
     if device.threads > len(cores):
         raise DeviceError(

@@ -252,7 +252,9 @@ def _under_family_names(
     prefix = (standard or anchors)[0].removesuffix(anchor)
     outer = prefix.removesuffix(base)
     same_anchor_bases = (
-        known.base for known in FAMILIES.values() if known.token_embeddings == anchor and known.base != family.base
+        other_family.base
+        for other_family in FAMILIES.values()
+        if other_family.token_embeddings == anchor and other_family.base != family.base
     )
     other_base = next((name for name in same_anchor_bases if name in outer.split(".")), None)
     if other_base:

@@ -86,8 +86,9 @@ class Sizes:
         self._classifier_extents = _parameter_extents([model.classifier])
         type_embeddings = model.bert.embeddings.token_type_embeddings
         # If there is only one token type, an export adds its embedding to those of the positions and does not store it.
-        is_folded = type_embeddings is not None and len(type_embeddings.weight) == 1 and config.position_table
-        folded = [type_embeddings] if is_folded else []
+        folded: list[nn.Module] = []
+        if type_embeddings is not None and len(type_embeddings.weight) == 1 and config.position_table:
+            folded.append(type_embeddings)
         self._folded_extents = _parameter_extents(folded)
         counted_separately = {token_embeddings, model.classifier, *folded, *layer_modules}
         self._other_extents = _parameter_extents(

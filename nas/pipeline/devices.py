@@ -18,11 +18,11 @@ from nas.export.verification import (
     Artefact,
     Reference,
     exits_of,
-    judged,
     on_all,
     on_each,
     served_networks,
     stored_metrics,
+    timing_entries,
 )
 from nas.files import canonical_json, digest, file_digest, read_json, write_json, write_text
 from nas.latency.bundle import VERSION, Job
@@ -97,7 +97,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     by_device = on_each(verification)
     on_this_device = by_device[device]
     reference = _reference(run, device)
-    timings = judged(
+    timings = timing_entries(
         mixed(records, exits_of(on_this_device.get("exits", ()))),
         {_without_memory_prefix(name): peak for name, peak in peaks.items()},
         requested_budget.on(device),

@@ -162,10 +162,10 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
     counts = {name: _token_counts(split) for name, split in data.splits.items()}
     if study.compressed.prune_vocabulary:  # raises an error if the tokenizer cannot be pruned
         task.pruned(np.flatnonzero(counts["train"]).tolist())
-    judged = judged_by(data.search, study.search.examples, study.search.least_tokens)
+    evaluated_rows = judged_by(data.search, study.search.examples, study.search.least_tokens)
     kind = task_kind(study.task.kind)
     metric = kind.metric(study.task, data.label_names)
-    truth = truth_of(judged)
+    truth = truth_of(evaluated_rows)
     metric.check_size(truth)
     repeated, contradicted = _count_repeated(task.splits)
     unknown_token = task.tokenizer.unk_token_id
@@ -185,7 +185,7 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
         targets=_target_distribution(task.splits.labels["train"]) if kind.predicts_numbers else None,
         unknown=0.0 if unknown_token is None else _token_share(counts["train"], unknown_token),
         without_embedding=_without_embedding(task),
-        judged=len(judged),
+        judged=len(evaluated_rows),
         metric=metric.label,
         standard_error=expected_error(metric, truth, data.num_labels),
     )

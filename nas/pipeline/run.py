@@ -254,7 +254,7 @@ class Run:
                 raise
             finally:
                 seconds = round(entry["seconds"] + time.monotonic() - started, 1)
-                parts = {part: round(taken, 1) for part, taken in stopwatch.items()}
+                parts = {part: round(part_seconds, 1) for part, part_seconds in stopwatch.items()}
                 entry = read_json(mark, StudyError)  # read again, since the block may have added notes
                 write_json(mark, entry | {"finished": finished, "seconds": seconds, "parts": parts})
                 self._clear_cache()

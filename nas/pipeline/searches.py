@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe, Memory
-from nas.evaluate.accuracy import FORM as EVALUATION_VERSION
+from nas.evaluate.accuracy import RESULT_VERSION as EVALUATION_VERSION
 from nas.evaluate.recipe import weights_digest
 from nas.files import digest, read_json, write_json
 from nas.model.precision import training_processor

@@ -78,8 +78,8 @@ def record_snapshots(run: Run) -> None:
     """Record the snapshots that a run uses, and report if the hub has newer ones."""
     sources = hub_sources(run.study)
     records = {
-        role: {"id": found.name, "revision": sources[role][1], "commit": found.commit}
-        for role, found in snapshots_of(run).items()
+        role: {"id": hub_snapshot.name, "revision": sources[role][1], "commit": hub_snapshot.commit}
+        for role, hub_snapshot in snapshots_of(run).items()
     }
     if records and records != _records(run):
         write_json(run.snapshots, records)
@@ -90,21 +90,21 @@ def snapshots_of(run: Run) -> dict[Role, Snapshot]:
     return {role: _snapshot_with_news(run, role) for role in hub_sources(run.study)}
 
 
-def check_hub_data(task: Task, found: Snapshot) -> None:
+def check_hub_data(task: Task, data_set: Snapshot) -> None:
     """Raise `DataError` if a data set lacks the configuration or a split that a task names. Downloads no rows."""
-    with busy(f"Checking {found}"):
-        split_names = splits(found, task.config)
+    with busy(f"Checking {data_set}"):
+        split_names = splits(data_set, task.config)
     unlabelled_splits = (name for name in task.unlabelled if name not in task.unlabelled_files)
     for source in (*chain.from_iterable(task.sets.values()), *unlabelled_splits):
         for name in split_names_in(source):
-            check_split(found, split_names, name)
+            check_split(data_set, split_names, name)
 
 
 def hub_model(run: Run, weights: bool, role: Role = "model") -> Path:
     """Return the folder of a hub model's files. Missing files are downloaded, but weights only if `weights` is set."""
-    found = snapshot(run, role)
-    with busy(f"Downloading {found}"):
-        return model_folder(found, weights)
+    hub_snapshot = snapshot(run, role)
+    with busy(f"Downloading {hub_snapshot}"):
+        return model_folder(hub_snapshot, weights)
 
 
 def forget() -> None:
@@ -122,8 +122,8 @@ def errors_with_hub_ids(work: Callable[Concatenate[Run, P], T]) -> Callable[Conc
             return work(run, *args, **kwargs)
         except NasError as problem:
             message = str(problem)
-            for found in _known_snapshots(run):
-                message = message.replace(str(found.folder), str(found))
+            for hub_snapshot in _known_snapshots(run):
+                message = message.replace(str(hub_snapshot.folder), str(hub_snapshot))
             raise type(problem)(message) from None
 
     return named
@@ -165,10 +165,10 @@ def _resolved(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, st
     The answer is cached, so that a revision refers to the same commit in the whole process. An unreachable hub is
     reported.
     """
-    found, unreachable_reason = find(kind, name, revision)
+    hub_snapshot, unreachable_reason = find(kind, name, revision)
     if unreachable_reason:
-        say(f"{name}: {unreachable_reason}; using {found.commit[:7]}, the last commit that was seen")
-    return found, unreachable_reason
+        say(f"{name}: {unreachable_reason}; using {hub_snapshot.commit[:7]}, the last commit that was seen")
+    return hub_snapshot, unreachable_reason
 
 
 @lru_cache(maxsize=8)

@@ -13,15 +13,15 @@ from markupsafe import Markup
 from nas.architecture import Architecture, Layer
 from nas.compression import compression
 from nas.report.contents import Record
-from nas.report.style import METHOD_COLOURS, standalone_style
+from nas.report.style import NUM_METHOD_COLOURS, standalone_style
 from nas.report.svg import drawing, element, legend_mark, text, tooltip
 from nas.space import Shape
 
 _WIDTH = 400.0
-_LEFT, _BAR, _GAP = 76.0, 152.0, 20.0
-_TOP, _ROW, _THICK = 22.0, 42.0, 15.0
-_RIGHT_BAR = _LEFT + _BAR + _GAP
-_MARGIN, _TITLE = 14.0, 22.0
+_LEFT, _BAR_WIDTH, _GAP = 76.0, 152.0, 20.0
+_TOP, _ROW_HEIGHT, _BAR_HEIGHT = 22.0, 42.0, 15.0
+_RIGHT_BAR = _LEFT + _BAR_WIDTH + _GAP
+_MARGIN, _TITLE_HEIGHT = 14.0, 22.0
 """Margin and height of the title in a separate SVG file."""
 _MOST_CELLS = 24
 """Up to this number, attention heads are drawn one by one; more heads are drawn as a single bar."""
@@ -29,21 +29,21 @@ _MOST_CELLS = 24
 
 def methods_of(architectures: Iterable[Architecture]) -> list[str]:
     """Return the compression methods of all blocks that are not skipped, in the order of their colours."""
-    every = {choice for architecture in architectures for choice in architecture.choices}
-    found = {choice for choice in every if compression(choice).weights != "none"}
-    return sorted(found, key=lambda choice: (choice != "none", choice))
+    all_methods = {method for architecture in architectures for method in architecture.choices}
+    used_methods = {method for method in all_methods if compression(method).weights != "none"}
+    return sorted(used_methods, key=lambda method: (method != "none", method))
 
 
 def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
     """Return the architectures of exports, given their verification records or similar JSON records."""
-    return [Architecture.from_json(found["architecture"]) for found in exports]
+    return [Architecture.from_json(export["architecture"]) for export in exports]
 
 
-def methods_legend(choices: Sequence[str]) -> list[tuple[Markup, str]]:
+def methods_legend(methods: Sequence[str]) -> list[tuple[Markup, str]]:
     """Return the marks and their meanings for the legend that explains the colours."""
     marks = [
-        (f'<rect y="3" width="16" height="10" rx="2" class="{method_class(name, choices)}"/>', _choice_in_words(name))
-        for name in choices
+        (f'<rect y="3" width="16" height="10" rx="2" class="{method_class(name, methods)}"/>', _method_in_words(name))
+        for name in methods
     ]
     marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "removed part of the teacher"))
     marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped or skipped"))
@@ -53,8 +53,8 @@ def methods_legend(choices: Sequence[str]) -> list[tuple[Markup, str]]:
 def in_words(architecture: Architecture) -> list[str]:
     """Return a description of an architecture in lines of text: first the embeddings, then each layer."""
 
-    def marked(size: str, choice: str) -> str:
-        return size if choice == "none" else f"{size} {choice}"
+    def marked(size: str, method: str) -> str:
+        return size if method == "none" else f"{size} {method}"
 
     early = f", early exit at confidence {architecture.exit_threshold:g}" if architecture.exit_threshold else ""
     lines = [marked(f"hidden size {architecture.hidden_size}", architecture.embedding) + early]
@@ -67,129 +67,131 @@ def in_words(architecture: Architecture) -> list[str]:
     return lines
 
 
-def architecture_drawing(architecture: Architecture, teacher: Shape, choices: Sequence[str], label: str) -> Markup:
+def architecture_drawing(architecture: Architecture, teacher: Shape, methods: Sequence[str], label: str) -> Markup:
     """Return a drawing as an SVG element: one row for the embeddings, then one per layer of the teacher.
 
-    Bars show sizes as shares of the teacher's sizes. `choices` determines the colours of the compression methods, as in
+    Bars show sizes as shares of the teacher's sizes. `methods` determines the colours of the compression methods, as in
     `methods_legend`; `label` is for screen readers.
     """
-    return drawing(_WIDTH, _height(teacher), label, "chart", _rows(architecture, teacher, choices))
+    return drawing(_WIDTH, _height(teacher), label, "chart", _rows(architecture, teacher, methods))
 
 
 def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
     """Return the text of an SVG file that shows several architectures side by side, each one below its name."""
-    choices, pitch = methods_of(named.values()), _WIDTH + 2 * _MARGIN
-    width, height = pitch * len(named), _height(teacher) + _TITLE + 2 * _MARGIN
+    methods, pitch = methods_of(named.values()), _WIDTH + 2 * _MARGIN
+    width, height = pitch * len(named), _height(teacher) + _TITLE_HEIGHT + 2 * _MARGIN
     parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]
     for number, (name, architecture) in enumerate(named.items()):
-        rows = element("g", _rows(architecture, teacher, choices), transform=f"translate(0 {_TITLE:g})")
-        place = f"translate({_MARGIN + pitch * number:g} {_MARGIN:g})"
-        parts.append(element("g", text(0, 14, name, "teacher-name") + rows, class_="chart", transform=place))
+        rows = element("g", _rows(architecture, teacher, methods), transform=f"translate(0 {_TITLE_HEIGHT:g})")
+        position = f"translate({_MARGIN + pitch * number:g} {_MARGIN:g})"
+        parts.append(element("g", text(0, 14, name, "teacher-name") + rows, class_="chart", transform=position))
     return drawing(width, height, label, "picture", standalone_style() + "".join(parts)) + "\n"
 
 
 def _height(teacher: Shape) -> float:
-    return _TOP + _ROW * (1 + teacher.num_hidden_layers) + 20
+    return _TOP + _ROW_HEIGHT * (1 + teacher.num_hidden_layers) + 20
 
 
-def _rows(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
+def _rows(architecture: Architecture, teacher: Shape, methods: Sequence[str]) -> str:
     pairs = zip(architecture.layers, architecture.resolved, strict=True)
     layers = {layer.source: (layer, resolved) for layer, resolved in pairs}
-    parts = [_embedding(architecture, teacher, choices)]
-    head_y = _TOP + _ROW + 8
+    parts = [_embedding(architecture, teacher, methods)]
+    head_y = _TOP + _ROW_HEIGHT + 8
     parts.append(text(_LEFT, head_y, "attention heads", "label"))
     parts.append(text(_RIGHT_BAR, head_y, "intermediate size", "label"))
     for number in range(teacher.num_hidden_layers):
-        y = head_y + 12 + _ROW * number
+        y = head_y + 12 + _ROW_HEIGHT * number
         parts.append(text(0, y + 12, f"layer {number}", "label"))
         if number in layers:
-            parts.append(_layer(*layers[number], teacher, choices, y))
+            parts.append(_layer(*layers[number], teacher, methods, y))
         else:
-            parts.append(_gone(_LEFT, y, 2 * _BAR + _GAP, "dropped"))
+            parts.append(_outline(_LEFT, y, 2 * _BAR_WIDTH + _GAP, "dropped"))
     return "".join(parts)
 
 
-def _embedding(architecture: Architecture, teacher: Shape, choices: Sequence[str]) -> str:
+def _embedding(architecture: Architecture, teacher: Shape, methods: Sequence[str]) -> str:
     width, full = architecture.hidden_size, teacher.hidden_size
     words = f"hidden size {width} of {full}"
-    early = architecture.exit_threshold
-    bar = _bar(_LEFT, 4, 2 * _BAR + _GAP, width / full, architecture.embedding, choices, f"Embedding: {words}")
-    leaving = text(0, 4 + _THICK + 13.5, f"exit at {early:g}", "size") if early else ""
-    return text(0, 16, "embedding", "label") + bar + _below(_LEFT, 4, words, architecture.embedding) + leaving
+    threshold = architecture.exit_threshold
+    bar = _bar(_LEFT, 4, 2 * _BAR_WIDTH + _GAP, width / full, architecture.embedding, methods, f"Embedding: {words}")
+    exit_label = text(0, 4 + _BAR_HEIGHT + 13.5, f"exit at {threshold:g}", "size") if threshold else ""
+    return text(0, 16, "embedding", "label") + bar + _label_below(_LEFT, 4, words, architecture.embedding) + exit_label
 
 
-def _layer(layer: Layer, resolved: Layer, teacher: Shape, choices: Sequence[str], y: float) -> str:
+def _layer(layer: Layer, resolved: Layer, teacher: Shape, methods: Sequence[str], y: float) -> str:
     """Draw one layer. `resolved` also includes the sizes of blocks that share the weights of a lower layer."""
     heads, full_heads = resolved.num_attention_heads, teacher.num_attention_heads
     size, full_size = resolved.intermediate_size, teacher.intermediate_size
-    about, words = f"Layer {layer.source}", (f"{heads} of {full_heads}", f"{size:,} of {full_size:,}")
+    layer_name, sizes_in_words = f"Layer {layer.source}", (f"{heads} of {full_heads}", f"{size:,} of {full_size:,}")
     parts = []
     if not heads:
-        parts.append(_gone(_LEFT, y, _BAR, "skipped"))
+        parts.append(_outline(_LEFT, y, _BAR_WIDTH, "skipped"))
     elif full_heads > _MOST_CELLS:
-        label = f"{about}: attention heads {words[0]}"
-        parts.append(_bar(_LEFT, y, _BAR, heads / full_heads, layer.attention, choices, label))
+        label = f"{layer_name}: attention heads {sizes_in_words[0]}"
+        parts.append(_bar(_LEFT, y, _BAR_WIDTH, heads / full_heads, layer.attention, methods, label))
     else:
-        parts.append(_heads(heads, full_heads, layer.attention, choices, y, f"{about}: attention heads {words[0]}"))
+        parts.append(
+            _heads(heads, full_heads, layer.attention, methods, y, f"{layer_name}: attention heads {sizes_in_words[0]}")
+        )
     if size:
-        label = f"{about}: intermediate size {words[1]}"
-        parts.append(_bar(_RIGHT_BAR, y, _BAR, size / full_size, layer.feed_forward, choices, label))
+        label = f"{layer_name}: intermediate size {sizes_in_words[1]}"
+        parts.append(_bar(_RIGHT_BAR, y, _BAR_WIDTH, size / full_size, layer.feed_forward, methods, label))
     else:
-        parts.append(_gone(_RIGHT_BAR, y, _BAR, "skipped"))
+        parts.append(_outline(_RIGHT_BAR, y, _BAR_WIDTH, "skipped"))
     if heads:
-        parts.append(_below(_LEFT, y, words[0], layer.attention))
+        parts.append(_label_below(_LEFT, y, sizes_in_words[0], layer.attention))
     if size:
-        parts.append(_below(_RIGHT_BAR, y, words[1], layer.feed_forward))
+        parts.append(_label_below(_RIGHT_BAR, y, sizes_in_words[1], layer.feed_forward))
     if layer.keep_tokens:
-        parts.append(text(0, y + _THICK + 13.5, f"{layer.keep_tokens} tokens", "size"))
+        parts.append(text(0, y + _BAR_HEIGHT + 13.5, f"{layer.keep_tokens} tokens", "size"))
     return "".join(parts)
 
 
-def _heads(kept: int, full: int, choice: str, choices: Sequence[str], y: float, about: str) -> str:
+def _heads(kept: int, full: int, method: str, methods: Sequence[str], y: float, description: str) -> str:
     """Draw one cell per attention head of the teacher; the first `kept` are coloured."""
-    pitch = _BAR / full
+    pitch = _BAR_WIDTH / full
     cells = "".join(
         element(
             "rect",
             x=_LEFT + pitch * number,
             y=y,
             width=pitch - 2,
-            height=_THICK,
+            height=_BAR_HEIGHT,
             rx=2,
-            class_=method_class(choice, choices) if number < kept else "track",
+            class_=method_class(method, methods) if number < kept else "track",
         )
         for number in range(full)
     )
-    return element("g", tooltip(f"{about}, {_choice_in_words(choice)}") + cells)
+    return element("g", tooltip(f"{description}, {_method_in_words(method)}") + cells)
 
 
-def _bar(x: float, y: float, full: float, share: float, choice: str, choices: Sequence[str], about: str) -> str:
-    track = element("rect", x=x, y=y, width=full, height=_THICK, rx=3, class_="track")
-    kept = element("rect", x=x, y=y, width=full * share, height=_THICK, rx=3, class_=method_class(choice, choices))
-    return element("g", tooltip(f"{about}, {_choice_in_words(choice)}") + track + kept)
+def _bar(x: float, y: float, full: float, share: float, method: str, methods: Sequence[str], description: str) -> str:
+    track = element("rect", x=x, y=y, width=full, height=_BAR_HEIGHT, rx=3, class_="track")
+    kept = element("rect", x=x, y=y, width=full * share, height=_BAR_HEIGHT, rx=3, class_=method_class(method, methods))
+    return element("g", tooltip(f"{description}, {_method_in_words(method)}") + track + kept)
 
 
-def _below(x: float, y: float, words: str, choice: str) -> str:
-    return text(x, y + _THICK + 13.5, words if choice == "none" else f"{words} · {choice}", "size")
+def _label_below(x: float, y: float, words: str, method: str) -> str:
+    return text(x, y + _BAR_HEIGHT + 13.5, words if method == "none" else f"{words} · {method}", "size")
 
 
-def _gone(x: float, y: float, width: float, word: str) -> str:
-    outline = element("rect", x=x, y=y, width=width, height=_THICK, rx=3, class_="gone")
+def _outline(x: float, y: float, width: float, word: str) -> str:
+    outline = element("rect", x=x, y=y, width=width, height=_BAR_HEIGHT, rx=3, class_="gone")
     return outline + text(x + width / 2, y + 11.5, word, "gone-name", "middle")
 
 
-def method_class(choice: str, choices: Sequence[str]) -> str:
+def method_class(method: str, methods: Sequence[str]) -> str:
     """Return the CSS class that colours a compression method; the first colour is reserved for `none`.
 
     The other colours repeat if there are more methods than colours.
     """
-    if choice == "none":
+    if method == "none":
         return "choice-0"
-    compressed = [name for name in choices if name != "none"]
-    return f"choice-{1 + compressed.index(choice) % (METHOD_COLOURS - 1)}"
+    compressed = [name for name in methods if name != "none"]
+    return f"choice-{1 + compressed.index(method) % (NUM_METHOD_COLOURS - 1)}"
 
 
-def _choice_in_words(choice: str) -> str:
-    if compression(choice).weights == "below":
+def _method_in_words(method: str) -> str:
+    if compression(method).weights == "below":
         return "shares the weights of a lower layer"
-    return "not compressed" if choice == "none" else choice
+    return "not compressed" if method == "none" else method

@@ -44,21 +44,21 @@ _METRICS = {
 
 def write_card(folder: Path, study: Study) -> None:
     """Write the model card of a verified export into its folder. Raises `ExportError` if a file cannot be read."""
-    found = read_json(folder / VERIFICATION_FILE, ExportError)
+    verification = read_json(folder / VERIFICATION_FILE, ExportError)
     architecture = Architecture.from_json(read_json(folder / ARCHITECTURE_FILE, ExportError))
     labels = list(read_json(folder / "config.json", ExportError).get("id2label", {}).values())
-    about = found.get("separate_teacher")
+    teacher_facts = verification.get("separate_teacher")
     files = [path.name for path in folder.iterdir()]
     task, kind, is_pair = study.task, task_kind(study.task.kind), len(study.task.text) > 1
     card = fill(
         "card.md",
-        metadata=_metadata(study, folder.name, found).to_yaml(),
+        metadata=_metadata(study, folder.name, verification).to_yaml(),
         name=folder.name,
         study=study,
-        found=found,
-        devices=on_each(found),
+        found=verification,
+        devices=on_each(verification),
         usage=kind.usage,
-        exits=", ".join(f"{share:.0%}" for share in found.get("exits") or ()),
+        exits=", ".join(f"{share:.0%}" for share in verification.get("exits") or ()),
         summary=kind.summary("pairs of texts" if is_pair else "texts", labels),
         architecture=architecture,
         methods=_methods(architecture),
@@ -68,18 +68,18 @@ def write_card(folder: Path, study: Study) -> None:
         batch_sizes={device.name: device.batch_size for device in study.devices},
         compressed=_compressed(study),
         compressed_name=_name(study.compressed.model, not _is_local(study)),
-        licence=" ".join(_licence(study, found).values()) or "unknown",
-        separate_teacher=_name(about["model"], bool(about["commit"])) if about else "",
+        licence=" ".join(_licence(study, verification).values()) or "unknown",
+        separate_teacher=_name(teacher_facts["model"], bool(teacher_facts["commit"])) if teacher_facts else "",
         sets={key: [_name(name, bool(task.hub)) for name in names] for key, names in task.sets.items()},
         unlabelled=[_name(name, name not in task.unlabelled_files) for name in task.unlabelled],
-        unlabelled_counts=Counts(**found["unlabelled"]).summary() if found.get("unlabelled") else "",
+        unlabelled_counts=Counts(**verification["unlabelled"]).summary() if verification.get("unlabelled") else "",
         code_files=[MODELING_FILE, INFER_FILE] if MODELING_FILE in files else [INFER_FILE],
         versions=[f"{name} {import_module(name).__version__}" for name in _PACKAGES],
     )
     write_text(folder / CARD_FILE, str(ModelCard(card)))
 
 
-def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardData:
+def _metadata(study: Study, name: str, verification: Mapping[str, Any]) -> ModelCardData:
     """Return the metadata block that the Hugging Face hub reads."""
     task, teacher, kind = study.task, study.compressed.model, task_kind(study.task.kind)
     result = EvalResult(
@@ -88,10 +88,10 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
         dataset_name=task.hub or Path(task.test).name,
         dataset_config=task.config,
         dataset_split=task.test if task.hub else "test",
-        dataset_revision=_commit(found, "task"),
-        metric_type=found["metric"] if is_custom(task.metric) else _METRICS.get(task.metric, task.metric),
-        metric_name=found["metric"],
-        metric_value=round(found["accuracy"], 4),
+        dataset_revision=_commit(verification, "task"),
+        metric_type=verification["metric"] if is_custom(task.metric) else _METRICS.get(task.metric, task.metric),
+        metric_name=verification["metric"],
+        metric_value=round(verification["accuracy"], 4),
     )
     return ModelCardData(
         model_name=name,
@@ -102,7 +102,7 @@ def _metadata(study: Study, name: str, found: Mapping[str, Any]) -> ModelCardDat
         library_name=kind.hub_library,
         pipeline_tag=kind.hub_task,
         tags=["neural-architecture-search", "compression", "onnx"],
-        **(_licence(study, found) or {"license": "unknown"}),
+        **(_licence(study, verification) or {"license": "unknown"}),
     )
 
 
@@ -117,43 +117,43 @@ def _is_local(study: Study) -> bool:
     return name == "embedded" or name.startswith((".", "/", "~")) or study.resolve(name).is_dir()
 
 
-def _commit(found: Mapping[str, Any], table: str) -> str | None:
+def _commit(verification: Mapping[str, Any], table: str) -> str | None:
     """Return the hub commit of the model or data set in a table of the study.
 
     None for local files, and for verifications by older versions of nas, which did not record the commit.
     """
-    commit: str | None = found.get("commits", {}).get(table)
+    commit: str | None = verification.get("commits", {}).get(table)
     return commit
 
 
-def _licence(study: Study, found: Mapping[str, Any]) -> dict[str, Any]:
+def _licence(study: Study, verification: Mapping[str, Any]) -> dict[str, Any]:
     """Return the licence fields of the compressed model's own card; empty if that card is not on this machine."""
     name = study.compressed.model
     if _is_local(study):
         path: Any = study.resolve(name) / CARD_FILE
     else:
-        path = try_to_load_from_cache(name, CARD_FILE, revision=_commit(found, _compressed(study).lower()))
+        path = try_to_load_from_cache(name, CARD_FILE, revision=_commit(verification, _compressed(study).lower()))
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
     try:
         data = metadata_load(path) or {}
     except (ValueError, YAMLError):
         return {}
-    given = {key: data[key] for key in _LICENCE if data.get(key)}
-    return {key: ", ".join(map(str, said)) if isinstance(said, list) else str(said) for key, said in given.items()}
+    fields = {key: data[key] for key in _LICENCE if data.get(key)}
+    return {key: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in fields.items()}
 
 
 def _methods(architecture: Architecture) -> dict[str, str]:
     """Return a description of each compression method of a network, by its name: the first line of its docstring."""
-    names = sorted({name for choice in architecture.choices for name in compression(choice).names})
+    names = sorted({name for method in architecture.choices for name in compression(method).names})
     return {name: next(iter((REGISTRY[name].__doc__ or "").strip().splitlines()), "") for name in names}
 
 
 def _quantised_by_batch(architecture: Architecture) -> list[str]:
     """Return those compression methods of the architecture whose quantisation scale depends on the whole batch."""
-    blocks: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
-    blocks += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
-    return sorted({choice for block, choice in blocks if compression(choice).quantises_by_batch(block)})
+    methods_by_block: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
+    methods_by_block += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
+    return sorted({method for block, method in methods_by_block if compression(method).quantises_by_batch(block)})
 
 
 def _name(source: str, is_on_hub: bool) -> str:

@@ -18,10 +18,10 @@ Record = Mapping[str, Any]
 """A JSON object as read from a file of the run."""
 
 
-def on_device(found: Record, device: str) -> Record:
+def on_device(record: Record, device: str) -> Record:
     """Return the measurements of a candidate or export on one device; empty if it was not measured there."""
-    known: Mapping[str, Record] = found.get("devices") or {found.get("device", device): found}
-    return known.get(device, {})
+    records_by_device: Mapping[str, Record] = record.get("devices") or {record.get("device", device): record}
+    return records_by_device.get(device, {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,24 +76,26 @@ class Contents:
     @property
     def searched_devices(self) -> list[str]:
         """The names of the devices for which the search predicted latencies."""
-        known = self.front["teacher_p50_ms"] if self.front and self.front["candidates"] else {}
-        return [device.name for device in self.devices if device.name in known]
+        teacher_latencies = self.front["teacher_p50_ms"] if self.front and self.front["candidates"] else {}
+        return [device.name for device in self.devices if device.name in teacher_latencies]
 
     def exports_on(self, device: str) -> dict[str, Record]:
         """Return the exports that have a measured latency on a device, by name, with their measurements on it."""
-        asked = {budget.name for budget in self.budgets if budget.on(device)}
-        found = {
+        limited_budgets = {budget.name for budget in self.budgets if budget.on(device)}
+        exports = {
             name: {**export, **on_device(export, device)}
             for name, export in self.exports.items()
-            if (name in asked or not export["budget"]) and device in export["predicted_ms"]
+            if (name in limited_budgets or not export["budget"]) and device in export["predicted_ms"]
         }
-        return {name: export for name, export in found.items() if on_device(export, device).get("p50_ms") is not None}
+        return {name: export for name, export in exports.items() if on_device(export, device).get("p50_ms") is not None}
 
     def uniform_on(self, device: str) -> dict[str, Record]:
         """Return the best uniform network of each budget with limits on a device, with its measurements on it."""
-        known = (self.front or {}).get("uniform", {})
-        asked = (budget.name for budget in self.budgets if budget.on(device))
-        return {name: {**known[name], **on_device(known[name], device)} for name in asked if known.get(name)}
+        uniform = (self.front or {}).get("uniform", {})
+        limited_budgets = (budget.name for budget in self.budgets if budget.on(device))
+        return {
+            name: {**uniform[name], **on_device(uniform[name], device)} for name in limited_budgets if uniform.get(name)
+        }
 
     def teacher_p50_ms(self, device: str) -> float | None:
         """Return the teacher's median latency on a device in ms, from its profile or else from the search.
@@ -102,5 +104,5 @@ class Contents:
         """
         if device in self.profiles:
             return float(self.profiles[device]["teacher"]["p50_ms"])
-        known = self.front["teacher_p50_ms"] if self.front else {}
-        return float(known[device]) if device in known else None
+        latencies = self.front["teacher_p50_ms"] if self.front else {}
+        return float(latencies[device]) if device in latencies else None

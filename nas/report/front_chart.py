@@ -24,9 +24,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 91.0, 395.0
 _LEGEND_HEIGHT = 92.0
 _MARGIN = 14.0
 """Margin around the chart in a separate SVG file."""
-_ROWS = 3
+_LABEL_ROWS = 3
 """The number of lines of text above the chart, for the names of the budgets and the teacher."""
-_REACH = 4.0
+_DEPTH_BELOW_BEST = 4.0
 """The vertical axis reaches below the best score by at most this many times the distance from best to median score."""
 _LABEL_WIDTH = 10.5
 """The width of one character of a budget's name, in the font size for phones."""
@@ -110,33 +110,41 @@ class _FrontChart:
     @cached_property
     def measured(self) -> dict[str, Record]:
         """The candidates that were measured end to end on the device, by digest."""
-        found = self.front["budgets"]
-        every = ({**item, **on_device(item, self.device)} for own in self.budgets for item in found.get(own.name, ()))
-        return {item["digest"]: item for item in every if item.get("measured", True)}
+        candidates_by_budget = self.front["budgets"]
+        all_measured = (
+            {**item, **on_device(item, self.device)}
+            for budget in self.budgets
+            for item in candidates_by_budget.get(budget.name, ())
+        )
+        return {item["digest"]: item for item in all_measured if item.get("measured", True)}
 
     @cached_property
     def limits(self) -> list[tuple[str, float]]:
         """The names of the budgets that limit median latency, and their limits in ms, in ascending order."""
-        teacher, found = self.teacher_p50_ms, list[tuple[str, float]]()
+        teacher, limits_ms = self.teacher_p50_ms, list[tuple[str, float]]()
         for budget in self.budgets:
-            asked = budget.on(self.device)
-            given = asked.p50_ms if asked else None
-            if budget.has_floor and given == "100%":
+            device_limits = budget.on(self.device)
+            limit = device_limits.p50_ms if device_limits else None
+            if budget.has_floor and limit == "100%":
                 continue  # this line would coincide with the teacher's
-            if asked and given is not None and (teacher is not None or not isinstance(given, str)):
-                found.append((budget.name, asked.value("p50_ms", {"p50_ms": teacher or 0.0})))
-        return sorted(found, key=lambda item: item[1])
+            if device_limits and limit is not None and (teacher is not None or not isinstance(limit, str)):
+                limits_ms.append((budget.name, device_limits.value("p50_ms", {"p50_ms": teacher or 0.0})))
+        return sorted(limits_ms, key=lambda item: item[1])
 
     @cached_property
     def floors(self) -> list[tuple[str, float]]:
         """The names of the budgets with an accuracy floor, and their floors."""
-        found = self.front.get("floors", {})
-        return [(budget.name, found[budget.name]["least"]) for budget in self.budgets if budget.name in found]
+        floors_by_budget = self.front.get("floors", {})
+        return [
+            (budget.name, floors_by_budget[budget.name]["least"])
+            for budget in self.budgets
+            if budget.name in floors_by_budget
+        ]
 
     @cached_property
     def x(self) -> AxisScale:
         values = [self._predicted(item) for item in self.front["candidates"]]
-        values += [found["p50_ms"] for found in (*self.exports.values(), *self.uniform.values())]
+        values += [network["p50_ms"] for network in (*self.exports.values(), *self.uniform.values())]
         values += [limit for _, limit in self.limits]
         if self.teacher_p50_ms is not None:
             values.append(self.teacher_p50_ms)
@@ -147,12 +155,12 @@ class _FrontChart:
         """The vertical scale. It leaves out outliers far below the median, which would compress all other marks."""
         scores = sorted(item["search_accuracy"] for item in self.front["candidates"])
         best, median = scores[-1], scores[len(scores) // 2]
-        floor = best - _REACH * (best - median) if median < best else scores[0]
+        floor = best - _DEPTH_BELOW_BEST * (best - median) if median < best else scores[0]
         values = [value for value in scores if value >= floor]
-        others = [found["search_accuracy"] for found in (*self.exports.values(), *self.uniform.values())]
-        others += [] if self.teacher_accuracy is None else [self.teacher_accuracy]
-        others += [least for _, least in self.floors]
-        values += [value for value in others if value >= floor]
+        other_scores = [network["search_accuracy"] for network in (*self.exports.values(), *self.uniform.values())]
+        other_scores += [] if self.teacher_accuracy is None else [self.teacher_accuracy]
+        other_scores += [least for _, least in self.floors]
+        values += [value for value in other_scores if value >= floor]
         return AxisScale.around(values, _BOTTOM, _TOP, logarithmic=False)
 
     def draw(self) -> str:
@@ -163,8 +171,8 @@ class _FrontChart:
         parts = [self._frame(), self._limits(), self._floors(), self._staircase()]
         parts += [self._candidate(item, item["digest"] in best) for item in ordered]
         parts += [self._ring(item) for item in self.measured.values()]
-        parts += [self._uniform(name, found) for name, found in self.uniform.items()]
-        parts += [self._export(name, found) for name, found in self.exports.items()]
+        parts += [self._uniform(name, network) for name, network in self.uniform.items()]
+        parts += [self._export(name, network) for name, network in self.exports.items()]
         return "".join(parts)
 
     def _frame(self) -> str:
@@ -185,15 +193,15 @@ class _FrontChart:
         reached = self.y.low
         for item in sorted(self.front["front"], key=self._predicted):
             if item["search_accuracy"] > reached:
-                at = self.x(self._predicted(item))
-                points += [(at, self.y(reached)), (at, self.y(item["search_accuracy"]))]
+                x = self.x(self._predicted(item))
+                points += [(x, self.y(reached)), (x, self.y(item["search_accuracy"]))]
                 reached = item["search_accuracy"]
         return path([*points, (self.x.end, self.y(reached))], "front") if points else ""
 
-    def _candidate(self, item: Record, best: bool) -> str:
+    def _candidate(self, item: Record, is_best: bool) -> str:
         x, y = self._place(item)
-        raced = "stopped_after" in item
-        estimate = f", estimated after {item['stopped_after']:,} texts" if raced else ""
+        stopped_early = "stopped_after" in item
+        estimate = f", estimated after {item['stopped_after']:,} texts" if stopped_early else ""
         lines = [
             _name_of(item),
             f"{self.contents.metric} {score(item['search_accuracy'])}{estimate}",
@@ -203,59 +211,61 @@ class _FrontChart:
         ]
         if item["digest"] in self.measured:
             lines.insert(3, f"measured {milliseconds(self.measured[item['digest']]['p50_ms'])}")
-        class_ = "candidate best" if best else "candidate raced" if raced else "candidate"
-        tip = tooltip("\n".join(lines))
+        class_ = "candidate best" if is_best else "candidate raced" if stopped_early else "candidate"
+        tooltip_element = tooltip("\n".join(lines))
         if item["search_accuracy"] < self.y.low:
             shape = f"M{x - 5:.1f},{y - 8:.1f} h10 l-5,8 Z"
-            return element("path", tip, d=shape, class_=f"{class_} below")
-        return element("circle", tip, cx=x, cy=y, r=4.5 if best else 3.0 if raced else 3.5, class_=class_)
+            return element("path", tooltip_element, d=shape, class_=f"{class_} below")
+        return element(
+            "circle", tooltip_element, cx=x, cy=y, r=4.5 if is_best else 3.0 if stopped_early else 3.5, class_=class_
+        )
 
     def _ring(self, item: Record) -> str:
         x, y = self._place(item)
         return element("circle", cx=x, cy=y, r=7.0, class_="ring")
 
-    def _uniform(self, name: str, found: Record) -> str:
+    def _uniform(self, name: str, network: Record) -> str:
         """Draw a square at the measured latency of a budget's best uniform network."""
-        x, y = self.x(found["p50_ms"]), self.y(max(found["search_accuracy"], self.y.low))
+        x, y = self.x(network["p50_ms"]), self.y(max(network["search_accuracy"], self.y.low))
         lines = [
             f"best uniform network for {name}",
-            f"{self.contents.metric} {score(found['search_accuracy'])}",
-            f"{'measured' if found['measured'] else 'predicted'} {milliseconds(found['p50_ms'])}",
-            *in_words(Architecture.from_json(found["architecture"])),
+            f"{self.contents.metric} {score(network['search_accuracy'])}",
+            f"{'measured' if network['measured'] else 'predicted'} {milliseconds(network['p50_ms'])}",
+            *in_words(Architecture.from_json(network["architecture"])),
         ]
         tip = tooltip("\n".join(lines))
         return element("rect", tip, x=x - 5, y=y - 5, width=10, height=10, class_="uniform", tabindex=0)
 
-    def _export(self, name: str, found: Record) -> str:
+    def _export(self, name: str, export: Record) -> str:
         """Draw a diamond at the measured latency of an export, with a line from its candidate's predicted latency."""
-        x, y = self.x(found["p50_ms"]), self.y(max(found["search_accuracy"], self.y.low))
-        start_y = self.y(max(found["search_accuracy_inherited"], self.y.low))
-        moved = element("line", x1=self.x(found["predicted_ms"][self.device]), y1=start_y, x2=x, y2=y, class_="moved")
+        x, y = self.x(export["p50_ms"]), self.y(max(export["search_accuracy"], self.y.low))
+        start_y = self.y(max(export["search_accuracy_inherited"], self.y.low))
+        line = element("line", x1=self.x(export["predicted_ms"][self.device]), y1=start_y, x2=x, y2=y, class_="moved")
         lines = [
             f"exported as {name}",
-            f"{self.contents.metric} {score(found['search_accuracy'])} (search set)",
-            f"{self.contents.metric} {score(found['accuracy'], found['accuracy_standard_error'])} (test set)",
-            f"measured {milliseconds(found['p50_ms'])}, {times(found['speed_up'])} as fast as the teacher",
-            *in_words(Architecture.from_json(found["architecture"])),
+            f"{self.contents.metric} {score(export['search_accuracy'])} (search set)",
+            f"{self.contents.metric} {score(export['accuracy'], export['accuracy_standard_error'])} (test set)",
+            f"measured {milliseconds(export['p50_ms'])}, {times(export['speed_up'])} as fast as the teacher",
+            *in_words(Architecture.from_json(export["architecture"])),
         ]
         shape = f"M{x:.1f},{y - 8:.1f} l8,8 l-8,8 l-8,-8 Z"
-        return moved + element("path", tooltip("\n".join(lines)), d=shape, class_="export", tabindex=0)
+        return line + element("path", tooltip("\n".join(lines)), d=shape, class_="export", tabindex=0)
 
     def _limits(self) -> str:
         """Draw budgets and teacher as vertical lines; names that would overlap are put on different lines of text."""
         marks = [(self.x(limit), name, milliseconds(limit), "budget") for name, limit in self.limits]
         if self.teacher_p50_ms is not None:
-            at = self.x(self.teacher_p50_ms)
-            marks.append((at, "teacher", milliseconds(self.teacher_p50_ms), "teacher"))
-        parts, free_from = [], [0.0] * _ROWS
-        for at, name, latency, class_ in sorted(marks):
+            line_x = self.x(self.teacher_p50_ms)
+            marks.append((line_x, "teacher", milliseconds(self.teacher_p50_ms), "teacher"))
+        parts, free_from = [], [0.0] * _LABEL_ROWS
+        for line_x, name, latency, class_ in sorted(marks):
             half = _LABEL_WIDTH * len(name) / 2
-            left = min(max(at - half, 0.0), WIDTH - 2 * half)
-            row = next((number for number in range(_ROWS) if free_from[number] <= left), _ROWS - 1)
+            left = min(max(line_x - half, 0.0), WIDTH - 2 * half)
+            row = next((number for number in range(_LABEL_ROWS) if free_from[number] <= left), _LABEL_ROWS - 1)
             free_from[row] = left + 2 * half + _LABEL_WIDTH
             label_y = _TOP - 10 - 19 * row
             tip = tooltip(f"{name}: {latency}")
-            parts.append(element("line", tip, x1=at, x2=at, y1=label_y + 4, y2=_BOTTOM, class_=class_))
+            parts.append(element("line", tip, x1=line_x, x2=line_x, y1=label_y + 4, y2=_BOTTOM, class_=class_))
             parts.append(text(left + half, label_y, name, f"{class_}-name", "middle"))
         if self.teacher_p50_ms is not None and self.teacher_accuracy is not None:
             tip = tooltip(f"teacher\n{self.contents.metric} {score(self.teacher_accuracy)}")

@@ -71,12 +71,12 @@ class GrowingFront:
 
         The most accurate candidate comes first. Candidates whose evaluation was stopped early are left out.
         """
-        found: list[Candidate] = []
-        whole = [candidate for candidate in self.candidates if candidate.complete]
-        for candidate in sorted(whole, key=lambda one: (-one.accuracy, self._ms(one, device))):
-            if not found or self._ms(candidate, device) < self._ms(found[-1], device):
-                found.append(candidate)
-        return found
+        members: list[Candidate] = []
+        complete = [candidate for candidate in self.candidates if candidate.complete]
+        for candidate in sorted(complete, key=lambda item: (-item.accuracy, self._ms(item, device))):
+            if not members or self._ms(candidate, device) < self._ms(members[-1], device):
+                members.append(candidate)
+        return members
 
     def _ms(self, candidate: Candidate, device: str | None) -> float:
         return candidate.predicted_ms[device or next(iter(candidate.predicted_ms))]
@@ -89,17 +89,17 @@ class GrowingFront:
             )
         device = next(iter(self.candidates[0].predicted_ms))
         front = self.front()
-        x = AxisScale.around([self._ms(one, None) for one in self.candidates], _LEFT, _RIGHT)
-        y = AxisScale.around([one.accuracy for one in self.candidates], _BOTTOM, _TOP, logarithmic=False)
-        best = [(x(self._ms(one, None)), y(one.accuracy)) for one in reversed(front)]
-        dots = "".join(self._dot(one, x, y, one in front) for one in self.candidates)
+        x = AxisScale.around([self._ms(candidate, None) for candidate in self.candidates], _LEFT, _RIGHT)
+        y = AxisScale.around([candidate.accuracy for candidate in self.candidates], _BOTTOM, _TOP, logarithmic=False)
+        points = [(x(self._ms(candidate, None)), y(candidate.accuracy)) for candidate in reversed(front)]
+        dots = "".join(self._dot(candidate, x, y, candidate in front) for candidate in self.candidates)
         label = f"predicted p50 ms, {device}{' (logarithmic)' if x.logarithmic else ''}"
         title = f"score on the search set; {len(self.candidates)} candidates, {len(front)} on the front"
-        line = path(best, "front") if len(best) > 1 else ""
+        line = path(points, "front") if len(points) > 1 else ""
         content = standalone_style() + frame(x, y, label, title) + line + dots
         return drawing(_WIDTH, _HEIGHT, "Pareto front of the search so far", "chart", content)
 
-    def _dot(self, one: Candidate, x: AxisScale, y: AxisScale, is_best: bool) -> str:
-        kind = "candidate best" if is_best else "candidate" if one.complete else "candidate raced"
-        tip = tooltip(f"{one.architecture}\n{one.accuracy:.4f} at {self._ms(one, None):.3f} ms")
-        return element("circle", tip, cx=x(self._ms(one, None)), cy=y(one.accuracy), r=4.5, class_=kind)
+    def _dot(self, candidate: Candidate, x: AxisScale, y: AxisScale, is_best: bool) -> str:
+        kind = "candidate best" if is_best else "candidate" if candidate.complete else "candidate raced"
+        tip = tooltip(f"{candidate.architecture}\n{candidate.accuracy:.4f} at {self._ms(candidate, None):.3f} ms")
+        return element("circle", tip, cx=x(self._ms(candidate, None)), cy=y(candidate.accuracy), r=4.5, class_=kind)

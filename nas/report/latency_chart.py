@@ -20,9 +20,9 @@ def latency_chart(contents: Contents, device: str) -> Markup:
     Empty if nothing was measured on the device.
     """
     held_out = [(item["predicted_ms"], item["measured_ms"]) for item in contents.profiles[device]["held_out"]]
-    whole = list(measured_networks(contents, device))
+    networks = list(measured_networks(contents, device))
     values = [value for pair in held_out for value in pair]
-    values += [value for _, predicted, measured in whole for value in (predicted, measured)]
+    values += [value for _, predicted, measured in networks for value in (predicted, measured)]
     if not values:
         return Markup()
     x = AxisScale.around(values, _LEFT, _RIGHT)
@@ -34,7 +34,8 @@ def latency_chart(contents: Contents, device: str) -> Markup:
         for pair in held_out
     )
     rings = "".join(
-        element("circle", _tip(name, *pair), cx=x(pair[0]), cy=y(pair[1]), r=6, class_="whole") for name, *pair in whole
+        element("circle", _tip(name, *pair), cx=x(pair[0]), cy=y(pair[1]), r=6, class_="whole")
+        for name, *pair in networks
     )
     content = frame(x, y, f"predicted ms{kind}", f"measured ms{kind}") + equal + dots + rings
     return drawing(_WIDTH, _HEIGHT, f"Predicted against measured latency on {device}", "chart", content)
@@ -46,11 +47,11 @@ def measured_networks(contents: Contents, device: str) -> Iterator[tuple[str, fl
         if not budget.on(device):
             continue
         for item in contents.front["budgets"].get(budget.name, ()) if contents.front else ():
-            words, own = f"{item['description']}, candidate for {budget.name}", on_device(item, device)
-            if device in item["predicted_ms"] and "p50_ms" in own and own.get("measured", True):
-                yield words, item["predicted_ms"][device], own["p50_ms"]
-    for name, found in contents.exports_on(device).items():
-        yield f"{found['description']}, exported as {name}", found["predicted_ms"][device], found["p50_ms"]
+            words, measurements = f"{item['description']}, candidate for {budget.name}", on_device(item, device)
+            if device in item["predicted_ms"] and "p50_ms" in measurements and measurements.get("measured", True):
+                yield words, item["predicted_ms"][device], measurements["p50_ms"]
+    for name, export in contents.exports_on(device).items():
+        yield f"{export['description']}, exported as {name}", export["predicted_ms"][device], export["p50_ms"]
 
 
 def _tip(name: str, predicted: float, measured: float) -> str:

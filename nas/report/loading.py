@@ -23,21 +23,21 @@ class Snippet(NamedTuple):
 
 def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -> list[Snippet]:
     """Return code that loads the export in `folder`, which holds `files`, for single texts or for `pairs`."""
-    own, quoted = MODELING_FILE in files, json.dumps(folder, ensure_ascii=False)
-    trust = ", trust_remote_code=True" if own else ""
+    has_own_class, quoted = MODELING_FILE in files, json.dumps(folder, ensure_ascii=False)
+    trust = ", trust_remote_code=True" if has_own_class else ""
     example = '{"text": "one text", "text_pair": "another"}' if pairs else '"a text"'
     texts = '"one text", "another"' if pairs else '"a text"'
-    found = [Snippet(title, "python", code) for title, code in kind.snippets(quoted, trust)]
+    result = [Snippet(title, "python", code) for title, code in kind.snippets(quoted, trust)]
     if kind.pipeline:
         served = Snippet(
-            f"With torch and transformers{' (5 or later)' if own else ''}:",
+            f"With torch and transformers{' (5 or later)' if has_own_class else ''}:",
             "python",
             "from transformers import pipeline\n\n"
             f'classify = pipeline("{kind.pipeline}", model={quoted}{trust})\n'
             f"print(classify({example}{kind.pipeline_arguments}))",
         )
-        found.append(served)
-    found.append(
+        result.append(served)
+    result.append(
         Snippet(
             "With ONNX Runtime:",
             "python",
@@ -50,7 +50,7 @@ def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -
         )
     )
     if INFER_FILE in files:
-        asked = "--pairs $'one text\\tanother'" if pairs else '"a text"'
+        arguments = "--pairs $'one text\\tanother'" if pairs else '"a text"'
         title = "With only `pip install numpy tokenizers onnxruntime`:"
-        found.append(Snippet(title, "bash", f"python {shlex.quote(f'{folder}/{INFER_FILE}')} {asked}"))
-    return found
+        result.append(Snippet(title, "bash", f"python {shlex.quote(f'{folder}/{INFER_FILE}')} {arguments}"))
+    return result

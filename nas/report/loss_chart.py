@@ -11,7 +11,7 @@ from nas.report.svg import AxisScale, drawing, element, frame, path, tooltip
 
 _WIDTH, _HEIGHT = 420.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 246.0
-_FEW = 60
+_MOST_DOTS = 60
 """If there are at most this many entries, each one is marked with a dot; more dots would hide the line."""
 
 
@@ -34,7 +34,7 @@ def _chart(log: Sequence[Record], key: str, label: str, name: str) -> Markup:
     y = AxisScale.around(values, _BOTTOM, _TOP)
     kind = " (logarithmic)" if y.logarithmic else ""
     content = frame(x, y, "step", f"{name}{kind}") + path([(x(step), y(value)) for step, value in entries], "loss")
-    for step, value in entries if len(entries) <= _FEW else ():
+    for step, value in entries if len(entries) <= _MOST_DOTS else ():
         tip = tooltip(f"step {step:.0f}: {value:.4f}")
         content += element("circle", tip, cx=x(step), cy=y(value), r=3.5, class_="loss-dot")
     return drawing(_WIDTH, _HEIGHT, label, "chart", content)

@@ -20,19 +20,19 @@ def label_table(contents: Contents) -> dict[str, Any] | None:
     networks = _recorded(contents, "labels")
     if not networks:
         return None
-    first: Record = next(iter(networks.values()))
-    (counted,) = next(iter(first.values())).keys() - {"precision", "recall", "f1"}
+    first_scores: Record = next(iter(networks.values()))
+    (count_name,) = next(iter(first_scores.values())).keys() - {"precision", "recall", "f1"}
     teacher = networks.get("teacher")
 
-    def pair(found: Record, name: str) -> tuple[str, str]:
-        lost = found[name]["f1"] - teacher[name]["f1"] if teacher else 0.0
-        return score(found[name]["f1"]), points(lost) if lost else ""
+    def pair(scores: Record, name: str) -> tuple[str, str]:
+        difference = scores[name]["f1"] - teacher[name]["f1"] if teacher else 0.0
+        return score(scores[name]["f1"]), points(difference) if difference else ""
 
     rows = [
-        (name, f"{first[name][counted]:,.0f}", [pair(found, name) for found in networks.values()])
-        for name in sorted(first, key=lambda name: -first[name][counted])
+        (name, f"{first_scores[name][count_name]:,.0f}", [pair(scores, name) for scores in networks.values()])
+        for name in sorted(first_scores, key=lambda name: -first_scores[name][count_name])
     ]
-    return {"named": "label", "counted": counted, "networks": list(networks), "rows": rows}
+    return {"named": "label", "counted": count_name, "networks": list(networks), "rows": rows}
 
 
 def compared_table(contents: Contents) -> dict[str, Any] | None:
@@ -44,16 +44,20 @@ def compared_table(contents: Contents) -> dict[str, Any] | None:
     networks = _recorded(contents, "shown")
     if not networks:
         return None
-    first = next(iter(networks.values()))
-    ordered = sorted((row for row in first if row in contents.sample), key=lambda row: -first[row]["output"][0])
-    ranks = {name: _ranks(found) for name, found in networks.items()}
+    first_outputs = next(iter(networks.values()))
+    ordered = sorted(
+        (row for row in first_outputs if row in contents.sample), key=lambda row: -first_outputs[row]["output"][0]
+    )
+    ranks = {name: _ranks(outputs) for name, outputs in networks.items()}
     texts = {row: contents.sample[row] for row in ordered}
-    shared = [number for number in range(2) if len({own[number] for own in texts.values()}) == 1 < len(texts)]
+    shared = [
+        number for number in range(2) if len({row_texts[number] for row_texts in texts.values()}) == 1 < len(texts)
+    ]
     rows = [
         (
             " | ".join(text for number, text in enumerate(texts[row]) if number not in shared),
-            f"{first[row]['label']:g}",
-            [(ranks[name][row], f"{found[row]['output'][0]:.2f}") for name, found in networks.items()],
+            f"{first_outputs[row]['label']:g}",
+            [(ranks[name][row], f"{outputs[row]['output'][0]:.2f}") for name, outputs in networks.items()],
         )
         for row in ordered
     ]
@@ -68,11 +72,15 @@ def compared_table(contents: Contents) -> dict[str, Any] | None:
 
 def _recorded(contents: Contents, key: str) -> dict[str, Record]:
     """Return the values of a key in the verifications of the teacher and the exports, by the name of the network."""
-    teacher = next((found for key, found in contents.baselines.items() if key.endswith("/teacher")), {})
-    return {name: found[key] for name, found in {"teacher": teacher, **contents.exports}.items() if key in found}
+    teacher = next((verification for key, verification in contents.baselines.items() if key.endswith("/teacher")), {})
+    return {
+        name: verification[key]
+        for name, verification in {"teacher": teacher, **contents.exports}.items()
+        if key in verification
+    }
 
 
-def _ranks(found: Record) -> Mapping[str, int]:
+def _ranks(outputs: Record) -> Mapping[str, int]:
     """Return the rank of each row by a network's outputs; the highest output has rank 1."""
-    order = sorted(found, key=lambda row: -found[row]["output"][0])
+    order = sorted(outputs, key=lambda row: -outputs[row]["output"][0])
     return {row: rank for rank, row in enumerate(order, start=1)}

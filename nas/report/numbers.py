@@ -33,10 +33,10 @@ def score(value: float, error: float | None = None) -> str:
     return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
 
 
-def accuracies(about: Mapping[str, Any]) -> str:
+def accuracies(teacher: Mapping[str, Any]) -> str:
     """Return the accuracy of a student's teacher on the search set and, if it was computed, on the test set."""
-    tested = "" if about["test_accuracy"] is None else f", {score(about['test_accuracy'])} on the test set"
-    return f"{about['metric']} {score(about['search_accuracy'])} on the search set{tested}"
+    tested = "" if teacher["test_accuracy"] is None else f", {score(teacher['test_accuracy'])} on the test set"
+    return f"{teacher['metric']} {score(teacher['search_accuracy'])} on the search set{tested}"
 
 
 def points(difference: float) -> str:
@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 
 # For each metric, its name in words and its unit.
-_FIGURES = {
+_METRIC_NAMES = {
     "p50_ms": ("p50", "ms"),
     "p95_ms": ("p95", "ms"),
     "expected_ms": ("mean", "ms"),
@@ -84,7 +84,7 @@ _FIGURES = {
 
 def metric_in_words(name: str, value: float | None) -> str:
     """Return a metric of `nas.budget` with its name and unit: `mean 3.1 ms`, `parameters 758,760`."""
-    word, unit = _FIGURES[name]
+    word, unit = _METRIC_NAMES[name]
     if value is None:
         return f"{word} {UNKNOWN}"
     return f"{word} {value:,.0f}" if not unit else f"{word} {significant(value)} {unit}"
@@ -96,53 +96,58 @@ def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) 
     `teacher` holds the known metrics of the teacher on the budget's first device. With `several` devices in the study,
     each limit names its device.
     """
-    found = _floor(budget)
-    for asked in budget.limits:
-        for name, given in asked.given.items():
-            if budget.has_floor and (asked.device, name, given) == (budget.device, budget.minimise, "100%"):
+    all_conditions = _floor_in_words(budget)
+    for device_limits in budget.limits:
+        for name, limit in device_limits.given.items():
+            if budget.has_floor and (device_limits.device, name, limit) == (budget.device, budget.minimise, "100%"):
                 continue  # this is the default limit of the minimised metric
-            word, sign = _FIGURES[name][0], "≥" if name in RATES else "≤"
-            if isinstance(given, str):
-                known = name in teacher and asked.device == budget.device
+            word, sign = _METRIC_NAMES[name][0], "≥" if name in RATES else "≤"
+            if isinstance(limit, str):
+                is_known = name in teacher and device_limits.device == budget.device
                 value = (
-                    f"{metric_in_words(name, asked.value(name, teacher)).removeprefix(word + ' ')} = " if known else ""
+                    f"{metric_in_words(name, device_limits.value(name, teacher)).removeprefix(word + ' ')} = "
+                    if is_known
+                    else ""
                 )
-                text = f"{word} {sign} {value}{given} of the teacher's"
+                text = f"{word} {sign} {value}{limit} of the teacher's"
             else:
-                text = f"{word} {sign} {metric_in_words(name, given).removeprefix(word + ' ')}"
-            found.append(text + (f" on {asked.device}" if several or len(budget.limits) > 1 else ""))
-    return found
+                text = f"{word} {sign} {metric_in_words(name, limit).removeprefix(word + ' ')}"
+            all_conditions.append(text + (f" on {device_limits.device}" if several or len(budget.limits) > 1 else ""))
+    return all_conditions
 
 
-def limits_of(found: Mapping[str, Any]) -> list[str]:
+def limits_of(verification: Mapping[str, Any]) -> list[str]:
     """Return the conditions of the budget of a verification record, as `limits` does; empty if it has no budget."""
-    if not found["budget"]:
+    if not verification["budget"]:
         return []
-    teacher = {} if found["teacher_p50_ms"] is None else {"p50_ms": found["teacher_p50_ms"]}
-    return limits(Budget.model_validate(found["budget"]), teacher)
+    teacher = {} if verification["teacher_p50_ms"] is None else {"p50_ms": verification["teacher_p50_ms"]}
+    return limits(Budget.model_validate(verification["budget"]), teacher)
 
 
-def _floor(budget: Budget) -> list[str]:
+def _floor_in_words(budget: Budget) -> list[str]:
     """Return the accuracy floor of a budget and the metric that it minimises: `accuracy ≥ 0.9`, `minimum p50`."""
-    found = [] if budget.accuracy is None else [f"accuracy ≥ {budget.accuracy:g}"]
+    texts = [] if budget.accuracy is None else [f"accuracy ≥ {budget.accuracy:g}"]
     if budget.accuracy_loss is not None:
-        found.append(f"accuracy at most {in_points(budget.accuracy_loss)} below the teacher's")
-    return [*found, *([f"minimum {_FIGURES[budget.minimise][0]}"] if budget.minimise else [])]
+        texts.append(f"accuracy at most {in_points(budget.accuracy_loss)} below the teacher's")
+    return [*texts, *([f"minimum {_METRIC_NAMES[budget.minimise][0]}"] if budget.minimise else [])]
 
 
-def other_metrics(found: Any) -> list[str]:
+def other_metrics(verification: Any) -> list[str]:
     """Return the measured values of limited metrics that have no column in the tables, such as `mean 3.1 ms`.
 
     Columns show size, parameters and the median latency on the budget's first device. Values on another device
-    include its name: `longest 4.2 ms on phone`. `found` is a verification record.
+    include its name: `longest 4.2 ms on phone`. `verification` is a verification record.
     """
-    asked = Budget.model_validate(found["budget"]).limits if found["budget"] else ()
+    budget_limits = Budget.model_validate(verification["budget"]).limits if verification["budget"] else ()
     texts = []
-    for limits in asked:
-        first = limits.device == asked[0].device
-        own = found if first else found["devices"][limits.device]
-        names = [name for name in limits.given if name not in (STORED if not first else (*STORED, "p50_ms"))]
-        texts += [metric_in_words(name, own.get(name)) + ("" if first else f" on {limits.device}") for name in names]
+    for device_limits in budget_limits:
+        is_first = device_limits.device == budget_limits[0].device
+        measurements = verification if is_first else verification["devices"][device_limits.device]
+        names = [name for name in device_limits.given if name not in (STORED if not is_first else (*STORED, "p50_ms"))]
+        texts += [
+            metric_in_words(name, measurements.get(name)) + ("" if is_first else f" on {device_limits.device}")
+            for name in names
+        ]
     return texts
 
 

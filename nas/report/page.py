@@ -62,8 +62,8 @@ def _architectures(contents: Contents, methods: list[str]) -> Iterator[tuple[str
 
 
 def _importance(contents: Contents) -> dict[str, float]:
-    found = (contents.front or {}).get("importance", {})
-    return {_dimension(name): share for name, share in found.items() if share >= _LEAST_SHARE}
+    importance = (contents.front or {}).get("importance", {})
+    return {_dimension(name): share for name, share in importance.items() if share >= _LEAST_SHARE}
 
 
 def _dimension(name: str) -> str:

@@ -29,48 +29,54 @@ def results(contents: Contents) -> dict[str, Any] | None:
 
 def _static_warnings(contents: Contents) -> list[tuple[Record, str]]:
     """Return each classifier on averaged word vectors that is as good as some exports, with these exports' names."""
-    found = []
+    warnings = []
     for key, static in contents.baselines.items():
         device, kind = key.split("/", 1)
         if kind == "static":
-            best = static["accuracy"] + (static["accuracy_standard_error"] or 0.0)
-            others = {name: own for name, own in contents.exports.items() if own.get("device", device) == device}
-            beaten = [f"{name} ({score(own['accuracy'])})" for name, own in others.items() if own["accuracy"] <= best]
+            upper_accuracy = static["accuracy"] + (static["accuracy_standard_error"] or 0.0)
+            exports_here = {
+                name: export for name, export in contents.exports.items() if export.get("device", device) == device
+            }
+            beaten = [
+                f"{name} ({score(export['accuracy'])})"
+                for name, export in exports_here.items()
+                if export["accuracy"] <= upper_accuracy
+            ]
             if beaten:
-                found.append((static, ", ".join(beaten)))
-    return found
+                warnings.append((static, ", ".join(beaten)))
+    return warnings
 
 
 def _networks(contents: Contents) -> list[tuple[str, str, Record]]:
     """Return the kind, the name and the verification of each baseline and of each export."""
-    found = []
-    for key, verified in contents.baselines.items():
+    networks = []
+    for key, verification in contents.baselines.items():
         device, kind = key.split("/", 1)
         name = _KINDS.get(kind, kind) + (f" on {device}" if len(contents.devices) > 1 else "")
-        found.append(("teacher", name, verified))
-    return found + [("export", name, verified) for name, verified in contents.exports.items()]
+        networks.append(("teacher", name, verification))
+    return networks + [("export", name, verification) for name, verification in contents.exports.items()]
 
 
 def _measured_how(contents: Contents) -> str:
     """Return the conditions under which the latencies in the table were measured, for each device."""
-    found: dict[str, str] = {}
+    conditions_by_device: dict[str, str] = {}
     for record in (*contents.baselines.values(), *contents.exports.values()):
-        for own in record.get("devices", {"": record}).values():
-            if "latency" in own:  # absent until the network has been measured on that device
-                device = own["latency"]["device"]
-                found.setdefault(device["name"], conditions(device, own["environment"]))
-    return "; ".join(f"{name}: {text}" for name, text in found.items())
+        for measurements in record.get("devices", {"": record}).values():
+            if "latency" in measurements:  # absent until the network has been measured on that device
+                device = measurements["latency"]["device"]
+                conditions_by_device.setdefault(device["name"], conditions(device, measurements["environment"]))
+    return "; ".join(f"{name}: {text}" for name, text in conditions_by_device.items())
 
 
 def _against_uniform(contents: Contents) -> dict[str, Any] | None:
     """Return the best candidate and the best uniform network of each budget; None if there is no uniform network."""
     front, rows = contents.front or {}, []
-    for name, other in front.get("uniform", {}).items():
-        against = (other or {}).get("against")
-        met = (item for item in front["budgets"].get(name, ()) if item["met"])
-        own = next((item for item in met if against in (None, item["digest"])), None)
-        if own and other:
-            rows.append((name, own, other))
+    for name, uniform in front.get("uniform", {}).items():
+        against = (uniform or {}).get("against")
+        candidates_met = (item for item in front["budgets"].get(name, ()) if item["met"])
+        candidate = next((item for item in candidates_met if against in (None, item["digest"])), None)
+        if candidate and uniform:
+            rows.append((name, candidate, uniform))
     if not rows:
         return None
     examples, error = front.get("search_examples", 0), 0.0
@@ -80,6 +86,6 @@ def _against_uniform(contents: Contents) -> dict[str, Any] | None:
     return {
         "rows": rows,
         "examples": examples,
-        "all_measured": all(item.get("measured", True) for _, *shown in rows for item in shown),
+        "all_measured": all(item.get("measured", True) for _, *networks in rows for item in networks),
         "error": error,
     }

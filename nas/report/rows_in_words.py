@@ -18,28 +18,31 @@ def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
     """Yield the lines. `rows` is the JSON form of `nas.pipeline.rows.Rows`."""
     yield from _labels(rows)
     if rows["sets"]["train"]["words"]:
-        yield f"words: {', '.join(_words(name, found) for name, found in rows['sets'].items() if found['words'])}"
-    for what, counts in rows["figures"].items():
-        yield f"{what}: {', '.join(f'{count:,} in the {name} set' for name, count in counts.items())}"
-    of_test = "the text" if rows["shared"] == "text" else f"the {rows['shared']}"
+        yield f"words: {', '.join(_words(name, lengths) for name, lengths in rows['sets'].items() if lengths['words'])}"
+    for description, counts in rows["figures"].items():
+        yield f"{description}: {', '.join(f'{count:,} in the {name} set' for name, count in counts.items())}"
+    shared_part = "the text" if rows["shared"] == "text" else f"the {rows['shared']}"
     yield (
-        f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} have {of_test} of a "
-        "test row"
+        f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} have {shared_part} "
+        "of a test row"
     )
     if unlabelled := rows["unlabelled"]:
         yield Counts(**unlabelled).summary()
-    if unused := rows["without_embedding"]:
-        yield f"tokens without an embedding: {len(unused):,}, such as {unused[0]!r}; no text contains any of them"
+    if unused_tokens := rows["without_embedding"]:
+        yield (
+            f"tokens without an embedding: {len(unused_tokens):,}, such as {unused_tokens[0]!r}; no text contains any "
+            "of them"
+        )
     yield (
         f"search set: candidates are evaluated on {rows['judged_by']}; the standard error of {rows['metric']} is "
         f"{100 * rows['standard_error']:.2f} points (assuming {_assumed(rows)})"
     )
 
 
-def _words(name: str, found: dict[str, Any]) -> str:
-    left_out = found["words_left_out"]
-    share = f" ({left_out / found['words']:.2%} are truncated or have no token)" if left_out else ""
-    return f"{found['words']:,} in the {name} set{share}"
+def _words(name: str, lengths: dict[str, Any]) -> str:
+    left_out = lengths["words_left_out"]
+    share = f" ({left_out / lengths['words']:.2%} are truncated or have no token)" if left_out else ""
+    return f"{lengths['words']:,} in the {name} set{share}"
 
 
 def _assumed(rows: dict[str, Any]) -> str:
@@ -58,7 +61,7 @@ def _labels(rows: dict[str, Any]) -> Iterator[str]:
         )
     if not rows["classes"]:
         return
-    counts = {label: found["train"] for label, found in rows["classes"].items()}
+    counts = {label: counts_by_set["train"] for label, counts_by_set in rows["classes"].items()}
     shown = sorted(counts, key=lambda label: -counts[label])
     if len(shown) > _FEW_CLASSES:
         shown = [shown[0], shown[-1]]

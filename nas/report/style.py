@@ -53,11 +53,11 @@ DARK = {
     "choice-7": "#7accea",
     "choice-8": "#b8977a",
 }
-METHOD_COLOURS = sum(name.startswith("choice-") for name in LIGHT)
+NUM_METHOD_COLOURS = sum(name.startswith("choice-") for name in LIGHT)
 """The number of colours for compression methods; the first colour is reserved for `none`."""
 
 
-def _read(name: str) -> str:
+def _read_resource(name: str) -> str:
     return (resources.files("nas.report") / name).read_text(encoding="utf-8")
 
 
@@ -68,15 +68,17 @@ def _variables(palette: dict[str, str]) -> str:
 def page_style() -> Markup:
     """Return the style element of the page, with light and dark colours; printed pages are always light."""
     dark = f"@media screen and (prefers-color-scheme:dark){{{_variables(DARK)}}}"
-    return Markup(f"<style>{_variables(LIGHT)}{dark}\n{_read('page.css')}\n{_read('chart.css')}</style>")
+    return Markup(
+        f"<style>{_variables(LIGHT)}{dark}\n{_read_resource('page.css')}\n{_read_resource('chart.css')}</style>"
+    )
 
 
 def page_script() -> Markup:
     """Return the script element of the page, which shows tooltips."""
-    return Markup(f"<script>{_read('page.js')}</script>")
+    return Markup(f"<script>{_read_resource('page.js')}</script>")
 
 
 def standalone_style() -> str:
     """Return the style element of an SVG file; colours are literal, since some viewers do not know CSS variables."""
-    rules = re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: LIGHT[match.group(1)], _read("chart.css"))
+    rules = re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: LIGHT[match.group(1)], _read_resource("chart.css"))
     return f"<style>{rules}</style>"

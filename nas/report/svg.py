@@ -10,7 +10,7 @@ from html import escape
 from markupsafe import Markup
 
 _TICKS = 6
-_WIDE = 6.0
+_LOGARITHMIC_RATIO = 6.0
 """An axis is logarithmic if the ratio of its largest to its smallest value is at least this number."""
 
 
@@ -19,10 +19,10 @@ def element(tag: str, content: str = "", **attributes: object) -> str:
 
     In the names of attributes, a trailing `_` is removed and any other `_` becomes `-`. Empty attributes are left out.
     """
-    written = "".join(
+    attributes_text = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_value(value)}"' for name, value in attributes.items() if value != ""
     )
-    return f"<{tag}{written}>{content}</{tag}>"
+    return f"<{tag}{attributes_text}>{content}</{tag}>"
 
 
 def _value(value: object) -> str:
@@ -71,12 +71,12 @@ class AxisScale:
         """Return a scale that covers values with a margin; by default, it is logarithmic if their ratio is large."""
         low, high = min(values), max(values)
         if logarithmic is None:
-            logarithmic = low > 0 and high / low >= _WIDE
+            logarithmic = low > 0 and high / low >= _LOGARITHMIC_RATIO
         if logarithmic:
-            room = (high / low) ** 0.05
-            return cls(low / room, high * room, start, end, True)
-        room = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
-        return cls(low - room, high + room, start, end)
+            margin = (high / low) ** 0.05
+            return cls(low / margin, high * margin, start, end, True)
+        margin = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
+        return cls(low - margin, high + margin, start, end)
 
     def __call__(self, value: float) -> float:
         """Return the coordinate of a value."""
@@ -90,11 +90,11 @@ class AxisScale:
         """Return round values within the scale, in ascending order."""
         if self.logarithmic:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            found = [round(digit * 10.0**power, 12) for power in decades for digit in (1, 2, 5)]
-            return [value for value in found if self.low <= value <= self.high]
-        raw = (self.high - self.low) / _TICKS
-        unit = 10.0 ** math.floor(math.log10(raw))
-        step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw)
+            values = [round(digit * 10.0**power, 12) for power in decades for digit in (1, 2, 5)]
+            return [value for value in values if self.low <= value <= self.high]
+        raw_step = (self.high - self.low) / _TICKS
+        unit = 10.0 ** math.floor(math.log10(raw_step))
+        step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw_step)
         first = math.ceil(self.low / step)
         return [round(number * step, 12) for number in range(first, math.floor(self.high / step) + 1)]
 

@@ -52,10 +52,14 @@ def print_plan(plan: dict[str, Any]) -> None:
 def _print_rows(rows: dict[str, Any]) -> None:
     """Print the lengths of the texts, the labels, and warnings."""
     table = _table("Rows", "set", "rows", "mean tokens", "longest", "truncated")
-    for name, found in rows["sets"].items():
-        sample = "" if found["tokenised"] == found["rows"] else f" of a sample of {found['tokenised']:,}"
+    for name, lengths in rows["sets"].items():
+        sample = "" if lengths["tokenised"] == lengths["rows"] else f" of a sample of {lengths['tokenised']:,}"
         table.add_row(
-            name, f"{found['rows']:,}", f"{found['mean']:.1f}", f"{found['longest']:,}", f"{found['cut']:,}{sample}"
+            name,
+            f"{lengths['rows']:,}",
+            f"{lengths['mean']:.1f}",
+            f"{lengths['longest']:,}",
+            f"{lengths['cut']:,}{sample}",
         )
     console.print(table)
     for line in [*rows_in_words(rows), *(f"warning: {warning}" for warning in rows["warnings"])]:
@@ -67,16 +71,16 @@ def print_profiles(profiles: dict[str, dict[str, float]]) -> None:
     table = _table(
         "Profiles", "device", "teacher p50 ms", "smallest p50 ms", "mean error", "worst", "Kendall tau", "networks", ""
     )
-    for name, found in profiles.items():
+    for name, profile in profiles.items():
         table.add_row(
             name,
-            f"{found['teacher_p50_ms']:.3f}",
-            f"{found['smallest_p50_ms']:.3f}",
-            f"{found['mape']:.1%}",
-            f"{found['worst']:.1%}",
-            f"{found['kendall_tau']:.3f}",
-            f"{found['networks']:.0f}",
-            "noisy" if found["noisy"] else "",
+            f"{profile['teacher_p50_ms']:.3f}",
+            f"{profile['smallest_p50_ms']:.3f}",
+            f"{profile['mape']:.1%}",
+            f"{profile['worst']:.1%}",
+            f"{profile['kendall_tau']:.3f}",
+            f"{profile['networks']:.0f}",
+            "noisy" if profile["noisy"] else "",
         )
     console.print(table)
 
@@ -93,8 +97,8 @@ def print_front(front: dict[str, Any]) -> None:
     for budget, items in front["budgets"].items():
         columns = ("architecture", "digest", front["metric"], "p50 ms", "of teacher", "met")
         floor = front.get("floors", {}).get(budget)
-        asked = f" (at least {floor['least']:.4f} after the final training)" if floor else ""
-        table = _table(f"Measured for {budget}{asked}", *columns)
+        floor_text = f" (at least {floor['least']:.4f} after the final training)" if floor else ""
+        table = _table(f"Measured for {budget}{floor_text}", *columns)
         for item in items:
             share = item["p50_ms"] / item["teacher_p50_ms"]
             table.add_row(
@@ -112,7 +116,7 @@ def _without_the_only_device(baselines: dict[str, Any]) -> dict[str, Any]:
     """Return baselines with the name `<kind>` in place of `<device>/<kind>` if there is only one device."""
     if len({name.split("/")[0] for name in baselines}) > 1:
         return baselines
-    return {name.split("/")[1]: found for name, found in baselines.items()}
+    return {name.split("/")[1]: baseline for name, baseline in baselines.items()}
 
 
 def print_results(result: dict[str, Any]) -> None:
@@ -121,34 +125,41 @@ def print_results(result: dict[str, Any]) -> None:
     metric = next(iter(rows.values()))["metric"]
     columns = ("", f"test {metric}", "p50 ms", "speed-up", "size MB", "parameters", "budget met")
     table = _table(f"{result['study']}: measured on the exported files", *columns)
-    for name, found in rows.items():
-        error = found["accuracy_standard_error"]
-        accuracy = f"{found['accuracy']:.4f}" + (f" ± {error:.4f}" if error else "")
-        met = ", ".join(["" if found["budget"] is None else verdict(found["met"]), *other_metrics(found)])
+    for name, verification in rows.items():
+        error = verification["accuracy_standard_error"]
+        accuracy = f"{verification['accuracy']:.4f}" + (f" ± {error:.4f}" if error else "")
+        met = ", ".join(
+            ["" if verification["budget"] is None else verdict(verification["met"]), *other_metrics(verification)]
+        )
         table.add_row(
             name,
             accuracy,
-            "" if found["p50_ms"] is None else f"{found['p50_ms']:.3f}",
-            "" if found["speed_up"] is None else f"{found['speed_up']:.1f}x",
-            f"{found['size_mb']:.1f}",
-            f"{found['params']:,}",
+            "" if verification["p50_ms"] is None else f"{verification['p50_ms']:.3f}",
+            "" if verification["speed_up"] is None else f"{verification['speed_up']:.1f}x",
+            f"{verification['size_mb']:.1f}",
+            f"{verification['params']:,}",
             met,
         )
     console.print(table)
     console.print(f"files: {result['folder']}/exports", soft_wrap=True, markup=False)
 
 
-def print_spread(found: Mapping[str, Mapping[str, Any]]) -> None:
+def print_spread(spread_by_budget: Mapping[str, Mapping[str, Any]]) -> None:
     """Print the test accuracies of each budget over several seeds; print nothing if the study has only one seed."""
-    if not found:
+    if not spread_by_budget:
         return
-    some = next(iter(found.values()))
-    columns = ("", f"test {some['metric']}: mean", *(f"seed {seed}" for seed in some["seeds"]), "budget met")
+    first_spread = next(iter(spread_by_budget.values()))
+    columns = (
+        "",
+        f"test {first_spread['metric']}: mean",
+        *(f"seed {seed}" for seed in first_spread["seeds"]),
+        "budget met",
+    )
     table = _table("Several seeds: mean and standard error", *columns)
-    for name, each in found.items():
-        met = f"{sum(bool(one) for one in each['met'])} of {len(each['met'])}"
-        values = (score(value) for value in each["accuracies"])
-        table.add_row(name, score(each["mean"], each["standard_error"]), *values, met)
+    for name, spread in spread_by_budget.items():
+        met = f"{sum(bool(is_met) for is_met in spread['met'])} of {len(spread['met'])}"
+        values = (score(value) for value in spread["accuracies"])
+        table.add_row(name, score(spread["mean"], spread["standard_error"]), *values, met)
     console.print(table)
 
 
@@ -156,9 +167,11 @@ def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, f
     """Print the time that each step and its parts took, and their shares of the total; arguments are in seconds."""
     total = sum(seconds.values())
     table = _table("Time spent", "step", "time", "share")
-    for step, whole in seconds.items():
-        spent = {step: whole} | {f"  {part}": taken for part, taken in parts.get(step, {}).items()}
-        for name, taken in spent.items():
-            table.add_row(name, duration(taken), f"{taken / total:.0%}" if total else "")
+    for step, step_seconds in seconds.items():
+        seconds_by_name = {step: step_seconds} | {
+            f"  {part}": part_seconds for part, part_seconds in parts.get(step, {}).items()
+        }
+        for name, part_seconds in seconds_by_name.items():
+            table.add_row(name, duration(part_seconds), f"{part_seconds / total:.0%}" if total else "")
     table.add_row("total", duration(total), "")
     console.print(table)

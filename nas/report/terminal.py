@@ -16,15 +16,15 @@ _console = Console()
 console = _console if _console.is_terminal else Console(width=120)
 
 
-def print_findings(found: Sequence[Mapping[str, str]]) -> None:
+def print_findings(findings: Sequence[Mapping[str, str]]) -> None:
     """Print the findings of `nas doctor`, one table per subject."""
     styles = {"ok": "green", "note": "yellow", "missing": "bold red"}
-    for about in dict.fromkeys(finding["about"] for finding in found):
-        table = Table(title=about, title_justify="left")
+    for subject in dict.fromkeys(finding["about"] for finding in findings):
+        table = Table(title=subject, title_justify="left")
         for column in ("", "state", "detail"):
             table.add_column(column, overflow="fold")
-        for finding in found:
-            if finding["about"] == about:
+        for finding in findings:
+            if finding["about"] == subject:
                 state = Text(finding["state"], styles[finding["state"]])
                 table.add_row(Text(finding["name"]), state, Text(finding["detail"]))
         console.print(table)

@@ -132,7 +132,7 @@ class _Combinations(NamedTuple):
 
     def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Combinations:
         """Extend each combination by each pair of options for one more layer, and return the non-dominated results."""
-        earlier, pair = (places.ravel() for places in np.indices((len(self.costs), len(costs))))
+        earlier, pair = (indices.ravel() for indices in np.indices((len(self.costs), len(costs))))
         pair_indices = np.concatenate([self.pair_indices[earlier], pair[:, None]], axis=1)
         costs, losses = self.costs[earlier] + costs[pair], self.losses[earlier] + losses[pair]
         return _Combinations(costs, losses, pair_indices).non_dominated()

@@ -26,7 +26,7 @@ from nas.search.loop import SearchState
 from nas.study import Study
 
 _TEACHER = "teacher"
-_ENOUGH = 3
+_ENOUGH_CANDIDATES = 3
 """Once this many measured candidates meet a budget, less accurate candidates are no longer measured."""
 FLOOR_FACTOR = 2
 """For a budget with an accuracy floor, the numbers of measured candidates and of finalists are multiplied by this.
@@ -197,7 +197,7 @@ def _next_candidates(
     `waiting` holds the candidates that are not measured yet, best first, and `met` the objectives of those that were
     measured to meet the budget. `slowdown` is the ratio of measured to predicted latencies so far.
     """
-    enough = min(count, _ENOUGH)
+    enough = min(count, _ENOUGH_CANDIDATES)
     objective_to_exceed = sorted(met, reverse=True)[enough - 1] if len(met) >= enough else -float("inf")
     allowed = 1.0 + _tolerance(costs, budget)
     candidates = (

@@ -15,7 +15,7 @@ from nas.search.costs import Costs, cheapest
 from nas.search.uniform import widths
 from nas.space import SearchSpace
 
-_SHARES = 3
+_SHARE_COUNT = 3
 """The number of fractions of each budget, including the full budget, for which there are designs."""
 
 
@@ -40,7 +40,7 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
     """
     candidates = [(candidate, costs.cautious_violations(candidate)) for candidate in _uniform_candidates(space)]
     lists = list[list[Architecture]]()
-    for index, share in product(range(len(costs.budgets)), costs.shares[:_SHARES]):
+    for index, share in product(range(len(costs.budgets)), costs.shares[:_SHARE_COUNT]):
         within = (candidate for candidate, violations in candidates if 1.0 + violations[index] <= share)
         widest = list({tuple(layer.source for layer in candidate.layers): candidate for candidate in within}.values())
         if widest not in lists:

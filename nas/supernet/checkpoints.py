@@ -264,17 +264,17 @@ def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
     if last_complete(checkpoints) is None:
         return
     try:
-        known = read_json(checkpoints / _ORIGIN_FILE, TrainingError)["origin"]
+        stored_origin = read_json(checkpoints / _ORIGIN_FILE, TrainingError)["origin"]
     except TrainingError:
         raise TrainingError(
             f"{checkpoints}: holds an unfinished training whose settings are unknown; remove the folder to start again"
         ) from None
-    if known.get("form") != origin.get("form"):
+    if stored_origin.get("form") != origin.get("form"):
         raise TrainingError(
             f"{checkpoints}: holds an unfinished training that another version of nas started; finish it with that "
             "version, or remove the folder to start again"
         )
-    difference = next(_differences(known, json.loads(json.dumps(origin))), None)
+    difference = next(_differences(stored_origin, json.loads(json.dumps(origin))), None)
     if difference:
         raise TrainingError(
             f"{checkpoints}: holds an unfinished training that was started with {difference}; "
@@ -282,12 +282,12 @@ def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
         )
 
 
-def _differences(known: Any, now: Any, key: str = "") -> Iterator[str]:
-    if isinstance(known, dict) and isinstance(now, dict):
-        for name in sorted({*known, *now}):
-            yield from _differences(known.get(name), now.get(name), f"{key}.{name}" if key else name)
-    elif known != now:
-        yield f"{key} = {known!r}, which is {now!r} now"
+def _differences(stored: Any, current: Any, key: str = "") -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(current, dict):
+        for name in sorted({*stored, *current}):
+            yield from _differences(stored.get(name), current.get(name), f"{key}.{name}" if key else name)
+    elif stored != current:
+        yield f"{key} = {stored!r}, which is {current!r} now"
 
 
 def remove_checkpoints(folder: Path) -> None:

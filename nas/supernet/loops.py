@@ -36,7 +36,7 @@ from nas.model.precision import training_processor, uses_bf16
 from nas.progress import Tracker, track
 from nas.supernet.checkpoints import SafeTrainer, all_finite, bind, last_complete, mark_complete
 from nas.supernet.side_by_side import SideBySideTrainer
-from nas.tasks import GROUP, JUDGED
+from nas.tasks import GROUP, REFERENCE
 
 # By default, oneDNN caches the kernels for the last 1,024 shapes of matrix products, several megabytes each. In a
 # training whose shapes change at every step, the cache takes gigabytes, and hardly any kernel is used again. oneDNN
@@ -239,7 +239,7 @@ class FineTuning:
     accuracy_of: AccuracyOf | None = None
     """Measures the accuracy after each epoch, so that the best epoch is kept. Required if the schedule has patience."""
     title: str = "Fine-tuning the teacher"
-    is_label_of_token: bool = False
+    labels_are_per_token: bool = False
     """Whether each token has a label, rather than each text."""
 
     def tune(self, model: PreTrainedModel) -> None:
@@ -249,7 +249,7 @@ class FineTuning:
             "model": model,
             "args": training_arguments(model.config, self.folder, self.schedule, self.seed),
             "train_dataset": self.train,
-            "data_collator": padding(self.tokenizer, self.is_label_of_token),
+            "data_collator": padding(self.tokenizer, self.labels_are_per_token),
             "processing_class": self.tokenizer,
         }
         if self.accuracy_of:
@@ -266,12 +266,12 @@ def labelled_batches(
     count: int,
     batch_size: int,
     seed: int,
-    is_label_of_token: bool = False,
+    labels_are_per_token: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield up to `count` random padded training batches, labelled per text, or per token if `is_label_of_token`."""
-    other_columns = [name for name in ("length", GROUP, JUDGED) if name in train.column_names]
+    """Yield up to `count` random padded training batches, labelled per text, or per token if `labels_are_per_token`."""
+    other_columns = [name for name in ("length", GROUP, REFERENCE) if name in train.column_names]
     rows = train.remove_columns(other_columns).shuffle(seed=seed, keep_in_memory=True)
-    collate = padding(tokenizer, is_label_of_token)
+    collate = padding(tokenizer, labels_are_per_token)
     for number in range(min(count, -(-len(rows) // batch_size))):
         part = rows[number * batch_size : (number + 1) * batch_size]
         yield dict(collate([dict(zip(part, values, strict=True)) for values in zip(*part.values(), strict=True)]))

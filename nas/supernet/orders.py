@@ -21,8 +21,8 @@ texts ordered only by length.
 class ByGroup(Sampler[int]):
     """A sampler that keeps the texts of a group together. Large groups are split into parts of similar length.
 
-    The order depends only on seed and epoch. Groups and parts are sorted by length within stretches of about `stretch`
-    texts. `epoch` returns the number of the current epoch.
+    The order depends only on seed and epoch. Groups and parts are sorted by length within groups of about
+    `mega_batch_size` texts. `epoch` returns the number of the current epoch.
     """
 
     def __init__(

@@ -162,8 +162,8 @@ def _write_outputs(
 
 
 def _memory_mapped(path: Path) -> np.ndarray:
-    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return found
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _key(*columns: Sequence[int] | np.ndarray) -> bytes:

@@ -6,7 +6,18 @@ these instances, so no module outside this package distinguishes between kinds.
 
 from __future__ import annotations
 
-from nas.tasks.base import GROUP, IGNORED, JUDGED, Meaning, Metric, Problem, TaskKind, TaskLabels, in_groups, is_custom
+from nas.tasks.base import (
+    GROUP,
+    IGNORED,
+    REFERENCE,
+    Meaning,
+    Metric,
+    Problem,
+    TaskKind,
+    TaskLabels,
+    in_groups,
+    is_custom,
+)
 from nas.tasks.classification import Classification, ClassMetric
 from nas.tasks.embedding import Embedding, PairCorrelation
 from nas.tasks.labels import Head, LabelColumn
@@ -18,7 +29,7 @@ from nas.tasks.tagging import Tagging, TagMetric
 __all__ = [
     "GROUP",
     "IGNORED",
-    "JUDGED",
+    "REFERENCE",
     "REGISTRY",
     "ClassMetric",
     "Correlation",

@@ -26,9 +26,9 @@ Problem = Literal["regression", "single_label_classification", "multi_label_clas
 Meaning = Literal["classes", "scale", "lists", "grades", "tags"]
 """The content of a label column in each row: a class, a number on a scale, a list of labels, a grade of relevance to
 the row's query, or a list with a tag for each word."""
-GROUP, JUDGED = "group", "judged"
+GROUP, REFERENCE = "group", "judged"
 """Columns that a tokenised split may have in addition to `labels`. `GROUP` holds the number of each row's group.
-`JUDGED` holds the reference values for the metric, if they differ from the labels used in training."""
+`REFERENCE` holds the reference values for the metric, if they differ from the labels used in training."""
 LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
 """The label of a token that has no tag and is not evaluated, as in transformers."""
@@ -79,9 +79,9 @@ def is_custom(metric: str) -> bool:
 
 def in_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return records (rows,) with the fields `label` and `group`, the format for metrics that score groups of rows."""
-    found = np.empty(len(labels), dtype=[("label", labels.dtype, labels.shape[1:]), (GROUP, np.int64)])
-    found["label"], found[GROUP] = labels, groups
-    return found
+    records = np.empty(len(labels), dtype=[("label", labels.dtype, labels.shape[1:]), (GROUP, np.int64)])
+    records["label"], records[GROUP] = labels, groups
+    return records
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ class Metric(ABC):
 
         This is used only for kinds with `TaskKind.takes_custom_metrics`.
         """
-        found = self.answers(logits, labels)
-        assert found is not None
-        return found
+        answers = self.answers(logits, labels)
+        assert answers is not None
+        return answers
 
     def is_correct(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return for each text whether its answer is correct, (texts,); only for metrics with `is_share`."""
@@ -227,12 +227,13 @@ class Metric(ABC):
         return {}
 
     def check_size(
-        self, labels: np.ndarray, what: str = "The evaluated set (search.examples, search.least_tokens)"
+        self, labels: np.ndarray, set_name: str = "The evaluated set (search.examples, search.least_tokens)"
     ) -> None:
-        """Raise `DataError` if a set is too small for the metric; `what` names the set in the message."""
-        if (found := self.size(labels)) < self.least_size:
+        """Raise `DataError` if a set is too small for the metric; `set_name` names the set in the message."""
+        if (size := self.size(labels)) < self.least_size:
             raise DataError(
-                f"{what} needs at least {self.least_size} {self.size_word} for {self.name}, but has {found}; give more"
+                f"{set_name} needs at least {self.least_size} {self.size_word} for {self.name}, but has {size}; give "
+                "more"
             )
 
 
@@ -291,76 +292,76 @@ class TaskKind(ABC):
     pipeline_arguments: ClassVar[str] = ", truncation=True"
     """Python arguments with which this pipeline returns the full answer for a text of any length."""
 
-    def check(self, asked: TaskSettings) -> None:
+    def check(self, settings: TaskSettings) -> None:
         """Raise `ValueError`, with the key and a remedy, if the settings do not fit the kind."""
-        if asked.metric not in self.metrics:
-            self._check_custom_metric(asked)
-        if asked.positive is not None and asked.metric not in self.single_class_metrics:
-            able = (
+        if settings.metric not in self.metrics:
+            self._check_custom_metric(settings)
+        if settings.positive is not None and settings.metric not in self.single_class_metrics:
+            reason = (
                 f"only {', '.join(self.single_class_metrics)} can be computed for a single class"
                 if self.single_class_metrics
                 else f"no metric of {self.name} is computed for a single class"
             )
             raise ValueError(
-                f"positive: {able}, but the metric is {asked.metric!r}; remove positive"
+                f"positive: {reason}, but the metric is {settings.metric!r}; remove positive"
                 + (", or set another metric" if self.single_class_metrics else "")
             )
-        if not isinstance(asked.label, str) and not self.several_columns:
+        if not isinstance(settings.label, str) and not self.several_columns:
             raise ValueError(
-                f"label: {self.name} has one column of labels, but got {', '.join(asked.label)}; name one, or set kind "
-                "= 'multi_label' if each column is one label"
+                f"label: {self.name} has one column of labels, but got {', '.join(settings.label)}; name one, or set "
+                "kind = 'multi_label' if each column is one label"
             )
-        if asked.threshold is not None and not self.has_thresholds:
-            raise ValueError(f"threshold: {self.name} has no threshold, but got {asked.threshold!r}; remove it")
-        if asked.query is not None and not self.judges_groups:
-            raise ValueError(f"query: {self.name} evaluates each row separately, but got {asked.query!r}; remove it")
-        self._check_judged(asked)
-        if self.needs_pairs and len(asked.text) != 2:
+        if settings.threshold is not None and not self.has_thresholds:
+            raise ValueError(f"threshold: {self.name} has no threshold, but got {settings.threshold!r}; remove it")
+        if settings.query is not None and not self.judges_groups:
+            raise ValueError(f"query: {self.name} evaluates each row separately, but got {settings.query!r}; remove it")
+        self._check_pair_settings(settings)
+        if self.needs_pairs and len(settings.text) != 2:
             raise ValueError(
-                f"text: {self.name} needs two columns of texts, but got {', '.join(asked.text)}; name both"
+                f"text: {self.name} needs two columns of texts, but got {', '.join(settings.text)}; name both"
             )
-        if self.has_words and len(asked.text) != 1:
+        if self.has_words and len(settings.text) != 1:
             raise ValueError(
-                f"text: {self.name} needs one column with lists of words, but got {', '.join(asked.text)}; name one"
+                f"text: {self.name} needs one column with lists of words, but got {', '.join(settings.text)}; name one"
             )
 
-    def _check_custom_metric(self, asked: TaskSettings) -> None:
+    def _check_custom_metric(self, settings: TaskSettings) -> None:
         """Raise `ValueError` unless the metric is a user-defined function and the kind supports such functions."""
-        able = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_custom_metrics else "")
-        if not is_custom(asked.metric):
-            raise ValueError(f"metric: {asked.metric!r} is not a metric of {self.name}; {able}")
+        remedy = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_custom_metrics else "")
+        if not is_custom(settings.metric):
+            raise ValueError(f"metric: {settings.metric!r} is not a metric of {self.name}; {remedy}")
         if not self.takes_custom_metrics:
-            raise ValueError(f"metric: {self.name} does not support functions such as {asked.metric!r}; {able}")
-        self.metric(asked)
+            raise ValueError(f"metric: {self.name} does not support functions such as {settings.metric!r}; {remedy}")
+        self.metric(settings)
 
-    def _check_judged(self, asked: TaskSettings) -> None:
+    def _check_pair_settings(self, settings: TaskSettings) -> None:
         """Raise `ValueError` if settings for text pairs are missing but needed, or given but not used by the kind."""
         if not self.learns_from_texts:
-            for key, value in (("search", asked.search), ("pair", asked.pair)):
+            for key, value in (("search", settings.search), ("pair", settings.pair)):
                 if value:
                     raise ValueError(
                         f"{key}: {self.name} is evaluated on rows held out of the training rows, but got {value!r}; "
                         "remove it"
                     )
             return
-        if len(asked.text) != 1:
+        if len(settings.text) != 1:
             raise ValueError(
-                f"text: {self.name} learns from single texts, but got {', '.join(asked.text)}; name one column"
+                f"text: {self.name} learns from single texts, but got {', '.join(settings.text)}; name one column"
             )
-        if not asked.search:
+        if not settings.search:
             raise ValueError(f"search: {self.name} needs a file of text pairs to evaluate candidates; name one")
-        if len(asked.pair) != 2:
+        if len(settings.pair) != 2:
             raise ValueError(
                 f"pair: {self.name} needs the columns of both texts in the search and test sets, but got "
-                f"{', '.join(asked.pair) or 'none'}; name both"
+                f"{', '.join(settings.pair) or 'none'}; name both"
             )
 
-    def group_column(self, asked: TaskSettings) -> str | None:
+    def group_column(self, settings: TaskSettings) -> str | None:
         """Return the column that names each row's group; None if rows are evaluated and held out one by one."""
-        return (asked.query or asked.text[0]) if self.judges_groups else None
+        return (settings.query or settings.text[0]) if self.judges_groups else None
 
     @abstractmethod
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
+    def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
         """Return the metric for a task whose outputs have these names.
 
         Without names, return a metric that is based only on the study's settings. Raises `DataError` if the names do
@@ -398,8 +399,8 @@ class TaskKind(ABC):
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
         """Return the number of occurrences of each label, by its name; empty if labels have no names."""
-        found = Counter(labels)
-        return {name: found[number] for number, name in enumerate(names)}
+        occurrences = Counter(labels)
+        return {name: occurrences[number] for number, name in enumerate(names)}
 
     @abstractmethod
     def divergence(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-_OF_ONE_CLASS = ("f1", "precision", "recall", "roc_auc")
+_SINGLE_CLASS_METRICS = ("f1", "precision", "recall", "roc_auc")
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class ClassMetric(Metric):
         positive = 1 if self.positive is None and outputs == 2 else self.positive
         if self.name == "roc_auc":
             classes = range(outputs) if positive is None else [positive]
-            found = [area for number in classes if (area := _area_under_curve(logits, labels, number)) is not None]
-            return float(np.mean(found)) if found else 0.5
+            areas = [area for number in classes if (area := _area_under_curve(logits, labels, number)) is not None]
+            return float(np.mean(areas)) if areas else 0.5
         from sklearn import metrics  # the import takes a second, which workers save if the metric is accuracy
 
         predictions = self.answers(logits, labels)
         if self.name == "matthews_correlation":
             return float(metrics.matthews_corrcoef(labels, predictions))
-        of: Any = getattr(metrics, f"{self.name.removesuffix('_macro')}_score")
+        score_function: Any = getattr(metrics, f"{self.name.removesuffix('_macro')}_score")
         if positive is None or self.name == "f1_macro":
-            return float(of(labels, predictions, average="macro", zero_division=0.0))
-        return float(of(labels == positive, predictions == positive, zero_division=0.0))
+            return float(score_function(labels, predictions, average="macro", zero_division=0.0))
+        return float(score_function(labels == positive, predictions == positive, zero_division=0.0))
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        found: np.ndarray = logits.argmax(axis=1)
-        return found
+        classes: np.ndarray = logits.argmax(axis=1)
+        return classes
 
     def is_correct(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         same: np.ndarray = self.answers(logits, labels) == labels
@@ -69,18 +69,18 @@ class ClassMetric(Metric):
 
     def confidence(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        found: np.ndarray = exponentials[np.arange(len(labels)), labels] / exponentials.sum(axis=1)
-        return found
+        probabilities: np.ndarray = exponentials[np.arange(len(labels)), labels] / exponentials.sum(axis=1)
+        return probabilities
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        found = np.zeros((len(labels), outputs), dtype=np.float32)
-        found[:, np.bincount(labels).argmax()] = 1.0
-        return found
+        logits = np.zeros((len(labels), outputs), dtype=np.float32)
+        logits[:, np.bincount(labels).argmax()] = 1.0
+        return logits
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         shift = np.where(rng.random(len(labels)) < share, 0, rng.integers(1, outputs, len(labels)))
-        found: np.ndarray = np.eye(outputs)[(labels + shift) % outputs]
-        return found
+        logits: np.ndarray = np.eye(outputs)[(labels + shift) % outputs]
+        return logits
 
 
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
@@ -90,13 +90,13 @@ def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> fl
     """
     from scipy.stats import rankdata
 
-    others = np.delete(logits.astype(np.float64), number, axis=1)
-    ranks = rankdata(logits[:, number] - np.logaddexp.reduce(others, axis=1))
-    is_custom = labels == number
-    own, rest = int(is_custom.sum()), int((~is_custom).sum())
-    if not own or not rest:
+    other_logits = np.delete(logits.astype(np.float64), number, axis=1)
+    ranks = rankdata(logits[:, number] - np.logaddexp.reduce(other_logits, axis=1))
+    is_own = labels == number
+    own_count, other_count = int(is_own.sum()), int((~is_own).sum())
+    if not own_count or not other_count:
         return None
-    return float((ranks[is_custom].sum() - own * (own + 1) / 2) / (own * rest))
+    return float((ranks[is_own].sum() - own_count * (own_count + 1) / 2) / (own_count * other_count))
 
 
 class Classification(TaskKind):
@@ -105,7 +105,7 @@ class Classification(TaskKind):
     name = "classification"
     metrics = ("accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "roc_auc", "matthews_correlation")
     takes_custom_metrics = True
-    single_class_metrics = _OF_ONE_CLASS
+    single_class_metrics = _SINGLE_CLASS_METRICS
     examples = (
         {"label": ["good", "bad", "good", "so so", "bad", "so so"]},
         {"label": [0, 1, 1, 0, 1, 0]},
@@ -113,38 +113,42 @@ class Classification(TaskKind):
     )
     problem_type = "single_label_classification"
 
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
+    def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
         """Return the metric. f1, precision, recall and roc_auc are computed for the class `positive` if it is given.
 
         Otherwise they are computed for class 1 if there are two classes, as in GLUE, or as the mean over all classes.
         """
-        name, positive = asked.metric, asked.positive
+        name, positive = settings.metric, settings.positive
         if is_custom(name):
             return custom_metric(name, ClassMetric(self.metrics[0]))
-        if name not in _OF_ONE_CLASS or (not names and positive is None):
+        if name not in _SINGLE_CLASS_METRICS or (not names and positive is None):
             return ClassMetric(name, " ".join(reversed(name.split("_"))) if name.startswith("f1_") else "")
         if not names:
             return ClassMetric(name, f"{name} of {positive!r}")
         if positive is None:
-            two = len(names) == 2
-            return ClassMetric(name, f"{name} of {names[1]!r}", 1) if two else ClassMetric(name, f"macro {name}")
-        same = [number for number, name in enumerate(names) if name == positive]
-        same = same or [number for number, name in enumerate(names) if name.casefold() == positive.casefold()]
-        if len(same) != 1:
+            has_two_classes = len(names) == 2
+            return (
+                ClassMetric(name, f"{name} of {names[1]!r}", 1)
+                if has_two_classes
+                else ClassMetric(name, f"macro {name}")
+            )
+        matches = [number for number, name in enumerate(names) if name == positive]
+        matches = matches or [number for number, name in enumerate(names) if name.casefold() == positive.casefold()]
+        if len(matches) != 1:
             raise DataError(f"task.positive: must be one of the classes {', '.join(names)}, but got {positive!r}")
-        return ClassMetric(name, f"{name} of {names[same[0]]!r}", same[0])
+        return ClassMetric(name, f"{name} of {names[matches[0]]!r}", matches[0])
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        (trained,), (tested,) = train, test
-        classes = {"train": classes_of(trained), "test": classes_of(tested)}
-        found = numbering(class_names(trained, classes["train"]), head)
-        notes = [found.note] if found.note else []
-        notes += alike_note(trained.source, found.names)
-        check_known(found, trained, tested, enumerate(classes["test"]))
+        (train_column,), (test_column,) = train, test
+        classes = {"train": classes_of(train_column), "test": classes_of(test_column)}
+        class_numbering = numbering(class_names(train_column, classes["train"]), head)
+        notes = [class_numbering.note] if class_numbering.note else []
+        notes += alike_note(train_column.source, class_numbering.names)
+        check_known(class_numbering, train_column, test_column, enumerate(classes["test"]))
         values: dict[str, list[Any]] = {
-            name: [found.numbers[label] for label in labels] for name, labels in classes.items()
+            name: [class_numbering.numbers[label] for label in labels] for name, labels in classes.items()
         }
-        return TaskLabels(values, found.names, tuple(notes))
+        return TaskLabels(values, class_numbering.names, tuple(notes))
 
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1

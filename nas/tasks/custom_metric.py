@@ -48,10 +48,10 @@ class CustomMetric(Metric):
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         """Return the function's result. Raises `DataError` if the function fails or does not return a finite number."""
-        given = self.base.calibrated(logits, labels)
+        metric = self.base.calibrated(logits, labels)
         try:
-            found = self.function(given.predictions(logits, labels), labels)
-            number = float(found)
+            result = self.function(metric.predictions(logits, labels), labels)
+            number = float(result)
         except Exception as problem:  # a user's function may raise anything
             reason = (str(problem).splitlines() or [""])[0]
             raise DataError(
@@ -59,7 +59,9 @@ class CustomMetric(Metric):
                 "correct the function"
             ) from problem
         if not math.isfinite(number):
-            raise DataError(f"task.metric: {self.name} must return a finite number, but returned {found!r}; correct it")
+            raise DataError(
+                f"task.metric: {self.name} must return a finite number, but returned {result!r}; correct it"
+            )
         return number
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -91,7 +93,7 @@ class CustomMetric(Metric):
 def custom_metric(name: str, base: Metric) -> CustomMetric:
     """Return the metric for the function with this name. Raises `ValueError` with a remedy if there is none."""
     label = name.partition(":")[2].partition("#")[0]
-    return CustomMetric(name, label, function=_function(name), base=base)
+    return CustomMetric(name, label, function=_find_function(name), base=base)
 
 
 def register(function: Function) -> str:
@@ -110,21 +112,21 @@ def register(function: Function) -> str:
     module, name = str(function.__module__), function.__name__
     if _is_installed(module) and getattr(importlib.import_module(module), name, None) is function:
         return f"{module}:{name}"
-    digest = hashlib.sha256(repr(tuple(_parts(code))).encode()).hexdigest()[:8]
-    known = f"{module}:{name}#{digest}"
-    _registered[known] = function
-    return known
+    digest = hashlib.sha256(repr(tuple(_code_parts(code))).encode()).hexdigest()[:8]
+    registered_name = f"{module}:{name}#{digest}"
+    _registered[registered_name] = function
+    return registered_name
 
 
-def _parts(code: CodeType) -> Iterable[object]:
+def _code_parts(code: CodeType) -> Iterable[object]:
     """Yield the parts of a function's code that define its computation, but not where it is defined."""
     yield code.co_code
     yield from code.co_names
     for constant in code.co_consts:
-        yield from _parts(constant) if isinstance(constant, CodeType) else [constant]
+        yield from _code_parts(constant) if isinstance(constant, CodeType) else [constant]
 
 
-def _function(name: str) -> Function:
+def _find_function(name: str) -> Function:
     """Return the registered or importable function with this name. Raises the errors of `custom_metric`."""
     if name in _registered:
         return _registered[name]
@@ -141,22 +143,22 @@ def _function(name: str) -> Function:
             "other code; install its package, or pass the function to nas.run_of"
         )
     try:
-        found: Function | None = getattr(importlib.import_module(module), function, None)
+        candidate: Function | None = getattr(importlib.import_module(module), function, None)
     except ImportError as problem:
         raise ValueError(f"metric: {name!r}: {problem}; correct the name") from None
-    if not callable(found):
+    if not callable(candidate):
         raise ValueError(f"metric: {name!r}: the module has no function {function!r}; correct the name")
-    return found
+    return candidate
 
 
 def _is_installed(module: str) -> bool:
     """Whether a module is in a folder of installed packages. None of its code is run to find out."""
     try:
-        found = find_spec(module.partition(".")[0])
+        spec = find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
         return False
     folders = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
-    if found is None:
+    if spec is None:
         return False
-    roots = [Path(root).resolve() for root in (*(found.submodule_search_locations or ()), found.origin) if root]
+    roots = [Path(root).resolve() for root in (*(spec.submodule_search_locations or ()), spec.origin) if root]
     return bool(roots) and all(any(root.is_relative_to(folder) for folder in folders) for root in roots)

@@ -25,7 +25,7 @@ from nas.tasks.regression import correlation
 if TYPE_CHECKING:
     import torch
 
-_SIMILARITIES = 10.0
+_SIMILARITY_WEIGHT = 10.0
 """Weight of the error of similarities relative to that of embeddings; it is large since similarities differ little."""
 
 
@@ -56,11 +56,11 @@ class PairCorrelation(Metric):
         return f"{self.size(labels):,} pairs"
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        return correlation(self.name, *_pairs(logits, labels))
+        return correlation(self.name, *_similarities_and_scores(logits, labels))
 
     def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
         """Return the score of each bootstrap sample, which draws pairs rather than texts."""
-        cosines, scores = _pairs(logits, labels)
+        cosines, scores = _similarities_and_scores(logits, labels)
         chosen = (rows[: len(scores)] // 2 for rows in draws)
         return [correlation(self.name, cosines[pairs], scores[pairs]) for pairs in chosen]
 
@@ -69,30 +69,30 @@ class PairCorrelation(Metric):
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated embeddings (texts, 2) whose similarities correlate with the scores by about `share`."""
-        order = _order(labels)
+        order = _pair_order(labels)
         scores = labels["label"][order[::2]]
         deviation = scores.std() or 1.0
         noise = deviation * math.sqrt(share**-2 - 1.0)
         noisy = scores + noise * rng.standard_normal(len(scores))
-        off = noisy - scores.mean()
-        angles = np.arccos(off / (np.abs(off).max() or 1.0))
-        found = np.zeros((len(labels), 2))
-        found[order[::2], 0] = 1.0
-        found[order[1::2]] = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        return found
+        deviations = noisy - scores.mean()
+        angles = np.arccos(deviations / (np.abs(deviations).max() or 1.0))
+        embeddings = np.zeros((len(labels), 2))
+        embeddings[order[::2], 0] = 1.0
+        embeddings[order[1::2]] = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        return embeddings
 
 
-def _order(labels: np.ndarray) -> np.ndarray:
+def _pair_order(labels: np.ndarray) -> np.ndarray:
     """Return the row numbers in an order in which the two texts of a pair are adjacent."""
     return np.argsort(labels[GROUP], kind="stable")
 
 
-def _pairs(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _similarities_and_scores(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the cosine similarity of each pair's embeddings, and the pair's score, both (pairs,)."""
-    order = _order(labels)
+    order = _pair_order(labels)
     lengths = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    unit = (embeddings / lengths)[order]
-    return (unit[::2] * unit[1::2]).sum(axis=1), labels["label"][order[::2]]
+    unit_vectors = (embeddings / lengths)[order]
+    return (unit_vectors[::2] * unit_vectors[1::2]).sum(axis=1), labels["label"][order[::2]]
 
 
 class Embedding(TaskKind):
@@ -114,13 +114,13 @@ class Embedding(TaskKind):
     hub_task = "sentence-similarity"
     hub_library = "sentence-transformers"
 
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> PairCorrelation:
-        return PairCorrelation(asked.metric)
+    def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> PairCorrelation:
+        return PairCorrelation(settings.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         """Return the scores of the pairs in the search set, passed as `train`, and in the test set."""
-        (searched,), (tested,) = train, test
-        return TaskLabels({"train": targets_of(searched), "test": targets_of(tested)}, ())
+        (search_column,), (test_column,) = train, test
+        return TaskLabels({"train": targets_of(search_column), "test": targets_of(test_column)}, ())
 
     def output_names(self, names: Sequence[str]) -> dict[int, str]:
         return {0: "embedding"}
@@ -153,11 +153,13 @@ class Embedding(TaskKind):
 
         Both errors are relative to the mean squared length of the teacher's embeddings.
         """
-        own, given = student.float(), teacher.float()
-        size = given.square().sum(dim=-1).mean()
-        errors = (own - given).square().sum(dim=-1).mean() / size
-        similarities = (own @ own.T - given @ given.T) / size
-        return errors + _SIMILARITIES * similarities.square().mean()
+        student_embeddings, teacher_embeddings = student.float(), teacher.float()
+        squared_length = teacher_embeddings.square().sum(dim=-1).mean()
+        errors = (student_embeddings - teacher_embeddings).square().sum(dim=-1).mean() / squared_length
+        similarities = (
+            student_embeddings @ student_embeddings.T - teacher_embeddings @ teacher_embeddings.T
+        ) / squared_length
+        return errors + _SIMILARITY_WEIGHT * similarities.square().mean()
 
     def served_as(self, teacher: Any, fine_tuned: bool) -> dict[str, Any]:
         return {}

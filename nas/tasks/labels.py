@@ -22,10 +22,10 @@ from nas.errors import DataError, TeacherError
 T = TypeVar("T")
 P = ParamSpec("P")
 MOST_CLASSES = 1000
-_LARGEST = float(np.finfo(np.float32).max)
-_UNNAMED = re.compile(r"LABEL_\d+")
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
-_WHOLE_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_UNNAMED_LABEL = re.compile(r"LABEL_\d+")
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+_WHOLE_NUMBER_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -53,25 +53,26 @@ class LabelColumn:
         if len(parts) == 1:
             return parts[0]
         source, name = ", ".join(part.source for part in parts), parts[0].name
-        plain = next((part for part in parts if part.classes is None), None)
-        if plain is None:
+        without_classes = next((part for part in parts if part.classes is None), None)
+        if without_classes is None:
             names = tuple(dict.fromkeys(chain.from_iterable(part.classes or () for part in parts)))
             parts = [part._renumbered(names) for part in parts]
-        elif named := next((part for part in parts if part.classes is not None), None):
+        elif with_classes := next((part for part in parts if part.classes is not None), None):
             raise DataError(
-                f"{plain.place}: labels must have the same form in all files, but {named.source} declares them as "
-                f"classes ({_some(named.classes or ())}) and this file does not; write them as texts in all files"
+                f"{without_classes.place}: labels must have the same form in all files, but {with_classes.source} "
+                f"declares them as classes ({_first_names(with_classes.classes or ())}) and this file does not; write "
+                "them as texts in all files"
             )
         values = list(chain.from_iterable(part.values for part in parts))
         return cls(source, name, values, parts[0].classes, tuple(parts))
 
     def _renumbered(self, names: tuple[str, ...]) -> LabelColumn:
         """Return the same column with its classes numbered as in `names`; an unknown number becomes -1."""
-        numbers = {old: names.index(name) for old, name in enumerate(self.classes or ())}
+        numbers = {old_number: names.index(name) for old_number, name in enumerate(self.classes or ())}
 
         def renumbered(value: Any) -> Any:
             if isinstance(value, list):
-                return [renumbered(each) for each in value]
+                return [renumbered(item) for item in value]
             return value if value is None else numbers.get(value, -1)
 
         return replace(self, values=list(map(renumbered, self.values)), classes=names)
@@ -128,7 +129,7 @@ def file_by_file(
 
     @wraps(read)
     def wrapped(column: LabelColumn, /, *args: P.args, **kwargs: P.kwargs) -> list[T]:
-        return [found for part in column.parts or (column,) for found in read(part, *args, **kwargs)]
+        return [value for part in column.parts or (column,) for value in read(part, *args, **kwargs)]
 
     return wrapped
 
@@ -140,27 +141,27 @@ def classes_of(column: LabelColumn) -> list[str]:
     If all labels are texts such as "1.0", they are taken as whole numbers. Raises `DataError` for rows without a
     label, and for values that cannot be classes.
     """
-    values, declared = _flat(column), column.classes
+    values, declared_classes = _single_values(column), column.classes
     values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
-    if declared is not None:
-        named = range(len(declared))
-        values = [declared[value] if value in named else None for value in values]
+    if declared_classes is not None:
+        valid_numbers = range(len(declared_classes))
+        values = [declared_classes[value] if value in valid_numbers else None for value in values]
     refuse_missing(column, values)
     for number, value in enumerate(values):
-        odd = isinstance(value, float) and not value.is_integer()
-        if odd or not isinstance(value, str | int | float | Decimal):
+        is_fraction = isinstance(value, float) and not value.is_integer()
+        if is_fraction or not isinstance(value, str | int | float | Decimal):
             raise DataError(
                 f"{column.place}: classes must be whole numbers or texts, but row {number} (counted from "
                 f"0) holds {value!r}; correct the column, or set kind = 'regression'"
             )
     names = [str(int(value)) if isinstance(value, float) else str(value) for value in values]
-    whole = declared is None and all(_WHOLE_WITH_POINT.fullmatch(name) for name in names)
-    return [name.partition(".")[0] for name in names] if whole else names
+    are_whole_numbers = declared_classes is None and all(_WHOLE_NUMBER_WITH_POINT.fullmatch(name) for name in names)
+    return [name.partition(".")[0] for name in names] if are_whole_numbers else names
 
 
 def targets_of(column: LabelColumn) -> list[float]:
     """Return the target of each row. Raises `DataError` if a row has no finite number, or if all targets are equal."""
-    numbers = _finite(column)
+    numbers = _finite_numbers(column)
     if len(numbers) > 1 and min(numbers) == max(numbers):
         raise DataError(
             f"{column.place}: all {len(numbers)} targets are {numbers[0]:g}, so there is nothing to "
@@ -170,25 +171,25 @@ def targets_of(column: LabelColumn) -> list[float]:
 
 
 @file_by_file
-def _finite(column: LabelColumn) -> list[float]:
+def _finite_numbers(column: LabelColumn) -> list[float]:
     """Return the number in each row. Raises `DataError` if a row has no finite number."""
-    values = _flat(column)
+    values = _single_values(column)
     refuse_missing(column, values)
     numbers = parse_numbers(values)
-    bad = next((number for number, value in enumerate(numbers) if not abs(value) < _LARGEST), None)
-    if bad is not None:
-        comma = isinstance(values[bad], str) and _NUMBER.fullmatch(values[bad].strip().replace(",", "."))
-        remedy = "write a decimal point instead of the comma" if comma else "correct the column"
+    bad_row = next((row for row, value in enumerate(numbers) if not abs(value) < _LARGEST_FLOAT32), None)
+    if bad_row is not None:
+        has_comma = isinstance(values[bad_row], str) and _NUMBER.fullmatch(values[bad_row].strip().replace(",", "."))
+        remedy = "write a decimal point instead of the comma" if has_comma else "correct the column"
         raise DataError(
-            f"{column.place}: regression needs a number in every row, but row {bad} (counted from 0) "
-            f"holds {values[bad]!r}; {remedy}"
+            f"{column.place}: regression needs a number in every row, but row {bad_row} (counted from 0) "
+            f"holds {values[bad_row]!r}; {remedy}"
         )
     return numbers
 
 
 def parse_numbers(values: Iterable[Any]) -> list[float]:
     """Return each value as a number; texts such as "2.5" are converted, and any other value becomes NaN."""
-    return [_target(value) for value in values]
+    return [_parse_number(value) for value in values]
 
 
 def log_odds(labels: np.ndarray) -> np.ndarray:
@@ -199,11 +200,11 @@ def log_odds(labels: np.ndarray) -> np.ndarray:
     instead: its output becomes the same for all texts and remains so.
     """
     share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
-    found: np.ndarray = np.log(share) - np.log1p(-share)
-    return found
+    odds: np.ndarray = np.log(share) - np.log1p(-share)
+    return odds
 
 
-def _target(value: Any) -> float:
+def _parse_number(value: Any) -> float:
     if isinstance(value, str):
         return float(value) if _NUMBER.fullmatch(value.strip()) else math.nan
     if isinstance(value, bool):
@@ -214,7 +215,7 @@ def _target(value: Any) -> float:
         return math.nan
 
 
-def _flat(column: LabelColumn) -> list[Any]:
+def _single_values(column: LabelColumn) -> list[Any]:
     """Return the values of a column, without white space around texts. Raises `DataError` for lists and records."""
     values = [value.strip() if isinstance(value, str) else value for value in column.values]
     if any(isinstance(value, list | dict) for value in values):
@@ -227,10 +228,10 @@ def _flat(column: LabelColumn) -> list[Any]:
 
 def refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
     """Raise `DataError` if a value is None or an empty text. `values` holds one value per row of the column."""
-    without = [number for number, value in enumerate(values) if value is None or value == ""]
-    if without:
+    rows_without_label = [number for number, value in enumerate(values) if value is None or value == ""]
+    if rows_without_label:
         raise DataError(
-            f"{column.place}: row {without[0]} (counted from 0) has no label ({len(without)} of "
+            f"{column.place}: row {rows_without_label[0]} (counted from 0) has no label ({len(rows_without_label)} of "
             f"{len(values)} rows have none); fill or drop such rows, or use a split whose labels are public"
         )
 
@@ -240,7 +241,7 @@ def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classi
 
     Raises `DataError` if there are too few or too many classes for the kind of task.
     """
-    names = list(column.classes) if column.classes is not None else _in_order(set(classes))
+    names = list(column.classes) if column.classes is not None else _sorted_names(set(classes))
     hint = ", or set kind = 'regression' if it holds numbers to predict" if kind == "classification" else ""
     if not 2 <= len(names) <= MOST_CLASSES:
         shown = f" ({', '.join(map(repr, names))})" if len(names) < 2 else ""
@@ -253,13 +254,13 @@ def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classi
 
 def alike(names: Sequence[str]) -> list[str]:
     """Return the first group of names that differ only in case; empty if there is none."""
-    forms: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
-        forms.setdefault(name.casefold(), []).append(name)
-    return next((same for same in forms.values() if len(same) > 1), [])
+        groups.setdefault(name.casefold(), []).append(name)
+    return next((group for group in groups.values() if len(group) > 1), [])
 
 
-def _in_order(names: set[str]) -> list[str]:
+def _sorted_names(names: set[str]) -> list[str]:
     if all(_NUMBER.fullmatch(name) for name in names):
         return sorted(names, key=lambda name: (Decimal(name), name))
     return sorted(names)
@@ -274,91 +275,103 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
     are consecutive numbers from 0 and fewer than the teacher's, they probably belong to another task and are refused.
     Raises `TeacherError` if the classes cannot be matched.
     """
-    own = Numbering(tuple(names), {name: number for number, name in enumerate(names)})
+    own_numbering = Numbering(tuple(names), {name: number for number, name in enumerate(names)})
     if head is None:
-        return own
-    known, count = head.names, len(head.names)
-    unnamed = all(_UNNAMED.fullmatch(name) for name in known)
-    by_name = _by_name(names, known)
+        return own_numbering
+    teacher_names, count = head.names, len(head.names)
+    is_unnamed = all(_UNNAMED_LABEL.fullmatch(name) for name in teacher_names)
+    by_name = _match_by_name(names, teacher_names)
     if head.is_retrained:
-        return Numbering(known, by_name) if by_name and len(names) == count else own
+        return Numbering(teacher_names, by_name) if by_name and len(names) == count else own_numbering
     if count == 1:
         raise TeacherError(
             f"teacher.model: {head.source} outputs one number, but the task has {len(names)} classes; give a teacher "
             "fine-tuned for this task, or set teacher.fine_tune"
         )
     if by_name:
-        return Numbering(known, by_name, _absent(known, by_name))
-    whole = all(_WHOLE.fullmatch(name) and 0 <= int(name) < count for name in names)
-    if whole and (len(names) == count or max(map(int, names)) >= len(names)):
+        return Numbering(teacher_names, by_name, _absent_classes_note(teacher_names, by_name))
+    are_class_numbers = all(_WHOLE_NUMBER.fullmatch(name) and 0 <= int(name) < count for name in names)
+    if are_class_numbers and (len(names) == count or max(map(int, names)) >= len(names)):
         numbers = {name: int(name) for name in names}
-        every = tuple(map(str, range(count))) if unnamed else known
-        return Numbering(every, numbers, _absent(every, numbers))
-    numeric = all(_NUMBER.fullmatch(name) for name in names)
-    if len(names) == count and (unnamed or numeric):
-        pairs = zip(names, range(count) if unnamed else map(repr, known), strict=True)
+        all_names = tuple(map(str, range(count))) if is_unnamed else teacher_names
+        return Numbering(all_names, numbers, _absent_classes_note(all_names, numbers))
+    are_numbers = all(_NUMBER.fullmatch(name) for name in names)
+    if len(names) == count and (is_unnamed or are_numbers):
+        pairs = zip(names, range(count) if is_unnamed else map(repr, teacher_names), strict=True)
         note = (
-            f"The teacher's class names differ from the labels of the data and are matched in order: {_listed(pairs)}"
+            "The teacher's class names differ from the labels of the data and are matched in order: "
+            f"{_first_pairs(pairs)}"
         )
-        return Numbering(own.names if unnamed else known, own.numbers, note)
+        return Numbering(own_numbering.names if is_unnamed else teacher_names, own_numbering.numbers, note)
     raise TeacherError(
-        f"teacher.model: {head.source} {_in_words(known, unnamed)}, but the data {_in_words(names, False)}; name the "
-        "data's labels as the teacher does, give a teacher fine-tuned for this task, or set teacher.fine_tune"
+        f"teacher.model: {head.source} {_labels_in_words(teacher_names, is_unnamed)}, but the data "
+        f"{_labels_in_words(names, False)}; name the data's labels as the teacher does, give a teacher fine-tuned for "
+        "this task, or set teacher.fine_tune"
     )
 
 
-def _by_name(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
-    """Return the position of each name in `known`, ignoring case if that is unambiguous; empty if a name is missing."""
-    for form in (str, lambda name: name.strip().casefold()):
-        positions = {form(name): number for number, name in enumerate(known)}
-        sought = {form(name): name for name in names}
-        if len(positions) == len(known) and len(sought) == len(names) and sought.keys() <= positions.keys():
-            return {name: positions[key] for key, name in sought.items()}
+def _match_by_name(names: Sequence[str], teacher_names: Sequence[str]) -> dict[str, int]:
+    """Return the position of each name in `teacher_names`, ignoring case if that is unambiguous.
+
+    Empty if a name is missing.
+    """
+    for normalise in (str, lambda name: name.strip().casefold()):
+        positions = {normalise(name): number for number, name in enumerate(teacher_names)}
+        names_by_form = {normalise(name): name for name in names}
+        if (
+            len(positions) == len(teacher_names)
+            and len(names_by_form) == len(names)
+            and names_by_form.keys() <= positions.keys()
+        ):
+            return {name: positions[key] for key, name in names_by_form.items()}
     return {}
 
 
-def _absent(known: Sequence[str], numbers: Mapping[str, int]) -> str:
+def _absent_classes_note(teacher_names: Sequence[str], numbers: Mapping[str, int]) -> str:
     """Return a note about classes of the teacher that the training data lacks; empty if it has all of them."""
-    absent = [name for number, name in enumerate(known) if number not in numbers.values()]
+    absent = [name for number, name in enumerate(teacher_names) if number not in numbers.values()]
     if not absent:
         return ""
     return (
-        f"The training data has only {len(known) - len(absent)} of the teacher's {len(known)} classes; the teacher's "
-        f"numbering is kept, and no row is labelled {_some(absent)}"
+        f"The training data has only {len(teacher_names) - len(absent)} of the teacher's {len(teacher_names)} classes; "
+        f"the teacher's numbering is kept, and no row is labelled {_first_names(absent)}"
     )
 
 
-def _in_words(names: Sequence[str], unnamed: bool) -> str:
-    return f"has {len(names)} labels" + ("" if unnamed else f": {_some(names)}")
+def _labels_in_words(names: Sequence[str], is_unnamed: bool) -> str:
+    return f"has {len(names)} labels" + ("" if is_unnamed else f": {_first_names(names)}")
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
+def _first_names(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _listed(pairs: Any, most: int = 8) -> str:
-    found = [f"{name!r} is {known}" for name, known in pairs]
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+def _first_pairs(pairs: Any, most: int = 8) -> str:
+    items = [f"{name!r} is {known}" for name, known in pairs]
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def alike_note(source: str, names: Sequence[str]) -> list[str]:
     """Return a list with a warning if some class names of `source` differ only in case; otherwise empty."""
-    if not (same := alike(names)):
+    if not (group := alike(names)):
         return []
-    shown = " and ".join(map(repr, same))
+    shown = " and ".join(map(repr, group))
     return [f"Warning: {source}: the classes {shown} differ only in case; are they the same?"]
 
 
-def check_known(found: Numbering, train: LabelColumn, test: LabelColumn, classes: Iterable[tuple[int, str]]) -> None:
+def check_known(
+    class_numbering: Numbering, train: LabelColumn, test: LabelColumn, classes: Iterable[tuple[int, str]]
+) -> None:
     """Raise `DataError` if the training set lacks a class of the test set; `classes` pairs row numbers and classes."""
-    unknown = next(((row, label) for row, label in classes if label not in found.numbers), None)
-    if unknown is None:
+    unknown_label = next(((row, label) for row, label in classes if label not in class_numbering.numbers), None)
+    if unknown_label is None:
         return
-    row, label = unknown
+    row, label = unknown_label
     shown = label if label.lstrip("-").isdigit() else repr(label)
     raise DataError(
-        f"{test.place}: label {shown} is not a class of {train.source}, which has {len(found.numbers)} classes such as "
-        f"{next(iter(found.numbers))!r}; use the same labels in both files (row {row}, counted from 0)"
+        f"{test.place}: label {shown} is not a class of {train.source}, which has {len(class_numbering.numbers)} "
+        f"classes such as {next(iter(class_numbering.numbers))!r}; use the same labels in both files (row {row}, "
+        "counted from 0)"
     )
 
 
@@ -392,14 +405,23 @@ def _is_label(value: Any, column: LabelColumn) -> bool:
 
 
 def number_lists(
-    train: LabelColumn, test: LabelColumn, given: Mapping[str, Sequence[Sequence[str]]], head: Head | None, kind: str
+    train: LabelColumn,
+    test: LabelColumn,
+    names_by_set: Mapping[str, Sequence[Sequence[str]]],
+    head: Head | None,
+    kind: str,
 ) -> Numbering:
     """Number the labels of the training and test sets as `numbering` does, but for columns of lists.
 
-    `given` holds the names of each row's labels in `train` and `test`. Raises `DataError` if there are too few or too
-    many labels, or if the test set has one that the training set lacks.
+    `names_by_set` holds the names of each row's labels in `train` and `test`. Raises `DataError` if there are too few
+    or too many labels, or if the test set has one that the training set lacks.
     """
-    flat = [name for row in given["train"] for name in row]
-    found = numbering(class_names(replace(train, values=flat), flat, kind), head)
-    check_known(found, train, test, [(number, name) for number, row in enumerate(given["test"]) for name in row])
-    return found
+    all_names = [name for row in names_by_set["train"] for name in row]
+    class_numbering = numbering(class_names(replace(train, values=all_names), all_names, kind), head)
+    check_known(
+        class_numbering,
+        train,
+        test,
+        [(number, name) for number, row in enumerate(names_by_set["test"]) for name in row],
+    )
+    return class_numbering

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.5
 """The smallest probability at which a label applies, unless the study sets another threshold."""
-_CONFIDENT = 5.0
+_CERTAIN_LOGIT = 5.0
 """The logit of a label that certainly applies, in simulated and constant answers."""
 _YES_OR_NO = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 
@@ -58,27 +58,29 @@ class LabelMetric(Metric):
         if self.name == "average_precision":  # a label that no text has would score 0 for every network
             from sklearn.metrics import average_precision_score
 
-            kept = labels.any(axis=0)
-            if not kept.any():
+            occurring = labels.any(axis=0)
+            if not occurring.any():
                 return 0.0
-            return float(average_precision_score(labels[:, kept], logits[:, kept], average="macro"))
-        found = counts(self.calibrated(logits, labels).answers(logits, labels), labels)
-        return float(f1(found.sum(axis=1) if self.name == "f1_micro" else found).mean())
+            return float(average_precision_score(labels[:, occurring], logits[:, occurring], average="macro"))
+        label_counts = counts(self.calibrated(logits, labels).answers(logits, labels), labels)
+        return float(f1(label_counts.sum(axis=1) if self.name == "f1_micro" else label_counts).mean())
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
         """Return the metric with missing thresholds chosen for the best F1: one for `f1_micro`, else one per label."""
         if self.thresholds is not None:
             return self
-        found, wanted = probabilities(logits), labels.astype(bool)
+        label_probabilities, is_actual = probabilities(logits), labels.astype(bool)
         if self.name == "f1_micro":
-            return replace(self, thresholds=(best_threshold(found.ravel(), wanted.ravel()),))
-        each = (best_threshold(found[:, number], wanted[:, number]) for number in range(labels.shape[1]))
-        return replace(self, thresholds=tuple(each))
+            return replace(self, thresholds=(best_threshold(label_probabilities.ravel(), is_actual.ravel()),))
+        thresholds = (
+            best_threshold(label_probabilities[:, number], is_actual[:, number]) for number in range(labels.shape[1])
+        )
+        return replace(self, thresholds=tuple(thresholds))
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return for each label whether it applies, (texts, labels)."""
-        answered: np.ndarray = probabilities(logits) >= np.asarray(self.thresholds or (THRESHOLD,))
-        return answered
+        applies: np.ndarray = probabilities(logits) >= np.asarray(self.thresholds or (THRESHOLD,))
+        return applies
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return self.answers(logits, labels).astype(labels.dtype)
@@ -88,13 +90,13 @@ class LabelMetric(Metric):
         return {"thresholds": list(thresholds) * (outputs if len(thresholds) == 1 else 1)}
 
     def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        found = counts(self.answers(logits, labels), labels)
-        right, answered, wanted = found
+        label_counts = counts(self.answers(logits, labels), labels)
+        correct, predicted, actual = label_counts
         columns = {
-            "precision": quotient(right, answered),
-            "recall": quotient(right, wanted),
-            "f1": f1(found),
-            "rows": wanted,
+            "precision": quotient(correct, predicted),
+            "recall": quotient(correct, actual),
+            "f1": f1(label_counts),
+            "rows": actual,
         }
         rows = zip(*columns.values(), strict=True)
         return {
@@ -103,23 +105,23 @@ class LabelMetric(Metric):
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         """Return logits that give every text the most frequent label and no other."""
-        logits = np.full((len(labels), outputs), -_CONFIDENT, dtype=np.float32)
-        logits[:, labels.sum(axis=0).argmax()] = _CONFIDENT
+        logits = np.full((len(labels), outputs), -_CERTAIN_LOGIT, dtype=np.float32)
+        logits[:, labels.sum(axis=0).argmax()] = _CERTAIN_LOGIT
         return logits
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated logits in which about this share of the texts' labels is right and the rest is wrong."""
-        texts, found = np.nonzero(labels)
-        shift = np.where(rng.random(len(texts)) < share, 0, rng.integers(1, outputs, len(texts)))
-        logits = np.full((len(labels), outputs), -_CONFIDENT)
-        logits[texts, (found + shift) % outputs] = _CONFIDENT
+        rows, label_numbers = np.nonzero(labels)
+        shift = np.where(rng.random(len(rows)) < share, 0, rng.integers(1, outputs, len(rows)))
+        logits = np.full((len(labels), outputs), -_CERTAIN_LOGIT)
+        logits[rows, (label_numbers + shift) % outputs] = _CERTAIN_LOGIT
         return logits
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Return the probability of each label, in the shape of the logits."""
-    found: np.ndarray = np.exp(-np.logaddexp(0.0, -logits))
-    return found
+    chances: np.ndarray = np.exp(-np.logaddexp(0.0, -logits))
+    return chances
 
 
 def counts(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -127,8 +129,8 @@ def counts(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Both arguments have the shape (texts, labels).
     """
-    wanted = labels.astype(bool)
-    return np.stack([(answers & wanted).sum(axis=0), answers.sum(axis=0), wanted.sum(axis=0)])
+    actual = labels.astype(bool)
+    return np.stack([(answers & actual).sum(axis=0), answers.sum(axis=0), actual.sum(axis=0)])
 
 
 def quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -136,31 +138,31 @@ def quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=np.asarray(whole) > 0)
 
 
-def f1(found: np.ndarray) -> np.ndarray:
+def f1(label_counts: np.ndarray) -> np.ndarray:
     """Return F1 from `counts` (3, ...).
 
     It equals scikit-learn's F1 but takes a fifth of the time, which matters because the bootstrap calls it often.
     """
-    right, answered, wanted = found
-    return quotient(2 * right, answered + wanted)
+    correct, predicted, actual = label_counts
+    return quotient(2 * correct, predicted + actual)
 
 
-def best_threshold(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the threshold with the best F1 for answers with probabilities `found`; `wanted` marks correct answers.
+def best_threshold(answer_probabilities: np.ndarray, is_correct: np.ndarray) -> float:
+    """Return the threshold with the best F1 for these probabilities of answers. `is_correct` marks correct ones.
 
-    Both have the shape (answers,). The threshold lies half-way between two probabilities that occur. If no answer is
-    correct, return `THRESHOLD`.
+    Both arguments have the shape (answers,). The threshold lies half-way between two probabilities that occur. If no
+    answer is correct, return `THRESHOLD`.
     """
-    if not wanted.any():
+    if not is_correct.any():
         return THRESHOLD
-    order = np.argsort(-found, kind="stable")
-    sorted_, right = found[order].astype(np.float64), np.cumsum(wanted[order])
-    scores = 2.0 * right / (np.arange(1, len(order) + 1) + right[-1])
+    order = np.argsort(-answer_probabilities, kind="stable")
+    sorted_probabilities, correct_counts = answer_probabilities[order].astype(np.float64), np.cumsum(is_correct[order])
+    scores = 2.0 * correct_counts / (np.arange(1, len(order) + 1) + correct_counts[-1])
     # A threshold must lie where the probability changes, since equal probabilities cannot be separated.
-    ends = np.flatnonzero(np.append(sorted_[1:] < sorted_[:-1], True))
-    best = int(ends[scores[ends].argmax()])
-    below = sorted_[best + 1] if best + 1 < len(sorted_) else 0.0
-    return float((sorted_[best] + below) / 2.0)
+    last_of_equal = np.flatnonzero(np.append(sorted_probabilities[1:] < sorted_probabilities[:-1], True))
+    best_index = int(last_of_equal[scores[last_of_equal].argmax()])
+    next_lower = sorted_probabilities[best_index + 1] if best_index + 1 < len(sorted_probabilities) else 0.0
+    return float((sorted_probabilities[best_index] + next_lower) / 2.0)
 
 
 class MultiLabel(TaskKind):
@@ -183,25 +185,25 @@ class MultiLabel(TaskKind):
         {"toxic": ["true", "false", "true"], "insult": ["0", "1", "1"]},
     )
 
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        name = self.metrics[0] if is_custom(asked.metric) else asked.metric
+    def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
+        name = self.metrics[0] if is_custom(settings.metric) else settings.metric
         label = "average precision" if name == "average_precision" else name
-        fixed = None if isinstance(asked.threshold, str) else (asked.threshold or THRESHOLD,)
-        found = LabelMetric(name, label, fixed)
-        return custom_metric(asked.metric, found) if is_custom(asked.metric) else found
+        fixed = None if isinstance(settings.threshold, str) else (settings.threshold or THRESHOLD,)
+        label_metric = LabelMetric(name, label, fixed)
+        return custom_metric(settings.metric, label_metric) if is_custom(settings.metric) else label_metric
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         if len(train) > 1:
-            found = numbering([column.name for column in train], head)
-            given = {"train": _by_column(train), "test": _by_column(test)}
+            class_numbering = numbering([column.name for column in train], head)
+            names_by_set = {"train": _read_columns(train), "test": _read_columns(test)}
         else:
-            (trained,), (tested,) = train, test
-            given = {"train": _lists(trained), "test": _lists(tested)}
-            found = number_lists(trained, tested, given, head, self.name)
-        notes = [found.note] if found.note else []
-        notes += alike_note(train[0].source, found.names)
-        values = {name: [_as_numbers(row, found) for row in rows] for name, rows in given.items()}
-        return TaskLabels(values, found.names, tuple(notes))
+            (train_column,), (test_column,) = train, test
+            names_by_set = {"train": _read_lists(train_column), "test": _read_lists(test_column)}
+            class_numbering = number_lists(train_column, test_column, names_by_set, head, self.name)
+        notes = [class_numbering.note] if class_numbering.note else []
+        notes += alike_note(train[0].source, class_numbering.names)
+        values = {name: [_multi_hot(row, class_numbering) for row in rows] for name, rows in names_by_set.items()}
+        return TaskLabels(values, class_numbering.names, tuple(notes))
 
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         """Return whether a teacher fits. One without a problem type is accepted, because many are saved without it."""
@@ -224,11 +226,11 @@ class MultiLabel(TaskKind):
         """Return the Kullback-Leibler divergence of the probability that a label applies, summed over labels."""
         from torch.nn.functional import logsigmoid
 
-        def share(sign: float) -> torch.Tensor:
-            own, wanted = logsigmoid(sign * student.float()), logsigmoid(sign * teacher.float())
-            return wanted.exp() * (wanted - own)
+        def term(sign: float) -> torch.Tensor:
+            student_log, teacher_log = logsigmoid(sign * student.float()), logsigmoid(sign * teacher.float())
+            return teacher_log.exp() * (teacher_log - student_log)
 
-        return (share(1.0) + share(-1.0)).sum(dim=-1).mean()
+        return (term(1.0) + term(-1.0)).sum(dim=-1).mean()
 
     @property
     def usage(self) -> str:
@@ -242,34 +244,34 @@ class MultiLabel(TaskKind):
         return f"Labels {texts} with any of {any_of(labels)}"
 
 
-def _lists(column: LabelColumn) -> list[list[str]]:
+def _read_lists(column: LabelColumn) -> list[list[str]]:
     remedy = "write lists, name one column per label in task.label, or set kind = 'classification'"
     return names_in_lists(column, "multi_label needs a list of labels in every row", remedy)
 
 
-def _by_column(columns: Sequence[LabelColumn]) -> list[list[str]]:
-    """Return for each row the names of the columns that hold 1 or true. Raises the errors of `_applies`."""
-    applies = zip(*map(_applies, columns), strict=True)
+def _read_columns(columns: Sequence[LabelColumn]) -> list[list[str]]:
+    """Return for each row the names of the columns that hold 1 or true. Raises the errors of `_read_applies`."""
+    applies = zip(*map(_read_applies, columns), strict=True)
     return [[column.name for column, value in zip(columns, row, strict=True) if value] for row in applies]
 
 
 @file_by_file
-def _applies(column: LabelColumn) -> list[float | None]:
+def _read_applies(column: LabelColumn) -> list[float | None]:
     """Return 1.0 or 0.0 for each row of a column of 0 and 1, or false and true. Raises `DataError` for other values."""
     refuse_missing(column, column.values)
-    found = [_YES_OR_NO.get(str(value).strip().casefold()) for value in column.values]
-    if None in found:
-        bad = found.index(None)
+    values = [_YES_OR_NO.get(str(value).strip().casefold()) for value in column.values]
+    if None in values:
+        bad_row = values.index(None)
         raise DataError(
             f"{column.place}: must hold 0 or 1 (or false or true) in every row, because the column is one "
-            f"label, but row {bad} (counted from 0) holds {column.values[bad]!r}; write 0 or 1 there"
+            f"label, but row {bad_row} (counted from 0) holds {column.values[bad_row]!r}; write 0 or 1 there"
         )
-    return found
+    return values
 
 
-def _as_numbers(names: Sequence[str], known: Numbering) -> list[float]:
+def _multi_hot(names: Sequence[str], class_numbering: Numbering) -> list[float]:
     """Return a list with 1.0 at the indices of the given labels and 0.0 elsewhere."""
-    found = [0.0] * len(known.names)
+    values = [0.0] * len(class_numbering.names)
     for name in names:
-        found[known.numbers[name]] = 1.0
-    return found
+        values[class_numbering.numbers[name]] = 1.0
+    return values

@@ -19,15 +19,15 @@ from nas.tasks.labels import Head, LabelColumn, check_one_output, file_by_file, 
 if TYPE_CHECKING:
     import torch
 
-_CUT = 10
+_CUTOFF = 10
 """Number of passages per query that mrr@10 and ndcg@10 consider."""
-_MEASURES = {"ndcg@10": f"ndcg_cut_{_CUT}", "mrr@10": "recip_rank", "map": "map"}
+_TREC_EVAL_NAMES = {"ndcg@10": f"ndcg_cut_{_CUTOFF}", "mrr@10": "recip_rank", "map": "map"}
 """The names of the metrics in trec_eval."""
-_MOST_RELEVANT = 100
+_LARGEST_GRADE = 100
 """The largest grade of relevance."""
-_SHOWN = range(4, 13)
+_EXAMPLE_SIZES = range(4, 13)
 """The numbers of passages that a query may have to be shown as an example in the report."""
-_RAW, _PROBABILITY = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
+_IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
 """The activations that sentence-transformers applies to the output of a network."""
 
 
@@ -56,42 +56,42 @@ class RankingMetric(Metric):
         return "queries with a relevant passage"
 
     def size(self, labels: np.ndarray) -> int:
-        return len(np.unique(_judged(labels)[GROUP]))
+        return len(np.unique(_scored_records(labels)[GROUP]))
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        found = self.group_scores(logits, labels)
-        return float(found.mean()) if len(found) else 0.0
+        scores = self.group_scores(logits, labels)
+        return float(scores.mean()) if len(scores) else 0.0
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the score of each query that has a relevant passage, (queries,), computed by trec_eval."""
         from pytrec_eval import RelevanceEvaluator
 
-        wanted: dict[str, dict[str, int]] = {}
-        given: dict[str, dict[str, float]] = {}
+        grades: dict[str, dict[str, int]] = {}
+        outputs: dict[str, dict[str, float]] = {}
         # trec_eval orders passages with equal scores by name. The names are random, because relevant passages may come
         # first in the data, and the order of the rows must not affect the score.
         names = [f"{number:09d}" for number in np.random.default_rng(0).permutation(len(labels))]
         rows = zip(labels[GROUP].tolist(), names, labels["label"].tolist(), logits[:, 0].tolist(), strict=True)
         for group, name, relevance, score in rows:
-            wanted.setdefault(str(group), {})[name] = int(relevance)
-            given.setdefault(str(group), {})[name] = score
-        wanted = {query: passages for query, passages in wanted.items() if any(passages.values())}
-        if not wanted:
+            grades.setdefault(str(group), {})[name] = int(relevance)
+            outputs.setdefault(str(group), {})[name] = score
+        grades = {query: passages for query, passages in grades.items() if any(passages.values())}
+        if not grades:
             return np.zeros(0)
-        measure = _MEASURES[self.name]
-        evaluator = RelevanceEvaluator(wanted, {measure.replace(f"_{_CUT}", f".{_CUT}")})
-        found = evaluator.evaluate({query: given[query] for query in wanted})
-        scores = np.array([found[query][measure] for query in wanted])
-        return np.where(scores < 1.0 / _CUT, 0.0, scores) if measure == "recip_rank" else scores
+        measure = _TREC_EVAL_NAMES[self.name]
+        evaluator = RelevanceEvaluator(grades, {measure.replace(f"_{_CUTOFF}", f".{_CUTOFF}")})
+        results = evaluator.evaluate({query: outputs[query] for query in grades})
+        scores = np.array([results[query][measure] for query in grades])
+        return np.where(scores < 1.0 / _CUTOFF, 0.0, scores) if measure == "recip_rank" else scores
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
         return None
 
     def rows_to_compare(self, labels: np.ndarray) -> list[int]:
-        """Return the rows of the first query that has a relevant passage and a number of passages in `_SHOWN`."""
-        judged = _judged(labels)[GROUP]
-        sizes = dict(zip(*(values.tolist() for values in np.unique(judged, return_counts=True)), strict=True))
-        fitting = [group for group in judged.tolist() if sizes[group] in _SHOWN]
+        """Return the rows of the first query that has a relevant passage and a suitable number of passages."""
+        scored_groups = _scored_records(labels)[GROUP]
+        sizes = dict(zip(*(values.tolist() for values in np.unique(scored_groups, return_counts=True)), strict=True))
+        fitting = [group for group in scored_groups.tolist() if sizes[group] in _EXAMPLE_SIZES]
         rows: list[int] = np.flatnonzero(labels[GROUP] == fitting[0]).tolist() if fitting else []
         return rows
 
@@ -103,14 +103,14 @@ class RankingMetric(Metric):
         """Return simulated scores that rank a share of the queries perfectly, and the others at random."""
         queries, positions = np.unique(labels[GROUP], return_inverse=True)
         is_right = (rng.random(len(queries)) < share)[positions]
-        found: np.ndarray = np.where(is_right, labels["label"], 0.0) + rng.random(len(labels)) / 2.0
-        return found[:, None]
+        scores: np.ndarray = np.where(is_right, labels["label"], 0.0) + rng.random(len(labels)) / 2.0
+        return scores[:, None]
 
 
-def _judged(labels: np.ndarray) -> np.ndarray:
+def _scored_records(labels: np.ndarray) -> np.ndarray:
     """Return the records of the queries that have a relevant passage."""
-    found: np.ndarray = labels[np.isin(labels[GROUP], labels[GROUP][labels["label"] > 0])]
-    return found
+    records: np.ndarray = labels[np.isin(labels[GROUP], labels[GROUP][labels["label"] > 0])]
+    return records
 
 
 class Ranking(TaskKind):
@@ -133,24 +133,24 @@ class Ranking(TaskKind):
     hub_task = "text-ranking"
     hub_library = "sentence-transformers"
 
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> RankingMetric:
-        return RankingMetric(asked.metric)
+    def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> RankingMetric:
+        return RankingMetric(settings.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         """Return the grades for the metric and, for training, their ratios to the largest training grade, at most 1."""
-        (trained,), (tested,) = train, test
+        (train_column,), (test_column,) = train, test
         check_one_output(head, "but a ranking needs one score", "a cross-encoder with one output")
-        judged = {"train": _relevance(trained), "test": _relevance(tested)}
-        least, most = min(judged["train"]), max(judged["train"])
-        if least == most:
+        grades_by_set = {"train": _read_grades(train_column), "test": _read_grades(test_column)}
+        lowest, highest = min(grades_by_set["train"]), max(grades_by_set["train"])
+        if lowest == highest:
             raise DataError(
-                f"{trained.place}: the relevance of all {len(judged['train'])} rows is {most}, so there is nothing to "
-                "learn; give relevant and irrelevant passages"
+                f"{train_column.place}: the relevance of all {len(grades_by_set['train'])} rows is {highest}, so there "
+                "is nothing to learn; give relevant and irrelevant passages"
             )
         values: dict[str, list[Any]] = {
-            name: [[min(1.0, grade / most)] for grade in grades] for name, grades in judged.items()
+            name: [[min(1.0, grade / highest)] for grade in grades] for name, grades in grades_by_set.items()
         }
-        return TaskLabels(values, (), judged={name: list(grades) for name, grades in judged.items()})
+        return TaskLabels(values, (), judged={name: list(grades) for name, grades in grades_by_set.items()})
 
     def output_names(self, names: Sequence[str]) -> dict[int, str]:
         return {0: "relevance"}
@@ -185,7 +185,7 @@ class Ranking(TaskKind):
         loss = error.square().mean()
         if groups is None:
             return loss
-        return loss + 2.0 * (error - _means(error, groups)).square().mean()
+        return loss + 2.0 * (error - _group_means(error, groups)).square().mean()
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
         """Return entries with which transformers and sentence-transformers return the same scores.
@@ -193,12 +193,18 @@ class Ranking(TaskKind):
         Scores are probabilities, unless the teacher returns raw scores and was not fine-tuned. A cross-encoder names
         its activation in one of three settings. For any other teacher, the problem type shows whether scores are raw.
         """
-        older = (teacher.get("sentence_transformers") or {}).get("activation_fn")
-        own = teacher.get("activation_fn") or older or teacher.get("sbert_ce_default_activation_function")
-        is_raw = own.endswith("Identity") if isinstance(own, str) else teacher.get("problem_type") == "regression"
+        older_activation = (teacher.get("sentence_transformers") or {}).get("activation_fn")
+        activation = (
+            teacher.get("activation_fn") or older_activation or teacher.get("sbert_ce_default_activation_function")
+        )
+        is_raw = (
+            activation.endswith("Identity")
+            if isinstance(activation, str)
+            else teacher.get("problem_type") == "regression"
+        )
         if is_raw and not fine_tuned:
-            return {"problem_type": "regression", "sentence_transformers": {"activation_fn": _RAW}}
-        return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _PROBABILITY}}
+            return {"problem_type": "regression", "sentence_transformers": {"activation_fn": _IDENTITY}}
+        return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _SIGMOID}}
 
     def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
         """Return a cross-encoder's configuration files, without which sentence-transformers would guess settings."""
@@ -221,10 +227,10 @@ class Ranking(TaskKind):
         }
 
     def label_counts(self, labels: np.ndarray) -> dict[str, int]:
-        queries, judged = len(np.unique(labels[GROUP])), len(np.unique(_judged(labels)[GROUP]))
+        queries, scored = len(np.unique(labels[GROUP])), len(np.unique(_scored_records(labels)[GROUP]))
         return {
             "queries": queries,
-            "queries without a relevant passage, which no metric counts": queries - judged,
+            "queries without a relevant passage, which no metric counts": queries - scored,
             "relevant passages": int((labels["label"] > 0).sum()),
         }
 
@@ -248,20 +254,20 @@ class Ranking(TaskKind):
 
 
 @file_by_file
-def _relevance(column: LabelColumn) -> list[int]:
+def _read_grades(column: LabelColumn) -> list[int]:
     """Return the grade of each row. Raises `DataError` for values that are not whole numbers in the allowed range."""
     refuse_missing(column, column.values)
     numbers = parse_numbers([int(value) if isinstance(value, bool) else value for value in column.values])
     for row, number in enumerate(numbers):
-        if not (0.0 <= number <= _MOST_RELEVANT and number.is_integer()):
+        if not (0.0 <= number <= _LARGEST_GRADE and number.is_integer()):
             raise DataError(
                 f"{column.place}: the relevance of a passage must be a whole number from 0 (not relevant) to "
-                f"{_MOST_RELEVANT}, but row {row} (counted from 0) holds {column.values[row]!r}; correct such rows"
+                f"{_LARGEST_GRADE}, but row {row} (counted from 0) holds {column.values[row]!r}; correct such rows"
             )
     return [int(number) for number in numbers]
 
 
-def _means(errors: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+def _group_means(errors: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """Return for each text the mean error of its group, (texts, outputs)."""
     import torch
 

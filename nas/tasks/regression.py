@@ -50,14 +50,14 @@ class Correlation(Metric):
         return None
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        found: np.ndarray = logits[:, 0]
-        return found
+        scores: np.ndarray = logits[:, 0]
+        return scores
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated outputs whose correlation with the targets is about `share`."""
         noise = labels.std() * math.sqrt(share**-2 - 1.0)
-        found: np.ndarray = (labels + noise * rng.standard_normal(len(labels)))[:, None]
-        return found
+        scores: np.ndarray = (labels + noise * rng.standard_normal(len(labels)))[:, None]
+        return scores
 
 
 class Regression(TaskKind):
@@ -73,15 +73,15 @@ class Regression(TaskKind):
     meaning = "scale"
     why_no_exits = "the output of a regression does not say how confident the network is"
 
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        if is_custom(asked.metric):
-            return custom_metric(asked.metric, Correlation(self.metrics[0]))
-        return Correlation(asked.metric)
+    def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
+        if is_custom(settings.metric):
+            return custom_metric(settings.metric, Correlation(self.metrics[0]))
+        return Correlation(settings.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        (trained,), (tested,) = train, test
+        (train_column,), (test_column,) = train, test
         check_one_output(head, "but the task is a regression to one number", "a teacher fine-tuned for this task")
-        values: dict[str, list[Any]] = {"train": targets_of(trained), "test": targets_of(tested)}
+        values: dict[str, list[Any]] = {"train": targets_of(train_column), "test": targets_of(test_column)}
         return TaskLabels(values, ())
 
     def output_names(self, names: Sequence[str]) -> dict[int, str]:

@@ -22,7 +22,7 @@ from nas.tasks.labels import Head, LabelColumn, alike_note, names_in_lists, numb
 if TYPE_CHECKING:
     import torch
 
-_OUTSIDE = "O"
+_OUTSIDE_TAG = "O"
 _IOB2 = re.compile(r"O|[BI]-.+", re.DOTALL)
 Span = tuple[str, int, int]
 """The type of a span, and the numbers of its first and last word."""
@@ -46,57 +46,61 @@ class TagMetric(Metric):
             return float((logits.argmax(axis=-1) == labels)[is_word].mean()) if is_word.any() else 0.0
         from seqeval.metrics import f1_score
 
-        return float(f1_score(self._tags(labels, labels), self._tags(logits.argmax(axis=-1), labels), zero_division=0))
+        return float(
+            f1_score(self._tag_names(labels, labels), self._tag_names(logits.argmax(axis=-1), labels), zero_division=0)
+        )
 
     def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
         """Return the score of each bootstrap sample, based on counts per text that are computed only once."""
-        counts = self._counts(logits, labels)
+        counts = self._span_counts(logits, labels)
         sums = np.array([counts[rows].sum(axis=0) for rows in draws])
-        found: list[float] = (2.0 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)).tolist()
-        return found
+        scores: list[float] = (2.0 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)).tolist()
+        return scores
 
-    def _counts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _span_counts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return for each text the numbers of correct, predicted and actual spans (or words), (texts, 3)."""
         answered = logits.argmax(axis=-1)
         if self.name == "accuracy":
             words = (labels != IGNORED).sum(axis=1)
             return np.stack([((answered == labels) & (labels != IGNORED)).sum(axis=1), words, words], axis=1)
         pairs = zip(self._spans(answered, labels), self._spans(labels, labels), strict=True)
-        return np.array([(len(own & wanted), len(own), len(wanted)) for own, wanted in pairs]).reshape(-1, 3)
+        return np.array(
+            [(len(predicted & actual), len(predicted), len(actual)) for predicted, actual in pairs]
+        ).reshape(-1, 3)
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the tag numbers of words at their first tokens, (texts, tokens), and `IGNORED` for other tokens."""
-        found: np.ndarray = np.where(labels == IGNORED, IGNORED, logits.argmax(axis=-1))
-        return found
+        tags: np.ndarray = np.where(labels == IGNORED, IGNORED, logits.argmax(axis=-1))
+        return tags
 
     def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
         """Return precision, recall, F1 and count of each type of span, or of each tag if tags do not follow IOB2."""
         answered = logits.argmax(axis=-1)
-        if _odd_tag(names) is None:
+        if _first_tag_not_iob2(names) is None:
             from seqeval.metrics import classification_report
 
-            found = classification_report(
-                self._tags(labels, labels), self._tags(answered, labels), output_dict=True, zero_division=0
+            report = classification_report(
+                self._tag_names(labels, labels), self._tag_names(answered, labels), output_dict=True, zero_division=0
             )
             return {
                 name: {
-                    "precision": float(own["precision"]),
-                    "recall": float(own["recall"]),
-                    "f1": float(own["f1-score"]),
-                    "spans": float(own["support"]),
+                    "precision": float(figures["precision"]),
+                    "recall": float(figures["recall"]),
+                    "f1": float(figures["f1-score"]),
+                    "spans": float(figures["support"]),
                 }
-                for name, own in found.items()
+                for name, figures in report.items()
                 if not name.endswith(" avg")
             }
         from sklearn.metrics import precision_recall_fscore_support
 
         is_word = labels != IGNORED
-        each = precision_recall_fscore_support(
+        columns_of_scores = precision_recall_fscore_support(
             labels[is_word], answered[is_word], labels=range(len(names)), zero_division=0.0
         )
         columns = ("precision", "recall", "f1", "words")
-        rows = zip(names, zip(*each, strict=True), strict=True)
-        return {name: dict(zip(columns, map(float, own), strict=True)) for name, own in rows}
+        rows = zip(names, zip(*columns_of_scores, strict=True), strict=True)
+        return {name: dict(zip(columns, map(float, figures), strict=True)) for name, figures in rows}
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
         """Return logits that give every word the most frequent tag; None for `span_f1`."""
@@ -116,33 +120,33 @@ class TagMetric(Metric):
             shift = np.where(rng.random(labels.shape) < share, 0, rng.integers(1, outputs, labels.shape))
             answered = (answered + shift) % outputs
         else:
-            self._miss(answered, labels, share, rng)
+            self._replace_spans(answered, labels, share, rng)
         return np.eye(outputs, dtype=np.float32)[answered]
 
-    def _miss(self, answered: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> None:
+    def _replace_spans(self, answered: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> None:
         """Replace all but a `share` of the spans in the correct answers (texts, tokens) by wrong spans, in place."""
-        outside = self.names.index(_OUTSIDE) if _OUTSIDE in self.names else 0
+        outside = self.names.index(_OUTSIDE_TAG) if _OUTSIDE_TAG in self.names else 0
         for row, spans in enumerate(self._spans(labels, labels)):
             words = np.flatnonzero(labels[row] != IGNORED)
-            free = words[labels[row, words] == outside]
+            outside_words = words[labels[row, words] == outside]
             for _, start, end in sorted(spans):
                 if rng.random() < share:
                     continue
-                begins = answered[row, words[start]]
+                begin_tag = answered[row, words[start]]
                 answered[row, words[start : end + 1]] = outside
-                if len(free):
-                    answered[row, rng.choice(free)] = begins
+                if len(outside_words):
+                    answered[row, rng.choice(outside_words)] = begin_tag
 
-    def _tags(self, numbers: np.ndarray, labels: np.ndarray) -> list[list[str]]:
+    def _tag_names(self, numbers: np.ndarray, labels: np.ndarray) -> list[list[str]]:
         """Return the names of the words' tags for each text, from tag numbers (texts, tokens)."""
         names = np.asarray(self.names, dtype=object)
-        return [names[row[own != IGNORED]].tolist() for row, own in zip(numbers, labels, strict=True)]
+        return [names[row[token_labels != IGNORED]].tolist() for row, token_labels in zip(numbers, labels, strict=True)]
 
     def _spans(self, numbers: np.ndarray, labels: np.ndarray) -> list[set[Span]]:
         """Return the spans of each text, from tag numbers (texts, tokens)."""
         from seqeval.metrics.sequence_labeling import get_entities
 
-        return [set(get_entities(tags)) for tags in self._tags(numbers, labels)]
+        return [set(get_entities(tags)) for tags in self._tag_names(numbers, labels)]
 
 
 class Tagging(TaskKind):
@@ -167,32 +171,38 @@ class Tagging(TaskKind):
         {"tags": [["O", "B-x"], ["B-x", "I-x", "O"]]},
     )
 
-    def metric(self, asked: TaskSettings, names: Sequence[str] = ()) -> TagMetric:
-        if asked.metric == "accuracy":
+    def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> TagMetric:
+        if settings.metric == "accuracy":
             return TagMetric("accuracy", "accuracy of words", tuple(names))
-        if (odd := _odd_tag(names)) is not None:
+        if (odd_tag := _first_tag_not_iob2(names)) is not None:
             raise DataError(
-                f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd!r}; name tags "
-                "like this in the data (as texts or a ClassLabel) or in the teacher's config.json, or set "
+                f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; name "
+                "tags like this in the data (as texts or a ClassLabel) or in the teacher's config.json, or set "
                 "metric = 'accuracy'"
             )
         return TagMetric("span_f1", "span F1", tuple(names))
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        (trained,), (tested,) = train, test
-        columns = {"train": trained, "test": tested}
-        given = {name: _tags_of(column) for name, column in columns.items()}
-        found = number_lists(trained, tested, given, head, self.name)
-        notes = [found.note] if found.note else []
-        notes += alike_note(trained.source, found.names)
-        values = {name: [[found.numbers[tag] for tag in tags] for tags in rows] for name, rows in given.items()}
-        if _odd_tag(found.names) is None:
+        (train_column,), (test_column,) = train, test
+        columns = {"train": train_column, "test": test_column}
+        tags_by_set = {name: _read_tags(column) for name, column in columns.items()}
+        class_numbering = number_lists(train_column, test_column, tags_by_set, head, self.name)
+        notes = [class_numbering.note] if class_numbering.note else []
+        notes += alike_note(train_column.source, class_numbering.names)
+        values = {
+            name: [[class_numbering.numbers[tag] for tag in tags] for tags in rows]
+            for name, rows in tags_by_set.items()
+        }
+        if _first_tag_not_iob2(class_numbering.names) is None:
             for name, column in columns.items():
                 rows = iter(values[name])
                 for part in column.parts or (column,):
-                    tags = [[found.names[tag] for tag in own] for own in islice(rows, len(part.values))]
-                    notes += _not_iob2(part, tags)
-        return TaskLabels(values, found.names, tuple(notes))
+                    tags = [
+                        [class_numbering.names[tag] for tag in text_tags]
+                        for text_tags in islice(rows, len(part.values))
+                    ]
+                    notes += _iob2_warning(part, tags)
+        return TaskLabels(values, class_numbering.names, tuple(notes))
 
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
@@ -200,16 +210,16 @@ class Tagging(TaskKind):
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         """Return the logarithm of each tag's share of the words, since most words are outside of spans."""
         counts = np.bincount(labels[labels != IGNORED], minlength=outputs) + 0.5
-        found: np.ndarray = np.log(counts / counts.sum())
-        return found
+        log_shares: np.ndarray = np.log(counts / counts.sum())
+        return log_shares
 
     def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
         """Return an empty dictionary, since text-embeddings-inference does not support tagging."""
         return {}
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-        found = Counter(chain.from_iterable(labels))
-        return {name: found[number] for number, name in enumerate(names)}
+        occurrences = Counter(chain.from_iterable(labels))
+        return {name: occurrences[number] for number, name in enumerate(names)}
 
     def divergence(
         self,
@@ -222,9 +232,9 @@ class Tagging(TaskKind):
         from torch.nn import functional
 
         student, teacher = student.float().log_softmax(-1), teacher.float().log_softmax(-1)
-        each = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
-        counted = each.new_ones(each.shape) if mask is None else mask.to(each.dtype)
-        return ((each * counted).sum(dim=1) / counted.sum(dim=1)).mean()
+        divergences = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
+        weights = divergences.new_ones(divergences.shape) if mask is None else mask.to(divergences.dtype)
+        return ((divergences * weights).sum(dim=1) / weights.sum(dim=1)).mean()
 
     @property
     def usage(self) -> str:
@@ -235,34 +245,34 @@ class Tagging(TaskKind):
         )
 
     def summary(self, texts: str, labels: Sequence[str]) -> str:
-        types = list(dict.fromkeys(label[2:] for label in labels if label != _OUTSIDE))
-        if _odd_tag(labels) is not None:
+        types = list(dict.fromkeys(label[2:] for label in labels if label != _OUTSIDE_TAG))
+        if _first_tag_not_iob2(labels) is not None:
             return f"Tags {texts} word by word with {any_of(labels)}"
         return f"Tags {texts} word by word to find spans of {types[0] if len(types) == 1 else any_of(types)}"
 
 
-def _odd_tag(names: Iterable[str]) -> str | None:
+def _first_tag_not_iob2(names: Iterable[str]) -> str | None:
     """Return the first of these tags that does not follow IOB2; None if all do."""
     return next((name for name in names if not _IOB2.fullmatch(name)), None)
 
 
-def _tags_of(column: LabelColumn) -> list[list[str]]:
+def _read_tags(column: LabelColumn) -> list[list[str]]:
     remedy = "write a list with a tag for each word, or set another kind"
     return names_in_lists(column, "tagging needs a list of tags in every row", remedy)
 
 
-def _not_iob2(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:
+def _iob2_warning(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a list with a warning if some `I-` tags do not continue a span; empty if all tags follow IOB2."""
-    broken = [
-        (number, before, tag)
+    violations = [
+        (number, previous, tag)
         for number, tags in enumerate(rows)
-        for before, tag in zip([_OUTSIDE, *tags], tags, strict=False)
-        if tag.startswith("I-") and before[2:] != tag[2:]
+        for previous, tag in zip([_OUTSIDE_TAG, *tags], tags, strict=False)
+        if tag.startswith("I-") and previous[2:] != tag[2:]
     ]
-    if not broken:
+    if not violations:
         return []
-    number, before, tag = broken[0]
+    number, previous, tag = violations[0]
     return [
-        f"Warning: {column.place}: {len(broken):,} of {sum(map(len, rows)):,} tags break IOB2, the first in row "
-        f"{number} (counted from 0), {tag} after {before}; each of them begins a new span, as in seqeval"
+        f"Warning: {column.place}: {len(violations):,} of {sum(map(len, rows)):,} tags break IOB2, the first in row "
+        f"{number} (counted from 0), {tag} after {previous}; each of them begins a new span, as in seqeval"
     ]

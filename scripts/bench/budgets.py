@@ -43,7 +43,7 @@ DEVICES = (
 )
 _CANDIDATES = 300
 """The number of candidates of all sizes from which a network for a budget is chosen."""
-_USED = 0.85
+_LEAST_USE = 0.85
 
 
 def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
     profiles = {
         device.name: build_profile(ProfileRecipe(device, space, config, arguments.seed), "") for device in devices
     }
-    found = []
+    records = []
     for number in range(arguments.pairs):
         profile = profiles[rng.choice(devices).name]
         limit = _limit(profile, rng)
@@ -68,23 +68,28 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
         record = {"device": profile.device.name, "limit_ms": limit, "met_when_chosen": chosen is not None}
         if chosen:
             architecture = Architecture.from_json(chosen["architecture"])
-            export, largest = _again(supernet, profile.device, [architecture, space.largest()])
-            again, noise = export.p50_ms, export.spread
-            faster = chosen["teacher_p50_ms"] / largest.p50_ms
-            record |= {"p50_ms": again, "noise": noise, "used": again / limit, "met": again <= limit * (1.0 + noise)}
-            record |= {"machine_faster": faster, "used_at_same_speed": again * faster / limit}
-        found.append(record)
+            export, largest = _measured_again(supernet, profile.device, [architecture, space.largest()])
+            export_ms, noise = export.p50_ms, export.spread
+            speed_up = chosen["teacher_p50_ms"] / largest.p50_ms
+            record |= {
+                "p50_ms": export_ms,
+                "noise": noise,
+                "used": export_ms / limit,
+                "met": export_ms <= limit * (1.0 + noise),
+            }
+            record |= {"machine_faster": speed_up, "used_at_same_speed": export_ms * speed_up / limit}
+        records.append(record)
         _show(record)
-    met = [record for record in found if record.get("met")]
+    met = [record for record in records if record.get("met")]
     return {
-        "pairs": len(found),
+        "pairs": len(records),
         "met": len(met),
         "within_without_noise": sum(record["p50_ms"] <= record["limit_ms"] for record in met),
-        "used_at_least_85_percent": sum(record["used"] >= _USED for record in met),
+        "used_at_least_85_percent": sum(record["used"] >= _LEAST_USE for record in met),
         "least_used": min((record["used"] for record in met), default=0.0),
-        "used_at_least_85_percent_at_same_speed": sum(record["used_at_same_speed"] >= _USED for record in met),
+        "used_at_least_85_percent_at_same_speed": sum(record["used_at_same_speed"] >= _LEAST_USE for record in met),
         "profiles": {name: profile.error for name, profile in profiles.items()},
-        "records": found,
+        "records": records,
     }
 
 
@@ -96,11 +101,14 @@ def _limit(profile: Profile, rng: random.Random) -> float:
 
 def _candidates(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Random) -> list[CandidateResult]:
     """Return random architectures with a made-up accuracy that increases with the share of the budget that they use."""
-    drawn = {space.sample(rng, size=rng.random()) for _ in range(_CANDIDATES)}
-    return [CandidateResult(one, 1.0 + costs.violation(one, budget), 0, 0.0) for one in drawn]
+    architectures = {space.sample(rng, size=rng.random()) for _ in range(_CANDIDATES)}
+    return [
+        CandidateResult(architecture, 1.0 + costs.violation(architecture, budget), 0, 0.0)
+        for architecture in architectures
+    ]
 
 
-def _again(supernet: BertSupernet, device: Device, networks: list[Architecture]) -> list[LatencyRecord]:
+def _measured_again(supernet: BertSupernet, device: Device, networks: list[Architecture]) -> list[LatencyRecord]:
     """Write networks to files and return their latencies, measured interleaved in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {str(number): Path(folder) / f"{number}.onnx" for number in range(len(networks))}
@@ -113,25 +121,25 @@ def _again(supernet: BertSupernet, device: Device, networks: list[Architecture])
 
 def _show(record: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
-    said = "no candidate met the budget"
+    result = "no candidate met the budget"
     if "p50_ms" in record:
-        said = f"{record['p50_ms']:.3f} ms, {record['used']:.0%} used"
-        said += f", {record['used_at_same_speed']:.0%} at the earlier speed"
-    table.add_row(record["device"], f"limit {record['limit_ms']:.3f} ms", said)
+        result = f"{record['p50_ms']:.3f} ms, {record['used']:.0%} used"
+        result += f", {record['used_at_same_speed']:.0%} at the earlier speed"
+    table.add_row(record["device"], f"limit {record['limit_ms']:.3f} ms", result)
     Console().print(table)
 
 
 def _arguments() -> argparse.Namespace:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
-    made.add_argument("--pairs", type=int, default=20, help="number of random budgets")
-    made.add_argument(
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
+    parser.add_argument("--pairs", type=int, default=20, help="number of random budgets")
+    parser.add_argument(
         "--only", action="append", choices=[device.name for device in DEVICES], help="only this device; may be repeated"
     )
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    return made.parse_args()
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    common.alone(_arguments(), measure_all)
+    common.run_benchmark(_arguments(), measure_all)

@@ -44,10 +44,10 @@ from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 from nas.tasks import Metric
 
-_TEXTS = 32
+_BATCH_TEXTS = 32
 """The number of texts in a batch of the naive evaluation."""
 NAIVE, ALL = "naive", "all"
-WAYS = {
+VARIANTS = {
     "and weights rounded once": (False, False, False),
     "and shared layers": (True, False, False),
     "and racing": (False, True, False),
@@ -66,16 +66,16 @@ class Naive:
 
     def evaluate(self, architecture: Architecture, _: float = 0.0) -> CandidateResult:
         """Return the result of a candidate with inherited weights, according to the task's metric."""
-        started, left = time.monotonic(), list[int]()
+        started, left_after = time.monotonic(), list[int]()
         model = self.supernet.extract(architecture)
-        accuracy = self.metric.score(predict(forward_of(model, left), self._batches), self.labels)
-        exits = exit_shares(left, len(model.layers)) if left else ()
+        accuracy = self.metric.score(predict(forward_of(model, left_after), self._batches), self.labels)
+        exits = exit_shares(left_after, len(model.layers)) if left_after else ()
         return CandidateResult(architecture, accuracy, len(self.labels), time.monotonic() - started, exits)
 
 
 def _padded(texts: Dataset) -> Iterator[Batch]:
-    for start in range(0, len(texts), _TEXTS):
-        rows = texts[start : start + _TEXTS]
+    for start in range(0, len(texts), _BATCH_TEXTS):
+        rows = texts[start : start + _BATCH_TEXTS]
         names = [name for name in ("input_ids", "token_type_ids") if name in rows]
         columns = {name: [torch.tensor(row) for row in rows[name]] for name in names}
         columns["attention_mask"] = [torch.ones_like(row) for row in columns["input_ids"]]
@@ -83,7 +83,7 @@ def _padded(texts: Dataset) -> Iterator[Batch]:
         yield Batch(np.arange(start, start + len(rows["input_ids"])), inputs)
 
 
-class Way:
+class Variant:
     """One variant of evaluation, which works through the list in the same order as the inline executor.
 
     From the first few waiting candidates, it takes the one that shares the most layers with the previous candidate.
@@ -105,10 +105,12 @@ class Way:
         self.seconds += time.monotonic() - started
 
     def _to_beat(self, architecture: Architecture) -> float:
-        own = self._costs.cost_vector(architecture)
-        whole = (result for result in self.results if result.complete)
-        able = (one.accuracy for one in whole if weakly_dominates(self._costs.cost_vector(one.architecture), own))
-        return max(able, default=0.0)
+        own_costs = self._costs.cost_vector(architecture)
+        complete = (result for result in self.results if result.complete)
+        accuracies = (
+            one.accuracy for one in complete if weakly_dominates(self._costs.cost_vector(one.architecture), own_costs)
+        )
+        return max(accuracies, default=0.0)
 
     @property
     def rate(self) -> float:
@@ -116,15 +118,15 @@ class Way:
         return len(self.results) / self.seconds
 
     @property
-    def looked_at(self) -> float:
+    def share_of_texts(self) -> float:
         """The mean share of the texts on which a candidate was evaluated."""
         return sum(result.examples for result in self.results) / len(self.results) / len(self._evaluator.labels)
 
     def front(self) -> list[Architecture]:
         """Return the Pareto front of the candidates that were evaluated on all texts."""
-        whole = [result for result in self.results if result.complete]
-        found = pareto_front(whole, lambda result: self._costs.cost_vector(result.architecture, result.exits))
-        return [result.architecture for result in found]
+        complete = [result for result in self.results if result.complete]
+        front = pareto_front(complete, lambda result: self._costs.cost_vector(result.architecture, result.exits))
+        return [result.architecture for result in front]
 
 
 def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
@@ -139,37 +141,37 @@ def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
     evaluators: dict[str, Naive | Evaluator] = {NAIVE: Naive(supernet, texts, metric)}
     if not fast:
         evaluators["batches by length"] = Naive(supernet, texts, metric, by_length=True)
-    for name, measures in WAYS.items():
+    for name, optimisations in VARIANTS.items():
         if name == ALL or not fast:
-            evaluators[name] = Evaluator(supernet, texts, metric, *measures)
-    ways = [Way(name, one, candidates, costs) for name, one in evaluators.items()]
+            evaluators[name] = Evaluator(supernet, texts, metric, *optimisations)
+    variants = [Variant(name, evaluator, candidates, costs) for name, evaluator in evaluators.items()]
     for _ in candidates:
-        for way in ways:
-            way.step()
-    naive, together = ways[0], ways[-1]
-    known = {result.architecture: result for result in naive.results}
+        for variant in variants:
+            variant.step()
+    naive, optimised = variants[0], variants[-1]
+    naive_results = {result.architecture: result for result in naive.results}
     error = _standard_error(naive.results, len(texts))
-    lost = {way.name: _lost(naive.front(), way.front(), known, costs) for way in ways}
+    losses = {variant.name: _largest_loss(naive.front(), variant.front(), naive_results, costs) for variant in variants}
     table = Table(title=f"{count} candidates, {len(texts):,} texts, standard error {100 * error:.2f} points")
     for column in ("", "candidates/s", "speed-up over naive", "texts used", "largest loss on the front, points"):
         table.add_column(column, justify="right" if column else "left")
-    for way in ways:
+    for variant in variants:
         figures = (
-            f"{way.rate:.2f}",
-            f"{way.rate / naive.rate:.2f}",
-            f"{way.looked_at:.0%}",
-            f"{100 * lost[way.name]:.2f}",
+            f"{variant.rate:.2f}",
+            f"{variant.rate / naive.rate:.2f}",
+            f"{variant.share_of_texts:.0%}",
+            f"{100 * losses[variant.name]:.2f}",
         )
-        table.add_row(way.name, *figures)
+        table.add_row(variant.name, *figures)
     Console().print(table)
     return {
         "naive": round(naive.rate, 3),
-        "all": round(together.rate, 3),
-        "ratio": round(together.rate / naive.rate, 3),
-        "same_front": lost[ALL] <= error,
-        "front_loses": round(lost[ALL], 5),
+        "all": round(optimised.rate, 3),
+        "ratio": round(optimised.rate / naive.rate, 3),
+        "same_front": losses[ALL] <= error,
+        "front_loses": round(losses[ALL], 5),
         "standard_error": round(error, 5),
-        "rates": {way.name: round(way.rate, 3) for way in ways},
+        "rates": {variant.name: round(variant.rate, 3) for variant in variants},
     }
 
 
@@ -178,8 +180,11 @@ def _standard_error(results: Sequence[CandidateResult], examples: int) -> float:
     return math.sqrt(best * (1.0 - best) / examples)
 
 
-def _lost(
-    naive: list[Architecture], other: list[Architecture], known: dict[Architecture, CandidateResult], costs: Costs
+def _largest_loss(
+    naive: list[Architecture],
+    other: list[Architecture],
+    naive_results: dict[Architecture, CandidateResult],
+    costs: Costs,
 ) -> float:
     """Return the largest loss of accuracy of another front against the naive front.
 
@@ -187,11 +192,13 @@ def _lost(
     """
 
     def cost(architecture: Architecture) -> tuple[float, ...]:
-        return costs.cost_vector(architecture, known[architecture].exits)
+        return costs.cost_vector(architecture, naive_results[architecture].exits)
 
     return max(
-        known[one].accuracy
-        - max((known[able].accuracy for able in other if weakly_dominates(cost(able), cost(one))), default=0.0)
+        naive_results[one].accuracy
+        - max(
+            (naive_results[rival].accuracy for rival in other if weakly_dominates(cost(rival), cost(one))), default=0.0
+        )
         for one in naive
     )
 
@@ -199,23 +206,23 @@ def _lost(
 def proposals(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
     """Return candidates like those that a search proposes: an initial population and generations of its children."""
     population = costs.initial_population(space, max(4, count // 4), rng)
-    found = list(population)
-    while len(found) < count:
+    candidates = list(population)
+    while len(candidates) < count:
         child = space.mutate(space.crossover(rng.choice(population), rng.choice(population), rng), rng)
-        if child not in found and costs.least_violation(child) <= 0.0:
-            found.append(child)
+        if child not in candidates and costs.least_violation(child) <= 0.0:
+            candidates.append(child)
             population = [*population[1:], child] if rng.random() < 0.5 else population
-    return found[:count]
+    return candidates[:count]
 
 
 def _arguments() -> argparse.Namespace:
-    made = common.parser(__doc__)
-    made.add_argument("--candidates", type=int, default=60)
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument(
+    parser = common.parser(__doc__)
+    parser.add_argument("--candidates", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
         "--fast", action="store_true", help="measure only the naive variant and all optimisations together"
     )
-    return made.parse_args()
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from nas.pipeline.teachers import load_teacher, teacher_config
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
 
-METHOD_COLOURS = ("int8", "int4", "low_rank({})", "low_rank({})+int8", "sparse(2:4)", "sparse(0.5)", "sparse(0.5)+int8")
+METHODS = ("int8", "int4", "low_rank({})", "low_rank({})+int8", "sparse(2:4)", "sparse(0.5)", "sparse(0.5)+int8")
 RANKS = (1 / 6, 1 / 4, 1 / 3)
 """The ranks of `low_rank`, as shares of the hidden size."""
 
@@ -40,19 +40,19 @@ RANKS = (1 / 6, 1 / 4, 1 / 3)
 def measure_all(run: Run) -> dict[str, Any]:
     """Measure, print a table, and return accuracy, milliseconds and megabytes by kind of block and method."""
     data = prepare_teacher(run)
-    config, space = teacher_config(run), _space(run.study.space)
+    config, space = teacher_config(run), _space_of_teacher_size(run.study.space)
     teacher = load_teacher(run)
     order(run, data, teacher)
     weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression, False)
     weights.fit(ranking_batches(run, data, "Fitting"))
     evaluator = Evaluator(BertSupernet(weights), data.search, metric_of(run), raced=False)
     latency = _block_ms(run, space)
-    whole = evaluator.evaluate(space.largest()).accuracy
-    found: dict[str, dict[str, Any]] = {}
+    teacher_accuracy = evaluator.evaluate(space.largest()).accuracy
+    results: dict[str, dict[str, Any]] = {}
     for block in BLOCKS:
         for choice in getattr(space.compression, block):
-            architecture = _everywhere(space.largest(), block, choice)
-            found[f"{block} {choice}"] = {
+            architecture = _with_method(space.largest(), block, choice)
+            results[f"{block} {choice}"] = {
                 "accuracy": evaluator.evaluate(architecture).accuracy,
                 "block_ms": latency.get((block, choice)),
                 "size_mb": stored_mb(config.with_architecture(architecture)),
@@ -60,34 +60,36 @@ def measure_all(run: Run) -> dict[str, Any]:
     table = Table(title=f"one compression method in all blocks of a kind, {len(data.search):,} examples")
     for column in ("", "points lost", "ms per block", "MB"):
         table.add_column(column, justify="left" if not column else "right")
-    for name, own in found.items():
-        took = "" if own["block_ms"] is None else f"{own['block_ms']:.3f}"
-        table.add_row(name, f"{100 * (whole - own['accuracy']):.2f}", took, f"{own['size_mb']:.1f}")
+    for name, result in results.items():
+        block_ms = "" if result["block_ms"] is None else f"{result['block_ms']:.3f}"
+        table.add_row(
+            name, f"{100 * (teacher_accuracy - result['accuracy']):.2f}", block_ms, f"{result['size_mb']:.1f}"
+        )
     Console().print(table)
-    return {"teacher": whole, "choices": found}
+    return {"teacher": teacher_accuracy, "choices": results}
 
 
-def _space(given: SearchSpace) -> SearchSpace:
+def _space_of_teacher_size(space: SearchSpace) -> SearchSpace:
     """Return a search space with only the teacher's sizes, and every compression method that suits them."""
-    shape = given.teacher
+    shape = space.teacher
     specs = ["none"]
-    for form in METHOD_COLOURS:
+    for form in METHODS:
         specs += [form.format(max(1, round(share * shape.hidden_size))) for share in RANKS] if "{}" in form else [form]
-    able = {
+    methods = {
         block: [spec for spec in specs if block in (choice := compression(spec)).blocks and _suits(choice, shape)]
         for block in BLOCKS
     }
     sizes = {"layers": [shape.num_hidden_layers]} | {
         key: [getattr(shape, key)] for key in ("hidden_size", "num_attention_heads", "intermediate_size")
     }
-    return SearchSpace.model_validate(given.model_dump() | {"dimensions": sizes, "compression": able})
+    return SearchSpace.model_validate(space.model_dump() | {"dimensions": sizes, "compression": methods})
 
 
 def _suits(choice: Any, shape: Any) -> bool:
     return all(choice.suits(size, shape.hidden_size) for size in (shape.hidden_size, shape.intermediate_size))
 
 
-def _everywhere(architecture: Architecture, block: Block, choice: str) -> Architecture:
+def _with_method(architecture: Architecture, block: Block, choice: str) -> Architecture:
     if block == "embedding":
         return replace(architecture, embedding=choice)
     layers = (layer.with_option(block, (layer.option(block)[0], choice)) for layer in architecture.layers)

@@ -35,23 +35,27 @@ from nas.study import Study
 SST2 = Path(__file__).parents[2] / "studies" / "sst2-minilm-onnxruntime"
 
 
-def parser(about: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all benchmarks share; `about` is the description that --help prints."""
-    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all benchmarks share; --help prints the `description`."""
+    argument_parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    argument_parser.add_argument(
         "--study", default=str(SST2), help="path of a study.toml or its folder, or the name of a shipped study"
     )
-    made.add_argument("--runs", type=Path, default=Path("runs"), help="folder that holds the runs, as for `nas run`")
-    made.add_argument("--set", dest="variables", action="append", default=[], metavar="NAME=VALUE")
-    made.add_argument("--threads", type=int, help="number of torch threads")
-    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    return made
+    argument_parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder that holds the runs, as for `nas run`"
+    )
+    argument_parser.add_argument("--set", dest="variables", action="append", default=[], metavar="NAME=VALUE")
+    argument_parser.add_argument("--threads", type=int, help="number of torch threads")
+    argument_parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    return argument_parser
 
 
 def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:
-    """Do the same as `alone`, but call `measure` with the run that the arguments name and hold the run's lock."""
+    """Do the same as `run_benchmark`, but call `measure` with the run that the arguments name, and hold its lock."""
 
-    def on_the_run(_: argparse.Namespace) -> dict[str, Any]:
+    def measure_run(_: argparse.Namespace) -> dict[str, Any]:
         if arguments.threads:
             torch.set_num_threads(arguments.threads)
         variables = dict(item.partition("=")[::2] for item in arguments.variables)
@@ -59,10 +63,10 @@ def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]
         with run.locked():
             return measure(run)
 
-    alone(arguments, on_the_run)
+    run_benchmark(arguments, measure_run)
 
 
-def alone(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
+def run_benchmark(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
     """Call `measure` and print its result if `--json` is given.
 
     For a `NasError`, print one line and exit with the exit code of the error.
@@ -80,7 +84,7 @@ def alone(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace],
         print(json.dumps(result))
 
 
-def in_a_journal(run: Run) -> Path:
+def journal_of(run: Run) -> Path:
     """Return the path of the journal of a run's search. Raises `SearchError` if its trials are in a database."""
     if run.study.search.storage:
         raise SearchError(
@@ -117,8 +121,8 @@ def config_of(space: SearchSpace) -> CompactBertConfig:
 def busy_core() -> Iterator[None]:
     """Keep another process computing while the block runs, bound to the last processor if the system allows it."""
     code = "import numpy; a = numpy.ones((512, 512), dtype='f')\nwhile True: a @ a"
-    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | one)
+    single_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | single_thread)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
     try:

@@ -32,44 +32,48 @@ _CONDITIONS = ("one", "all", "busy")
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     """Measure and print all conditions, and return seconds and ratios."""
     threads = torch.get_num_threads()
-    around: dict[str, tuple[int, Callable[[], AbstractContextManager[None]]]] = {
+    conditions: dict[str, tuple[int, Callable[[], AbstractContextManager[None]]]] = {
         "one": (1, nullcontext),
         "all": (threads, nullcontext),
         "busy": (threads, common.busy_core),
     }
-    found: dict[str, Any] = {"threads": threads, "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default")}
+    results: dict[str, Any] = {"threads": threads, "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default")}
     with tempfile.TemporaryDirectory() as name:
         steps = Steps(run, arguments.steps, arguments.random_subnets, Path(name))
         trainers: dict[str, Callable[[], Trainer]] = {"supernet": steps.supernet, "fine-tuning": steps.fine_tuning}
         batches = islice(steps.fine_tuning().get_train_dataloader(), arguments.steps)
         tokens = fmean(batch["input_ids"].numel() for batch in batches)
         texts = run.study.supernet.batch_size
-        print(f"{texts} texts of {tokens / texts:.1f} tokens with padding, {threads} threads, {found['wait_policy']}")
+        print(f"{texts} texts of {tokens / texts:.1f} tokens with padding, {threads} threads, {results['wait_policy']}")
         curves: dict[str, list[float]] = {}
-        for kind, trainer in trainers.items():
-            timed(trainer())  # warms up
+        for kind, make_trainer in trainers.items():
+            timed(make_trainer())  # warms up
             seconds: dict[str, list[float]] = {condition: [] for condition in _CONDITIONS}
             for _ in range(arguments.rounds):
-                for condition, (count, surroundings) in around.items():
+                for condition, (count, surroundings) in conditions.items():
                     torch.set_num_threads(count)
-                    made = trainer()
+                    trainer = make_trainer()
                     with surroundings():
-                        seconds[condition].append(timed(made))
-                    curves[f"{kind} {condition}"] = losses(made)
+                        seconds[condition].append(timed(trainer))
+                    curves[f"{kind} {condition}"] = losses(trainer)
             torch.set_num_threads(threads)
-            one, everything, busy = (median(seconds[condition]) for condition in _CONDITIONS)
+            one_thread, all_threads, busy = (median(seconds[condition]) for condition in _CONDITIONS)
             for condition, measured in seconds.items():
                 rounds = ", ".join(f"{value:.3f}" for value in measured)
                 print(f"{kind:11} {condition:4} {median(measured):.3f} s  (rounds: {rounds})")
             print(
-                f"{kind:11} speed-up of all threads {one / everything:.2f}; slow-down if busy {busy / everything:.2f}"
+                f"{kind:11} speed-up of all threads {one_thread / all_threads:.2f}; "
+                f"slow-down if busy {busy / all_threads:.2f}"
             )
-            found |= {f"{kind}_{condition}_s": round(median(seconds[condition]), 4) for condition in _CONDITIONS}
-            found |= {f"{kind}_speed_up": round(one / everything, 3), f"{kind}_busy": round(busy / everything, 3)}
+            results |= {f"{kind}_{condition}_s": round(median(seconds[condition]), 4) for condition in _CONDITIONS}
+            results |= {
+                f"{kind}_speed_up": round(one_thread / all_threads, 3),
+                f"{kind}_busy": round(busy / all_threads, 3),
+            }
     pairs = zip(curves["supernet one"], curves["supernet all"], strict=True)
-    found["loss_difference"] = max(abs(a / b - 1.0) for a, b in pairs)
-    print(f"supernet: largest relative difference of losses with all threads and one: {found['loss_difference']:.1e}")
-    return found
+    results["loss_difference"] = max(abs(a / b - 1.0) for a, b in pairs)
+    print(f"supernet: largest relative difference of losses with all threads and one: {results['loss_difference']:.1e}")
+    return results
 
 
 if __name__ == "__main__":

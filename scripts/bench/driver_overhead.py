@@ -34,7 +34,7 @@ from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 
-_AT = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
+_TRIAL_COUNTS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
 _WINDOW = 100
 _EXAMPLES = 5000
 
@@ -79,7 +79,7 @@ def _size(architecture: Architecture) -> float:
     )
 
 
-def made_up(space: SearchSpace) -> Profile:
+def synthetic_profile(space: SearchSpace) -> Profile:
     """Return a synthetic profile, in which a block's latency grows with its size and is lower with compression."""
 
     def entries() -> Iterator[tuple[str, float]]:
@@ -89,8 +89,10 @@ def made_up(space: SearchSpace) -> Profile:
                 yield f"ends/{hidden}/{embedding}", 0.1 * share
             for block, first in product(LAYER_BLOCKS, ("", "first_")):
                 for size, choice in space.options(block):
-                    of = space.options(block)[-1][0]
-                    cost = 1.2 * share * size / of * (1.0 if choice == "none" else 0.4) * (0.4 if first else 1.0)
+                    largest_size = space.options(block)[-1][0]
+                    cost = (
+                        1.2 * share * size / largest_size * (1.0 if choice == "none" else 0.4) * (0.4 if first else 1.0)
+                    )
                     yield f"{first}{block}/{hidden}/{size}/{choice}", 0.03 + cost
 
     table = {part: {"128": cost} for part, cost in entries()}
@@ -105,19 +107,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     space = SearchSpace.load(arguments.space)
     budgets = tuple(Budget(name=share, device="cpu", p50_ms=f"{share}%") for share in ("20", "10", "5"))
-    costs = Costs(common.config_of(space), {"cpu": made_up(space)}, budgets)
+    costs = Costs(common.config_of(space), {"cpu": synthetic_profile(space)}, budgets)
     settings = Search(sampler=arguments.sampler, evaluations=arguments.trials)
     executor = InstantExecutor(space)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        where = arguments.storage or Path(folder) / "journal.log"
-        trials = Trials(_storage(where), space, costs, settings, arguments.seed)
-        opened = time.perf_counter() - started
+        storage_location = arguments.storage or Path(folder) / "journal.log"
+        trials = Trials(_storage(storage_location), space, costs, settings, arguments.seed)
+        open_s = time.perf_counter() - started
         state = search(trials, arguments.trials, lambda: executor)
         size_mb = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 1e6
         started = time.perf_counter()
-        Trials(_storage(where), space, costs, settings, arguments.seed)
-        reopened = time.perf_counter() - started
+        Trials(_storage(storage_location), space, costs, settings, arguments.seed)
+        reopen_s = time.perf_counter() - started
     times = executor.times
 
     def cost(first: int, last: int) -> tuple[float, float]:
@@ -127,39 +129,41 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         return wall, cpu
 
-    found = {f"{at:,}": cost(at - _WINDOW, at) for at in _AT if at < len(times)} | {"mean": cost(0, len(times) - 1)}
-    _show(found)
+    times_at = {f"{at:,}": cost(at - _WINDOW, at) for at in _TRIAL_COUNTS if at < len(times)} | {
+        "mean": cost(0, len(times) - 1)
+    }
+    _show(times_at)
     return {
-        "ms_per_trial": {at.replace(",", ""): wall for at, (wall, _) in found.items()},
-        "cpu_ms_per_trial": {at.replace(",", ""): cpu for at, (_, cpu) in found.items()},
-        "open_s": opened,
-        "reopen_s": reopened,
+        "ms_per_trial": {at.replace(",", ""): wall for at, (wall, _) in times_at.items()},
+        "cpu_ms_per_trial": {at.replace(",", ""): cpu for at, (_, cpu) in times_at.items()},
+        "open_s": open_s,
+        "reopen_s": reopen_s,
         "size_mb": size_mb,
         "outcomes": state.outcomes,
     }
 
 
-def _storage(where: Path | str) -> Storage:
-    return Storage(where, "driver-overhead", "made up", ["accuracy", "predicted p50_ms, cpu"])
+def _storage(location: Path | str) -> Storage:
+    return Storage(location, "driver-overhead", "made up", ["accuracy", "predicted p50_ms, cpu"])
 
 
-def _show(found: dict[str, tuple[float, float]]) -> None:
+def _show(times_at: dict[str, tuple[float, float]]) -> None:
     table = Table("trials", "ms per trial", "processor ms per trial")
-    for at, costs in found.items():
+    for at, costs in times_at.items():
         table.add_row(at, *(f"{cost:.2f}" for cost in costs))
     Console().print(table)
 
 
 def _arguments() -> argparse.Namespace:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
-    made.add_argument("--trials", type=int, default=10_000, help="number of evaluations in the search")
-    made.add_argument("--sampler", default="nsga2", choices=["nsga2", "tpe", "random", "guided"])
-    made.add_argument("--storage", help="URL of an empty database (default: a journal in a temporary folder)")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    return made.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
+    parser.add_argument("--trials", type=int, default=10_000, help="number of evaluations in the search")
+    parser.add_argument("--sampler", default="nsga2", choices=["nsga2", "tpe", "random", "guided"])
+    parser.add_argument("--storage", help="URL of an empty database (default: a journal in a temporary folder)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    common.alone(_arguments(), measure)
+    common.run_benchmark(_arguments(), measure)

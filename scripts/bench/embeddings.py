@@ -39,7 +39,7 @@ from nas.tasks import PairCorrelation, in_groups
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """A function that returns the embeddings of texts, of shape (texts, outputs)."""
-_CUT = 10
+_NDCG_CUT = 10
 
 
 def encoders(run: Run, max_length: int) -> dict[str, Encode]:
@@ -76,13 +76,13 @@ class Retrieval:
     """A retrieval data set: a corpus, queries, and the relevance of documents to each query."""
 
     def __init__(self, folder: Path) -> None:
-        corpus, queries, judged = (
+        corpus, queries, relevances = (
             read_rows(str(folder / f"{name}.parquet")) for name in ("corpus", "queries", "qrels_test")
         )
         self.documents = [f"{row['title']} {row['text']}".strip() for row in corpus]
         self._names = [str(row["_id"]) for row in corpus]
         self.relevant: dict[str, dict[str, int]] = {}
-        for row in judged:
+        for row in relevances:
             self.relevant.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
         texts = {str(row["_id"]): row["text"] for row in queries}
         self.queries = [texts[name] for name in self.relevant]
@@ -92,41 +92,41 @@ class Retrieval:
         from pytrec_eval import RelevanceEvaluator
 
         cosines = _unit(queries) @ _unit(documents).T
-        best = np.argsort(-cosines, axis=1)[:, : 10 * _CUT]
-        found = {
-            name: {self._names[place]: float(cosines[row, place]) for place in best[row]}
+        best = np.argsort(-cosines, axis=1)[:, : 10 * _NDCG_CUT]
+        ranked = {
+            name: {self._names[document]: float(cosines[row, document]) for document in best[row]}
             for row, name in enumerate(self.relevant)
         }
-        scores = RelevanceEvaluator(self.relevant, {f"ndcg_cut.{_CUT}"}).evaluate(found)
-        return float(np.mean([score[f"ndcg_cut_{_CUT}"] for score in scores.values()]))
+        scores = RelevanceEvaluator(self.relevant, {f"ndcg_cut.{_NDCG_CUT}"}).evaluate(ranked)
+        return float(np.mean([score[f"ndcg_cut_{_NDCG_CUT}"] for score in scores.values()]))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    found: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return found
+    units: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return units
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     """Measure every network, print a table, and return the results."""
-    known = encoders(run, arguments.max_length)
+    encode_of = encoders(run, arguments.max_length)
     pairs = {path.stem if path.stem != "test" else path.parent.name: read_rows(str(path)) for path in arguments.pairs}
     if arguments.without:
         pairs = {name: _without(rows, arguments.without) for name, rows in pairs.items()}
     retrieval = Retrieval(arguments.retrieval) if arguments.retrieval else None
-    documents = known["teacher"](retrieval.documents) if retrieval else None
-    found: dict[str, Any] = {}
-    for name, encode in known.items():
+    documents = encode_of["teacher"](retrieval.documents) if retrieval else None
+    results: dict[str, Any] = {}
+    for name, encode in encode_of.items():
         say(f"{name}: {', '.join(pairs)}")
-        found[name] = {"pairs": {key: round(correlation(encode, rows), 4) for key, rows in pairs.items()}}
+        results[name] = {"pairs": {key: round(correlation(encode, rows), 4) for key, rows in pairs.items()}}
         if retrieval and documents is not None:
             queries = encode(retrieval.queries)
-            own = documents if name == "teacher" else encode(retrieval.documents)
-            found[name]["retrieval"] = {
-                "own": round(retrieval.ndcg(queries, own), 4),
+            own_documents = documents if name == "teacher" else encode(retrieval.documents)
+            results[name]["retrieval"] = {
+                "own": round(retrieval.ndcg(queries, own_documents), 4),
                 "documents_by_teacher": round(retrieval.ndcg(queries, documents), 4),
             }
-    _show(found, pairs)
-    return {"networks": found, "pairs": {name: len(rows) for name, rows in pairs.items()}}
+    _show(results, pairs)
+    return {"networks": results, "pairs": {name: len(rows) for name, rows in pairs.items()}}
 
 
 def _without(rows: Dataset, column: str) -> Dataset:
@@ -136,28 +136,28 @@ def _without(rows: Dataset, column: str) -> Dataset:
     return rows.select([number for number, value in enumerate(values_of(rows, column)) if not value])
 
 
-def _show(found: dict[str, Any], pairs: dict[str, Dataset]) -> None:
-    retrieves = any("retrieval" in own for own in found.values())
+def _show(results: dict[str, Any], pairs: dict[str, Dataset]) -> None:
+    retrieves = any("retrieval" in result for result in results.values())
     table = Table("network", *pairs, *(["nDCG@10", "documents by teacher"] if retrieves else []))
-    for name, own in found.items():
-        values = [*own["pairs"].values(), *own.get("retrieval", {}).values()]
+    for name, result in results.items():
+        values = [*result["pairs"].values(), *result.get("retrieval", {}).values()]
         table.add_row(name, *(f"{100 * value:.1f}" for value in values))
     Console(stderr=True).print(table)
 
 
 def arguments_of() -> argparse.Namespace:
     """Return the arguments of the command line."""
-    made = common.parser(__doc__)
-    made.add_argument(
+    parser = common.parser(__doc__)
+    parser.add_argument(
         "--pairs", type=Path, nargs="+", default=[], help="files with columns sentence1, sentence2, and score or label"
     )
-    made.add_argument("--without", metavar="COLUMN", help="leave out pairs whose value in this column is not empty")
-    made.add_argument("--retrieval", type=Path, help="folder with corpus, queries and qrels_test as Parquet files")
-    made.add_argument("--max-length", type=int, default=256, help="texts are truncated to this number of tokens")
-    found = made.parse_args()
-    if not found.pairs and not found.retrieval:
-        made.error("give --pairs or --retrieval")
-    return found
+    parser.add_argument("--without", metavar="COLUMN", help="leave out pairs whose value in this column is not empty")
+    parser.add_argument("--retrieval", type=Path, help="folder with corpus, queries and qrels_test as Parquet files")
+    parser.add_argument("--max-length", type=int, default=256, help="texts are truncated to this number of tokens")
+    arguments = parser.parse_args()
+    if not arguments.pairs and not arguments.retrieval:
+        parser.error("give --pairs or --retrieval")
+    return arguments
 
 
 if __name__ == "__main__":

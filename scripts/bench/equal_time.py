@@ -21,7 +21,7 @@ from candidates_per_second import Naive
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from samplers import Waiting
+from samplers import TimingExecutor
 
 from nas.evaluate import CandidateResult
 from nas.pipeline import Run
@@ -37,14 +37,14 @@ from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 
-_ENDLESS = 1_000_000
+_NO_LIMIT = 1_000_000
 
 
 class _TimeIsUp(Exception):
     pass
 
 
-class _Until(Forwarding):
+class _UntilDeadline(Forwarding):
     """An executor that raises `_TimeIsUp` instead of returning a result once a deadline has passed."""
 
     def __init__(self, executor: Executor, end: float) -> None:
@@ -62,25 +62,33 @@ def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
     study, costs, recipe = run.study, costs_of(run), evaluation(run)
     parts = recipe.read()
     naive = Naive(parts.evaluator().supernet, Dataset(parts.texts), metric_of(run), by_length=True)
-    first = study.search.model_copy(update={"sampler": "nsga2"})
-    told: dict[str, Any] = {"at first": [], "now": []}
+    first_version = study.search.model_copy(update={"sampler": "nsga2"})
+    searches: dict[str, Any] = {"at first": [], "now": []}
     for seed in seeds:
-        for name, settings in {"at first": first, "now": study.search}.items():
-            executor = Waiting(naive.evaluate) if name == "at first" else InlineExecutor(recipe)
+        for name, settings in {"at first": first_version, "now": study.search}.items():
+            executor = TimingExecutor(naive.evaluate) if name == "at first" else InlineExecutor(recipe)
             results = _search(executor, seconds, study.space, costs, settings, seed)
             best = {budget.name: ranking(results, costs, budget, 0.0)[:1] for budget in study.budgets}
-            again = {key: naive.evaluate(one.architecture).accuracy for key, found in best.items() for one in found}
-            whole = sum(result.complete for result in results)
-            told[name].append({"seed": seed, "candidates": len(results), "whole": whole, "best": again})
+            best_accuracies = {
+                key: naive.evaluate(candidate.architecture).accuracy
+                for key, best_candidates in best.items()
+                for candidate in best_candidates
+            }
+            complete_count = sum(result.complete for result in results)
+            searches[name].append(
+                {"seed": seed, "candidates": len(results), "whole": complete_count, "best": best_accuracies}
+            )
     table = Table(title=f"{seconds:.0f} s each")
     for column in ("", "seed", "candidates", "evaluated on all texts", *(budget.name for budget in study.budgets)):
         table.add_column(column, justify="right" if column else "left")
-    for name, rows in told.items():
+    for name, rows in searches.items():
         for row in rows:
-            figures = (f"{row['best'][one.name]:.4f}" if one.name in row["best"] else "" for one in study.budgets)
+            figures = (
+                f"{row['best'][budget.name]:.4f}" if budget.name in row["best"] else "" for budget in study.budgets
+            )
             table.add_row(name, str(row["seed"]), str(row["candidates"]), str(row["whole"]), *figures)
     Console().print(table)
-    return {"seconds": seconds} | told
+    return {"seconds": seconds} | searches
 
 
 def _search(
@@ -91,15 +99,15 @@ def _search(
         trials = Trials(storage, space, costs, settings, seed)
         end = time.monotonic() + seconds
         with suppress(_TimeIsUp):
-            search(trials, _ENDLESS, lambda: _Until(executor, end))
+            search(trials, _NO_LIMIT, lambda: _UntilDeadline(executor, end))
         return trials.results()
 
 
 def _arguments() -> argparse.Namespace:
-    made = common.parser(__doc__)
-    made.add_argument("--seconds", type=float, default=180.0)
-    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    return made.parse_args()
+    parser = common.parser(__doc__)
+    parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ from nas.supernet import BertSupernet
 from nas.supernet.cohort import Halving
 from nas.supernet.loops import Schedule
 
-_NOT_COUNTED = ("embedded", "data", "teacher")
-_FREE, _TIMED = 10, 40
+_UNCOUNTED_STEPS = ("embedded", "data", "teacher")
+_WARM_UP_STEPS, _TIMED_STEPS = 10, 40
 """The number of warm-up steps, and the number of timed steps."""
 _SHARE_OF_WIDE = 1 / 3
 
@@ -59,13 +59,15 @@ _SHARE_OF_WIDE = 1 / 3
 def by_hand(run: Run, budget: Budget) -> dict[str, Architecture]:
     """Return the networks that a person would choose for a budget, by name."""
     space, best = run.study.space, front(run)["uniform"][budget.name]
-    found = {"uniform": Architecture.from_json(best["architecture"])} if best else {}
-    full = [
-        each for each in uniform_networks(space, costs_of(run), budget) if each.hidden_size == space.teacher.hidden_size
+    networks = {"uniform": Architecture.from_json(best["architecture"])} if best else {}
+    full_width = [
+        network
+        for network in uniform_networks(space, costs_of(run), budget)
+        if network.hidden_size == space.teacher.hidden_size
     ]
-    for architecture in sorted(full, key=lambda each: each.layers[0].attention != "int8"):
-        found.setdefault(f"{len(architecture.layers)} layers", architecture)
-    return found
+    for architecture in sorted(full_width, key=lambda network: network.layers[0].attention != "int8"):
+        networks.setdefault(f"{len(architecture.layers)} layers", architecture)
+    return networks
 
 
 def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
@@ -79,7 +81,7 @@ def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
     return Architecture(space.teacher.hidden_size, layers)
 
 
-class Alone:
+class SeparateTraining:
     """A trainer of a run's networks that trains each one from the ordered teacher, without a supernet."""
 
     def __init__(self, run: Run, folder: Path) -> None:
@@ -91,14 +93,14 @@ class Alone:
     def seconds_per_step(self, architecture: Architecture) -> float:
         """Return the seconds per step of a training of this network only."""
         ends = []
-        for steps in (_FREE, _FREE + _TIMED):
+        for steps in (_WARM_UP_STEPS, _WARM_UP_STEPS + _TIMED_STEPS):
             folder = self.folder / "timing"
             shutil.rmtree(folder, ignore_errors=True)
             started = time.perf_counter()
             self.train([self.teacher.extract(architecture)], steps, folder, "Timing steps")
             ends.append(time.perf_counter() - started)
         shutil.rmtree(self.folder / "timing", ignore_errors=True)
-        return (ends[1] - ends[0]) / _TIMED
+        return (ends[1] - ends[0]) / _TIMED_STEPS
 
     def timed(self, chosen: Mapping[str, Architecture]) -> dict[str, float]:
         """Return the seconds per step of each network.
@@ -108,8 +110,8 @@ class Alone:
         file = self.folder / "seconds_per_step.json"
         if not file.exists():
             write_json(file, {name: self.seconds_per_step(architecture) for name, architecture in chosen.items()})
-        found: dict[str, float] = read_json(file, NasError)
-        return found
+        seconds: dict[str, float] = read_json(file, NasError)
+        return seconds
 
     def train(self, networks: Sequence[CompactBert], steps: int, folder: Path, title: str) -> None:
         """Train networks in place. Resumes after an interruption."""
@@ -120,11 +122,11 @@ class Alone:
 
     def narrowed(self, architecture: Architecture, steps: int) -> CompactBert:
         """Return a trained network that was cut from a trained network of twice the width."""
-        first = round(_SHARE_OF_WIDE * steps)
+        wide_steps = round(_SHARE_OF_WIDE * steps)
         wide = self.teacher.extract(wider(self.run.study.space, architecture))
-        self.train([wide], first, self.folder / "wide", "Training the wide network")
+        self.train([wide], wide_steps, self.folder / "wide", "Training the wide network")
         network = BertSupernet(wide).extract(architecture)
-        self.train([network], steps - first, self.folder / "narrowed", "Training the narrowed network")
+        self.train([network], steps - wide_steps, self.folder / "narrowed", "Training the narrowed network")
         return network
 
 
@@ -135,26 +137,30 @@ def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bo
     """
     exported = read_json(run.export(budget.name) / "verification.json", NasError)
     chosen = by_hand(run, budget) | {"same, alone": Architecture.from_json(exported["architecture"])}
-    alone = Alone(run, folder)
-    taken = alone.timed(chosen)
-    steps = round(seconds / min(taken.values()))
-    networks = {name: alone.teacher.extract(architecture) for name, architecture in chosen.items()}
-    alone.train([*networks.values()], steps, alone.folder / "together", f"Networks for {budget.name}")
+    separate = SeparateTraining(run, folder)
+    seconds_per_step = separate.timed(chosen)
+    steps = round(seconds / min(seconds_per_step.values()))
+    networks = {name: separate.teacher.extract(architecture) for name, architecture in chosen.items()}
+    separate.train([*networks.values()], steps, separate.folder / "together", f"Networks for {budget.name}")
     if narrowed and "uniform" in chosen:
-        networks["narrowed"] = alone.narrowed(chosen["uniform"], steps)
-    test = Evaluator(alone.teacher, splits(run).test, metric_of(run), bf16=False)
-    found = {
+        networks["narrowed"] = separate.narrowed(chosen["uniform"], steps)
+    test = Evaluator(separate.teacher, splits(run).test, metric_of(run), bf16=False)
+    results = {
         name: {
             "architecture": network.config.architecture.describe(),
-            "search": alone.judge.accuracy_of(network),
+            "search": separate.judge.accuracy_of(network),
             "test": test.accuracy_of(network),
             "steps": steps,
-            "seconds_per_step": taken.get(name),
+            "seconds_per_step": seconds_per_step.get(name),
         }
         for name, network in networks.items()
     }
-    own = {"architecture": exported["description"], "search": exported["search_accuracy"], "test": exported["accuracy"]}
-    return found | {"nas run": own}
+    exported_result = {
+        "architecture": exported["description"],
+        "search": exported["search_accuracy"],
+        "test": exported["accuracy"],
+    }
+    return results | {"nas run": exported_result}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -162,40 +168,46 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     variables = dict(item.partition("=")[::2] for item in arguments.variables)
-    given = Study.load(arguments.study, variables)
-    found: dict[str, dict[str, list[Any]]] = {}
+    study = Study.load(arguments.study, variables)
+    rows_of_budget: dict[str, dict[str, list[Any]]] = {}
     narrowed = not arguments.no_narrowed
     for seed in arguments.seeds:
-        run = Run.of(given.model_copy(update={"seed": seed}), arguments.runs / f"seed-{seed}")
+        run = Run.of(study.model_copy(update={"seed": seed}), arguments.runs / f"seed-{seed}")
         with run.locked():
             export(run)
-            parts = {
-                step: arguments.share * seconds for step, seconds in run.seconds().items() if step not in _NOT_COUNTED
+            step_seconds = {
+                step: arguments.share * seconds
+                for step, seconds in run.seconds().items()
+                if step not in _UNCOUNTED_STEPS
             }
             for budget in run.study.budgets:
                 if arguments.budgets and budget.name not in arguments.budgets:
                     continue
-                made_of = digest(
-                    [parts, arguments.no_narrowed, read_json(run.export(budget.name) / "verification.json", NasError)]
+                inputs_digest = digest(
+                    [
+                        step_seconds,
+                        arguments.no_narrowed,
+                        read_json(run.export(budget.name) / "verification.json", NasError),
+                    ]
                 )
-                folder = run.folder / "equal_training" / f"{budget.name}-{made_of}"
+                folder = run.folder / "equal_training" / f"{budget.name}-{inputs_digest}"
                 file = folder.with_name(f"{folder.name}.json")
                 if not file.exists():
-                    write_json(file, compare(run, budget, sum(parts.values()), folder, narrowed))
+                    write_json(file, compare(run, budget, sum(step_seconds.values()), folder, narrowed))
                     shutil.rmtree(folder)
                 for name, row in read_json(file, NasError).items():
-                    found.setdefault(budget.name, {}).setdefault(name, []).append(row)
-    for budget_name, rows in found.items():
-        table = Table(title=f"{given.name}, {budget_name}: {len(arguments.seeds)} seed(s)")
+                    rows_of_budget.setdefault(budget.name, {}).setdefault(name, []).append(row)
+    for budget_name, rows in rows_of_budget.items():
+        table = Table(title=f"{study.name}, {budget_name}: {len(arguments.seeds)} seed(s)")
         for column in ("", "search set", "test set", "steps", "architectures"):
             table.add_column(column, justify="left" if column in ("", "architectures") else "right")
-        for name, each in sorted(rows.items(), key=lambda item: -fmean(row["test"] for row in item[1])):
-            figures = (_with_error([row[key] for row in each]) for key in ("search", "test"))
-            steps = fmean(row["steps"] for row in each) if "steps" in each[0] else 0
-            drawn = "; ".join(dict.fromkeys(row["architecture"] for row in each))
-            table.add_row(name, *figures, f"{steps:.0f}" if steps else "", drawn)
+        for name, seed_rows in sorted(rows.items(), key=lambda item: -fmean(row["test"] for row in item[1])):
+            figures = (_with_error([row[key] for row in seed_rows]) for key in ("search", "test"))
+            steps = fmean(row["steps"] for row in seed_rows) if "steps" in seed_rows[0] else 0
+            architectures = "; ".join(dict.fromkeys(row["architecture"] for row in seed_rows))
+            table.add_row(name, *figures, f"{steps:.0f}" if steps else "", architectures)
         Console().print(table)
-    return {"study": given.name, "seeds": arguments.seeds, "budgets": found}
+    return {"study": study.name, "seeds": arguments.seeds, "budgets": rows_of_budget}
 
 
 def _with_error(values: Sequence[float]) -> str:
@@ -205,15 +217,15 @@ def _with_error(values: Sequence[float]) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    made = common.parser(__doc__)
-    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
-    made.add_argument("--share", type=float, default=1.0, help="training time as a share of that of `nas run`")
-    made.add_argument(
+    parser = common.parser(__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
+    parser.add_argument("--share", type=float, default=1.0, help="training time as a share of that of `nas run`")
+    parser.add_argument(
         "--no-narrowed", action="store_true", help="leave out `narrowed`, which needs a training of its own"
     )
-    return made.parse_args()
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    common.alone(_arguments(), measure)
+    common.run_benchmark(_arguments(), measure)

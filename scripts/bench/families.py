@@ -28,13 +28,13 @@ from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.finalists import training_steps
 from nas.pipeline.supernets import supernet_steps
 from nas.pipeline.teachers import teacher_config
-from nas.report.style import METHOD_COLOURS, standalone_style
+from nas.report.style import NUM_METHOD_COLOURS, standalone_style
 from nas.report.svg import AxisScale, drawing, element, frame, path, text, tooltip
 from nas.search.costs import Costs
 from nas.space import SearchSpace
 from nas.study import Study
 
-_SHOWN = 0.1
+_SHOWN_RANGE = 0.1
 STUDY = Path(__file__).parents[2] / "studies" / "one-technique-or-many"
 
 
@@ -45,7 +45,7 @@ def measure(run: Run, only: list[str]) -> dict[str, Any]:
     prepare_teacher(run)
     for space in spaces:
         if not only or space.stem in only:
-            _keep(folder / "results.json", space.stem, _records(run, space))
+            _replace_records(folder / "results.json", space.stem, _records(run, space))
     records = read_json(folder / "results.json", StudyError)
     _show(records)
     by_size = any(limits.size_mb for budget in run.study.budgets for limits in budget.limits)
@@ -56,40 +56,44 @@ def measure(run: Run, only: list[str]) -> dict[str, Any]:
 def _records(run: Run, path: Path) -> list[dict[str, Any]]:
     """Run the study with one search space and return a record for each of the study's budgets."""
     study = _with_space(run.study, path)
-    own = Run.of(study, run.folder.parent)
-    _lend_teacher(run, own)
-    profiles = profile(own)
+    space_run = Run.of(study, run.folder.parent)
+    _copy_teacher(run, space_run)
+    profiles = profile(space_run)
     reached: list[Budget] = []
-    found: dict[str, dict[str, Any]] = {}
+    record_of_budget: dict[str, dict[str, Any]] = {}
     for budget in study.budgets:
-        costs = Costs(teacher_config(own), profiles, (budget,))
+        costs = Costs(teacher_config(space_run), profiles, (budget,))
         try:
             costs.check_feasible(study.space)
             reached.append(budget)
         except InfeasibleBudgetError as problem:
-            found[budget.name] = {"reached": False, "why": str(problem)}
+            record_of_budget[budget.name] = {"reached": False, "why": str(problem)}
     if reached:
-        own.study = Study.model_validate(study.model_dump() | {"budgets": [item.model_dump() for item in reached]})
+        space_run.study = Study.model_validate(
+            study.model_dump() | {"budgets": [item.model_dump() for item in reached]}
+        )
         missed = dict[str, str]()
         try:
-            export(own)
+            export(space_run)
         except MissedBudgetsError as problem:  # the other budgets have exports
             missed = problem.reasons
         for name in (budget.name for budget in reached):
-            file = own.export(name) / VERIFICATION_FILE
-            known = name not in missed
-            found[name] = _record(read_json(file, ExportError)) if known else {"reached": False, "why": missed[name]}
-    about = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
-    about |= {
-        "supernet_steps": supernet_steps(own) if reached else 0,
-        "final_steps": training_steps(own) if reached else 0,
+            file = space_run.export(name) / VERIFICATION_FILE
+            is_exported = name not in missed
+            record_of_budget[name] = (
+                _record(read_json(file, ExportError)) if is_exported else {"reached": False, "why": missed[name]}
+            )
+    details = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
+    details |= {
+        "supernet_steps": supernet_steps(space_run) if reached else 0,
+        "final_steps": training_steps(space_run) if reached else 0,
     }
-    return [{"budget": budget.name, **about, **found[budget.name]} for budget in study.budgets]
+    return [{"budget": budget.name, **details, **record_of_budget[budget.name]} for budget in study.budgets]
 
 
 def _record(verified: dict[str, Any]) -> dict[str, Any]:
-    kept = ("search_accuracy", "p50_ms", "expected_ms", "teacher_p50_ms", "size_mb", "description", "met")
-    return {"reached": True, "test_accuracy": verified["accuracy"]} | {key: verified[key] for key in kept}
+    keys = ("search_accuracy", "p50_ms", "expected_ms", "teacher_p50_ms", "size_mb", "description", "met")
+    return {"reached": True, "test_accuracy": verified["accuracy"]} | {key: verified[key] for key in keys}
 
 
 def _with_space(study: Study, path: Path) -> Study:
@@ -100,31 +104,32 @@ def _with_space(study: Study, path: Path) -> Study:
         values["devices"] = [device | {"sequence_length": "task"} for device in values["devices"]]
     if dimensions.exit_threshold:  # the median would ignore the texts that exit late
         values["budgets"] = [
-            budget | {"limits": [_as_mean(limits) for limits in budget["limits"]]} for budget in values["budgets"]
+            budget | {"limits": [_with_mean_limit(limits) for limits in budget["limits"]]}
+            for budget in values["budgets"]
         ]
     return Study.model_validate(values)
 
 
-def _as_mean(limits: dict[str, Any]) -> dict[str, Any]:
+def _with_mean_limit(limits: dict[str, Any]) -> dict[str, Any]:
     return limits | {"p50_ms": None, "expected_ms": limits["p50_ms"]}
 
 
-def _lend_teacher(run: Run, other: Run) -> None:
+def _copy_teacher(run: Run, other: Run) -> None:
     """Copy the data and the teacher, which all search spaces share, to the run `other` unless it has them already."""
     for name in ("data", "teacher"):
-        mark, own_mark = (folder / "steps" / f"{name}.json" for folder in (run.folder, other.folder))
-        if own_mark.exists() and own_mark.read_bytes() == mark.read_bytes():
+        source_mark, target_mark = (folder / "steps" / f"{name}.json" for folder in (run.folder, other.folder))
+        if target_mark.exists() and target_mark.read_bytes() == source_mark.read_bytes():
             continue
-        own_mark.unlink(missing_ok=True)
+        target_mark.unlink(missing_ok=True)
         shutil.rmtree(other.folder / name, ignore_errors=True)
         shutil.copytree(run.folder / name, other.folder / name)
-        own_mark.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(mark, own_mark)
+        target_mark.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source_mark, target_mark)
 
 
-def _keep(path: Path, space: str, records: list[dict[str, Any]]) -> None:
-    known = read_json(path, StudyError) if path.exists() else []
-    write_json(path, [record for record in known if record["space"] != space] + records)
+def _replace_records(path: Path, space: str, records: list[dict[str, Any]]) -> None:
+    records_before = read_json(path, StudyError) if path.exists() else []
+    write_json(path, [record for record in records_before if record["space"] != space] + records)
 
 
 def _show(records: list[dict[str, Any]]) -> None:
@@ -134,9 +139,13 @@ def _show(records: list[dict[str, Any]]) -> None:
     for column in ("space", "lengths", *budgets):
         table.add_column(column, no_wrap=True)
     for space in dict.fromkeys(record["space"] for record in records):
-        own = {record["budget"]: record for record in records if record["space"] == space}
-        lengths = str(next(iter(own.values()))["sequence_length"])
-        table.add_row(space, lengths, *(_cell(own[budget]) if budget in own else "" for budget in budgets))
+        record_of_budget = {record["budget"]: record for record in records if record["space"] == space}
+        lengths = str(next(iter(record_of_budget.values()))["sequence_length"])
+        table.add_row(
+            space,
+            lengths,
+            *(_cell(record_of_budget[budget]) if budget in record_of_budget else "" for budget in budgets),
+        )
     Console(width=200).print(table)
 
 
@@ -149,15 +158,15 @@ def _cell(record: dict[str, Any]) -> str:
 
 def _share(record: dict[str, Any]) -> float:
     """Return the latency as a share of the teacher's: the mean latency with early exits, otherwise the median."""
-    own: float = record["expected_ms" if record["space"] == "exits" else "p50_ms"]
-    return own / record["teacher_p50_ms"]
+    latency: float = record["expected_ms" if record["space"] == "exits" else "p50_ms"]
+    return latency / record["teacher_p50_ms"]
 
 
 def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
     """Draw accuracy on the search set over size or latency, with one colour per space. Poor networks are left out."""
     reached = [record for record in records if record["reached"]]
     best = max(record["search_accuracy"] for record in reached)
-    reached = [record for record in reached if record["search_accuracy"] > best - _SHOWN]
+    reached = [record for record in reached if record["search_accuracy"] > best - _SHOWN_RANGE]
     spaces = list(dict.fromkeys(record["space"] for record in reached))
 
     def cost(record: dict[str, Any]) -> float:
@@ -170,11 +179,12 @@ def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
         points = sorted(
             (cost(record), 100 * record["search_accuracy"]) for record in reached if record["space"] == space
         )
-        style = f"choice-{number % METHOD_COLOURS}"
-        places = [(x(at), y(accuracy)) for at, accuracy in dict.fromkeys(points)]
-        content += path(places, "front") if len(places) > 1 else ""
+        style = f"choice-{number % NUM_METHOD_COLOURS}"
+        points_on_chart = [(x(x_value), y(accuracy)) for x_value, accuracy in dict.fromkeys(points)]
+        content += path(points_on_chart, "front") if len(points_on_chart) > 1 else ""
         content += "".join(
-            element("circle", tooltip(space), cx=at, cy=height, r=6, class_=style) for at, height in places
+            element("circle", tooltip(space), cx=x_value, cy=height, r=6, class_=style)
+            for x_value, height in points_on_chart
         )
         content += element("circle", cx=590.0, cy=60.0 + 22 * number, r=6, class_=style)
         content += text(604.0, 64.0 + 22 * number, space, "label")
@@ -189,12 +199,12 @@ def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    made = common.parser(__doc__)
-    made.set_defaults(study=str(STUDY))
-    made.add_argument(
+    parser = common.parser(__doc__)
+    parser.set_defaults(study=str(STUDY))
+    parser.add_argument(
         "--only", action="append", default=[], metavar="SPACE", help="run only this space; may be repeated"
     )
-    return made.parse_args()
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

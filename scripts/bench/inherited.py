@@ -34,11 +34,11 @@ def measure(run: Run) -> dict[str, Any]:
     train(run)
     shape, space = run.study.space.teacher, run.study.space
     total, narrow = shape.num_hidden_layers, space.dimensions.hidden_size[0]
-    every = tuple(range(total))
+    all_layers = tuple(range(total))
     chosen = {
-        "full width": (uniform(shape, every), 0.3),
-        "half width": (uniform(shape, every, 0.5), 0.8),
-        f"hidden_size {narrow}": (uniform(shape, every, hidden_size=narrow), 1.5),
+        "full width": (uniform(shape, all_layers), 0.3),
+        "half width": (uniform(shape, all_layers, 0.5), 0.8),
+        f"hidden_size {narrow}": (uniform(shape, all_layers, hidden_size=narrow), 1.5),
     }
     for kept in space.layer_sets:
         name = f"layers {', '.join(map(str, kept))}"
@@ -53,13 +53,13 @@ def measure(run: Run) -> dict[str, Any]:
     for column in ("sub-network", "value", "below the teacher", "target"):
         table.add_column(column, justify="left" if column == "sub-network" else "right")
     table.add_row("teacher", f"{teacher:.4f}", "", "")
-    under = {}
+    points_below = {}
     for name, (architecture, target) in chosen.items():
         value = evaluator.evaluate(architecture).accuracy
-        under[name] = round(100 * (teacher - value), 2)
-        table.add_row(name, f"{value:.4f}", f"{under[name]:.2f} points", f"{target}")
+        points_below[name] = round(100 * (teacher - value), 2)
+        table.add_row(name, f"{value:.4f}", f"{points_below[name]:.2f} points", f"{target}")
     Console().print(table)
-    return {"teacher": teacher, "points_under_teacher": under}
+    return {"teacher": teacher, "points_under_teacher": points_below}
 
 
 if __name__ == "__main__":

@@ -53,64 +53,78 @@ class Outcome:
     finished: int
     lost: int
     """Trials that were finished at the time of the kill and are missing from the storage at the end."""
-    double: int
+    evaluated_twice: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as the JSON line holds it."""
+        values = asdict(self)
+        return values | {"double": values.pop("evaluated_twice")}
 
 
 def measure(run: Run, kills: int, nodes: int, seed: int, variables: list[str]) -> dict[str, Any]:
     """Run `kills` searches with one kill each, print a table, and return the outcomes."""
-    common.in_a_journal(run)
+    common.journal_of(run)
     train(run)
     profile(run)
     outcomes = list[Outcome]()
     with TemporaryDirectory(prefix="nas-kills-") as folder, _cluster(nodes) as cluster:
         for number in range(kills):
             kind, tries = KINDS[number % len(KINDS)], 0
-            while (found := _one(run, Path(folder), cluster, kind, f"{seed}/{number}/{tries}", variables)) is None:
+            while (
+                outcome := _search_with_kill(run, Path(folder), cluster, kind, f"{seed}/{number}/{tries}", variables)
+            ) is None:
                 tries += 1  # the search ended before the kill
-            outcomes.append(found)
-            print(f"{number + 1}/{kills}: {found}", file=sys.stderr)
+            outcomes.append(outcome)
+            print(f"{number + 1}/{kills}: {outcome}", file=sys.stderr)
     evaluations = run.study.search.evaluations
-    whole = [one for one in outcomes if (one.finished, one.lost, one.double) == (evaluations, 0, 0)]
+    correct = [
+        outcome
+        for outcome in outcomes
+        if (outcome.finished, outcome.lost, outcome.evaluated_twice) == (evaluations, 0, 0)
+    ]
     table = Table(
-        title=f"{kills} searches of {evaluations} evaluations with one kill each; {len(whole)} ended correctly"
+        title=f"{kills} searches of {evaluations} evaluations with one kill each; {len(correct)} ended correctly"
     )
     for column in ("killed", "seed", "finished at the kill", "finished at the end", "lost", "evaluated twice"):
         table.add_column(column, justify="left" if column in ("killed", "seed") else "right")
-    for one in outcomes:
-        table.add_row(*map(str, asdict(one).values()))
+    for outcome in outcomes:
+        table.add_row(*map(str, asdict(outcome).values()))
     Console().print(table)
-    return {"kills": kills, "whole": len(whole), "evaluations": evaluations, "outcomes": list(map(asdict, outcomes))}
+    values = [outcome.to_json() for outcome in outcomes]
+    return {"kills": kills, "whole": len(correct), "evaluations": evaluations, "outcomes": values}
 
 
-def _one(run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variables: list[str]) -> Outcome | None:
+def _search_with_kill(
+    run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variables: list[str]
+) -> Outcome | None:
     """Search on a copy of the run, kill once, and return the outcome; None if the search ended before the kill."""
     rng = random.Random(seed)
-    moment, delay = rng.randrange(run.study.search.evaluations), rng.uniform(0.0, 0.05)
+    finished_at_kill, delay = rng.randrange(run.study.search.evaluations), rng.uniform(0.0, 0.05)
     root = folder / seed.replace("/", "-")
     copied = Run(run.study, root / run.study.name)
     # Leave out the results of earlier searches; otherwise this search would have nothing to evaluate.
-    left = shutil.ignore_patterns("search", "evaluations", "exports", "baselines")
-    shutil.copytree(run.folder, copied.folder, ignore=left)
+    excluded = shutil.ignore_patterns("search", "evaluations", "exports", "baselines")
+    shutil.copytree(run.folder, copied.folder, ignore=excluded)
     command = [sys.executable, __file__, "--study", str(run.study.path), "--runs", str(root)]
-    command += ["--search", cluster.address, *(part for one in variables for part in ("--set", one))]
+    command += ["--search", cluster.address, *(part for variable in variables for part in ("--set", variable))]
     with _driver(command) as driver:
-        _wait(driver, lambda: _content(copied.journal).count(_FINISHED) >= moment)
+        _wait_until(driver, lambda: _content_of(copied.journal).count(_FINISHED) >= finished_at_kill)
         time.sleep(delay)
         if kind == "worker":
-            _wait(driver, lambda: bool(_workers(cluster)))
-        at_kill = _content(copied.journal)
+            _wait_until(driver, lambda: bool(_workers(cluster)))
+        at_kill = _content_of(copied.journal)
         if driver.poll() is not None:
             return None
         _kill(kind, driver, cluster, rng)
         if kind == "driver":
-            at_kill = _content(copied.journal)
+            at_kill = _content_of(copied.journal)
         else:
-            _end(driver)
+            _wait_for_end(driver)
     if kind == "driver":
-        with _driver(command) as again:
-            _end(again)
+        with _driver(command) as resumed:
+            _wait_for_end(resumed)
     costs = costs_of(run)
-    before, after = (common.results_in(journal, run, costs) for journal in (at_kill, _content(copied.journal)))
+    before, after = (common.results_in(journal, run, costs) for journal in (at_kill, _content_of(copied.journal)))
     shutil.rmtree(root)
     distinct = {result.architecture for result in after}
     return Outcome(
@@ -119,7 +133,7 @@ def _one(run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variabl
         finished_before=len(before),
         finished=len(after),
         lost=sum(result not in after for result in before),
-        double=len(after) - len(distinct),
+        evaluated_twice=len(after) - len(distinct),
     )
 
 
@@ -130,35 +144,35 @@ def _kill(kind: str, driver: subprocess.Popen[bytes], cluster: Cluster, rng: ran
     elif kind == "node":
         cluster.remove_node(rng.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)), False)
         cluster.add_node(**_NODE)
-    elif found := _workers(cluster):
-        os.kill(rng.choice(found), signal.SIGKILL)
+    elif workers := _workers(cluster):
+        os.kill(rng.choice(workers), signal.SIGKILL)
 
 
 def _workers(cluster: Cluster) -> list[int]:
     """Return the process ids of the search workers on the cluster's nodes, found by the name of their Ray actor."""
-    found = []
+    process_ids = []
     for node in cluster.worker_nodes:
         (raylet,) = node.all_processes["raylet"]
         for process in psutil.Process(raylet.process.pid).children(recursive=True):
             with suppress(psutil.Error):
                 if "".join(process.cmdline()[:1]).startswith("ray::_Worker"):
-                    found.append(process.pid)
-    return sorted(found)
+                    process_ids.append(process.pid)
+    return sorted(process_ids)
 
 
-def _content(journal: Path) -> bytes:
+def _content_of(journal: Path) -> bytes:
     return journal.read_bytes() if journal.exists() else b""
 
 
 @contextmanager
 def _cluster(nodes: int) -> Iterator[Cluster]:
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for _ in range(nodes):
-            made.add_node(**_NODE)
-        yield made
+            cluster.add_node(**_NODE)
+        yield cluster
     finally:
-        made.shutdown()
+        cluster.shutdown()
 
 
 @contextmanager
@@ -171,7 +185,7 @@ def _driver(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-def _wait(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
+def _wait_until(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
     """Wait until `reached` returns True or the driver ends. Raises `NasError` after `_LIMIT_S` seconds."""
     deadline = time.monotonic() + _LIMIT_S
     while driver.poll() is None and not reached():
@@ -182,7 +196,7 @@ def _wait(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def _end(driver: subprocess.Popen[bytes]) -> None:
+def _wait_for_end(driver: subprocess.Popen[bytes]) -> None:
     try:
         _, errors = driver.communicate(timeout=_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -192,15 +206,15 @@ def _end(driver: subprocess.Popen[bytes]) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    made = common.parser(__doc__)
-    made.set_defaults(study="quickstart")
-    made.add_argument("--kills", type=int, default=30)
-    made.add_argument(
+    parser = common.parser(__doc__)
+    parser.set_defaults(study="quickstart")
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument(
         "--nodes", type=int, default=2, help="number of Ray nodes with one processor each, in addition to the head"
     )
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--search", metavar="ADDRESS", help="internal: only search, on the cluster at this address")
-    return made.parse_args()
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--search", metavar="ADDRESS", help="internal: only search, on the cluster at this address")
+    return parser.parse_args()
 
 
 def _search(run: Run, address: str) -> dict[str, int]:

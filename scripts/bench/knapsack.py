@@ -26,7 +26,7 @@ from nas.search.costs import Costs
 from nas.search.executors import CachingExecutor, Executor, InlineExecutor
 from nas.search.knapsack import best_sums, score, single_changes
 
-_EARLY = 10
+_EARLY_EVALUATIONS = 10
 """The early number of evaluations after which the mean over budgets is reported too."""
 
 
@@ -48,23 +48,37 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         solutions = [CandidateResult(*one, 0, 0.0) for one in score(executor(), sums).items()]
         rows = [("solutions", _best(costs, solutions), None, None)]
         for seed in seeds:
-            for title, begin in (("without", []), ("with", sums)):
-                found = run_one(run.study.search.sampler, seed, evaluations, space, costs, executor(), begin)
-                means = found["within_budgets"]
-                rows.append((f"seed {seed} {title}", _best(costs, found["results"]), means[:_EARLY][-1], means[-1]))
+            for title, first_candidates in (("without", []), ("with", sums)):
+                outcome = run_one(
+                    run.study.search.sampler, seed, evaluations, space, costs, executor(), first_candidates
+                )
+                means = outcome["within_budgets"]
+                rows.append(
+                    (
+                        f"seed {seed} {title}",
+                        _best(costs, outcome["results"]),
+                        means[:_EARLY_EVALUATIONS][-1],
+                        means[-1],
+                    )
+                )
     print(
         f"{len(changes)} single changes in {scored - started:.0f} s, {len(costs.budgets)} budgets solved in "
         f"{solved - scored:.1f} s"
     )
     table = Table(title="best accuracy within each budget, and the mean over budgets after a number of evaluations")
-    for column in ("", *(budget.name for budget in costs.budgets), f"after {_EARLY}", f"after {evaluations}"):
+    for column in (
+        "",
+        *(budget.name for budget in costs.budgets),
+        f"after {_EARLY_EVALUATIONS}",
+        f"after {evaluations}",
+    ):
         table.add_column(column, justify="right" if column else "left")
     for title, best, *means in rows:
         figures = [best.get(budget.name) for budget in costs.budgets] + means
         table.add_row(title, *("" if figure is None else f"{figure:.4f}" for figure in figures))
     Console().print(table)
-    told = [{"search": title, "best": best, "early": early, "end": end} for title, best, early, end in rows]
-    return {"changes": len(changes), "seconds": scored - started, "solved_s": solved - scored, "searches": told}
+    searches = [{"search": title, "best": best, "early": early, "end": end} for title, best, early, end in rows]
+    return {"changes": len(changes), "seconds": scored - started, "solved_s": solved - scored, "searches": searches}
 
 
 def _best(costs: Costs, results: list[CandidateResult]) -> dict[str, float]:
@@ -73,10 +87,10 @@ def _best(costs: Costs, results: list[CandidateResult]) -> dict[str, float]:
 
 
 def _arguments() -> argparse.Namespace:
-    made = common.parser(__doc__)
-    made.add_argument("--evaluations", type=int, default=60)
-    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    return made.parse_args()
+    parser = common.parser(__doc__)
+    parser.add_argument("--evaluations", type=int, default=60)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

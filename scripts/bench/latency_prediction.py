@@ -32,11 +32,11 @@ CASES: dict[str, dict[str, Any]] = {
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Build the profiles, print their errors, and return the errors by case."""
-    whole, found = SearchSpace.load(arguments.space), dict[str, Any]()
+    full_space, errors = SearchSpace.load(arguments.space), dict[str, Any]()
     for case, settings in CASES.items():
         if arguments.only and case not in arguments.only:
             continue
-        space = whole if "int8" in case else whole.excluding(("int8",))
+        space = full_space if "int8" in case else full_space.excluding(("int8",))
         device = Device(name=case.split(",")[0], sequence_length=arguments.tokens, **settings)
         check_runtime(device)
         started = time.monotonic()
@@ -45,7 +45,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         recipe = ProfileRecipe(device, space, common.config_of(space), arguments.seed)
         with common.busy_core() if arguments.busy else nullcontext():
             profile = build_profile(recipe, f"{recipe.digest}, busy: {arguments.busy}", samples)
-        found[case] = profile.error | {"seconds": round(time.monotonic() - started), "noisy": profile.noisy}
+        errors[case] = profile.error | {"seconds": round(time.monotonic() - started), "noisy": profile.noisy}
         if arguments.keep:
             profile.save(arguments.keep / f"{name}.json")
     table = Table(
@@ -53,24 +53,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     for column in ("", "mean error", "worst", "Kendall tau", "networks", "seconds"):
         table.add_column(column, justify="left" if not column else "right")
-    for case, own in found.items():
-        figures = (f"{own['mape']:.1%}", f"{own['worst']:.1%}", f"{own['kendall_tau']:.3f}")
-        table.add_row(case, *figures, str(own["networks"]), str(own["seconds"]))
+    for case, error in errors.items():
+        figures = (f"{error['mape']:.1%}", f"{error['worst']:.1%}", f"{error['kendall_tau']:.3f}")
+        table.add_row(case, *figures, str(error["networks"]), str(error["seconds"]))
     Console().print(table)
-    return found
+    return errors
 
 
 def _arguments() -> argparse.Namespace:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
-    made.add_argument("--only", action="append", choices=list(CASES), help="measure only this case; may be repeated")
-    made.add_argument("--tokens", type=int, default=128)
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--busy", action="store_true", help="keep one more core busy during the measurement")
-    made.add_argument("--keep", type=Path, help="folder in which to save the profiles and their samples")
-    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    return made.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
+    parser.add_argument("--only", action="append", choices=list(CASES), help="measure only this case; may be repeated")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--busy", action="store_true", help="keep one more core busy during the measurement")
+    parser.add_argument("--keep", type=Path, help="folder in which to save the profiles and their samples")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    common.alone(_arguments(), measure)
+    common.run_benchmark(_arguments(), measure)

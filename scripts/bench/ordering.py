@@ -33,14 +33,14 @@ SHARES = (3 / 4, 1 / 2, 1 / 4)
 
 def narrowed(space: SearchSpace) -> dict[str, Architecture]:
     """Return architectures with all layers: some with a share of heads and neurons, some with a smaller hidden size."""
-    whole, shape, found = space.largest(), space.teacher, {}
+    largest, shape, architectures = space.largest(), space.teacher, {}
     for share in SHARES:
         heads, neurons = round(shape.num_attention_heads * share), round(shape.intermediate_size * share)
-        layers = (replace(item, num_attention_heads=heads, intermediate_size=neurons) for item in whole.layers)
-        found[f"{heads} heads, {neurons} neurons"] = replace(whole, layers=tuple(layers))
+        layers = (replace(item, num_attention_heads=heads, intermediate_size=neurons) for item in largest.layers)
+        architectures[f"{heads} heads, {neurons} neurons"] = replace(largest, layers=tuple(layers))
     for size in space.dimensions.hidden_size[:-1]:
-        found[f"hidden_size {size}"] = replace(whole, hidden_size=size)
-    return found
+        architectures[f"hidden_size {size}"] = replace(largest, hidden_size=size)
+    return architectures
 
 
 def measure(run: Run) -> dict[str, Any]:
@@ -58,8 +58,10 @@ def measure(run: Run) -> dict[str, Any]:
         put_in_order(model)
         weights = untrained(run, data, model) if name.endswith("made up") else model
         evaluator = Evaluator(BertSupernet(weights), data.search, metric_of(run))
-        parts = {"whole teacher": run.study.space.largest()} | narrowed(run.study.space)
-        accuracy[name] = {width: evaluator.evaluate(architecture).accuracy for width, architecture in parts.items()}
+        sub_networks = {"whole teacher": run.study.space.largest()} | narrowed(run.study.space)
+        accuracy[name] = {
+            width: evaluator.evaluate(architecture).accuracy for width, architecture in sub_networks.items()
+        }
     table = Table(title=f"{metric_of(run).label} on {len(data.search):,} examples of the search set")
     for column in ("", *orders):
         table.add_column(column, justify="left" if not column else "right")

@@ -58,8 +58,8 @@ def tau(first: list[float], second: list[float]) -> float:
 def interval(first: list[float], second: list[float]) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of tau, resampling pairs of values."""
     rng, pairs = np.random.default_rng(0), np.array([first, second])
-    drawn = (pairs[:, rng.integers(0, pairs.shape[1], pairs.shape[1])] for _ in range(RESAMPLES))
-    low, high = np.percentile([tau(*sample) for sample in drawn], [2.5, 97.5])
+    resamples = (pairs[:, rng.integers(0, pairs.shape[1], pairs.shape[1])] for _ in range(RESAMPLES))
+    low, high = np.percentile([tau(*sample) for sample in resamples], [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -73,19 +73,19 @@ def accuracies(model: CompactBert, split: Dataset, metric: Metric) -> dict[str, 
 def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Schedule) -> dict[str, Any]:
     """Return the accuracies of one architecture: inherited, fine-tuned, and trained from the teacher's slices."""
     folder, metric = run.folder / "rank_correlation" / "training", metric_of(run)
-    found: dict[str, Any] = {"architecture": architecture.to_json(), "description": architecture.describe()}
+    record: dict[str, Any] = {"architecture": architecture.to_json(), "description": architecture.describe()}
     teacher = BertSupernet(load_ordered(run))
     for name, supernet in (("tuned", load_supernet(run)), ("alone", teacher)):
         model = supernet.extract(architecture)
         if name == "tuned":
-            found["params"] = count_parameters(model.config)
-            found["inherited"] = accuracies(model, data.search, metric)
+            record["params"] = count_parameters(model.config)
+            record["inherited"] = accuracies(model, data.search, metric)
         shutil.rmtree(folder, ignore_errors=True)
         training = distillation(run, data, schedule, folder, {"architecture": architecture.to_json(), "start": name})
-        training.train_subnetwork(model, f"{found['description']} {name}")
-        found[name] = accuracies(model, data.search, metric)
+        training.train_subnetwork(model, f"{record['description']} {name}")
+        record[name] = accuracies(model, data.search, metric)
     shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return record
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
@@ -120,18 +120,18 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     Console().print(table)
     result: dict[str, Any] = {"architectures": count, "steps": arguments.steps}
     for name, key in (("tuned", ""), ("alone", "_alone")):
-        value, ends = tau(column("inherited"), column(name)), interval(column("inherited"), column(name))
+        value, bounds = tau(column("inherited"), column(name)), interval(column("inherited"), column(name))
         halves = fmean(tau(column("inherited", a), column(name, b)) for a, b in (("even", "odd"), ("odd", "even")))
         params = tau([float(row["params"]) for row in rows], column(name))
         print(
-            f"Kendall tau of inherited and {name}: {value:.2f} (95 % interval {ends[0]:.2f} to {ends[1]:.2f}); "
+            f"Kendall tau of inherited and {name}: {value:.2f} (95 % interval {bounds[0]:.2f} to {bounds[1]:.2f}); "
             f"across halves of the search set: {halves:.2f}; of parameters and {name}: {params:.2f}"
         )
-        values = {"kendall_tau": value, "low": ends[0], "high": ends[1]}
+        values = {"kendall_tau": value, "low": bounds[0], "high": bounds[1]}
         values |= {"kendall_tau_halves": halves, "kendall_tau_params": params}
         result |= {f"{title}{key}": round(number, 4) for title, number in values.items()}
-    shown = [{"description": row["description"], **{name: row[name]["whole"] for name in names}} for row in rows]
-    write_json(run.folder / RANKING_FILE, result | {"supernet": supernet_inputs(run), "rows": shown})
+    report_rows = [{"description": row["description"], **{name: row[name]["whole"] for name in names}} for row in rows]
+    write_json(run.folder / RANKING_FILE, result | {"supernet": supernet_inputs(run), "rows": report_rows})
     return result
 
 

@@ -35,12 +35,12 @@ from nas.study import Search
 def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) -> dict[str, Any]:
     """Measure, print a table, and return the candidates per second for each number of workers."""
     candidates = proposals(run.study.space, costs_of(run), count, random.Random(seed))
-    taken: dict[int, list[float]] = {number: [] for number in workers}
+    seconds: dict[int, list[float]] = {number: [] for number in workers}
     join(sum(workers), "ray_scaling")
-    if (offered := cpu_count()) < sum(workers):
+    if (available := cpu_count()) < sum(workers):
         raise ClusterError(
             f"--workers: {sum(workers)} processors are needed at once, but the cluster has only "
-            f"{offered:g}; use fewer workers"
+            f"{available:g}; use fewer workers"
         )
     with ExitStack() as stack:
         executors = {}
@@ -52,14 +52,14 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
                 _evaluate(executor, candidates)
         for _ in range(rounds):
             for number, executor in executors.items():
-                taken[number].append(_evaluate(executor, candidates))
+                seconds[number].append(_evaluate(executor, candidates))
     ray.shutdown()
-    rates = {number: count / median(times) for number, times in taken.items()}
+    rates = {number: count / median(times) for number, times in seconds.items()}
     table = Table(title=f"{count} candidates, {rounds} rounds")
     for column in ("workers", "candidates/s", "fastest and slowest round", "speed-up over the first row"):
         table.add_column(column, justify="right")
     for number, rate in rates.items():
-        spread = f"{count / min(taken[number]):.2f}, {count / max(taken[number]):.2f}"
+        spread = f"{count / min(seconds[number]):.2f}, {count / max(seconds[number]):.2f}"
         table.add_row(str(number), f"{rate:.2f}", spread, f"{rate / rates[workers[0]]:.2f}")
     Console().print(table)
     return {
@@ -82,12 +82,12 @@ def _evaluate(executor: RayExecutor, candidates: list[Architecture]) -> float:
 
 
 def _arguments() -> argparse.Namespace:
-    made = common.parser(__doc__)
-    made.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    made.add_argument("--candidates", type=int, default=40)
-    made.add_argument("--rounds", type=int, default=5)
-    made.add_argument("--seed", type=int, default=0)
-    return made.parse_args()
+    parser = common.parser(__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--candidates", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

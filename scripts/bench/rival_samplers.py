@@ -42,7 +42,9 @@ class SmsEmoa(BaseSampler):
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], seed: int) -> None:
-        self._distributions = {name: found for name, found in distributions.items() if not found.single()}
+        self._distributions = {
+            name: distribution for name, distribution in distributions.items() if not distribution.single()
+        }
         self._random = RandomSampler(seed=seed)
         self._algorithm = _sms_emoa(list(self._distributions.values()), seed)
         self._generation: Any = None
@@ -74,25 +76,25 @@ class SmsEmoa(BaseSampler):
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        place = self._proposed.pop(trial.number, None)
-        if place is None:
+        index = self._proposed.pop(trial.number, None)
+        if index is None:
             return
         if state == TrialState.COMPLETE and values:
-            self._outcomes[place] = [-values[0], *values[1:]], max(trial.constraints.values(), default=0.0)
+            self._outcomes[index] = [-values[0], *values[1:]], max(trial.constraints.values(), default=0.0)
         else:
-            self._outcomes[place] = [_REJECTED] * len(study.directions), _REJECTED
+            self._outcomes[index] = [_REJECTED] * len(study.directions), _REJECTED
         if len(self._outcomes) == len(self._generation):
-            self._tell()
+            self._tell_generation()
 
-    def _tell(self) -> None:
+    def _tell_generation(self) -> None:
         from pymoo.core.evaluator import Evaluator
         from pymoo.problems.static import StaticProblem
 
-        ordered = [self._outcomes[place] for place in range(len(self._generation))]
-        objectives = np.array([found for found, _ in ordered])
+        ordered = [self._outcomes[index] for index in range(len(self._generation))]
+        objectives = np.array([values for values, _ in ordered])
         constraints = np.array([[violation] for _, violation in ordered])
-        found = StaticProblem(self._algorithm.problem, F=objectives, G=constraints)
-        Evaluator().eval(found, self._generation)
+        evaluated = StaticProblem(self._algorithm.problem, F=objectives, G=constraints)
+        Evaluator().eval(evaluated, self._generation)
         self._algorithm.tell(infills=self._generation)
         self._generation = None
 
@@ -107,7 +109,9 @@ def _sms_emoa(distributions: Sequence[Any], seed: int) -> Any:
     from pymoo.operators.repair.rounding import RoundingRepair
     from pymoo.operators.sampling.rnd import IntegerRandomSampling
 
-    lowest, highest = (np.array([getattr(each, end) for each in distributions]) for end in ("low", "high"))
+    lowest, highest = (
+        np.array([getattr(distribution, end) for distribution in distributions]) for end in ("low", "high")
+    )
     problem = Problem(n_var=len(distributions), n_obj=2, n_ieq_constr=1, xl=lowest, xu=highest, vtype=int)
     algorithm = SMSEMOA(
         pop_size=_POPULATION,

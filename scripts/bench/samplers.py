@@ -61,9 +61,9 @@ SAMPLERS = ("random", *RIVALS, "nsga2", "tpe", "guided")
 class Rival(Trials):
     """The trials of a search whose sampler is one of `RIVALS`."""
 
-    def __init__(self, name: str, *given: Any) -> None:
+    def __init__(self, name: str, *arguments: Any) -> None:
         self._name = name
-        super().__init__(*given)
+        super().__init__(*arguments)
 
     def _sampler(self, settings: Search) -> BaseSampler:
         return RIVALS[self._name](self._distributions, self.seed)
@@ -75,38 +75,40 @@ class Recorded:
     def __init__(self, path: Path) -> None:
         values = read_json(path, SearchError)
         self.space = SearchSpace.model_validate(values["space"])
-        about = values["profile"]
-        device = Device(**about["device"])
-        own = Profile(**about | {"device": device, "fit": Fit(**about["fit"]), "noise": tuple(about["noise"])})
+        profile = values["profile"]
+        device = Device(**profile["device"])
+        parsed_profile = Profile(
+            **profile | {"device": device, "fit": Fit(**profile["fit"]), "noise": tuple(profile["noise"])}
+        )
         budgets = tuple(Budget(**budget) for budget in values["budgets"])
-        self.costs = Costs(common.config_of(self.space), {device.name: own}, budgets)
+        self.costs = Costs(common.config_of(self.space), {device.name: parsed_profile}, budgets)
         encoding, examples = Encoding(self.space), values["examples"]
         names = encoding.sizes().keys()
         rows = [(dict(zip(names, row, strict=False)), *row[-2:]) for row in values["evaluations"]]
         self.known = {encoding.decode(integers): right / examples for integers, right, _ in rows}
         self.seconds = median(seconds for *_, seconds in rows)
-        x = np.stack([features(self.space, one) for one in self.known])
-        y = _stretched(np.array([*self.known.values()]))
+        x = np.stack([features(self.space, architecture) for architecture in self.known])
+        y = _negative_log_error(np.array([*self.known.values()]))
         self.model = ExtraTreesRegressor(100, random_state=0)
-        missed = (y - cross_val_predict(self.model, x, y, cv=10))[y > np.median(y)]
-        self.noise = float(missed.std())
+        errors = (y - cross_val_predict(self.model, x, y, cv=10))[y > np.median(y)]
+        self.noise = float(errors.std())
         self.model.fit(x, y)
 
     def evaluate(self, architecture: Architecture, _: float) -> CandidateResult:
         """Return the recorded result, or else the forest's prediction plus noise that depends on the architecture."""
         if architecture not in self.known:
-            found = self.model.predict(features(self.space, architecture)[None])[0]
-            found += np.random.default_rng(int(architecture.digest, 16)).normal(0.0, self.noise)
-            self.known[architecture] = float(1.0 - np.exp(-found))
+            prediction = self.model.predict(features(self.space, architecture)[None])[0]
+            prediction += np.random.default_rng(int(architecture.digest, 16)).normal(0.0, self.noise)
+            self.known[architecture] = float(1.0 - np.exp(-prediction))
         return CandidateResult(architecture, self.known[architecture], 1, self.seconds)
 
 
-def _stretched(accuracy: np.ndarray) -> np.ndarray:
-    stretched: np.ndarray = -np.log(1.0 - accuracy)
-    return stretched
+def _negative_log_error(accuracy: np.ndarray) -> np.ndarray:
+    transformed: np.ndarray = -np.log(1.0 - accuracy)
+    return transformed
 
 
-class Waiting:
+class TimingExecutor:
     """An executor with the same queue length as the inline one, which records the total time of its evaluations."""
 
     capacity = AHEAD
@@ -121,9 +123,9 @@ class Waiting:
     def next_result(self) -> tuple[int, CandidateResult]:
         started = time.monotonic()
         ticket, *candidate = self._queue.pop(0)
-        found = self._evaluate(*candidate)
+        result = self._evaluate(*candidate)
         self.seconds += time.monotonic() - started
-        return ticket, found
+        return ticket, result
 
     def __enter__(self) -> Self:
         return self
@@ -141,11 +143,11 @@ def run_one(
     space: SearchSpace,
     costs: Costs,
     executor: Executor,
-    begin: Sequence[Architecture] = (),
+    first_candidates: Sequence[Architecture] = (),
 ) -> dict[str, Any]:
     """Run one search with a sampler and return its results, its curves over evaluations and the seconds it took.
 
-    The search evaluates the architectures in `begin` first.
+    The search evaluates the architectures in `first_candidates` first.
     """
     settings = Search(sampler="random" if name in RIVALS else name, evaluations=count)
     limit, teacher = largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
@@ -158,15 +160,15 @@ def run_one(
             settings,
             seed,
         )
-        trials.begin_with(begin)
+        trials.begin_with(first_candidates)
         results = search(trials, count, lambda: executor).results
-    taken = time.monotonic() - started
+    seconds = time.monotonic() - started
     curves = {
         "hypervolume": hypervolumes(results, costs, limit),
         "hypervolume_to_teacher": hypervolumes(results, costs, teacher),
         "within_budgets": within_budgets(results, costs),
     }
-    return curves | {"seconds": taken, "results": results}
+    return curves | {"seconds": seconds, "results": results}
 
 
 def largest_limit(costs: Costs) -> float:
@@ -183,16 +185,16 @@ def largest_limit(costs: Costs) -> float:
 
 def hypervolumes(results: list[CandidateResult], costs: Costs, limit: float) -> list[float]:
     """Return the hypervolume up to the latency `limit`, in ms, after each evaluation."""
-    device, points, found = costs.budgets[0].device, list[tuple[float, float]](), list[float]()
+    device, points, volumes = costs.budgets[0].device, list[tuple[float, float]](), list[float]()
     for result in results:
         if result.complete:
             points.append((costs.predict_ms(result.architecture, result.exits)[device], result.accuracy))
-        total, best, since = 0.0, 0.0, 0.0
+        total, best, last_cost = 0.0, 0.0, 0.0
         for cost, accuracy in sorted(points):
             if cost < limit and accuracy > best:
-                total, best, since = total + best * (cost - since), accuracy, cost
-        found.append((total + best * (limit - since)) / limit)
-    return found
+                total, best, last_cost = total + best * (cost - last_cost), accuracy, cost
+        volumes.append((total + best * (limit - last_cost)) / limit)
+    return volumes
 
 
 def within_budgets(results: list[CandidateResult], costs: Costs) -> list[float]:
@@ -208,13 +210,13 @@ def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
     """
     rows = [
         [
-            result.accuracy if result.complete and excess <= 0.0 else 0.0
-            for excess in costs.cautious_violations(result.architecture, result.exits)
+            result.accuracy if result.complete and violation <= 0.0 else 0.0
+            for violation in costs.cautious_violations(result.architecture, result.exits)
         ]
         for result in results
     ]
-    found: np.ndarray = np.maximum.accumulate(rows)
-    return found
+    best: np.ndarray = np.maximum.accumulate(rows)
+    return best
 
 
 def needed(curve: list[float], target: float) -> int | None:
@@ -232,7 +234,7 @@ def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) ->
     console, result = Console(), dict[str, Any]()
     for measure in ("hypervolume", "hypervolume_to_teacher", "within_budgets"):
         count = len(searches[BASELINE][0][measure])
-        target = median(one[measure][-1] for one in searches[BASELINE])
+        target = median(run[measure][-1] for run in searches[BASELINE])
         table = Table(title=f"{measure}, mean of {len(searches[BASELINE])} seeds")
         marks = [mark for mark in (25, 50, 75, 100, 150, 200, 300, 400) if mark <= count]
         for column in (
@@ -243,27 +245,33 @@ def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) ->
             "s",
         ):
             table.add_column(column, justify="right" if column else "left")
-        told: dict[str, Any] = {"target": target, "curves": {}}
-        for name, ones in searches.items():
-            curve = np.mean([one[measure] for one in ones], axis=0)
-            reached = [needed(one[measure], target) for one in ones]
-            evaluations = median(at or count for at in reached)
-            each = fmean(one["seconds"] / count for one in ones) + (seconds or 0.0)
-            arrived = sum(at is not None for at in reached)
-            told["curves"][name] = {
+        summary: dict[str, Any] = {"target": target, "curves": {}}
+        for name, runs in searches.items():
+            curve = np.mean([run[measure] for run in runs], axis=0)
+            reached = [needed(run[measure], target) for run in runs]
+            evaluations = median(number or count for number in reached)
+            seconds_per_evaluation = fmean(run["seconds"] / count for run in runs) + (seconds or 0.0)
+            reaching_seeds = sum(number is not None for number in reached)
+            summary["curves"][name] = {
                 "mean": curve.round(5).tolist(),
                 "reached_after": reached,
-                "seconds_per_evaluation": round(each, 4),
+                "seconds_per_evaluation": round(seconds_per_evaluation, 4),
             }
-            told[f"{name}_ratio"] = round(evaluations / count, 4)
+            summary[f"{name}_ratio"] = round(evaluations / count, 4)
             figures = (f"{curve[mark - 1]:.4f}" for mark in marks)
-            table.add_row(name, *figures, f"{evaluations:g}", f"{arrived}/{len(ones)}", f"{evaluations * each:.0f}")
+            table.add_row(
+                name,
+                *figures,
+                f"{evaluations:g}",
+                f"{reaching_seeds}/{len(runs)}",
+                f"{evaluations * seconds_per_evaluation:.0f}",
+            )
         console.print(table)
-        result[measure] = told
+        result[measure] = summary
     return {"evaluations_ratio": result["hypervolume"].get("guided_ratio")} | result
 
 
-def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
+def compare_recorded(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare the samplers on recorded evaluations."""
     table = Recorded(arguments.table)
     print(
@@ -272,7 +280,7 @@ def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     searches = {
         name: [
-            run_one(name, seed, arguments.evaluations, table.space, table.costs, Waiting(table.evaluate))
+            run_one(name, seed, arguments.evaluations, table.space, table.costs, TimingExecutor(table.evaluate))
             for seed in range(arguments.seeds)
         ]
         for name in SAMPLERS
@@ -281,11 +289,11 @@ def looked_up(arguments: argparse.Namespace) -> dict[str, Any]:
     return compare(searches, table.seconds)
 
 
-def live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def compare_live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     """Compare the samplers with real evaluations on a run's search set; with `--record`, add them to the table."""
     costs, recipe = costs_of(run), evaluation(run)
     evaluator = recipe.load()
-    whole = Waiting(lambda architecture, _: evaluator.evaluate(architecture))
+    full_evaluation = TimingExecutor(lambda architecture, _: evaluator.evaluate(architecture))
     searches = {
         name: [
             run_one(
@@ -294,7 +302,7 @@ def live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
                 arguments.evaluations,
                 run.study.space,
                 costs,
-                whole if arguments.record else InlineExecutor(recipe),
+                full_evaluation if arguments.record else InlineExecutor(recipe),
             )
             for seed in range(arguments.seeds)
         ]
@@ -302,42 +310,44 @@ def live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     }
     if arguments.record:
         record(
-            arguments.table, run, [result for ones in searches.values() for one in ones for result in one["results"]]
+            arguments.table,
+            run,
+            [result for runs in searches.values() for found_run in runs for result in found_run["results"]],
         )
     return compare(searches, None) if BASELINE in searches else {}
 
 
 def record(path: Path, run: Run, results: list[CandidateResult]) -> None:
     """Add results of a run to the table of recorded evaluations."""
-    space, own = run.study.space, read_json(run.profile(run.study.devices[0].name), SearchError)
+    space, profile = run.study.space, read_json(run.profile(run.study.devices[0].name), SearchError)
     rows = read_json(path, SearchError)["evaluations"] if path.exists() else []
     for result in results:
         integers = Encoding(space).encode(result.architecture)
         rows.append([*integers.values(), round(result.accuracy * result.examples), round(result.seconds, 2)])
-    about = {
+    header = {
         "space": space.definition | {"name": space.name},
-        "profile": own | {"held_out": []},
+        "profile": profile | {"held_out": []},
         "budgets": [budget.model_dump(mode="json", exclude_none=True) for budget in run.study.budgets],
         "examples": results[0].examples,
     }
-    values = about | {"evaluations": [list(row) for row in dict.fromkeys(map(tuple, rows))]}
+    values = header | {"evaluations": [list(row) for row in dict.fromkeys(map(tuple, rows))]}
     write_text(path, json.dumps(values) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
-    made = common.parser(__doc__)
-    made.add_argument("--evaluations", type=int, default=300)
-    made.add_argument("--seeds", type=int, default=5)
-    made.add_argument("--only", nargs="+", choices=SAMPLERS)
-    made.add_argument("--table", type=Path, default=TABLE)
-    made.add_argument("--live", action="store_true", help="evaluate candidates on the run of --study")
-    made.add_argument("--record", action="store_true", help="with --live: add the evaluations to the table --table")
-    return made.parse_args()
+    parser = common.parser(__doc__)
+    parser.add_argument("--evaluations", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=SAMPLERS)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--live", action="store_true", help="evaluate candidates on the run of --study")
+    parser.add_argument("--record", action="store_true", help="with --live: add the evaluations to the table --table")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
     given = _arguments()
     if given.live:
-        common.main(given, partial(live, given))
+        common.main(given, partial(compare_live, given))
     else:
-        common.alone(given, looked_up)
+        common.run_benchmark(given, compare_recorded)

@@ -38,7 +38,7 @@ from nas.search.storage import Storage
 
 _RIDGE, _FOLDS = 1.0, 10
 _CEILING = 0.95
-_HOPELESS = 0.02
+_RACE_MARGIN = 0.02
 """A candidate that is less accurate than its competitor by this much is not evaluated on all texts."""
 
 
@@ -47,24 +47,28 @@ class Recorded:
 
     def __init__(self, results: Sequence[CandidateResult]) -> None:
         rows = np.stack([_features(result.architecture) for result in results])
-        wanted = np.asarray([_gap(result.accuracy) for result in results])
-        self._weights = _fitted(rows, wanted)
-        self._noise = float(np.std(wanted - rows @ self._weights))
+        gaps = np.asarray([_gap(result.accuracy) for result in results])
+        self._weights = _fitted(rows, gaps)
+        self._noise = float(np.std(gaps - rows @ self._weights))
         folds = np.arange(len(rows)) % _FOLDS
-        parts = [(folds == fold, _fitted(rows[folds != fold], wanted[folds != fold])) for fold in range(_FOLDS)]
-        missed = np.concatenate([wanted[own] - rows[own] @ weights for own, weights in parts])
+        folds_with_weights = [
+            (folds == fold, _fitted(rows[folds != fold], gaps[folds != fold])) for fold in range(_FOLDS)
+        ]
+        errors = np.concatenate([gaps[in_fold] - rows[in_fold] @ weights for in_fold, weights in folds_with_weights])
         # If all accuracies are equal, there is no variance to explain.
-        self.r_squared = float(1.0 - missed.var() / wanted.var()) if np.ptp(wanted) > 0.0 else 0.0
-        self._seconds = {whole: [r.seconds for r in results if r.complete == whole] for whole in (True, False)}
+        self.r_squared = float(1.0 - errors.var() / gaps.var()) if np.ptp(gaps) > 0.0 else 0.0
+        self._seconds = {
+            is_complete: [r.seconds for r in results if r.complete == is_complete] for is_complete in (True, False)
+        }
 
     def evaluate(self, architecture: Architecture, to_beat: float) -> CandidateResult:
         """Return a simulated result of a candidate, whose accuracy depends only on the architecture."""
         rng = random.Random(architecture.digest)
         gap = float(_features(architecture) @ self._weights) + rng.gauss(0.0, self._noise)
         accuracy = _CEILING - math.exp(-gap)
-        whole = accuracy > to_beat - _HOPELESS
-        seconds = rng.choice(self._seconds[whole] or self._seconds[not whole])
-        return CandidateResult(architecture, accuracy, 1, seconds, complete=whole)
+        is_complete = accuracy > to_beat - _RACE_MARGIN
+        seconds = rng.choice(self._seconds[is_complete] or self._seconds[not is_complete])
+        return CandidateResult(architecture, accuracy, 1, seconds, complete=is_complete)
 
     @property
     def mean_s(self) -> float:
@@ -79,15 +83,15 @@ def _gap(accuracy: float) -> float:
 
 def _features(architecture: Architecture) -> np.ndarray:
     """Return the features of an architecture: binary logarithms of sizes, and the number of blocks by compression."""
-    found = dict.fromkeys(("one", "hidden", "layers", "first", "heads", "neurons", "float", "int8", "less"), 0.0)
-    found |= {"one": 1.0, "hidden": np.log2(architecture.hidden_size), "layers": np.log2(len(architecture.layers))}
-    found["first"] = float(architecture.layers[0].source == 0)
+    features = dict.fromkeys(("one", "hidden", "layers", "first", "heads", "neurons", "float", "int8", "less"), 0.0)
+    features |= {"one": 1.0, "hidden": np.log2(architecture.hidden_size), "layers": np.log2(len(architecture.layers))}
+    features["first"] = float(architecture.layers[0].source == 0)
     for layer in architecture.resolved:
         for block, kind in zip(LAYER_BLOCKS, ("heads", "neurons"), strict=True):
             size, choice = layer.option(block)
-            found[kind] += np.log2(1.0 + size)
-            found["int8" if choice == "int8" else "float" if choice == "none" else "less"] += 1.0
-    return np.asarray(list(found.values()))
+            features[kind] += np.log2(1.0 + size)
+            features["int8" if choice == "int8" else "float" if choice == "none" else "less"] += 1.0
+    return np.asarray(list(features.values()))
 
 
 def _fitted(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -100,23 +104,25 @@ def _fitted(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Simulate all numbers of workers, print tables, and return the rates and the accuracies found."""
     costs = costs_of(run)
-    recorded = Recorded(common.results_in(common.in_a_journal(run).read_bytes(), run, costs))
+    recorded = Recorded(common.results_in(common.journal_of(run).read_bytes(), run, costs))
 
     def simulated(pool: Pool, evaluations: int, seed: int) -> tuple[dict[str, float], SearchState]:
-        return _simulated(run, costs, recorded, pool, evaluations, seed)
+        return _simulate(run, costs, recorded, pool, evaluations, seed)
 
     trouble = Pool(1, arguments.death, arguments.back, arguments.straggling)
     rates = {
-        name: [simulated(replace(pool, workers=many), arguments.evaluations, 0)[0] for many in arguments.workers]
+        name: [simulated(replace(pool, workers=count), arguments.evaluations, 0)[0] for count in arguments.workers]
         for name, pool in (("no trouble", Pool(1)), ("trouble", trouble))
     }
     _show_rates(rates, recorded.mean_s, arguments.evaluations)
     if arguments.picture:
         write_text(arguments.picture, _picture(rates))
     quality: dict[int, list[list[float]]] = {}
-    for many in arguments.workers if arguments.quality else ():
-        found = [simulated(Pool(many), arguments.quality, seed)[1].results for seed in range(arguments.seeds)]
-        quality[many] = [_best(results, costs) for results in found]
+    for count in arguments.workers if arguments.quality else ():
+        results_of_seeds = [
+            simulated(Pool(count), arguments.quality, seed)[1].results for seed in range(arguments.seeds)
+        ]
+        quality[count] = [_best(results, costs) for results in results_of_seeds]
     _show_quality(quality, arguments.quality, costs)
     return {
         "mean_evaluation_s": recorded.mean_s,
@@ -126,7 +132,7 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _simulated(
+def _simulate(
     run: Run, costs: Costs, recorded: Recorded, pool: Pool, evaluations: int, seed: int
 ) -> tuple[dict[str, float], SearchState]:
     """Simulate one search of the study by a pool and return its measurements and its final state."""
@@ -156,10 +162,16 @@ def _show_rates(rates: dict[str, list[dict[str, float]]], mean_s: float, evaluat
     for column in ("", "workers", "candidates/s", "utilisation", "total s", "driver ms per candidate", "lost"):
         table.add_column(column, justify="right" if column else "left")
     for name, items in rates.items():
-        for found in items:
-            rate, used, took = found["candidates_per_second"], found["utilisation"], found["wall_clock_s"]
-            figures = (f"{rate:.2f}", f"{used:.1%}", f"{took:.0f}", f"{found['driver_ms']:.2f}", f"{found['lost']:.0f}")
-            table.add_row(name, f"{found['workers']:,}", *figures)
+        for item in items:
+            rate, utilisation, total_s = item["candidates_per_second"], item["utilisation"], item["wall_clock_s"]
+            figures = (
+                f"{rate:.2f}",
+                f"{utilisation:.1%}",
+                f"{total_s:.0f}",
+                f"{item['driver_ms']:.2f}",
+                f"{item['lost']:.0f}",
+            )
+            table.add_row(name, f"{item['workers']:,}", *figures)
     Console().print(table)
 
 
@@ -168,8 +180,8 @@ def _show_quality(quality: dict[int, list[list[float]]], evaluations: int, costs
     table.add_column("workers", justify="right")
     for budget in costs.budgets:
         table.add_column(budget.name, justify="right")
-    for workers, found in quality.items():
-        columns = zip(*found, strict=True)
+    for workers, accuracies in quality.items():
+        columns = zip(*accuracies, strict=True)
         texts = (f"{fmean(values):.4f} ({max(values) - min(values):.4f})" for values in columns)
         table.add_row(f"{workers:,}", *texts)
     Console().print(table)
@@ -181,8 +193,8 @@ _COLOURS = ("candidate best", "export")
 
 def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
     """Draw candidates per second over the number of workers, with a line for workers that never wait."""
-    found = [item for items in rates.values() for item in items]
-    workers = [item["workers"] for item in found]
+    all_items = [item for items in rates.values() for item in items]
+    workers = [item["workers"] for item in all_items]
     ideal = [(item["workers"], item["candidates_per_second"] / item["utilisation"]) for item in rates["no trouble"]]
     (fewest, least), (most, best) = ideal[0], ideal[-1]
     x = AxisScale.around(workers, 66.0, 690.0, logarithmic=True)
@@ -192,11 +204,11 @@ def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
     for items, class_ in zip(rates.values(), _COLOURS, strict=True):
         content += path([(x(item["workers"]), y(item["candidates_per_second"])) for item in items], "front")
         for item in items:
-            at = x(item["workers"]), y(item["candidates_per_second"])
-            content += element("circle", cx=at[0], cy=at[1], r=4.5, class_=class_)
+            position = x(item["workers"]), y(item["candidates_per_second"])
+            content += element("circle", cx=position[0], cy=position[1], r=4.5, class_=class_)
     legend = zip(("candidate best", "export"), rates, (80, 260), strict=True)
-    for class_, name, at in legend:
-        content += element("circle", cx=at, cy=34, r=4.5, class_=class_) + text(at + 12, 38, name, "label")
+    for class_, name, position in legend:
+        content += element("circle", cx=position, cy=34, r=4.5, class_=class_) + text(position + 12, 38, name, "label")
     content += element("line", x1=450, y1=34, x2=474, y2=34, class_="equal") + text(
         482, 38, "workers that never wait", "label"
     )
@@ -207,18 +219,20 @@ def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    made = common.parser(__doc__)
-    made.add_argument("--workers", type=int, nargs="+", default=[1, 10, 30, 100, 300, 1000])
-    made.add_argument("--evaluations", type=int, default=1000, help="evaluations per simulated search")
-    made.add_argument("--death", type=float, default=0.002, help="probability that an evaluation kills its worker")
-    made.add_argument("--back", type=float, default=30.0, help="seconds until a dead worker is replaced")
-    made.add_argument(
+    parser = common.parser(__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 10, 30, 100, 300, 1000])
+    parser.add_argument("--evaluations", type=int, default=1000, help="evaluations per simulated search")
+    parser.add_argument("--death", type=float, default=0.002, help="probability that an evaluation kills its worker")
+    parser.add_argument("--back", type=float, default=30.0, help="seconds until a dead worker is replaced")
+    parser.add_argument(
         "--straggling", type=float, default=0.02, help="probability that an evaluation takes unusually long"
     )
-    made.add_argument("--quality", type=int, default=800, help="evaluations per search in the comparison of accuracies")
-    made.add_argument("--seeds", type=int, default=3, help="number of searches in the comparison of accuracies")
-    made.add_argument("--picture", type=Path, help="path of an SVG of the rates to write")
-    return made.parse_args()
+    parser.add_argument(
+        "--quality", type=int, default=800, help="evaluations per search in the comparison of accuracies"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="number of searches in the comparison of accuracies")
+    parser.add_argument("--picture", type=Path, help="path of an SVG of the rates to write")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

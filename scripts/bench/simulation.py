@@ -59,7 +59,7 @@ class SimulatedExecutor:
         self._waiting: list[Waiting] = []
         self._order = count()
         self._events: list[tuple[float, int, _Worker, Waiting | None, CandidateResult | None]] = []
-        self._since = time.process_time()
+        self._driver_since = time.process_time()
 
     def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
         self._waiting.append((ticket, architecture, to_beat))
@@ -73,7 +73,7 @@ class SimulatedExecutor:
             if candidate and result is None:
                 self.lost += 1
                 self._waiting.insert(0, candidate)
-                self._happens(at + self._pool.back_s, _Worker([]))
+                self._schedule(at + self._pool.back_s, _Worker([]))
                 continue
             self._idle.append(worker)
             if candidate and result:
@@ -86,20 +86,20 @@ class SimulatedExecutor:
             worker.last = prefix_keys(candidate[1])
             self._count_driver()
             self._start(worker, candidate)
-            self._since = time.process_time()
+            self._driver_since = time.process_time()
 
     def _start(self, worker: _Worker, candidate: Waiting) -> None:
         result = self._evaluate(*candidate[1:])
-        takes = result.seconds
+        seconds = result.seconds
         if self._rng.random() < self._pool.straggling:
-            takes *= min(self._rng.paretovariate(1.5), 50.0)
+            seconds *= min(self._rng.paretovariate(1.5), 50.0)
         if self._rng.random() < self._pool.death:
-            self._happens(self.now_s + takes * self._rng.random(), worker, candidate)
+            self._schedule(self.now_s + seconds * self._rng.random(), worker, candidate)
             return
-        self.busy_s += takes
-        self._happens(self.now_s + takes, worker, candidate, result)
+        self.busy_s += seconds
+        self._schedule(self.now_s + seconds, worker, candidate, result)
 
-    def _happens(
+    def _schedule(
         self, at: float, worker: _Worker, candidate: Waiting | None = None, result: CandidateResult | None = None
     ) -> None:
         heappush(self._events, (at, next(self._order), worker, candidate, result))
@@ -107,12 +107,12 @@ class SimulatedExecutor:
     def _count_driver(self) -> None:
         """Advance the clock by the driver's processor time since the last call."""
         now = time.process_time()
-        self.driver_s += now - self._since
-        self.now_s += now - self._since
-        self._since = now
+        self.driver_s += now - self._driver_since
+        self.now_s += now - self._driver_since
+        self._driver_since = now
 
     def __enter__(self) -> Self:
-        self._since = time.process_time()
+        self._driver_since = time.process_time()
         return self
 
     def __exit__(

@@ -50,10 +50,10 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         steps = Steps(run, arguments.steps, arguments.random_subnets, Path(name))
         trainers = {"plain": steps.fine_tuning, "lean": steps.lean, "supernet": steps.supernet}
-        first = steps.fine_tuning()
-        batches = islice(first.get_train_dataloader(), arguments.steps)
+        fine_tuning = steps.fine_tuning()
+        batches = islice(fine_tuning.get_train_dataloader(), arguments.steps)
         tokens = round(fmean(batch["input_ids"].numel() for batch in batches))
-        precision = torch.bfloat16 if first.args.bf16 else torch.float32
+        precision = torch.bfloat16 if fine_tuning.args.bf16 else torch.float32
         with FlopCounterMode(display=False) as counter:  # this also warms up
             timed(steps.supernet())
         for _ in range(arguments.rounds):
@@ -69,9 +69,9 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     print(
         f"products  {products:.3f} s at {median(rates) / 1e9:.0f} GFLOP/s: {products / supernet:.0%} of a supernet step"
     )
-    found = {"step_ratio": supernet / plain, "lean_ratio": supernet / lean, "matmul_fraction": products / supernet}
-    found |= {"plain_s": plain, "lean_s": lean, "supernet_s": supernet, "matrix_gflops": median(rates) / 1e9}
-    return {name: round(value, 4) for name, value in found.items()}
+    results = {"step_ratio": supernet / plain, "lean_ratio": supernet / lean, "matmul_fraction": products / supernet}
+    results |= {"plain_s": plain, "lean_s": lean, "supernet_s": supernet, "matrix_gflops": median(rates) / 1e9}
+    return {name: round(value, 4) for name, value in results.items()}
 
 
 if __name__ == "__main__":

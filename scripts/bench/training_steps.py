@@ -47,16 +47,16 @@ class Steps:
         torch.manual_seed(0)
         return AutoModelForSequenceClassification.from_pretrained(self.source, num_labels=self.data.num_labels)
 
-    def _about(self, model: PreTrainedModel) -> dict[str, Any]:
-        about = training_arguments(model.config, self.folder, self.schedule, self.run.study.seed)
-        about.save_strategy, about.logging_steps = "no", min(20, self.schedule.steps)
+    def _trainer_arguments(self, model: PreTrainedModel) -> dict[str, Any]:
+        arguments = training_arguments(model.config, self.folder, self.schedule, self.run.study.seed)
+        arguments.save_strategy, arguments.logging_steps = "no", min(20, self.schedule.steps)
         collator = DataCollatorWithPadding(load_tokenizer(self.source))
-        return {"args": about, "train_dataset": self.data.train, "data_collator": collator}
+        return {"args": arguments, "train_dataset": self.data.train, "data_collator": collator}
 
     def fine_tuning(self) -> Trainer:
         """Return a trainer of the teacher's own model class on labels, with dropout."""
         model = self.teacher()
-        return SideBySideTrainer(model=model, **self._about(model))
+        return SideBySideTrainer(model=model, **self._trainer_arguments(model))
 
     def lean(self) -> Trainer:
         """Return the same trainer, but without dropout and with frozen token embeddings, as for the supernet."""
@@ -66,7 +66,7 @@ class Steps:
             for name in ("p", "dropout_prob", "attention_dropout"):
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, 0.0)
-        return SideBySideTrainer(model=model, **self._about(model))
+        return SideBySideTrainer(model=model, **self._trainer_arguments(model))
 
     def supernet(self) -> Trainer:
         """Return a trainer of the supernet.
@@ -82,7 +82,7 @@ class Steps:
             students=of_one(sandwich(study.space, self.random_subnets, "spread", study.seed)),
             losses=loss_weights(self.run),
             kind=task_kind(study.task.kind),
-            **self._about(teacher) | {"train_dataset": self.data.train.remove_columns("labels")},
+            **self._trainer_arguments(teacher) | {"train_dataset": self.data.train.remove_columns("labels")},
         )
 
 

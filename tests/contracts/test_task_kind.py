@@ -20,7 +20,7 @@ from nas.data.truth import as_array
 from nas.errors import DataError
 from nas.evaluate.spread import standard_error
 from nas.model.stock import AUTO_CLASSES, from_stock
-from nas.tasks import GROUP, IGNORED, JUDGED, REGISTRY, LabelColumn, Problem, in_groups, task_kind
+from nas.tasks import GROUP, IGNORED, REFERENCE, REGISTRY, LabelColumn, Problem, in_groups, task_kind
 
 HALVES = slice(0, 4), slice(4, 8)
 ALL = pytest.mark.parametrize("kind", REGISTRY.values(), ids=REGISTRY)
@@ -105,7 +105,7 @@ def test_labels_are_read_alike_from_both_files_and_do_not_change_on_disk(kind, c
     assert found.values["train"] == found.values["test"] and len(found.values["train"]) == rows
     assert list(kind.output_names(found.names)) == list(range(max(1, len(found.names))))
     labels = found.values["train"]
-    more = {JUDGED: found.judged["train"]} if found.judged else {}
+    more = {REFERENCE: found.judged["train"]} if found.judged else {}
     more |= {GROUP: [0] * rows} if kind.judges_groups else {}
     split = Dataset.from_dict({"input_ids": [[2, 3]] * rows, "labels": labels, **more, "length": [2] * rows})
     TaskData(dict.fromkeys(SPLITS, split), found.names).save(tmp_path)

@@ -1,4 +1,4 @@
-"""Files are read as they say: paths, texts, types, and what a message names where a file is wrong."""
+"""CSV, JSONL and Parquet files are read without changes to their values, and errors name the place in the file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _csv(path, rows, **settings):
 
 @pytest.mark.parametrize("name", ["exp[12]", "v*", "a?", "a::b", "hf:", "~", "run=1", "é ü", "{x}", "%41", "http:"])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_a_path_is_no_pattern_and_no_url(tmp_path, name, suffix):
+def test_a_path_is_not_interpreted_as_a_pattern_or_a_url(tmp_path, name, suffix):
     for folder in (name, "exp1", "vx", "ab", "b", "A"):
         (tmp_path / folder).mkdir()
         rows = Dataset.from_dict({"text": [f"rows of {folder}"], "label": ["a"]})
@@ -51,7 +51,7 @@ def test_every_cell_of_a_csv_file_is_a_text(tmp_path, quoting):
     assert _columns(found) == {"text": WORDS, "label": [str(number) for number in range(len(WORDS))]}
 
 
-def test_a_column_may_change_its_look_after_thousands_of_rows(tmp_path):
+def test_a_column_may_change_its_type_after_thousands_of_rows(tmp_path):
     values = [str(number) for number in range(12_000)] + ["unknown", "1.5", "None"]
     found = read_rows(_csv(tmp_path / "a.csv", [["text", "label"], *([value, "0"] for value in values)]))
     assert values_of(found, "text") == values
@@ -70,7 +70,7 @@ def test_a_column_may_change_its_look_after_thousands_of_rows(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_byte_order_marks_and_line_ends(tmp_path, encoding, end):
+def test_files_with_byte_order_marks_and_any_line_ends_are_read(tmp_path, encoding, end):
     text = 'text,label\n"say ""hi"", é\nand go",a\n\nb \u2028 c,b'.replace("\n", end)
     (tmp_path / "a.csv").write_bytes(text.encode(encoding))
     found = _columns(read_rows(str(tmp_path / "a.csv")))
@@ -80,7 +80,7 @@ def test_byte_order_marks_and_line_ends(tmp_path, encoding, end):
     assert values_of(read_rows(str(tmp_path / "a.jsonl")), "text") == ["é", "b \u2028 c"]
 
 
-def test_one_json_array_is_read_too_and_types_are_kept(tmp_path):
+def test_a_jsonl_file_may_be_a_single_array_and_types_are_kept(tmp_path):
     rows = [
         {"text": "a", "label": 1, "big": 2**70},
         {"text": "null", "label": None, "more": [1]},
@@ -92,16 +92,16 @@ def test_one_json_array_is_read_too_and_types_are_kept(tmp_path):
     assert found["big"] == [str(2**70), None, None] and found["more"] == [None, [1], None]
 
 
-def test_long_cells_and_names_of_columns(tmp_path):
+def test_long_cells_are_read_and_repeated_column_names_are_refused(tmp_path):
     long = "w" * 400_000
     found = read_rows(_csv(tmp_path / "a.csv", [["", "text", "x", "x", "label"], ["0", long, "1", "2", "a"]]))
     assert _columns(found) == {"Unnamed: 0": ["0"], "text": [long], "label": ["a"]}
-    assert csv.field_size_limit() < 400_000  # other readers of the process keep theirs
+    assert csv.field_size_limit() < 400_000  # the limit of other readers in the process stays the same
     with pytest.raises(DataError, match="2 columns are named 'x'; rename all but one"):
         read_rows(str(tmp_path / "a.csv"), columns=("x", "label"))
 
 
-def _written(content):
+def _as_bytes(content):
     return content if isinstance(content, bytes) else content.encode()
 
 
@@ -136,23 +136,23 @@ def _written(content):
         ("a.tsv", "text\tlabel", r"must end in \.parquet, \.csv, \.jsonl; convert it"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_its_place(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(_written(content))
+def test_an_error_names_the_file_and_the_place_in_it(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(_as_bytes(content))
     with pytest.raises(DataError, match=message) as caught:
         read_rows(str(tmp_path / name), columns=("text", "label"))
     assert "\n" not in str(caught.value) and str(tmp_path / name) in str(caught.value)
 
 
-def test_whole_characters_beyond_the_first_plane_are_no_halves(tmp_path):
+def test_a_pair_of_surrogates_is_read_as_one_character(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude00 \\\\ud83d", "other": "\\ud83d"}\n')
     assert values_of(read_rows(str(tmp_path / "a.jsonl"), columns=("text",)), "text") == ["\U0001f600 \\ud83d"]
 
 
-def test_suffixes_may_be_in_capitals(tmp_path):
+def test_suffixes_may_be_in_upper_case(tmp_path):
     assert values_of(read_rows(_csv(tmp_path / "A.CSV", [["text"], ["a"]])), "text") == ["a"]
 
 
-def test_parquet_keeps_classes_and_reads_categories_and_odd_columns(tmp_path):
+def test_parquet_files_keep_class_labels_and_may_have_categories_and_other_columns(tmp_path):
     path = tmp_path / "a.parquet"
     features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
     write_table(Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features), path)
@@ -170,14 +170,14 @@ def test_parquet_keeps_classes_and_reads_categories_and_odd_columns(tmp_path):
     assert _columns(read_rows(str(path)), "text", "label") == {"text": ["a", "b"], "label": ["x", "y"]}
 
 
-def test_bytes_that_a_parquet_file_calls_text_are_refused(tmp_path):
+def test_a_parquet_column_of_texts_with_invalid_utf_8_is_refused(tmp_path):
     broken = pyarrow.array([b"a", b"\xff"]).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": broken}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"column 'text': .*Invalid UTF8 .*index 1; write it as UTF-8"):
         read_rows(str(tmp_path / "a.parquet"))
 
 
-def test_a_file_written_by_the_csv_module_comes_back(tmp_path):
+def test_a_file_written_by_the_csv_module_is_read_back_unchanged(tmp_path):
     texts = ['a "quoted" word', "comma, here", "two\nlines", "tab\there", "'single'", "back\\slash", "\ufeff", "nul\0"]
     stream = io.StringIO()
     csv.writer(stream).writerows([["text", "label"], *([text, "0"] for text in texts)])

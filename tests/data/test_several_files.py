@@ -1,4 +1,4 @@
-"""Training rows of several files: read one after the other, named by their own file, and identified by content."""
+"""Training rows may come from several files; errors name the file, and data is identified by its content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nas.pipeline.rows import look_at_rows
 from nas.study import Study, Task
 
 PARTS = (40, 80)
-"""Rows of the two training files."""
+"""The numbers of rows of the two training files."""
 
 
 def _task(**changes):
@@ -29,8 +29,8 @@ def _task(**changes):
     return Task(**given | changes)
 
 
-def _files(folder, first, second, test=None):
-    """Write two training files and a test file; returns their paths, the first two in a tuple."""
+def _write_files(folder, first, second, test=None):
+    """Write two training files and a test file; return a tuple of the former's paths, and the latter's path."""
     rows = {"a": first, "b": second, "test": test or make_rows(30, 5)}
     for name, own in rows.items():
         own.to_parquet(folder / f"{name}.parquet")
@@ -39,7 +39,7 @@ def _files(folder, first, second, test=None):
 
 
 def _read(folder, first, second, test=None, **changes):
-    train, test = _files(folder, first, second, test)
+    train, test = _write_files(folder, first, second, test)
     return read_splits(_task(**changes), train, test, 0)
 
 
@@ -51,7 +51,7 @@ def _relabelled(rows, labels, **changes):
     return Dataset.from_dict({"text": values_of(rows, "text"), "label": labels} | changes)
 
 
-def _with(rows, number, column, value):
+def _with_value(rows, number, column, value):
     values = values_of(rows, column)
     values[number] = value
     return Dataset.from_dict({name: values_of(rows, name) for name in rows.column_names} | {column: values})
@@ -69,7 +69,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_of_two_files_are_those_of_one_file_that_has_them_all(tmp_path, kind):
+def test_two_files_are_read_like_one_file_with_all_rows(tmp_path, kind):
     make, changes = KINDS[kind]
     rows, test = make(sum(PARTS), 0), make(40, 5)
     found = _read(tmp_path, *_halves(rows), test, **changes)
@@ -81,26 +81,26 @@ def test_rows_of_two_files_are_those_of_one_file_that_has_them_all(tmp_path, kin
 BAD_ROWS = {
     "a missing text": ("classification", "text", None, "column 'text' must hold texts, but row 3 holds None"),
     "a missing label": ("classification", "label", None, r"column 'label': row 3 .* has no label \(1 of 80 rows"),
-    "no number": ("regression", "label", "high", "column 'label': regression needs .* row 3 .* holds 'high'"),
-    "no list": ("tagging", "tags", None, "column 'tags': row 3 .* has no label"),
-    "a tag too many": ("tagging", "tags", ["O"] * 40, "row 3 .* must have one tag per word"),
+    "not a number": ("regression", "label", "high", "column 'label': regression needs .* row 3 .* holds 'high'"),
+    "no tags": ("tagging", "tags", None, "column 'tags': row 3 .* has no label"),
+    "too many tags": ("tagging", "tags", ["O"] * 40, "row 3 .* must have one tag per word"),
     "no query": ("ranking", "question_id", None, "column 'question_id' .* row 3 holds None"),
-    "no grade": ("ranking", "label", -1, "column 'label': the relevance .* row 3 .* holds -1"),
+    "negative relevance": ("ranking", "label", -1, "column 'label': the relevance .* row 3 .* holds -1"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_ROWS)
-def test_a_row_is_named_by_its_file_and_its_number_there(tmp_path, case):
+def test_an_error_names_the_file_and_the_row_in_that_file(tmp_path, case):
     kind, column, value, message = BAD_ROWS[case]
     make, changes = KINDS[kind]
     first, second = _halves(make(sum(PARTS), 0))
     if value == "high":
         first, second = (_relabelled(rows, list(map(str, values_of(rows, "label")))) for rows in (first, second))
     with pytest.raises(DataError, match=rf"^[^,]*b\.parquet: {message}"):
-        _read(tmp_path, first, _with(second, 3, column, value), make(40, 5), **changes)
+        _read(tmp_path, first, _with_value(second, 3, column, value), make(40, 5), **changes)
 
 
-def test_several_columns_of_labels_name_file_and_row_too(tmp_path):
+def test_an_error_in_one_of_several_label_columns_names_the_file_and_the_row(tmp_path):
     changes = {"kind": "multi_label", "metric": "f1_micro", "label": ["one", "two"]}
 
     def rows(count, seed, last="0"):
@@ -124,7 +124,7 @@ def test_targets_that_are_equal_within_a_file_may_differ_between_files(tmp_path)
         _read(tmp_path, low, _relabelled(second, [1.0] * PARTS[1]), **changes)
 
 
-def test_classes_that_files_declare_go_by_their_names(tmp_path):
+def test_classes_that_files_declare_are_matched_by_name(tmp_path):
     first, second = _halves(make_rows(sum(PARTS), 0))
     given = [value for part in (first, second) for value in values_of(part, "label")]
     turned = _relabelled(second, [1 - label for label in values_of(second, "label")])
@@ -147,7 +147,7 @@ def test_a_text_of_the_test_set_is_removed_from_every_file(tmp_path):
 
 @pytest.fixture
 def study(tmp_path):
-    """The tiny study, with its training rows also as two files."""
+    """The tiny study, whose training rows are also stored in two files."""
     path = write_tiny_study(tmp_path)
     rows = make_rows(1200, 0)
     rows.select(range(500)).to_parquet(tmp_path / "first.parquet")
@@ -165,7 +165,7 @@ def _run(path, train, **changes):
     return Run(Study.load(other), path.parent / "runs")
 
 
-def test_a_study_of_two_files_is_read_as_one_of_a_single_file(study):
+def test_a_study_with_two_files_is_read_like_one_with_a_single_file(study):
     one, two = _run(study, "train.parquet"), _run(study, ["first.parquet", "second.parquet"])
     check_sources(two.study)
     found, expected = look_at_rows(two), look_at_rows(one)
@@ -173,7 +173,7 @@ def test_a_study_of_two_files_is_read_as_one_of_a_single_file(study):
     assert read_task(two).splits == read_task(one).splits
 
 
-def test_the_content_and_the_order_of_files_are_what_a_study_is_identified_by(study):
+def test_data_is_identified_by_the_content_and_the_order_of_its_files(study):
     parts = ["first.parquet", "second.parquet"]
     known = data_inputs(_run(study, parts))
     shutil.copyfile(study.parent / "first.parquet", study.parent / "renamed.parquet")
@@ -182,7 +182,7 @@ def test_the_content_and_the_order_of_files_are_what_a_study_is_identified_by(st
     assert data_inputs(_run(study, ["train.parquet"])) == data_inputs(_run(study, "train.parquet"))
 
 
-def test_a_study_of_one_file_has_the_identity_that_it_always_had(study):
+def test_the_identity_of_data_in_one_file_does_not_change_between_versions(study):
     found = task_identity(_run(study, "train.parquet"))
     assert set(found) == {
         *("hub", "config", "revision", "train", "test", "text", "label", "kind", "metric", "positive", "max_length"),
@@ -207,23 +207,23 @@ def test_outputs_of_a_teacher_are_read_from_all_files(study):
     found = read_outputs(run, task, None)
     for name in ("train", "search"):
         assert found[name][:, 0].tolist() == list(task.splits.rows[name]) and np.all(found[name][:, 1] == 0.5)
-    broken = _with(Dataset.from_parquet(str(study.parent / "second.parquet")), 3, "yes", None)
+    broken = _with_value(Dataset.from_parquet(str(study.parent / "second.parquet")), 3, "yes", None)
     broken.to_parquet(study.parent / "second.parquet")
     with pytest.raises(DataError, match=r"^[^,]*second\.parquet: column 'yes': .* row 3 "):
         read_outputs(run, task, None)
 
 
 REFUSED = {
-    "none": ([], "task.train"),
-    "one twice": (["a.csv", "b.csv", "a.csv"], "task.train.*'a.csv' occurs twice; remove one"),
+    "no file": ([], "task.train"),
+    "one file twice": (["a.csv", "b.csv", "a.csv"], "task.train.*'a.csv' occurs twice; remove one"),
     "the test set": (["a.csv", "test.parquet"], "test: must differ from train, but both are 'test.parquet'"),
-    "no data file": (["a.csv", "b.txt"], "train: a data file must end in .*, but got 'b.txt'"),
+    "not a data file": (["a.csv", "b.txt"], "train: a data file must end in .*, but got 'b.txt'"),
     "the built-in task": (["embedded", "b.csv"], "train: a data file must end in .*, but got 'embedded'"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_lists_that_name_no_training_set_are_refused(study, case):
+def test_invalid_lists_of_training_files_are_refused(study, case):
     names, message = REFUSED[case]
     with pytest.raises(StudyError, match=message):
         _run(study, names)
@@ -236,7 +236,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("case", SAME)
-def test_sets_of_the_same_content_are_refused_whatever_their_names_are(study, nas, case):
+def test_sets_with_the_same_content_are_refused_under_any_names(study, nas, case):
     shutil.copyfile(study.parent / "test.parquet", study.parent / "test2.parquet")
     given, train = SAME[case]
     shutil.copyfile(study.parent / train[-1], study.parent / given)
@@ -251,7 +251,7 @@ def test_sets_of_the_same_content_are_refused_whatever_their_names_are(study, na
 
 
 @pytest.mark.parametrize(("rows", "size"), [(5432, 1086), (30_000, 5000), (4, 1), (25_000, 5000)])
-def test_a_fifth_of_the_rows_is_held_out_and_at_most_5000(rows, size):
+def test_a_fifth_of_the_rows_but_at_most_5000_are_held_out(rows, size):
     assert _task(holdout={}).holdout.size_of(rows) == size
     assert _task(holdout={"size": 3000}).holdout.size_of(rows) == 3000
 
@@ -259,5 +259,5 @@ def test_a_fifth_of_the_rows_is_held_out_and_at_most_5000(rows, size):
 def test_a_study_without_a_size_holds_out_a_fifth(tmp_path):
     found = _read(tmp_path, make_rows(600, 0), make_rows(600, 1), holdout={})
     total = len(found.labels["train"]) + len(found.labels["search"])
-    assert total // 5 <= len(found.labels["search"]) <= total // 5 + 20  # equal texts go together
+    assert total // 5 <= len(found.labels["search"]) <= total // 5 + 20  # rows with the same text stay together
     assert len(found.encode(make_tokenizer(), 16).train) == len(found.labels["train"])

@@ -1,4 +1,4 @@
-"""What makes evaluations cheap changes nothing in what they find: shared layers, and races that are lost early."""
+"""Evaluation of candidates: shared layers and racing make it cheaper without changing results; standard errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parts(tmp_path):
 
 
 def _relatives(count, rng):
-    """Architectures that share first layers with others, in an order that profits and one that does not."""
+    """Return mutants of each other, many of which share their first layers."""
     found = [SPACE.largest()]
     while len(found) < count:
         found.append(SPACE.mutate(rng.choice(found), rng, rate=0.2))
@@ -45,20 +45,20 @@ def _relatives(count, rng):
 @pytest.mark.parametrize("limit_bytes", [2**30, 60_000, 0])
 @torch.inference_mode()
 def test_shared_states_change_no_result(parts, limit_bytes):
-    """Also where there is memory for some of them only."""
+    """Also if there is memory for only some of the states, or for none."""
     supernet, split = parts
-    alone = Evaluator(supernet, split, ClassMetric("accuracy"), shared=False, raced=False)
+    unshared = Evaluator(supernet, split, ClassMetric("accuracy"), shared=False, raced=False)
     shared = Evaluator(supernet, split, ClassMetric("accuracy"), raced=False)
     shared.states = SharedStates(limit_bytes)
     for architecture in _relatives(12, random.Random(0)):
-        found = shared._answers(supernet.extract(architecture), architecture)
-        expected = alone._answers(supernet.extract(architecture), architecture)
+        found = shared._outputs(supernet.extract(architecture), architecture)
+        expected = unshared._outputs(supernet.extract(architecture), architecture)
         assert np.array_equal(found.rows, expected.rows)
         assert_same(found.logits, expected.logits)
-        assert shared.evaluate(architecture).accuracy == alone.measure(supernet.extract(architecture))[0]
+        assert shared.evaluate(architecture).accuracy == unshared.measure(supernet.extract(architecture))[0]
 
 
-def test_a_relative_computes_only_what_it_does_not_share(parts, monkeypatch):
+def test_only_layers_that_are_not_shared_are_computed_again(parts, monkeypatch):
     supernet, split = parts
     evaluator = Evaluator(supernet, split, ClassMetric("accuracy"), raced=False)
     largest = SPACE.largest()
@@ -76,8 +76,8 @@ def test_a_relative_computes_only_what_it_does_not_share(parts, monkeypatch):
     assert set(seen) == {2} and len(seen) == len(evaluator.batches)
 
 
-def test_keys_are_equal_just_where_states_are(parts):
-    """Every change in a mixed space shows in the keys from its layer on."""
+def test_equal_prefix_keys_mean_equal_embeddings_and_layers(parts):
+    """Every change of an architecture in a mixed space changes the key of its layer."""
     space, rng = mixed_space(), random.Random(0)
     for _ in range(200):
         one = space.sample(rng)
@@ -89,21 +89,21 @@ def test_keys_are_equal_just_where_states_are(parts):
             assert one.layers[: depth - 1] == other.layers[: depth - 1]
 
 
-def test_a_layer_read_by_the_first_token_alone_is_another_one():
+def test_a_layer_that_computes_only_the_first_token_has_another_key():
     layers = tuple(Layer(source, 4, 64) for source in range(3))
     short, long = Architecture(32, layers[:2]), Architecture(32, layers)
     assert shared_depth(prefix_keys(short), prefix_keys(long)) == 2  # embeddings and the first layer
 
 
-def test_the_one_that_shares_most_goes_first():
+def test_the_candidate_with_the_longest_shared_prefix_goes_first():
     largest, smallest = SPACE.largest(), SPACE.smallest()
     last = prefix_keys(largest)
     assert longest_prefix([smallest, largest, largest], last) == 1
     assert longest_prefix([smallest, largest], []) == 0
 
 
-def test_a_race_is_lost_by_those_who_cannot_win_and_hardly_ever_by_others():
-    """Like the others but for some examples that they get wrong: worse ones are stopped, equal ones are not."""
+def test_a_race_stops_candidates_that_cannot_win_and_hardly_ever_others():
+    """The candidates give the same answers except for some examples. Worse ones are stopped, equal ones are not."""
     rng, examples = np.random.default_rng(0), 4000
     easy = rng.random(examples) < 0.85
     race = Race(examples)
@@ -114,26 +114,26 @@ def test_a_race_is_lost_by_those_who_cannot_win_and_hardly_ever_by_others():
     for _ in range(10):
         race.add(candidate(0.02))
 
-    def looked_at(right, to_beat):
+    def examples_seen(right, to_beat):
         for seen in range(200, examples, 200):
             if race.is_lost(np.arange(seen), right[:seen], to_beat):
                 return seen
         return examples
 
     to_beat = float(np.mean(candidate(0.02)))
-    worse = [looked_at(candidate(0.12), to_beat) for _ in range(20)]
+    worse = [examples_seen(candidate(0.12), to_beat) for _ in range(20)]
     assert np.mean(worse) < 0.4 * examples
     winners = [right for right in (candidate(0.02) for _ in range(200)) if right.mean() >= to_beat]
-    assert len(winners) > 50 and sum(looked_at(right, to_beat) < examples for right in winners) <= 1
+    assert len(winners) > 50 and sum(examples_seen(right, to_beat) < examples for right in winners) <= 1
 
 
-def test_what_is_searched_for_is_the_probability_of_the_right_answer(parts):
-    """By hand from the logits; the reported accuracy stays the accuracy."""
+def test_the_objective_is_the_mean_probability_of_the_right_answer(parts):
+    """It is computed here from the logits. The accuracy is reported as well."""
     supernet, split = parts
     labels = torch.tensor(split["labels"])
     evaluator = Evaluator(supernet, split, ClassMetric("accuracy"), raced=False)
     for architecture in _relatives(4, random.Random(0)):
-        answers = evaluator._answers(supernet.extract(architecture), architecture)
+        answers = evaluator._outputs(supernet.extract(architecture), architecture)
         logits = torch.from_numpy(answers.logits)[np.argsort(answers.rows)]
         right = logits.softmax(dim=-1)[torch.arange(len(labels)), labels]
         result = evaluator.evaluate(architecture)
@@ -145,15 +145,15 @@ def test_what_is_searched_for_is_the_probability_of_the_right_answer(parts):
 
 
 @pytest.mark.parametrize("metric, by_confidence", [("f1", True), ("accuracy", False)])
-def test_other_metrics_are_searched_for_themselves(parts, metric, by_confidence):
+def test_without_confidence_the_objective_is_the_metric_itself(parts, metric, by_confidence):
     supernet, split = parts
     evaluator = Evaluator(supernet, split, ClassMetric(metric), by_confidence=by_confidence)
     result = evaluator.evaluate(SPACE.largest())
     assert result.confidence is None and result.objective == result.accuracy
 
 
-def test_a_stopped_candidate_has_estimates_of_both(parts):
-    """Its race is one of probabilities, and what it would have had as accuracy is told beside it."""
+def test_a_stopped_candidate_has_estimates_of_objective_and_accuracy(parts):
+    """The race compares probabilities, and the accuracy is estimated in addition."""
     supernet, split = parts
     raced, whole = (Evaluator(supernet, split, ClassMetric("accuracy"), raced=raced) for raced in (True, False))
     relatives = _relatives(12, random.Random(1))
@@ -168,15 +168,15 @@ def test_a_stopped_candidate_has_estimates_of_both(parts):
         assert abs(result.objective - expected.objective) < 0.2 and abs(result.accuracy - expected.accuracy) < 0.2
 
 
-def test_agreement_so_far_is_no_proof():
-    """Whoever was like all others on the first examples may still differ on the rest."""
+def test_a_candidate_that_agrees_with_all_others_so_far_is_not_stopped():
+    """It may still differ from them on the rest of the examples."""
     race, rows = Race(5000), np.arange(600)
     for wrong in (500, 400):
         race.add(np.arange(5000) < 5000 - wrong)
     assert not race.is_lost(rows, np.ones(600, dtype=bool), to_beat=0.915)
 
 
-def test_estimates_of_those_that_were_stopped_are_near():
+def test_the_estimate_for_a_stopped_candidate_is_within_its_error():
     rng, examples = np.random.default_rng(0), 2000
     easy, race = rng.random(examples) < 0.8, Race(examples)
     for _ in range(5):
@@ -186,7 +186,7 @@ def test_estimates_of_those_that_were_stopped_are_near():
     assert abs(estimate - right.mean()) < 3 * error < 0.1
 
 
-def test_short_texts_may_be_left_out(tmp_path):
+def test_texts_with_too_few_tokens_can_be_left_out(tmp_path):
     folder = write_search(tmp_path)
     recipe = EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"))
     lengths = np.asarray(TaskData.load(folder / "data").search["length"])
@@ -197,7 +197,7 @@ def test_short_texts_may_be_left_out(tmp_path):
         replace(recipe, least_tokens=500).load()
 
 
-def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
+def test_the_result_of_a_stopped_candidate_is_incomplete(tmp_path):
     folder = write_search(tmp_path)
     recipe = EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"))
     evaluator = recipe.load()
@@ -208,8 +208,8 @@ def test_a_stopped_candidate_is_recorded_as_such(tmp_path):
     assert evaluator.evaluate(SPACE.smallest()).complete
 
 
-def test_threads_compute_batches_of_their_own_and_change_nothing(parts):
-    """Also where a race is lost: what was computed in vain does not count."""
+def test_the_number_of_threads_changes_no_result(parts):
+    """Also if a race is lost: batches that other threads have computed in the meantime do not count."""
 
     def results(threads: int) -> list[CandidateResult]:
         torch.set_num_threads(threads)
@@ -220,13 +220,13 @@ def test_threads_compute_batches_of_their_own_and_change_nothing(parts):
 
     before = torch.get_num_threads()
     try:
-        alone, together = results(1), results(3)
+        single, several = results(1), results(3)
     finally:
         torch.set_num_threads(before)
-    assert alone == together and not alone[1].complete
+    assert single == several and not single[1].complete
 
 
-def test_threads_are_told_what_failed():
+def test_an_error_in_a_thread_is_raised_where_the_results_are_read():
     def compute(item: int) -> int:
         return 10 // item
 
@@ -236,15 +236,15 @@ def test_threads_are_told_what_failed():
         list(results)
 
 
-def test_an_evaluator_is_made_on_the_processor_that_its_recipe_names(tmp_path):
-    """`meta` is a processor that every machine has: weights and texts must be on it."""
+def test_an_evaluator_uses_the_processor_that_its_recipe_names(tmp_path):
+    """The test uses `meta`, which exists on every machine. Weights and texts must be on it."""
     folder = write_search(tmp_path)
     evaluator = EvaluationRecipe(folder / "supernet", folder / "data", ClassMetric("accuracy"), processor="meta").load()
     texts = {value.device.type for batch in evaluator.batches for value in batch.inputs.values()}
     assert texts == {parameter.device.type for parameter in evaluator.supernet.weights.parameters()} == {"meta"}
 
 
-def test_a_network_to_be_judged_is_moved_to_the_processor_and_back(parts, monkeypatch):
+def test_a_judged_network_is_moved_to_the_processor_and_back(parts, monkeypatch):
     evaluator, seen = Evaluator(*parts, ClassMetric("accuracy")), []
     model = evaluator.network(SPACE.largest())
     move = torch.nn.Module.to
@@ -254,14 +254,14 @@ def test_a_network_to_be_judged_is_moved_to_the_processor_and_back(parts, monkey
     assert accuracy == evaluator.evaluate(SPACE.largest()).accuracy
 
 
-def test_the_standard_error_of_an_accuracy_is_that_of_a_share():
+def test_the_standard_error_of_an_accuracy_is_near_the_binomial_one():
     labels = np.arange(2000) % 2
     right = np.random.default_rng(0).random(2000) < 0.9
     logits = np.eye(2)[np.where(right, labels, 1 - labels)]
     assert standard_error(ClassMetric("accuracy"), logits, labels) == pytest.approx((0.9 * 0.1 / 2000) ** 0.5, rel=0.15)
 
 
-def test_the_standard_error_of_a_correlation_is_fishers():
+def test_the_standard_error_of_a_correlation_is_near_fisher_s():
     rng = np.random.default_rng(0)
     labels = rng.normal(size=1000)
     scores = 0.8 * labels + 0.6 * rng.normal(size=1000)
@@ -275,8 +275,8 @@ def test_the_standard_error_of_a_correlation_is_fishers():
     [ClassMetric("f1"), ClassMetric("matthews_correlation"), Correlation("spearman"), Correlation("pearson")],
     ids=lambda metric: metric.name,
 )
-def test_the_standard_error_of_few_texts_is_a_number_and_warns_of_nothing(metric):
-    """Though a sample of them may be of one class."""
+def test_the_standard_error_of_few_texts_is_finite_and_causes_no_warning(metric):
+    """A bootstrap sample of so few texts may contain only one class."""
     labels = np.array([0, 1, 1, 1])
     logits = np.random.default_rng(0).normal(size=(4, 2))
     assert np.isfinite(standard_error(metric, logits, labels))
@@ -284,7 +284,7 @@ def test_the_standard_error_of_few_texts_is_a_number_and_warns_of_nothing(metric
 
 @pytest.mark.parametrize("choice", ["none", "int8"])
 @torch.inference_mode()
-def test_bf16_changes_states_by_its_rounding_alone(parts, monkeypatch, choice):
+def test_bf16_changes_hidden_states_only_by_rounding(parts, monkeypatch, choice):
     supernet, split = parts
     exact = Evaluator(supernet, split, ClassMetric("accuracy"), bf16=False)
     monkeypatch.setattr("nas.evaluate.accuracy.uses_bf16", lambda hidden_size, processor: True)

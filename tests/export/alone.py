@@ -1,6 +1,7 @@
-"""Load exports, and leave what they answer. Run by `without_nas.py` as `alone.py <folder>`.
+"""Load exports and print their answers as JSON. Run by `without_nas.py` as `alone.py <folder>`.
 
-Prints for each folder in it the logits of `inputs.npz`, and what a pipeline says of `texts.json` where there is one.
+For each export in the folder, it prints the logits for `inputs.npz`. If the export has a `texts.json`, it also prints a
+pipeline's answers to these texts, one by one and in batches.
 """
 
 import json
@@ -27,6 +28,6 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     if (folder / "texts.json").exists():
         classify = pipeline("text-classification", model=str(folder), trust_remote_code=True)
         texts = json.loads((folder / "texts.json").read_text())
-        answers[folder.name]["said"] = [classify(text, truncation=True)[0] for text in texts]
-        answers[folder.name]["together"] = classify(texts, truncation=True, batch_size=2)
+        answers[folder.name]["one_by_one"] = [classify(text, truncation=True)[0] for text in texts]
+        answers[folder.name]["batched"] = classify(texts, truncation=True, batch_size=2)
 print(json.dumps(answers))

@@ -1,6 +1,6 @@
 """Load an export with sentence-transformers. Run by `without_nas.py` as `cross_encoder.py <folder> <pairs>`.
 
-The pairs are JSON. Prints their scores, the order of the second texts for the first query, and the scores of
+The pairs are JSON. It prints their scores, the ranking of all second texts for the first query, and the scores of
 transformers' pipeline.
 """
 

@@ -1,6 +1,6 @@
 """Load an export with sentence-transformers. Run by `without_nas.py` as `sentence_encoder.py <folder> <texts>`.
 
-The texts are JSON. Prints their embeddings, each computed alone.
+The texts are JSON. It prints their embeddings, which are computed one by one.
 """
 
 import json

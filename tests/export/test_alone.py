@@ -1,4 +1,4 @@
-"""Exports are loaded, and served, by people who have no `nas`."""
+"""Exports can be loaded and served without `nas`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _subnet(kind: str, outputs: int) -> BertSupernet:
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-    """Folders of many architectures of all families, and the logits that `nas` computes for their inputs."""
+    """Exports of many architectures of all families, and the logits that `nas` computes for their inputs."""
     root, space = tmp_path_factory.mktemp("exports"), mixed_space()
     supernets = {(kind, 2): _subnet(kind, 2) for kind in TEACHERS} | {("bert", 1): _subnet("bert", 1)}
     wanted = [((kind, 2), space.sample(random.Random(number))) for number, kind in enumerate([*TEACHERS] * 2)]
@@ -54,7 +54,7 @@ def exports(tmp_path_factory):
     exiting = replace(space.largest(), exit_threshold=0.6)
     wanted += [(("bert", 2), exiting), (("bert", 2), space.largest()), (("bert", 1), space.largest())]
     wanted += [(("bert", 1), replace(space.sample(random.Random(7)), exit_threshold=0.0))]
-    expected, told = {}, set()
+    expected, with_texts = {}, set()
     for number, (key, architecture) in enumerate(wanted):
         model, folder = supernets[key].extract(architecture), root / f"{number}"
         about_task = {"problem_type": "regression"} if key[1] == 1 else {}
@@ -65,15 +65,15 @@ def exports(tmp_path_factory):
             expected[folder.name] = model(**inputs).logits.numpy()
         np.savez(folder / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
         drops = any(layer.keep_tokens for layer in architecture.layers)
-        if key not in told or architecture.exit_threshold or drops or key[1] == 1:
-            told.add(key)
+        if key not in with_texts or architecture.exit_threshold or drops or key[1] == 1:
+            with_texts.add(key)
             (folder / "texts.json").write_text(json.dumps(TEXTS))
     return root, expected
 
 
 @pytest.fixture(scope="module")
 def answers(exports, tmp_path_factory):
-    """What a Python without `nas` makes of them."""
+    """The answers of the exports in a Python without `nas`."""
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules"))}
     scripts = [str(Path(__file__).with_name(f"{name}.py")) for name in ("without_nas", "alone")]
     command = [sys.executable, "-I", *scripts, str(exports[0])]
@@ -83,7 +83,7 @@ def answers(exports, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_model_loaded_alone_computes_what_nas_computes(exports, answers):
+def test_a_model_loaded_without_nas_computes_the_same_logits(exports, answers):
     folders, expected = exports
     assert answers.keys() == expected.keys()
     for name, logits in expected.items():
@@ -91,9 +91,9 @@ def test_a_model_loaded_alone_computes_what_nas_computes(exports, answers):
         own = answers[name]["class"] == "CompactBertForSequenceClassification"
         assert own == (folders / name / MODELING_FILE).exists()
     assert all(answer["half"] and answer["keys"] == ["logits"] for answer in answers.values())
-    for answer in (answer for answer in answers.values() if "together" in answer):
-        for alone, together in zip(answer["said"], answer["together"], strict=True):
-            assert alone["label"] == together["label"] or alone["score"] < 0.6
+    for answer in (answer for answer in answers.values() if "batched" in answer):
+        for single, batched in zip(answer["one_by_one"], answer["batched"], strict=True):
+            assert single["label"] == batched["label"] or single["score"] < 0.6
     assert {answer["class"] for answer in answers.values()} == {
         "CompactBertForSequenceClassification",
         "BertForSequenceClassification",
@@ -102,7 +102,7 @@ def test_a_model_loaded_alone_computes_what_nas_computes(exports, answers):
 
 @pytest.fixture(scope="module")
 def few_packages(tmp_path_factory):
-    """A folder with numpy, tokenizers and onnxruntime."""
+    """A folder of packages with only numpy, tokenizers and onnxruntime."""
     folder = tmp_path_factory.mktemp("packages")
     for name in ("numpy", "tokenizers", "onnxruntime"):
         package = Path(importlib.util.find_spec(name).origin).parent
@@ -123,28 +123,31 @@ def _infer(packages, folder, *arguments, lines=None):
 
 
 @pytest.mark.slow
-def test_infer_says_what_transformers_and_onnx_runtime_say(exports, answers, few_packages):
-    """With tokenizers, numpy and onnxruntime alone; of dropped tokens, exits, scores and texts that are too long."""
+def test_infer_gives_the_same_answers_as_transformers_and_onnx_runtime(exports, answers, few_packages):
+    """Only tokenizers, numpy and onnxruntime are available.
+
+    Some of the exports drop tokens, exit early or give scores, and one text is too long.
+    """
     folders = exports[0]
-    for name in (name for name in answers if "said" in answers[name]):
+    for name in (name for name in answers if "one_by_one" in answers[name]):
         done = _infer(few_packages, folders / name, lines="".join(f"{text}\n" for text in TEXTS).encode())
         assert done.returncode == 0 and not done.stderr, done.stderr
         session = onnx_session(str(folders / name / ONNX_FILE), 1)
         inputs = [value.name for value in session.get_inputs()]
         tokens = make_tokenizer()
-        for line, said, text in zip(done.stdout.splitlines(), answers[name]["said"], TEXTS, strict=True):
+        for line, expected, text in zip(done.stdout.splitlines(), answers[name]["one_by_one"], TEXTS, strict=True):
             label, value = line.split("\t")
             fed = tokens(text, truncation=True, return_tensors="np", return_token_type_ids=True)
             logits = session.run(["logits"], {key: fed[key] for key in inputs})[0][0]
             served = logits[0] if len(logits) == 1 else (np.exp(logits) / np.exp(logits).sum()).max()
             assert label == f"LABEL_{logits.argmax()}" and float(value) == pytest.approx(served, abs=1e-4)
-            # Simulated rounding may fall the other way now and then.
-            assert float(value) == pytest.approx(said["score"], abs=0.03)
-            assert label == said["label"] or said["score"] < 0.52
+            # Simulated quantisation sometimes rounds a value the other way.
+            assert float(value) == pytest.approx(expected["score"], abs=0.03)
+            assert label == expected["label"] or expected["score"] < 0.52
 
 
-def test_infer_reads_what_people_have(exports, few_packages):
-    """A byte order mark, Windows line ends, bytes that are not UTF-8, characters of all kinds, no line end at last."""
+def test_infer_reads_any_bytes_and_line_ends(exports, few_packages):
+    """A byte order mark, Windows line ends, bytes that are not UTF-8, unusual characters, no newline at the end."""
     folder = exports[0] / "0"
     lines = (
         b"\xef\xbb\xbfw1 w2\r\n\n\xff\xfe w5\nw1\x00 w2\n\xed\xa0\x80\n"
@@ -159,13 +162,13 @@ def test_infer_reads_what_people_have(exports, few_packages):
     assert classifier.classify("\udcff\ud800 w5") == classifier.classify("\ufffd\ufffd w5")
 
 
-def test_infer_takes_pairs_and_says_what_it_needs(exports, few_packages):
+def test_infer_reads_pairs_and_explains_invalid_input(exports, few_packages):
     folder = exports[0] / "0"
     done = _infer(few_packages, folder, "--pairs", "w1 w2\tw3", "w3\tw1 w2", "w1\tw2\tw3")
     first, second = done.stdout.splitlines()
     assert done.returncode == 2 and first != second
-    said = "error: text 3: a pair must be two texts with one tab between them, but has 2 tabs; use one tab\n"
-    assert done.stderr == said
+    message = "error: text 3: a pair must be two texts with one tab between them, but has 2 tabs; use one tab\n"
+    assert done.stderr == message
     empty = _infer(few_packages, folder, "--pairs", lines=b"w1\t\r\n\tw1\n\t\n")
     assert empty.returncode == 0 and len(set(empty.stdout.splitlines())) == 3
     none = _infer(few_packages, folder, lines=b"")
@@ -178,7 +181,7 @@ def test_infer_takes_pairs_and_says_what_it_needs(exports, few_packages):
     ("problem_type", "outputs"),
     [(None, 3), ("single_label_classification", 2), ("multi_label_classification", 3), ("regression", 1), (None, 1)],
 )
-def test_infer_makes_of_logits_what_a_pipeline_makes(problem_type, outputs, teacher):
+def test_infer_turns_logits_into_the_same_scores_as_a_pipeline(problem_type, outputs, teacher):
     logits = np.linspace(-2.0, 3.0, outputs, dtype=np.float32)
     teacher.config.problem_type, teacher.config.num_labels = problem_type, outputs
     classify = pipeline("text-classification", model=teacher, tokenizer=make_tokenizer())
@@ -188,8 +191,8 @@ def test_infer_makes_of_logits_what_a_pipeline_makes(problem_type, outputs, teac
 
 
 @pytest.mark.parametrize("choices", [EVERY, ("int8",), ("low_rank(8)", "sparse(2:4)+int8")])
-def test_the_modelling_file_is_as_tidy_as_the_sources(config, choices, tmp_path):
-    """No unused import, no unknown name, formatted; and no choice that the network does not use."""
+def test_the_modelling_file_passes_ruff_and_has_only_the_methods_that_the_network_uses(config, choices, tmp_path):
+    """It has no unused import and no undefined name, and it is formatted."""
     layers = tuple(replace(config.architecture.layers[0], attention=choice) for choice in choices)
     text = modeling_source(config.with_architecture(replace(config.architecture, layers=layers, embedding=choices[0])))
     path = tmp_path / MODELING_FILE
@@ -205,7 +208,7 @@ def test_the_modelling_file_is_as_tidy_as_the_sources(config, choices, tmp_path)
     assert "import nas" not in text and "from nas" not in text and "emit_" not in text
 
 
-def test_what_fits_the_stock_class_brings_no_code(teacher, tmp_path):
+def test_an_export_in_the_stock_class_has_no_modelling_file(teacher, tmp_path):
     assert fits_stock(from_stock(teacher))
     write_artefact(from_stock(teacher), make_tokenizer(), tmp_path / "export")
     assert not (tmp_path / "export" / MODELING_FILE).exists()
@@ -217,7 +220,7 @@ _TABLE_LEVELS = 3
 
 
 class Coarse(Int8):
-    """A choice whose file has a name that another one has too."""
+    """A compression method whose file defines a name that another file defines, too."""
 
     name = "coarse"
 
@@ -225,7 +228,7 @@ class Coarse(Int8):
         return {"weight": (matrices["weight"] * _TABLE_LEVELS).round() / _TABLE_LEVELS}
 
 
-def test_a_name_that_stands_for_two_things_is_refused(config, monkeypatch):
+def test_a_name_with_two_definitions_is_refused(config, monkeypatch):
     monkeypatch.setitem(REGISTRY, "coarse", Coarse)
     compression.cache_clear()
     with pytest.raises(ExportError, match="'_TABLE_LEVELS': a name may have only one meaning in an export"):
@@ -233,7 +236,7 @@ def test_a_name_that_stands_for_two_things_is_refused(config, monkeypatch):
     compression.cache_clear()
 
 
-def test_a_choice_may_import_what_stands_beside_it(config, monkeypatch, tmp_path):
+def test_a_compression_method_may_import_from_its_own_package(config, monkeypatch, tmp_path):
     package = tmp_path / "mychoices"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -250,19 +253,19 @@ def test_a_choice_may_import_what_stands_beside_it(config, monkeypatch, tmp_path
     assert "FEW = 3" in text and "mychoices" not in "".join(line for line in text.splitlines() if "import" in line)
 
 
-def test_a_choice_without_a_file_is_refused(config, monkeypatch, tiny_study, tmp_path):
-    made: dict = {}
-    exec("from nas.compression.int8 import Int8\nclass Typed(Int8):\n    name = 'typed'", made)
-    made["Typed"].__module__ = "builtins"
-    monkeypatch.setitem(REGISTRY, "typed", made["Typed"])
+def test_a_compression_method_that_is_not_in_a_file_is_refused(config, monkeypatch, tiny_study, tmp_path):
+    names: dict = {}
+    exec("from nas.compression.int8 import Int8\nclass Typed(Int8):\n    name = 'typed'", names)
+    names["Typed"].__module__ = "builtins"
+    monkeypatch.setitem(REGISTRY, "typed", names["Typed"])
     compression.cache_clear()
-    said = "builtins: code that an export needs must be in a file"
-    with pytest.raises(ExportError, match=said):
+    message = "builtins: code that an export needs must be in a file"
+    with pytest.raises(ExportError, match=message):
         modeling_source(config.with_architecture(replace(config.architecture, embedding="typed")))
     (tiny_study.parent / "mine.toml").write_text(
         shipped_spaces()["tiny"].read_text().replace("embedding = [", 'embedding = ["typed", ')
     )
     tiny_study.write_text(tiny_study.read_text().replace('name = "tiny"', 'name = "mine.toml"'))
-    with pytest.raises(ExportError, match=said):  # before any training
+    with pytest.raises(ExportError, match=message):  # before any training
         plan(Study.load(tiny_study), tmp_path)
     compression.cache_clear()

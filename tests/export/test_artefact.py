@@ -1,4 +1,4 @@
-"""Whoever loads an export feeds the network the ids that its accuracy was judged on."""
+"""Tokenizers of exports give the token ids on which the accuracy was measured, no matter how they are loaded."""
 
 from __future__ import annotations
 
@@ -65,38 +65,38 @@ TOKENIZERS = {
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_all_ways_of_loading_give_the_ids_that_were_judged(kind, config, tmp_path):
+def test_all_ways_of_loading_give_the_token_ids_that_were_evaluated(kind, config, tmp_path):
     tokenizer, folder = TOKENIZERS[kind](tmp_path / "teacher"), tmp_path / "export"
     before = tokenizer.backend_tokenizer.to_str()
     served_tokenizer(tokenizer, config, MAX_LENGTH).save_pretrained(folder)
     assert tokenizer.backend_tokenizer.to_str() == before
-    alone = read_tokenizer(folder)
+    infer_tokenizer = read_tokenizer(folder)
     loaded = [AutoTokenizer.from_pretrained(folder), PreTrainedTokenizerFast.from_pretrained(folder)]
     for given in [*((text,) for text in TEXTS), *PAIRS]:
-        # In a batch, as a data set is tokenised: alone, transformers takes an empty second text for none.
+        # In a batch, as a data set is tokenised: in a call for one pair, transformers ignores an empty second text.
         columns = [[text] for text in given]
-        judged = tokenizer(*columns, truncation=True, max_length=MAX_LENGTH, return_token_type_ids=True)
-        (ids,), (types,) = judged["input_ids"], judged["token_type_ids"]
+        evaluated = tokenizer(*columns, truncation=True, max_length=MAX_LENGTH, return_token_type_ids=True)
+        (ids,), (types,) = evaluated["input_ids"], evaluated["token_type_ids"]
         assert len(ids) <= MAX_LENGTH
         for other in loaded:
             found = other(*columns, truncation=True)
             assert set(found) == set(config.input_names) and found["input_ids"] == [ids]
         if ids:
-            found = encode(alone, *given)
+            found = encode(infer_tokenizer, *given)
             assert (found.ids, found.type_ids) == (ids, types)
     for other in loaded:
         assert other.model_max_length == MAX_LENGTH
         batch = other(TEXTS, truncation=True, padding=True)
-        assert all(mask[0] == 1 for mask in batch["attention_mask"] if 1 in mask)  # padding follows
+        assert all(mask[0] == 1 for mask in batch["attention_mask"] if 1 in mask)  # padding is on the right
 
 
-def test_a_tokenizer_says_how_long_texts_may_be_where_nobody_else_does(config):
+def test_without_a_smaller_limit_a_tokenizer_truncates_at_the_number_of_positions(config):
     assert served_tokenizer(make_tokenizer(), config).model_max_length == POSITIONS
     assert served_tokenizer(_bare(), config, 1000).model_max_length == POSITIONS
 
 
 @pytest.mark.parametrize("teacher_kind", ["bert", "distilbert"])
-def test_the_readme_s_way_with_onnx_runtime_feeds_just_the_inputs(teacher, tmp_path):
+def test_the_readme_s_example_with_onnx_runtime_feeds_the_right_inputs(teacher, tmp_path):
     write_artefact(from_stock(teacher), make_tokenizer(), tmp_path / "export", max_length=MAX_LENGTH, pairs=True)
     tokens = PreTrainedTokenizerFast.from_pretrained(tmp_path / "export")(
         TEXTS[3], truncation=True, return_tensors="np"
@@ -106,8 +106,8 @@ def test_the_readme_s_way_with_onnx_runtime_feeds_just_the_inputs(teacher, tmp_p
     assert json.loads((tmp_path / "export" / "config.json").read_text())["text_pairs"] is True
 
 
-def test_a_pair_with_an_empty_text_is_served_as_it_was_judged(config, tmp_path):
-    """In a list: transformers drops the empty second text of a pair that is given alone."""
+def test_a_pair_with_an_empty_text_is_served_as_it_was_evaluated(config, tmp_path):
+    """The pairs are tokenised as a batch, because transformers ignores the empty second text of a single pair."""
     texts = [["w1 w2", "", "", "w5"], ["", "w3 w4", "", "w6"]]
     task = Splits(dict.fromkeys(SPLITS, texts), {name: [0] * 4 for name in SPLITS}, ("a",))
     test = task.encode(make_tokenizer(), MAX_LENGTH).test
@@ -116,8 +116,8 @@ def test_a_pair_with_an_empty_text_is_served_as_it_was_judged(config, tmp_path):
     check_tokens(tmp_path / "fast", test, {str(row): pair for row, pair in enumerate(zip(*texts, strict=True))})
 
 
-def test_a_tokenizer_that_comes_back_as_another_is_refused(config, tmp_path):
-    """Of the sample of a test set: the longest, the shortest, and some between."""
+def test_an_export_whose_tokenizer_gives_other_tokens_is_refused(config, tmp_path):
+    """The sample of a test set has its longest text, its shortest text, and some between."""
     texts = [" ".join(WORDS[: 1 + row % 40]) for row in range(300)]
     task = Splits({name: [texts] for name in SPLITS}, {name: [0] * 300 for name in SPLITS}, ("a",))
     test = task.encode(make_tokenizer(), MAX_LENGTH).test
@@ -126,6 +126,6 @@ def test_a_tokenizer_that_comes_back_as_another_is_refused(config, tmp_path):
     check_tokens(tmp_path / "fast", test, sample)
     assert 16 <= len(sample) <= 34 and {len(texts[int(row)].split()) for row in sample} >= {1, 10}
     served_tokenizer(make_tokenizer(), config, MAX_LENGTH + 1).save_pretrained(tmp_path / "fast")
-    said = r"fast: infer.py must .* it gives 2, 4, 5, 6, 7, 8, 9, 10, ... \(13 tokens\), not .* \(12 tokens\)"
-    with pytest.raises(ExportError, match=said):
+    message = r"fast: infer.py must .* it gives 2, 4, 5, 6, 7, 8, 9, 10, ... \(13 tokens\), not .* \(12 tokens\)"
+    with pytest.raises(ExportError, match=message):
         check_tokens(tmp_path / "fast", test, sample)

@@ -1,4 +1,4 @@
-"""Exports for OpenVINO hold its own format, which is what is verified."""
+"""Exports for OpenVINO contain a file in OpenVINO's own format, and this file is verified."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas.supernet import BertSupernet
 pytest.importorskip("openvino")
 
 
-def test_its_own_format_gives_the_same_answers_and_is_what_is_counted_and_timed(space, supernet_weights, tmp_path):
+def test_the_openvino_file_gives_the_same_answers_and_is_the_one_that_is_measured(space, supernet_weights, tmp_path):
     model = BertSupernet(supernet_weights).extract(space.excluding(("int8",)).sample(random.Random(1)))
     folder = tmp_path / "export"
     write_artefact(model, make_tokenizer(), folder, ["openvino"])
@@ -41,7 +41,7 @@ def test_its_own_format_gives_the_same_answers_and_is_what_is_counted_and_timed(
     assert logits.shape == (1, 3)
 
 
-def test_other_runtimes_have_no_use_for_it(space, supernet_weights, tmp_path):
+def test_exports_for_other_runtimes_have_no_openvino_file(space, supernet_weights, tmp_path):
     model = BertSupernet(supernet_weights).extract(space.smallest())
     write_artefact(model, make_tokenizer(), tmp_path / "export", ["onnxruntime", "torch"])
     assert not (tmp_path / "export" / OPENVINO_FILE).exists()

@@ -1,4 +1,4 @@
-"""`nas push`: an export becomes the content of a repository on a hub, or one line says why not."""
+"""`nas push` uploads an export to a repository on a hub, or explains in one line why it does not."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CARD = "---\nlicense: mit\npipeline_tag: text-classification\n---\n# tiny: fast\
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """An export that was verified, with a card."""
+def verified_export(tmp_path_factory):
+    """A verified export with a model card."""
     folder = tmp_path_factory.mktemp("exports") / "fast"
     write_artefact(from_stock(make_teacher()), make_tokenizer(), folder)
     (folder / "verification.json").write_text('{"met": true}')
@@ -32,13 +32,13 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def export(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "fast")
+def export(verified_export, tmp_path):
+    return shutil.copytree(verified_export, tmp_path / "fast")
 
 
 @pytest.fixture
 def account(hub, monkeypatch):
-    """Somebody who may write to repositories of `me`."""
+    """A hub on which the user is logged in and may write to the repositories of `me`."""
     hub.let_write("secret", "me")
     monkeypatch.setenv("HF_TOKEN", "secret")
     return hub
@@ -51,23 +51,23 @@ def _content(hub, name):
     return files
 
 
-def test_a_folder_is_uploaded_with_its_card_and_loads_from_there(nas, account, export, tmp_path):
+def test_an_uploaded_export_has_its_card_and_can_be_loaded(nas, account, export, tmp_path):
     (export / ".model.onnx.draft").write_bytes(b"left by a process that was killed")
     code, output, error = nas("push", str(export), "me/tiny", "--json")
     assert (code, error) == (0, "")
-    said = json.loads(output.splitlines()[-1])
-    assert f"pushed: {account.endpoint}/me/tiny (public, commit {said['commit'][:7]})" in output
+    printed = json.loads(output.splitlines()[-1])
+    assert f"pushed: {account.endpoint}/me/tiny (public, commit {printed['commit'][:7]})" in output
     (export / ".model.onnx.draft").unlink()
     assert _content(account, "me/tiny") == folder_files(export)
     assert account.repositories["model", "me/tiny"].titles == ["fast, exported by nas"] and not account.leaked
     snapshot, _ = find("model", "me/tiny", None)
-    assert snapshot.commit == said["commit"]
+    assert snapshot.commit == printed["commit"]
     folder = model_folder(snapshot, weights=True)
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 2
     assert ModelCard.load(folder / "README.md").data.license == "mit"
 
 
-def test_the_next_export_takes_the_place_of_the_one_before(account, export):
+def test_the_next_export_replaces_all_files_of_the_previous_one(account, export):
     first = push(export, "me/tiny")
     (export / "openvino_model.xml").write_text("<net/>")
     push(export, "me/tiny")
@@ -78,13 +78,13 @@ def test_the_next_export_takes_the_place_of_the_one_before(account, export):
     assert push(export, "me/tiny").commit is not None  # nothing changed
 
 
-def test_a_private_repository_is_made_and_stays_private(nas, account, export):
+def test_a_private_repository_is_created_and_stays_private(nas, account, export):
     assert "(private, commit " in nas("push", str(export), "me/own", "--private")[1]
     assert account.repositories["model", "me/own"].private
     assert push(export, "me/own").private and push(export, "me/own", private=True).private
 
 
-def test_nothing_private_goes_to_a_public_repository(nas, account, export):
+def test_a_private_upload_to_a_public_repository_is_refused(nas, account, export):
     push(export, "me/tiny")
     before = account.repositories["model", "me/tiny"].refs["main"]
     (export / "verification.json").write_text("{}")
@@ -93,7 +93,7 @@ def test_nothing_private_goes_to_a_public_repository(nas, account, export):
     assert account.repositories["model", "me/tiny"].refs["main"] == before
 
 
-def test_what_is_no_earlier_export_is_left_alone(nas, account, export):
+def test_a_repository_that_holds_no_earlier_export_is_not_overwritten(nas, account, export):
     account.add("model", "me/other", {"config.json": "{}", "model.safetensors": b"weights"})
     code, _, error = nas("push", str(export), "me/other")
     assert code == 2 and "must be empty or hold an earlier export, but has no architecture.json among its 2" in error
@@ -102,24 +102,24 @@ def test_what_is_no_earlier_export_is_left_alone(nas, account, export):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("you/tiny", "(403: You don't have the rights to create a model under you); use a token with write access"),
         ("a/b/c", "a/b/c: is not a hub id such as owner/name; correct it"),
     ],
 )
-def test_names_that_are_refused(nas, account, export, name, said):
+def test_an_invalid_or_forbidden_repository_name_is_refused(nas, account, export, name, message):
     code, _, error = nas("push", str(export), name)
-    assert code == 2 and said in error and error.count("\n") == 1
+    assert code == 2 and message in error and error.count("\n") == 1
 
 
-def test_a_repository_that_may_only_be_read_is_refused(nas, account, export):
+def test_a_read_only_repository_is_refused(nas, account, export):
     account.add("model", "you/tiny", {"architecture.json": "{}"})
     code, _, error = nas("push", str(export), "you/tiny")
     assert code == 2 and "does not let you write to it (403: You don't have the rights to write to it)" in error
 
 
-def test_who_is_not_logged_in_and_a_hub_out_of_reach(nas, hub, export, monkeypatch):
+def test_a_missing_login_and_an_unreachable_hub_are_reported(nas, hub, export, monkeypatch):
     code, _, error = nas("push", str(export), "me/tiny")
     assert code == 2 and "me/tiny: uploading needs a login; log in with `hf auth login`" in error
     monkeypatch.setenv("HF_TOKEN", "unknown")
@@ -135,7 +135,7 @@ def test_who_is_not_logged_in_and_a_hub_out_of_reach(nas, hub, export, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda folder: (folder / "architecture.json").unlink(), "must be the folder of an export"),
         (lambda folder: (folder / "verification.json").unlink(), "was not verified, since it has no verification.json"),
@@ -143,8 +143,8 @@ def test_who_is_not_logged_in_and_a_hub_out_of_reach(nas, hub, export, monkeypat
         (lambda folder: (folder / "README.md").unlink(), "has no model card, README.md"),
     ],
 )
-def test_exports_that_are_not_ready_are_refused_before_anything_is_asked(nas, account, export, change, said):
+def test_an_export_that_is_not_ready_is_refused_before_any_request(nas, account, export, change, message):
     change(export)
     code, _, error = nas("push", str(export), "me/tiny")
-    assert code == 2 and said in error and error.count("\n") == 1
+    assert code == 2 and message in error and error.count("\n") == 1
     assert not account.requests

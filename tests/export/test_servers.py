@@ -1,6 +1,7 @@
-"""Servers and libraries find in an export's folder what their documentation says that they look for.
+"""An export's folder has the files and entries that servers and libraries need according to their documentation.
 
-`scripts/servers` installs those that cannot be installed beside `nas` or are no Python, and has them load each export.
+Some libraries cannot be installed together with `nas` or are not written in Python. `scripts/servers` installs these,
+and runs the tests in which they load each export.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ TEXTS = ["w1 w2 w3", "w9 w40 w41 w42 w7"]
 ENVIRONMENT = os.environ.get("NAS_SERVERS")
 OTHERS = pytest.mark.skipif(not ENVIRONMENT, reason="needs the libraries that scripts/servers installs")
 OUTPUTS = {"regression": 1, "ranking": 1}
-"""The number of labels, where it is not 3."""
+"""The number of outputs by kind of task, if it is not 3."""
 
 
 def _write(folder: Path, name: str, family: str, own: bool) -> None:
-    """The export of a kind of task: in the family's own class, or as a `CompactBert` with compressed blocks."""
+    """Write an export of a kind of task: in the family's class or, with `own`, as a compressed `CompactBert`."""
     kind, space = REGISTRY[name], mixed_space()
     model_type, settings = TEACHERS[family]
     values = {"vocab_size": 90, "max_position_embeddings": POSITIONS, "num_labels": OUTPUTS.get(name, 3)} | settings
@@ -53,7 +54,10 @@ def _write(folder: Path, name: str, family: str, own: bool) -> None:
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-    """A folder with exports of each kind of task, named `<kind>-<family>-<class>`."""
+    """A folder with exports of each kind of task, named `<kind>-<family>-<class>`.
+
+    The class is `stock` for the family's class in transformers, and `own` for `CompactBert`.
+    """
     root = tmp_path_factory.mktemp("exports")
     for name in REGISTRY:
         for own in (False, True):
@@ -66,14 +70,14 @@ def _read(path: Path):
     return json.loads(path.read_text())
 
 
-def test_there_is_one_onnx_file_where_all_look_for_it(exports):
+def test_the_only_onnx_file_is_where_libraries_look_for_it(exports):
     for folder in exports.iterdir():
         assert [path.relative_to(folder).as_posix() for path in folder.rglob("*.onnx*")] == ["onnx/model.onnx"]
-        # By default browsers are given a file for 8 bits, which would be model_quantized.onnx.
+        # By default, browsers would load an 8-bit file, model_quantized.onnx.
         assert _read(folder / "config.json")["transformers.js_config"]["dtype"] == "fp32"
 
 
-def test_graphs_have_the_names_that_libraries_feed_and_read(exports):
+def test_graphs_have_the_input_and_output_names_that_libraries_use(exports):
     for folder in exports.iterdir():
         graph = onnx.load(folder / ONNX_FILE).graph
         inputs, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
@@ -85,8 +89,8 @@ def test_graphs_have_the_names_that_libraries_feed_and_read(exports):
             assert free[0] == "batch_size" and (value.name not in inputs or free[1] == "sequence_length")
 
 
-def test_configurations_have_what_text_embeddings_inference_reads(exports):
-    """Names and types of its router and its ONNX backend; what it does not find there keeps it from starting."""
+def test_configurations_have_the_entries_that_text_embeddings_inference_reads(exports):
+    """The names and types are those of its router and its ONNX backend, which do not start if one is missing."""
     for folder in exports.iterdir():
         kind, config = folder.name.split("-")[0], _read(folder / "config.json")
         assert all(isinstance(config[name], int) for name in ("hidden_size", "num_hidden_layers", "pad_token_id"))
@@ -105,7 +109,7 @@ def test_configurations_have_what_text_embeddings_inference_reads(exports):
         )
 
 
-def test_the_families_own_names_are_kept_where_their_classes_can_express_a_network(exports):
+def test_a_network_that_its_family_s_class_can_express_keeps_the_family_s_names(exports):
     for folder in exports.iterdir():
         _, family, form = folder.name.split("-")
         config = _read(folder / "config.json")
@@ -115,18 +119,18 @@ def test_the_families_own_names_are_kept_where_their_classes_can_express_a_netwo
     assert isinstance(config, DistilBertConfig) and config.dim == config.hidden_size == 32 and config.n_layers == 3
 
 
-def test_tokenizers_have_a_class_that_older_versions_know(exports):
+def test_tokenizers_have_a_class_that_older_versions_of_transformers_know(exports):
     folder = exports / "classification-bert-own"
     assert _read(folder / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert AutoTokenizer.from_pretrained(folder)(TEXTS)["input_ids"] == make_tokenizer()(TEXTS)["input_ids"]
 
 
-def test_folders_can_be_entered_by_other_users(exports):
+def test_exports_can_be_read_by_other_users(exports):
     for path in exports.glob("*/**/*"):
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
 
 
-def _said(*command: str | Path):
+def _json_printed_by(*command: str | Path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -134,9 +138,9 @@ def _said(*command: str | Path):
 
 
 def _outputs(folder: Path) -> list[np.ndarray]:
-    """What the ONNX file gives for each text, computed alone: logits, or the embedding."""
-    own = Classifier(folder)
-    return [own.logits(text) for text in TEXTS]
+    """Return the output of the ONNX file for each text, computed one by one: logits, or the embedding."""
+    classifier = Classifier(folder)
+    return [classifier.logits(text) for text in TEXTS]
 
 
 @OTHERS
@@ -144,16 +148,16 @@ def _outputs(folder: Path) -> list[np.ndarray]:
 @pytest.mark.timeout(600)
 def test_optimum_and_sentence_transformers_load_the_onnx_file(exports):
     script = Path(__file__).with_name("with_optimum.py")
-    found = _said(Path(ENVIRONMENT, "bin", "python"), "-I", script, exports, json.dumps(TEXTS))
+    found = _json_printed_by(Path(ENVIRONMENT, "bin", "python"), "-I", script, exports, json.dumps(TEXTS))
     assert found.keys() == {folder.name for folder in exports.iterdir()}
     for name, answers in found.items():
         expected, kind = _outputs(exports / name), REGISTRY[name.split("-")[0]]
         for given, outputs in zip(answers["outputs"], expected, strict=True):
             assert np.allclose(given, outputs, atol=1e-4), name
         if kind.pipeline and kind.name in ("classification", "multi_label", "regression"):
-            own = Classifier(exports / name)
+            classifier = Classifier(exports / name)
             for given, text in zip(answers["pipeline"], TEXTS, strict=True):
-                label, score = max(own.classify(text, every=True), key=lambda answer: answer[1])
+                label, score = max(classifier.classify(text, every=True), key=lambda answer: answer[1])
                 assert (given["label"], given["score"]) == (label, pytest.approx(score, abs=1e-4)), name
 
 
@@ -164,14 +168,14 @@ def test_optimum_and_sentence_transformers_load_the_onnx_file(exports):
 def test_transformers_js_loads_the_onnx_file(exports):
     script = Path(__file__).with_name("with_transformers.mjs")
     package = Path(ENVIRONMENT, "node_modules", "@huggingface", "transformers", "dist", "transformers.node.mjs")
-    found = _said("node", script, package, exports, json.dumps(TEXTS))
+    found = _json_printed_by("node", script, package, exports, json.dumps(TEXTS))
     assert found.keys() == {folder.name for folder in exports.iterdir()}
     for name, answers in found.items():
         expected, kind = _outputs(exports / name), name.split("-")[0]
         for given, outputs in zip(answers["outputs"], expected, strict=True):
             assert np.allclose(given, outputs.reshape(-1), atol=1e-4), name
         if kind in ("classification", "multi_label"):
-            own = Classifier(exports / name)
+            classifier = Classifier(exports / name)
             for given, text in zip(answers["pipeline"], TEXTS, strict=True):
-                scores = dict(own.classify(text, every=True))
+                scores = dict(classifier.classify(text, every=True))
                 assert {each["label"]: each["score"] for each in given} == pytest.approx(scores, abs=1e-4), name

@@ -1,4 +1,4 @@
-"""The static model: a table of logits that a text takes the mean of, as its ONNX file gives it."""
+"""The static model: a table with one row of logits per token, whose mean over a text is the text's output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def vectors():
 
 
 def _split(count, seed, vectors, kind):
-    """Texts whose label is what the sum of their words says along some directions."""
+    """Return texts whose labels depend on the projections of the mean of their word vectors on some directions."""
     rng, directions = np.random.default_rng(seed), np.random.default_rng(9).standard_normal((WIDTH, 3))
     texts = [rng.integers(0, WORDS, rng.integers(3, 9)).tolist() for _ in range(count)]
     along = np.array([vectors[text].mean(axis=0) for text in texts]) @ directions
@@ -34,26 +34,26 @@ def _split(count, seed, vectors, kind):
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """What a metric is to the model: a score of logits and labels."""
+class _Metric:
+    """The only part of a task's scoring that the model uses."""
 
     score: Callable[[np.ndarray, np.ndarray], float]
 
 
-SHARE = _Judged(lambda logits, labels: float((logits.argmax(axis=1) == labels).mean()))
-CORRELATION = _Judged(lambda logits, labels: float(np.corrcoef(logits[:, 0], labels)[0, 1]))
-EACH = _Judged(lambda logits, labels: float(((logits > 0) == (labels > 0.5)).mean()))
+SHARE = _Metric(lambda logits, labels: float((logits.argmax(axis=1) == labels).mean()))
+CORRELATION = _Metric(lambda logits, labels: float(np.corrcoef(logits[:, 0], labels)[0, 1]))
+EACH = _Metric(lambda logits, labels: float(((logits > 0) == (labels > 0.5)).mean()))
 
 
 @pytest.mark.parametrize(
-    ("kind", "judged", "outputs"),
+    ("kind", "metric", "outputs"),
     [("two", SHARE, 2), ("three", SHARE, 3), ("number", CORRELATION, 1), ("several", EACH, 3)],
 )
-def test_it_learns_what_averages_tell_and_its_file_says_the_same(kind, judged, outputs, vectors, tmp_path):
+def test_the_model_learns_from_means_and_its_file_gives_the_same_logits(kind, metric, outputs, vectors, tmp_path):
     train, search, test = (_split(count, seed, vectors, kind) for seed, count in enumerate((600, 200, 200), start=1))
-    model = StaticModel.fit(vectors, train, search, judged)
+    model = StaticModel.fit(vectors, train, search, metric)
     logits = model.logits(test)
-    assert logits.shape == (200, outputs) and judged.score(logits, np.asarray(test["labels"])) > 0.93
+    assert logits.shape == (200, outputs) and metric.score(logits, np.asarray(test["labels"])) > 0.93
     assert model.params == (WORDS + 1) * outputs
     model.save(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
@@ -61,7 +61,7 @@ def test_it_learns_what_averages_tell_and_its_file_says_the_same(kind, judged, o
     assert np.allclose(served, logits, rtol=1e-4, atol=1e-4)
 
 
-def test_a_class_that_no_training_row_has_is_never_the_answer(vectors):
+def test_a_class_without_training_rows_is_never_predicted(vectors):
     train, search = (_split(300, seed, vectors, "three") for seed in (1, 2))
     kept = train.filter(lambda row: row["labels"] != 1)
     found = StaticModel.fit(vectors, kept, search, SHARE).logits(search)

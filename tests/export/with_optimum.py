@@ -1,8 +1,8 @@
-"""Load exports with Optimum and, by its ONNX backend, sentence-transformers: `with_optimum.py <folder> <texts>`.
+"""Load exports with Optimum and with sentence-transformers' ONNX backend: `with_optimum.py <folder> <texts>`.
 
-Runs in the environment that `scripts/servers` makes, where there is no `nas`. `folder` holds the exports, `texts` is
-JSON. Prints for each export what it gives for each text, computed alone: logits, scores or embeddings; for classifiers
-also what the pipeline says.
+It runs in the environment that `scripts/servers` creates, which does not contain `nas`. `folder` contains the exports,
+and `texts` is JSON. For each export, it prints the output for each text, computed one by one (logits or embeddings).
+For classifiers, it also prints the answers of a pipeline.
 """
 
 import json

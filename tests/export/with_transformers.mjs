@@ -1,7 +1,8 @@
 // Load exports with transformers.js: `node with_transformers.mjs <package> <folder> <texts>`.
 //
-// `package` is its main file, `folder` holds the exports, `texts` is JSON. Prints for each export what it gives for each
-// text, computed alone: logits or embeddings; for classifiers also what the pipeline says.
+// `package` is the main file of transformers.js, `folder` contains the exports, and `texts` is JSON. For each export, it
+// prints the output for each text, computed one by one (logits or embeddings). For classifiers, it also prints the
+// answers of a pipeline.
 
 import { readdirSync } from "node:fs";
 import { pathToFileURL } from "node:url";

@@ -1,4 +1,4 @@
-"""Data sets of the hub: configurations, splits, formats, and what is refused."""
+"""Data sets on the hub are read by configuration and split, and unsuitable or unsafe ones are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ configs:
 
 @pytest.fixture
 def data(hub):
-    """Adds a data set and returns what finds it at a revision."""
+    """Return a function that adds a data set to the hub and returns its snapshot."""
 
     def add(files, name="someone/data", **settings):
         hub.add("dataset", name, files, **settings)
@@ -60,7 +60,7 @@ def test_configurations_and_splits_of_the_readme_are_read_in_order(configured, h
     assert _read(configured, "train", "lines")["text"][:] == ["None of it", "NA or so"]
 
 
-def test_parts_of_splits(configured):
+def test_slices_and_sums_of_splits_are_read(configured):
     found = _read(configured, "train[:3]+validation[50%:]", "words")
     assert found["text"][:] == ROWS["text"][:3] + ROWS["text"][10:]
     with pytest.raises(DataError, match="write it as train"):
@@ -75,7 +75,7 @@ def test_parts_of_splits(configured):
         ("words", "test", "no split 'test'; use one of train, validation"),
     ],
 )
-def test_what_is_not_there_is_named_with_what_is(configured, config, split, words):
+def test_errors_for_unknown_configurations_and_splits_name_the_known_ones(configured, config, split, words):
     with pytest.raises(DataError, match=words):
         _read(configured, split, config)
 
@@ -87,7 +87,7 @@ def test_splits_are_found_by_the_names_of_files(data, hub):
         splits(found, "words")
 
 
-def test_lines_of_json_compressed_files_and_separators_of_their_own(data):
+def test_jsonl_compressed_files_and_other_separators_are_read(data):
     lines = '{"text": "01", "label": 0}\n{"text": "x", "label": 1}\n'
     assert _read(data({"train.jsonl": lines}), "train")["text"][:] == ["01", "x"]
     assert _read(data({"train.jsonl.gz": gzip.compress(lines.encode())}, "someone/packed"), "train")["label"][:] == [
@@ -100,7 +100,7 @@ def test_lines_of_json_compressed_files_and_separators_of_their_own(data):
     ]
 
 
-def test_classes_that_the_readme_names_are_classes(data):
+def test_class_names_are_read_from_the_readme(data):
     readme = """---
 dataset_info:
   features:
@@ -110,17 +110,15 @@ dataset_info:
     dtype:
       class_label:
         names:
-          '0': no
-          '1': yes
+          '0': 'no'
+          '1': 'yes'
 ---
 """
-    found = _read(
-        data({"README.md": readme.replace("no\n", "'no'\n").replace("yes\n", "'yes'\n"), "train.csv": CSV}), "train"
-    )
+    found = _read(data({"README.md": readme, "train.csv": CSV}), "train")
     assert found.features["label"] == ClassLabel(names=["no", "yes"]) and found["label"][:] == [0, 1]
 
 
-def test_offline_the_splits_that_were_read_are_read_again(configured, hub, monkeypatch):
+def test_splits_that_were_read_before_can_be_read_offline(configured, hub, monkeypatch):
     _read(configured, "train", "words")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     again, doubt = find("dataset", "someone/data", None)
@@ -129,7 +127,7 @@ def test_offline_the_splits_that_were_read_are_read_again(configured, hub, monke
         _read(again, "validation", "words")
 
 
-def test_code_is_not_run_and_files_of_the_machine_are_not_read(data, tmp_path):
+def test_code_of_a_data_set_is_not_run_and_files_outside_it_are_not_read(data, tmp_path):
     (tmp_path / "secret.csv").write_text(CSV)
     with pytest.raises(DataError, match=r"needs its loading script data.py, but nas runs no code from a data set"):
         splits(data({"data.py": "raise SystemExit", "train.csv": CSV}), None)
@@ -148,13 +146,13 @@ def test_code_is_not_run_and_files_of_the_machine_are_not_read(data, tmp_path):
         ({"train.pkl": b"x"}, "is not made of tables|are not a data set"),
     ],
 )
-def test_what_is_no_table_is_refused(data, files, words):
+def test_a_data_set_without_tables_is_refused(data, files, words):
     with pytest.raises(DataError, match=words) as problem:
         splits(data(files), None)
     assert "\n" not in str(problem.value) and "/tmp" not in str(problem.value)
 
 
-def test_files_of_a_split_that_do_not_agree_are_refused(data):
+def test_files_of_a_split_with_different_columns_are_refused(data):
     other = Dataset.from_dict({"text": [["a"]], "label": ["b"]})
     files = {
         "data/train-00000-of-00002.parquet": as_parquet(ROWS),
@@ -171,7 +169,7 @@ def test_files_of_a_split_that_do_not_agree_are_refused(data):
         ({"private": True}, "has no such data set or it is private"),
     ],
 )
-def test_a_data_set_that_not_everybody_may_read(hub, settings, words):
+def test_a_data_set_without_access_is_refused(hub, settings, words):
     hub.add("dataset", "someone/data", {"README.md": CONFIGS}, **settings)
     with pytest.raises(DataError, match=words):
         splits(find("dataset", "someone/data", None)[0], "words")

@@ -1,4 +1,4 @@
-"""Measuring more networks than one group holds: shares of the teacher are right however the machine's speed changes."""
+"""Measurement of several groups of networks: ratios to the teacher are right even if the machine's speed changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEACHER_MS = 10.0
 
 
 class _SlowingWorker:
-    """A machine that takes twice as long during each further group; networks take what their names say."""
+    """A machine that takes twice as long in each further group. The latency of a network follows from its name."""
 
     environment = {"fingerprint": "0123"}
 
@@ -29,7 +29,7 @@ class _SlowingWorker:
         names = [item["name"] for item in group["networks"]]
         slower = 2.0 ** len(self.groups)
         self.groups.append(names)
-        samples = {name: [[slower * _takes(name) * noise for noise in (1.0, 1.1)]] * 2 for name in names}
+        samples = {name: [[slower * _latency_ms(name) * noise for noise in (1.0, 1.1)]] * 2 for name in names}
         return {"samples_ms": samples, "spread": dict.fromkeys(names, 0.1), "drift": 0.0, "noisy": len(names) < 5}
 
     def __enter__(self):
@@ -39,7 +39,7 @@ class _SlowingWorker:
         pass
 
 
-def _takes(name):
+def _latency_ms(name):
     return TEACHER_MS if name == "teacher" else 1.0 + int(name) / 10
 
 
@@ -56,21 +56,21 @@ def _networks(count, folder):
 
 
 @pytest.mark.parametrize(("count", "groups"), [(3, 1), (GROUP, 1), (GROUP + 1, 2), (2 * GROUP + 3, 3)])
-def test_each_group_has_the_teacher_and_shares_of_it_are_right(worker, tmp_path, count, groups):
+def test_each_group_has_the_teacher_and_ratios_to_it_are_right(worker, tmp_path, count, groups):
     records = measure(DEVICE, _networks(count, tmp_path), 2, "Testing", Texts(vocab_size=9))
     assert len(worker.groups) == groups and all(names[0] == "teacher" for names in worker.groups)
     assert list(records) == ["teacher", *map(str, range(count))]
     for name, record in records.items():
-        assert record.p50_ms / records["teacher"].p50_ms == pytest.approx(_takes(name) / TEACHER_MS)
+        assert record.p50_ms / records["teacher"].p50_ms == pytest.approx(_latency_ms(name) / TEACHER_MS)
     assert len(records["teacher"].samples_ms) == 4 * groups
 
 
-def test_records_of_one_group_are_as_they_were_measured(worker, tmp_path):
+def test_the_records_of_a_single_group_are_not_scaled(worker, tmp_path):
     records = measure(DEVICE, _networks(2, tmp_path), 2, "Testing", Texts(vocab_size=9))
     assert records["1"].samples_ms == (1.1, 1.1 * 1.1, 1.1, 1.1 * 1.1)
 
 
-def test_a_result_from_elsewhere_is_put_on_one_scale_too(tmp_path):
+def test_the_groups_of_an_imported_result_are_put_on_one_scale(tmp_path):
     networks = _networks(GROUP + 2, tmp_path)
     worker, groups = _SlowingWorker(tmp_path), []
     for start in (0, GROUP):
@@ -81,10 +81,10 @@ def test_a_result_from_elsewhere_is_put_on_one_scale_too(tmp_path):
     records, _ = Job(DEVICE, "digest", [(networks, 2)], Texts(vocab_size=9)).read(tmp_path / "result.json")
     assert records.keys() == networks.keys()
     for name, record in records.items():
-        assert record.p50_ms / records["teacher"].p50_ms == pytest.approx(_takes(name) / TEACHER_MS)
+        assert record.p50_ms / records["teacher"].p50_ms == pytest.approx(_latency_ms(name) / TEACHER_MS)
 
 
-def test_samples_of_one_length_stay_together():
+def test_pooling_keeps_the_samples_of_each_length_together():
     first, second = (
         LatencyRecord(samples, DEVICE, {}, "now", spread=spread, noisy=spread > 0.1)
         for samples, spread in (((1.0, 2.0, 10.0, 20.0), 0.1), ((3.0, 4.0, 30.0, 40.0), 0.2))
@@ -95,7 +95,7 @@ def test_samples_of_one_length_stay_together():
     assert on_one_scale([{"a": first}], "a") == {"a": first}
 
 
-def test_what_is_exported_is_measured_against_the_teacher_as_reference(tmp_path):
+def test_the_teacher_is_the_reference_when_an_export_is_measured(tmp_path):
     for name in ("export", "teacher"):
         (tmp_path / name).mkdir()
     artefact = Artefact(tmp_path / "export", Device(name="cpu"))

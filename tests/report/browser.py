@@ -1,6 +1,6 @@
-"""A headless Chromium, spoken to through its debugging pipe: nothing but the browser itself is needed.
+"""A headless Chromium, controlled through its debugging pipe, so that no driver has to be installed.
 
-Messages are those of the Chrome DevTools Protocol, JSON with a zero byte at the end.
+Messages are those of the Chrome DevTools Protocol: JSON, terminated by a zero byte.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 PHONE, DESK = (390, 844), (1280, 900)
 _NEXT_FRAMES = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-"""Until scrolling has been told to the page."""
+"""A promise that waits until the page has received scroll events."""
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def chromium() -> str | None:
-    """Where a Chromium lies, if there is one."""
+    """Return the path of an installed Chromium, or None."""
     return next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 class Page:
-    """One tab. `problems` holds what the console and the page's own errors said."""
+    """One tab. `problems` holds console messages, log entries and uncaught errors."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read = write, os.fdopen(read, "rb")
@@ -40,7 +40,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Have the browser do something; returns what it answers."""
+        """Call a method of the browser, and return its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
         message |= {"sessionId": self._session} if self._session else {}
@@ -63,7 +63,7 @@ class Page:
         return found
 
     def open(self, path: Path, size: tuple[int, int] = DESK, scheme: str = "light", media: str = "") -> None:
-        """Show a file at a size in CSS pixels, light or dark, on the screen or as if on paper."""
+        """Open a file in a window of a size in CSS pixels, in the light or dark scheme, for the screen or for print."""
         width, height = size
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 640
@@ -76,12 +76,12 @@ class Page:
             self._next()
 
     def value(self, script: str) -> Any:
-        """What a JavaScript expression comes to."""
-        asked = {"expression": script, "returnByValue": True, "awaitPromise": True}
-        return self.call("Runtime.evaluate", **asked)["result"].get("value")
+        """Return the value of a JavaScript expression."""
+        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        return found["result"].get("value")
 
     def hover(self, selector: str) -> None:
-        """Move the mouse onto the first element of a selector."""
+        """Move the mouse onto the first element that matches a selector."""
         self.value(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
         self.value(_NEXT_FRAMES)
         box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
@@ -95,7 +95,7 @@ class Page:
         self.value(_NEXT_FRAMES)
 
     def picture(self, path: Path, whole: bool = True) -> None:
-        """Save what is shown, the whole page or what the window holds, as PNG."""
+        """Save a picture of the whole page, or only of the visible part, as PNG."""
         found = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **self._whole() if whole else {})
         path.write_bytes(base64.b64decode(found["data"]))
 
@@ -109,7 +109,7 @@ _CODES = {"Tab": 9, "Escape": 27}
 
 @contextmanager
 def browser(folder: Path) -> Iterator[Page]:
-    """A browser of its own, with its profile in a folder."""
+    """Start a browser with its profile in a folder, and stop it at the end."""
     to_browser, from_browser = os.pipe(), os.pipe()
     # The browser reads at 3 and writes at 4.
     command = f"exec {chromium()} --headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-pipe"

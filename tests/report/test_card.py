@@ -1,4 +1,4 @@
-"""The model card: what it says is what was measured, a hub can read it, and its commands work."""
+"""The model card: it reports the measurements, a hub can read it, and its code examples work."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _export(folder, outputs=2, **changed):
 
 @pytest.fixture
 def card(tiny_study, tmp_path):
-    """The card of a tiny study whose teacher has a licence, and the architecture that it is of."""
+    """The card of an export of a tiny study whose teacher has a licence, and the architecture of that export."""
     licence = "---\nlicense: other\nlicense_name: as-is\nlicense_link: LICENSE\n---\n# A teacher\n"
     (tiny_study.parent / "teacher" / "README.md").write_text(licence)
     architecture = _export(tmp_path / "fast")
@@ -76,7 +76,7 @@ def card(tiny_study, tmp_path):
     return ModelCard.load(tmp_path / "fast" / "README.md"), architecture
 
 
-def test_a_hub_can_read_it(card):
+def test_a_hub_can_read_the_metadata(card):
     data = card[0].data
     assert (data.license, data.license_name, data.license_link) == ("other", "as-is", "LICENSE")
     assert data.pipeline_tag == "text-classification" and data.library_name == "transformers"
@@ -85,7 +85,7 @@ def test_a_hub_can_read_it(card):
     assert data.base_model is None and data.datasets is None  # neither is on a hub
 
 
-def test_it_says_what_was_measured_and_how(card):
+def test_the_card_reports_the_measurements_and_their_conditions(card):
     text, architecture = card[0].text, card[1]
     assert (
         re.search(r"^Blocks compressed with .*int8.* are quantised .* serve texts one by one", text, re.MULTILINE)
@@ -103,7 +103,7 @@ def test_it_says_what_was_measured_and_how(card):
         assert f" {layer.attention} |" in cells and f" {layer.feed_forward} |" in cells
 
 
-def test_it_names_the_class_that_f1_is_of(tiny_study, tmp_path):
+def test_the_card_names_the_class_of_f1(tiny_study, tmp_path):
     _export(tmp_path / "fast", metric="f1 of 'hate'")
     tiny_study.write_text(tiny_study.read_text().replace('text = ["text"]', 'text = ["text"]\nmetric = "f1"'))
     write_card(tmp_path / "fast", Study.load(tiny_study))
@@ -113,16 +113,16 @@ def test_it_names_the_class_that_f1_is_of(tiny_study, tmp_path):
     assert "| f1 of 'hate' on the test set | 0.8125" in card.text
 
 
-@pytest.mark.parametrize(("embedding", "rounds"), [("int8", False), ("low_rank(8)", False), ("low_rank(8)+int8", True)])
-def test_it_says_what_rounds_by_the_batch_embeddings_too(embedding, rounds, tiny_study, tmp_path):
+@pytest.mark.parametrize(("embedding", "named"), [("int8", False), ("low_rank(8)", False), ("low_rank(8)+int8", True)])
+def test_the_card_names_embeddings_whose_quantisation_depends_on_the_batch(embedding, named, tiny_study, tmp_path):
     write_artefact(_with_embedding(embedding), make_tokenizer(), tmp_path / "fast")
     (tmp_path / "fast" / "verification.json").write_text(json.dumps(_found()))
     write_card(tmp_path / "fast", Study.load(tiny_study))
     text = ModelCard.load(tmp_path / "fast" / "README.md").text
     assert (
         "Blocks compressed with low_rank(8)+int8 are quantised with a scale that depends on the whole batch" in text
-    ) == rounds
-    assert rounds or "are quantised" not in text
+    ) == named
+    assert named or "are quantised" not in text
 
 
 def _with_embedding(embedding):
@@ -131,7 +131,7 @@ def _with_embedding(embedding):
     return BertSupernet(weights).extract(replace(space.largest(), embedding=embedding))
 
 
-def test_it_tells_of_a_file_that_answers_otherwise_and_of_a_choice_without_docstring(tiny_study, tmp_path, monkeypatch):
+def test_the_card_reports_a_low_agreement_and_a_method_without_docstring(tiny_study, tmp_path, monkeypatch):
     monkeypatch.setattr(REGISTRY["int8"], "__doc__", None)
     _export(tmp_path / "fast", agreement_with_hugging_face=0.9312, agrees=False)
     write_card(tmp_path / "fast", Study.load(tiny_study))
@@ -140,7 +140,7 @@ def test_it_tells_of_a_file_that_answers_otherwise_and_of_a_choice_without_docst
     assert "\n- int8\n" in text and f"onnxruntime {onnxruntime.__version__}" in text
 
 
-def test_its_code_works(card, tmp_path, monkeypatch, capsys):
+def test_the_code_examples_work(card, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for code in re.findall(r"```python\n(.*?)```", card[0].text, re.DOTALL):
         exec(code, {})
@@ -150,7 +150,7 @@ def test_its_code_works(card, tmp_path, monkeypatch, capsys):
     assert re.fullmatch(r"LABEL_\d\t\d\.\d+\n", done.stdout)
 
 
-def test_of_scores_of_pairs_and_a_device_that_was_not_measured_yet(tmp_path):
+def test_the_card_of_a_network_that_scores_pairs_on_a_device_not_measured_yet(tmp_path):
     study, folder = write_pair_study(tmp_path / "pairs"), tmp_path / "only"
     unknown = dict.fromkeys(("p50_ms", "p95_ms", "expected_ms", "teacher_p50_ms", "speed_up", "met"))
     _export(folder, 1, metric="spearman", accuracy_standard_error=None, **unknown)
@@ -167,7 +167,7 @@ def test_of_scores_of_pairs_and_a_device_that_was_not_measured_yet(tmp_path):
     assert '"text_pair"' in card.text and "±" not in card.text
 
 
-def test_what_is_of_the_hub_is_named_with_its_commit(hub, tmp_path):
+def test_a_teacher_and_data_from_a_hub_are_named_with_their_commits(hub, tmp_path):
     fill_hub(hub, tmp_path / "uploaded")
     hub.add("model", "someone/bert", folder_files(tmp_path / "uploaded") | {"README.md": "---\nlicense: mit\n---\n"})
     found, _ = find("model", "someone/bert", None)
@@ -191,14 +191,14 @@ def test_what_is_of_the_hub_is_named_with_its_commit(hub, tmp_path):
         (b"license: \xff", "unknown"),
     ],
 )
-def test_a_teacher_s_card_of_any_form_is_read_or_left(head, licence, tiny_study, tmp_path):
+def test_the_licence_in_a_teacher_s_card_is_read_or_unknown(head, licence, tiny_study, tmp_path):
     (tiny_study.parent / "teacher" / "README.md").write_bytes(b"---\n" + head + b"\n---\n")
     _export(tmp_path / "fast")
     write_card(tmp_path / "fast", Study.load(tiny_study))
     assert ModelCard.load(tmp_path / "fast" / "README.md").data.license == licence
 
 
-def test_code_is_that_of_the_files_that_are_there():
+def test_code_examples_use_only_files_that_exist():
     own, stock = (snippets("a folder", files, True, KIND) for files in ([MODELING_FILE, "infer.py"], ["model.onnx"]))
     assert [len(own), len(stock)] == [3, 2]
     assert "trust_remote_code" in own[0].code and "trust_remote_code" not in stock[0].code

@@ -1,4 +1,4 @@
-"""What a report takes for results of the study as it is now."""
+"""Which results a report shows as those of the current version of the study."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nas.pipeline.supernets import supernet_inputs
 from nas.study import Study
 
 
-def test_what_came_of_an_older_supernet_is_not_shown(tiny_study, tmp_path):
+def test_results_of_an_older_supernet_are_not_shown(tiny_study, tmp_path):
     run = Run.of(Study.load(tiny_study), tmp_path / "runs")
     candidate, budget = {"trial": 7, "digest": "7", "architecture": {}}, run.study.budgets[1]
     with run.step("front", "", run.front):

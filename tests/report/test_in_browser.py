@@ -1,4 +1,4 @@
-"""The page in a real browser: quiet, as narrow as a phone, and every candidate tells its architecture."""
+"""The report in a real browser: its width, its console messages, and the descriptions of candidates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIP = "document.querySelector('#tip:not([hidden])')?.textContent"
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """A page in a browser, to be opened at any size."""
+    """A tab of a browser, and the path of a report that tests open in it."""
     folder = tmp_path_factory.mktemp("browser")
     path = folder / "report.html"
     path.write_text(render(_contents()), encoding="utf-8")
@@ -24,7 +24,7 @@ def opened(tmp_path_factory):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, (700, 900), DESK], ids=str)
-def test_nothing_is_wider_than_the_window_and_nothing_complains(opened, size, scheme):
+def test_the_page_fits_the_window_and_has_no_console_messages(opened, size, scheme):
     page, path = opened
     page.open(path, size, scheme)
     assert page.value("document.documentElement.scrollWidth") <= size[0]
@@ -33,7 +33,7 @@ def test_nothing_is_wider_than_the_window_and_nothing_complains(opened, size, sc
     assert dark == (scheme == "dark")
 
 
-def test_paper_is_white_and_wide_enough(opened):
+def test_the_printed_page_is_white_and_fits_the_paper(opened):
     page, path = opened
     page.open(path, (688, 1000), "dark", media="print")  # A4 within its margins
     assert page.value("document.documentElement.scrollWidth") <= 688
@@ -52,7 +52,7 @@ def test_hovering_a_candidate_shows_its_architecture(opened, size):
     assert page.value(TIP) is None
 
 
-def test_exports_are_reached_and_read_without_a_mouse(opened):
+def test_exports_can_be_reached_and_read_with_the_keyboard(opened):
     page, path = opened
     page.open(path)
     names = []

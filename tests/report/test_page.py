@@ -1,4 +1,4 @@
-"""The report: its figures are those of the run, its text is escaped, it needs nothing from outside."""
+"""The HTML report: it shows the numbers of the run, escapes all text and loads nothing from outside."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -47,7 +47,7 @@ HOSTILE = "<script>alert('&')</script>"
 
 
 def render(contents):
-    """The page with each run of spaces and line breaks as one space, since the templates break lines anywhere."""
+    """Return the page with all white space normalised, because the templates break lines anywhere."""
     return " ".join(render_page(contents).split())
 
 
@@ -156,20 +156,19 @@ def _contents(**changed):
 
 
 def _count(page, class_):
-    """Marks of a class outside the legends, whose marks stand in drawings of 16 by 16."""
+    """Count the marks of a class outside the legends, which are drawings of 16 by 16."""
     return len(re.findall(rf'class="{class_}[" ]', re.sub(r'<svg viewBox="0 0 16 16".*?</svg>', "", page)))
 
 
-def test_what_a_budget_limits_besides_the_median_is_shown_as_measured():
-    asked = {"device": "laptop", "p50_ms": "50%", "expected_ms": 3.5, "worst_ms": "60%"}
-    limited = {"name": "half", "limits": [asked]}
+def test_measured_values_of_limited_metrics_are_shown():
+    limited = {"name": "half", "limits": [{"device": "laptop", "p50_ms": "50%", "expected_ms": 3.5, "worst_ms": "60%"}]}
     candidate = _front()["candidates"][-2]
     found = _verification(candidate, budget=limited, expected_ms=3.21, worst_ms=5.12)
     page = render(_contents(exports={"half": found}))
     assert page.count("mean 3.21 ms, longest 5.12 ms") == 2  # on the card and in the table
 
 
-def test_exits_and_every_choice_are_told_apart_in_a_drawing():
+def test_drawings_show_exits_and_distinguish_all_compression_methods():
     specs = ("none", "int8", "int4", "low_rank(4)", "low_rank(8)", "sparse(0.5)", "sparse(2:4)")
     layers = tuple(Layer(0, 1, 8, choice, "none") for choice in specs)
     drawn = [Architecture(32, layers, exit_threshold=0.9)]
@@ -179,7 +178,7 @@ def test_exits_and_every_choice_are_told_apart_in_a_drawing():
     assert "exit at 0.9" in architecture_drawing(drawn[0], shape, choices, "label")
 
 
-def test_what_is_compressed_has_never_the_colour_of_what_is_not():
+def test_compressed_blocks_never_have_the_colour_of_uncompressed_blocks():
     specs = ("int8", "int4", *(f"low_rank({rank})" for rank in range(1, 9)))
     assert method_class("none", ("none", *specs)) == "choice-0"
     for choices in (("int8",), specs, ("none", *specs)):
@@ -187,7 +186,7 @@ def test_what_is_compressed_has_never_the_colour_of_what_is_not():
         assert "choice-0" not in found and found[0] == "choice-1" and len(set(found)) == min(len(found), 8)
 
 
-def test_figures_of_the_run_are_on_the_page():
+def test_the_numbers_of_the_run_are_on_the_page():
     page = render(_contents())
     for figure in ("0.8125 ± 0.0117", "4.12 ms", "p95 4.57 ms", "2.2", "1.29 MB", "123,456", "999,888"):
         assert figure in page
@@ -198,7 +197,7 @@ def test_figures_of_the_run_are_on_the_page():
     assert "runs/a-study/exports/half/infer.py" in page
 
 
-def test_each_label_has_its_f1_the_most_frequent_first_and_what_was_lost():
+def test_each_label_has_its_f1_and_its_loss_and_the_most_frequent_label_comes_first():
     def labels(**f1):
         rows = {"joy": 40.0, HOSTILE: 90.0}
         return {name: {"precision": 0.5, "recall": 0.5, "f1": f1[key], "rows": rows[name]}
@@ -216,12 +215,12 @@ def test_each_label_has_its_f1_the_most_frequent_first_and_what_was_lost():
     assert section.index("&lt;script&gt;") < section.index("joy") and HOSTILE not in page
     assert all(
         shown in section
-        for shown in (">90<", ">40<", "0.8000", "0.7500", "0.6000", "0.6250", points(-0.05), points(0.025))
+        for shown in (">90<", ">40<", "0.8000", "0.7500", "0.6000", "0.6250", "\N{MINUS SIGN}5.0 points", "+2.5 points")
     )
     assert "F1 per label" not in render(_contents())
 
 
-def test_a_query_is_shown_with_its_passages_in_the_order_of_the_teacher():
+def test_an_example_query_is_shown_with_its_passages_in_the_teacher_s_order():
     def shown(*outputs):
         return {str(row): {"output": [value], "label": int(row == 4)} for row, value in enumerate(outputs, start=3)}
 
@@ -260,7 +259,7 @@ def test_candidates_far_below_the_others_are_still_shown():
     assert _count(page, "candidate below") == 1
 
 
-def test_measured_and_exported_ones_are_marked():
+def test_measured_and_exported_candidates_are_marked():
     page = render(_contents())
     assert _count(page, "ring") == 1
     assert len(re.findall(r'<path [^>]*class="export"[^>]*tabindex', page)) == 1
@@ -268,15 +267,15 @@ def test_measured_and_exported_ones_are_marked():
     assert len(re.findall(r'<line [^>]*class="teacher"', page)) == 1
 
 
-def test_raced_out_and_uniform_ones_are_marked_apart():
+def test_stopped_candidates_and_uniform_networks_have_marks_of_their_own():
     page = render(_contents())
     assert _count(page, "candidate raced") == 1 and "estimated after 40 texts" in page
     assert _count(page, "uniform") == 1 and _count(page, "teacher-dot") == 1
-    assert "+3.5 points" in page, "0.80 of the search against 0.765"
-    assert "layer 2: 4 heads, 64 int8" in page, "what one hovers over says its architecture in words"
+    assert "+3.5 points" in page, "0.80 for the candidate and 0.765 for the uniform network"
+    assert "layer 2: 4 heads, 64 int8" in page, "the tooltip describes the architecture in words"
 
 
-def test_what_is_predicted_is_not_called_measured():
+def test_predicted_latencies_are_not_called_measured():
     page, front = render(_contents()), _front()
     assert "p50 latency, measured in the same way" in page and "predicted</small>" not in page
     for item in (front["uniform"]["half"], front["budgets"]["half"][0]):
@@ -286,7 +285,7 @@ def test_what_is_predicted_is_not_called_measured():
     assert page.count("4.10 ms predicted") == page.count("4.00 ms predicted") == 1
 
 
-def test_each_network_of_the_front_is_a_row_with_its_drawing():
+def test_each_network_of_the_front_has_a_row_with_a_drawing():
     page = render(_contents())
     table = page[page.index('<table class="front">') : page.index("The exported architectures")]
     rows = re.findall("<tr>.*?</tr>", table[table.index("<tbody>") :])
@@ -336,13 +335,13 @@ def test_names_are_escaped():
     assert "<script" not in front_picture(logged, "laptop")
 
 
-def test_page_needs_nothing_from_outside():
+def test_the_page_loads_nothing_from_outside():
     page = render(_contents())
     assert not re.search(r"""(?:src|href)\s*=|url\(|@import|<link|<iframe""", page)
     assert set(re.findall(r"https?://[^\s\"'<]+", page)) <= {"http://www.w3.org/2000/svg"}
 
 
-def test_drawings_and_picture_are_well_formed():
+def test_drawings_and_pictures_are_well_formed():
     page = render(_contents())
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     assert len(drawings) >= 4
@@ -371,47 +370,47 @@ def test_drawings_and_picture_are_well_formed():
         ({"snippets": {}}, "How to load an export"),
     ],
 )
-def test_missing_parts_are_left_out(missing, title):
+def test_sections_without_content_are_left_out(missing, title):
     assert title in render(_contents())
     assert title not in render(_contents(**missing))
 
 
-def test_the_spread_over_seeds_has_each_seed_and_the_standard_error():
+def test_several_seeds_are_shown_with_each_accuracy_and_the_standard_error():
     assert "0.8900 ± 0.0100 (0.9000, 0.8800)" in render(_contents())
 
 
-@pytest.mark.parametrize(("accuracy", "is_said"), [(0.8230, True), (0.8010, True), (0.8000, False)])
-def test_a_static_model_as_good_as_an_export_is_said_first(accuracy, is_said):
+@pytest.mark.parametrize(("accuracy", "is_shown"), [(0.8230, True), (0.8010, True), (0.8000, False)])
+def test_results_begin_with_a_warning_if_the_static_model_is_as_good_as_an_export(accuracy, is_shown):
     """The export has 0.8125, and the standard error is 0.0117."""
     static = _verification(accuracy=accuracy, p50_ms=0.012, size_mb=0.24)
     page = render(_contents(baselines=_contents().baselines | {"laptop/static": static}))
     words = f"averaged word vectors has a test score of {accuracy:.4f} ± 0.0117, a latency of 0.0120 ms"
-    assert "static: averaged word vectors" in page and (words in page) == is_said
-    if is_said:
+    assert "static: averaged word vectors" in page and (words in page) == is_shown
+    if is_shown:
         assert page.index(words) < page.index("budget: ") and "standard error: half (0.8125)" in page
 
 
-def test_a_floor_is_a_line_at_its_accuracy_and_stands_in_words():
+def test_an_accuracy_floor_is_a_line_in_the_chart_and_is_described_in_words():
     floor = Budget(name="kept", device="laptop", accuracy_loss=1.5)
     known = {"least": 0.80, "teacher": 0.815, "sure": 0.82, "minimise": "p50_ms", "device": "laptop"}
     front = _front() | {"floors": {"kept": known}}
     budget = floor.model_dump(mode="json", exclude_none=True)
-    kept = _verification(
+    export = _verification(
         front["candidates"][-2], budget=budget, floor=0.80, search_accuracy=0.807, teacher_search_accuracy=0.815
     )
-    page = render(_contents(front=front, budgets=(*BUDGETS, floor), exports={"kept": kept}))
+    page = render(_contents(front=front, budgets=(*BUDGETS, floor), exports={"kept": export}))
     assert "kept: accuracy 0.8000" in page and "kept: accuracy" not in render(_contents())
     assert "accuracy floor on the search set: 0.8000; this network has 0.8070, the teacher 0.8150" in page
     assert "accuracy at most 1.5 points below the teacher&#39;s, minimum p50" in page and "100% of" not in page
     ElementTree.fromstring(front_picture(_contents(front=front, budgets=(floor,)), "laptop"))
 
 
-def test_an_empty_run_is_an_error_that_says_what_to_run():
+def test_a_run_without_results_is_an_error_that_names_the_command_to_run():
     with pytest.raises(NasError, match="run `nas search`"):
         render(Contents(study="a-study", metric="accuracy", teacher=TEACHER))
 
 
-def test_a_device_that_the_search_did_not_know_has_no_chart():
+def test_a_device_that_was_added_after_the_search_has_no_chart():
     page = render(_contents(devices=(Device(name="laptop"), Device(name="phone"))))
     assert _count(page, "candidate") == 12
 
@@ -426,7 +425,7 @@ def test_each_device_has_its_own_chart():
     assert "teacher on laptop" in page
 
 
-def test_an_export_of_before_a_device_was_added_is_shown_where_it_was_measured_alone():
+def test_an_export_is_shown_only_in_the_charts_of_devices_on_which_it_was_measured():
     whole = _contents()
     budget = Budget(name="half", limits=[{"device": name, "p50_ms": "50%"} for name in ("laptop", "phone")])
     front = _front()
@@ -450,22 +449,23 @@ def test_an_export_of_before_a_device_was_added_is_shown_where_it_was_measured_a
     ("values", "ticks"),
     [((0.0, 1.0), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), ((1.0, 40.0), [1, 2, 5, 10, 20]), ((3.0,), None)],
 )
-def test_scale_has_round_ticks_within_its_range(values, ticks):
+def test_an_axis_has_round_ticks_within_its_range(values, ticks):
     scale = AxisScale.around(values, 0.0, 100.0)
     assert ticks is None or scale.ticks() == ticks
     assert len(scale.ticks()) >= 2
     assert all(0.0 <= scale(value) <= 100.0 for value in (*values, *scale.ticks()))
 
 
-def test_figures_as_text():
+def test_numbers_have_units_and_a_sensible_number_of_digits():
     assert [significant(value) for value in (0.04817, 3.14159, 33.44, 12345.6)] == ["0.0482", "3.14", "33.4", "12,346"]
     assert [duration(value) for value in (44, 192, 3900)] == ["44 s", "3 min", "1 h 05 min"]
-    assert [points(value)[1:] for value in (-0.008, 0.0, 0.012)] == ["0.8 points", "0.0 points", "1.2 points"]
+    assert [points(value) for value in (0.0, 0.012)] == ["±0.0 points", "+1.2 points"]
+    assert points(-0.008) == "\N{MINUS SIGN}0.8 points"
     budget = Budget(name="tight", device="laptop", p50_ms=4.0, size_mb=20.0, params=1_000_000)
     assert limits(budget, {}) == ["p50 ≤ 4.00 ms", "size ≤ 20.0 MB", "parameters ≤ 1,000,000"]
 
 
-def test_blocks_that_borrow_or_are_left_out_are_drawn_so():
+def test_drawings_show_blocks_that_share_weights_or_are_skipped():
     space = mixed_space()
     first, second, third = space.largest().layers
     layers = (

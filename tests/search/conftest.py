@@ -38,8 +38,9 @@ LatencyMs = Callable[[Architecture], float]
 def fake_measurement(monkeypatch: pytest.MonkeyPatch) -> Callable[[LatencyMs], list[list[Architecture]]]:
     """Replace the measurement of networks by a function, which returns the latency of an architecture in milliseconds.
 
-    The latency includes the 4 % by which measurements must stay below their limits. The teacher takes 3.2 ms, as in its
-    profile. Networks must be extracted as their architectures. The result is filled with the groups that are measured.
+    The returned latency includes the 4 % by which measurements must stay below their limits. The teacher takes 3.2 ms,
+    as in its profile. `Measurement.extract` must return the architecture itself. The result is a list of the measured
+    groups, which grows with each measurement.
     """
 
     def install(latency_ms: LatencyMs) -> list[list[Architecture]]:

@@ -87,6 +87,6 @@ def run(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    storage._SECONDS_BETWEEN_BEATS, storage._SECONDS_OF_SILENCE = 0.2, 2.0
+    storage._HEARTBEAT_INTERVAL_S, storage._HEARTBEAT_TIMEOUT_S = 0.2, 2.0
     state = run(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6], *map(int, sys.argv[6:]))
     print(len(state.results), state.outcomes)

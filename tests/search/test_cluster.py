@@ -48,7 +48,7 @@ def _evaluate(executor, count):
 
 @pytest.mark.slow
 def test_new_nodes_are_used_and_candidates_of_lost_nodes_are_evaluated_again(cluster, recipe, capsys, monkeypatch):
-    monkeypatch.setattr("nas.search.ray_executor._PATIENCE_S", 0.5)
+    monkeypatch.setattr("nas.search.ray_executor._WAIT_TIMEOUT_S", 0.5)
     evaluator = recipe.load()
     expected = [evaluator.evaluate(SPACE.sample(random.Random(ticket))).accuracy for ticket in range(8)]
     with RayExecutor(recipe, TWO) as executor:
@@ -71,7 +71,7 @@ def test_new_nodes_are_used_and_candidates_of_lost_nodes_are_evaluated_again(clu
 
 @pytest.mark.slow
 def test_a_search_fails_if_its_workers_keep_dying_while_they_load(cluster, monkeypatch):
-    monkeypatch.setattr("nas.search.ray_executor._MOST_LOSSES", 1)
+    monkeypatch.setattr("nas.search.ray_executor._MAX_LOSSES", 1)
     cluster.add_node(num_cpus=1)
     deadly = SimpleNamespace(evaluator=lambda *_: os._exit(1))
     with (

@@ -19,7 +19,7 @@ from nas.model.sizes import stored_mb
 from nas.search.costs import Costs, cheapest
 from nas.search.guided import BATCH, Guide, features
 from nas.search.sampler import Trials
-from nas.search.starts import _alike, designs, uniform
+from nas.search.starts import _uniform_candidates, designs, uniform
 from nas.search.storage import Storage
 from nas.search.surrogate import Surrogate
 from nas.space import SearchSpace
@@ -170,7 +170,7 @@ def test_designs_are_the_cheapest_architecture_and_uniform_networks(search_folde
 
 def test_a_size_limit_that_needs_compressed_embeddings_has_designs(search_folder):
     costs = costs_of(search_folder)
-    whole = [one for one in _alike(SPACE) if one.embedding == "none"]
+    whole = [one for one in _uniform_candidates(SPACE) if one.embedding == "none"]
     limit = 0.999 * min(stored_mb(costs.config.with_architecture(one)) for one in whole)
     small = Costs(costs.config, costs.profiles, (Budget(name="small", device="cpu", size_mb=limit),))
     assert {one.embedding for one in uniform(SPACE, small)[0]} == {"int8"}

@@ -12,7 +12,7 @@ from test_guided import SPACE, _accuracy, _results, _search, every_in_int8
 
 from nas.budget import Budget, Floor
 from nas.evaluate import CandidateResult
-from nas.search import selection
+from nas.latency.measure import Texts
 from nas.search.costs import Costs
 from nas.search.front import along_the_front, cheapest_reaching
 from nas.search.knapsack import best_sums, single_changes
@@ -95,9 +95,7 @@ def test_the_most_accurate_candidate_is_measured_if_none_is_near_the_floor(costs
     assert cheapest_reaching(ranked, costs, high, high.minimum) is None
 
 
-def test_with_a_floor_twice_as_many_candidates_are_measured_at_a_time_until_one_meets_the_limits(
-    costs, fake_measurement
-):
+def test_with_a_floor_twice_as_many_candidates_are_measured_until_one_meets_the_limits(costs, fake_measurement):
     """The limit is the teacher's 3.2 ms. The first group misses it by 10 %, and the second group meets it."""
     groups = fake_measurement(lambda one: 3.2 * (1.1 if len(groups) == 1 else 0.9))
     rng = random.Random(0)

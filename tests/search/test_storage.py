@@ -1,4 +1,4 @@
-"""Where trials last: the same search on every storage, several drivers on one, and what others may see of it."""
+"""Storages of trials: the same search on each of them, several drivers that share one, and problems with databases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ on_every_storage = pytest.mark.parametrize("where", KINDS, indirect=True)
 
 
 @on_every_storage
-def test_a_search_is_the_same_everywhere_and_goes_on(search_folder, where):
+def test_a_search_is_the_same_on_every_storage_and_can_be_resumed(search_folder, where):
     straight = run(search_folder, 14, where="straight.log")
     first = run(search_folder, 10, where=where)
     again = run(search_folder, 14, where=where)
@@ -44,7 +44,7 @@ def test_a_search_is_the_same_everywhere_and_goes_on(search_folder, where):
 
 
 @on_every_storage
-def test_drivers_share_what_there_is_to_evaluate(search_folder, where):
+def test_two_drivers_share_the_candidates_of_a_search(search_folder, where):
     one, two = trials_of(search_folder, where), trials_of(search_folder, where)
     proposals = []
     for trials in (one, two) * 20:
@@ -62,56 +62,56 @@ def test_drivers_share_what_there_is_to_evaluate(search_folder, where):
 
 
 @on_every_storage
-def test_who_is_late_gives_way(search_folder, where):
-    """The second driver has not seen what the first one begins."""
+def test_the_later_of_two_conflicting_proposals_is_given_up(search_folder, where):
+    """The second driver has not seen the first one's proposal yet."""
     one, two = trials_of(search_folder, where), trials_of(search_folder, where)
     first = one.ask(1)
-    assert first and two.ask(1) is None and two.outcomes()["repeated"] == 1, "both begin with the same"
-    assert two.ask(1) is None and two.outcomes()["lost"] == 1, "there is room for one"
+    assert first and two.ask(1) is None and two.outcomes()["repeated"] == 1, "both propose the same candidate first"
+    assert two.ask(1) is None and two.outcomes()["lost"] == 1, "there is room for only one"
     assert two.ask(2).architecture != first.architecture
     one.catch_up()
     assert one.in_flight == 2
 
 
 @on_every_storage
-def test_what_a_driver_leaves_is_taken_up_and_what_it_runs_is_not(search_folder, where):
+def test_candidates_of_an_ended_driver_are_taken_over_and_those_of_a_live_driver_are_not(search_folder, where):
     one, two = trials_of(search_folder, where), trials_of(search_folder, where)
     left = [one.ask(20) for _ in range(3)]
     two.catch_up()
     taken = two.ask(20)
     assert two.in_flight == 4 and taken.architecture not in {proposal.architecture for proposal in left}
     one._storage.leave()
-    two._storage._drivers._looked = 0.0
+    two._storage._drivers._last_read = 0.0
     two.catch_up()
     assert two.in_flight == 1 and two.outcomes()["lost"] == 3
     assert [two.ask(20).architecture for _ in left] == [proposal.architecture for proposal in left]
     one.tell(left[0], CandidateResult(left[0].architecture, 0.5, 10, 0.1))
-    assert one.evaluated == 0, "given up by another meanwhile"
+    assert one.evaluated == 0, "the other driver has given up this trial"
 
 
-def test_a_driver_whose_count_stands_still_is_dead(tmp_path, monkeypatch):
+def test_a_driver_whose_counter_stops_is_presumed_dead(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: now))
     opened = Storage(f"sqlite:///{tmp_path}/search.db", "tiny", "inputs", ["accuracy", "p50_ms"])
-    beats, other = (storage._Beats(opened._storage, opened._study) for _ in range(2))
+    beats, other = (storage._Heartbeats(opened._storage, opened._study_id) for _ in range(2))
     beats._beat("silent", 7)
     other.join("loud")
     assert beats.is_alive("silent") and beats.is_alive("loud") and not beats.is_alive("unheard")
     for count in range(1, 4):
-        now += storage._SECONDS_OF_SILENCE / 2
+        now += storage._HEARTBEAT_TIMEOUT_S / 2
         other._beat("loud", count)
         assert beats.is_alive("loud") and beats.is_alive("silent") == (count < 2)
     other.leave()
-    now += storage._SECONDS_BETWEEN_BEATS
+    now += storage._HEARTBEAT_INTERVAL_S
     assert not beats.is_alive("loud")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["journal", "postgresql"], indirect=True)
-def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, where, monkeypatch):
-    """The first is killed when both have a share; the second goes on then."""
-    monkeypatch.setattr(storage, "_SECONDS_BETWEEN_BEATS", 0.2)  # as the drivers do
-    monkeypatch.setattr(storage, "_SECONDS_OF_SILENCE", 2.0)
+def test_a_process_that_shares_a_search_continues_after_the_other_is_killed(search_folder, where, monkeypatch):
+    """The first process is killed once both have results."""
+    monkeypatch.setattr(storage, "_HEARTBEAT_INTERVAL_S", 0.2)  # as in driver.py
+    monkeypatch.setattr(storage, "_HEARTBEAT_TIMEOUT_S", 2.0)
     target = 40
     driver = Path(__file__).parent / "driver.py"
     command = (driver, search_folder, str(target), "inline", "nsga2", str(where), "2")
@@ -135,13 +135,13 @@ def test_two_processes_share_a_search_and_one_outlives_the_other(search_folder, 
 
 
 def _shares(trials: Trials) -> Counter[str]:
-    """The number of results of each driver."""
+    """Return the number of results of each driver."""
     storage = trials._storage
-    found = storage._storage.get_all_trials(storage._study, deepcopy=False)
+    found = storage._storage.get_all_trials(storage._study_id, deepcopy=False)
     return Counter(trial.user_attrs["driver"] for trial in found if "result" in trial.user_attrs)
 
 
-def test_a_database_holds_a_search_for_each_study_and_inputs(search_folder, tmp_path):
+def test_a_database_holds_a_separate_search_for_other_inputs(search_folder, tmp_path):
     url = f"sqlite:///{tmp_path}/search.db"
     run(search_folder, 3, where=url)
     assert trials_of(search_folder, url, inputs="changed").evaluated == 0
@@ -150,7 +150,7 @@ def test_a_database_holds_a_search_for_each_study_and_inputs(search_folder, tmp_
 
 
 def test_optuna_shows_meaningful_names(search_folder):
-    """Through Optuna's own reader of journals, as optuna-dashboard does."""
+    """They are read with Optuna's own reader of journals, as optuna-dashboard does."""
     results = run(search_folder, 12).results
     found = JournalStorage(JournalFileBackend(str(search_folder / "journal.log")))
     study = optuna.load_study(storage=found, study_name="tiny-inputs")
@@ -164,8 +164,8 @@ def test_optuna_shows_meaningful_names(search_folder):
     assert study.best_trials
 
 
-def test_a_journal_of_optunas_own_is_taken_up(search_folder):
-    """As this program left them once: another study name, trials that wait, one whose process died while it asked."""
+def test_a_journal_of_an_earlier_version_is_resumed(search_folder):
+    """It has another study name, a waiting trial, and a trial whose process died before it got a candidate."""
     path = search_folder / "journal.log"
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(path))), study_name="search", directions=["maximize", "minimize"]
@@ -178,7 +178,7 @@ def test_a_journal_of_optunas_own_is_taken_up(search_folder):
         trials_of(search_folder, inputs="changed")
 
 
-def test_what_is_wrong_with_a_database_is_one_line_without_its_password(search_folder, monkeypatch):
+def test_problems_with_a_database_are_reported_in_one_line_without_the_password(search_folder, monkeypatch):
     def refusal(url: str) -> str:
         with pytest.raises(SearchError) as found:
             trials_of(search_folder, url)
@@ -197,13 +197,13 @@ def test_what_is_wrong_with_a_database_is_one_line_without_its_password(search_f
         assert f"pip install 'compact-bert-nas[{extra}]'" in missing and "s3cret" not in missing
 
 
-def test_a_wrong_password_is_not_repeated(search_folder, postgresql):
+def test_a_wrong_password_is_not_shown(search_folder, postgresql):
     with pytest.raises(SearchError, match="password authentication failed") as found:
         trials_of(search_folder, postgresql.replace("not%2Fa", "s3cret"))
     assert "s3cret" not in str(found.value)
 
 
-def test_a_study_names_its_database_and_never_shows_it(tiny_study, tmp_path, nas):
+def test_the_password_of_a_database_is_in_no_message_and_no_file(tiny_study, tmp_path, nas):
     text = tiny_study.read_text()
     secret = 'storage = "postgresql+psycopg://nas:${NAS_PASSWORD}@127.0.0.1:9/none"'
     tiny_study.write_text(
@@ -222,27 +222,27 @@ def test_a_study_names_its_database_and_never_shows_it(tiny_study, tmp_path, nas
 @pytest.mark.parametrize(
     "url", ["redis://nas:s3cret@host/0", "postgresql://nas:s3cret@host:port/name", "sqlite://", "mysql://s3cret@host"]
 )
-def test_what_is_no_database_is_refused(tiny_study, url):
+def test_a_url_of_anything_but_a_supported_database_is_refused(tiny_study, url):
     tiny_study.write_text(tiny_study.read_text().replace("[search]", f'[search]\nstorage = "{url}"'))
     with pytest.raises(StudyError, match="must be the URL of an SQLite, PostgreSQL or MySQL database") as found:
         Study.load(tiny_study)
     assert "s3cret" not in str(found.value)
 
 
-def test_the_file_of_a_database_is_relative_to_the_study():
+def test_the_path_of_an_sqlite_file_is_relative_to_the_study():
     assert database("sqlite:///search.db", Path("/studies/one")) == "sqlite:////studies/one/search.db"
     assert database("sqlite:////tmp/search.db", Path("/studies/one")) == "sqlite:////tmp/search.db"
     assert database("postgresql://host/name", Path("/studies/one")) == "postgresql://host/name"
 
 
-def test_nothing_can_be_joined_before_it_has_begun(tiny_study, nas):
+def test_a_search_that_has_not_started_cannot_be_joined(tiny_study, nas):
     code, _, err = nas("search", str(tiny_study), "--join", "--runs", str(tiny_study.parent / "runs"))
     assert code == 2 and "no search to join for this study with these settings" in err
     assert not (tiny_study.parent / "runs").exists()
 
 
-def test_a_search_is_joined_with_its_own_profiles(copied_study, nas):
-    """Its sampler may be another by now; what is written is trials and accuracies alone."""
+def test_joining_a_search_needs_its_profiles_and_adds_only_trials_and_accuracies(copied_study, nas):
+    """The joining study may name another sampler."""
     runs = copied_study.parent / "runs"
     join = ("search", str(copied_study), "--join", "--runs", str(runs), "--json")
     files = {path: path.read_bytes() for path in runs.rglob("*.json")}
@@ -259,8 +259,8 @@ def test_a_search_is_joined_with_its_own_profiles(copied_study, nas):
     assert code == 2 and "the search was started with other profiles" in err and len(err.splitlines()) == 1
 
 
-def test_other_budgets_ask_for_no_accuracy_twice(copied_study, nas):
-    """A search of other budgets begins anew, with what is known of the same supernet, if that serves any budget."""
+def test_a_search_for_other_budgets_reuses_the_accuracies_of_the_same_supernet(copied_study, nas):
+    """A supernet that was trained with `sampling = "spread"` can be used for any budget."""
     runs = copied_study.parent / "runs"
     search = ("search", str(copied_study), "--runs", str(runs))
     (near,) = (runs / "tiny" / "evaluations").glob("*.jsonl")
@@ -280,12 +280,12 @@ def test_other_budgets_ask_for_no_accuracy_twice(copied_study, nas):
 
 
 def _seconds(lines: Iterable[str]) -> dict[str, float]:
-    """How long each evaluation took, by the architecture: a measurement, so equal where it is the same one."""
+    """Return the duration of each evaluation by its architecture. Two evaluations hardly ever take equally long."""
     found = [CandidateResult.from_json(json.loads(line)) for line in lines]
     return {result.architecture.describe(): result.seconds for result in found}
 
 
-def test_a_database_has_a_search_for_each_supernet(copied_study, monkeypatch):
+def test_a_database_holds_a_separate_search_for_each_supernet(copied_study, monkeypatch):
     copied_study.write_text(copied_study.read_text().replace("[search]", '[search]\nstorage = "sqlite:///search.db"'))
     check_storage(study := Study.load(copied_study))
     assert not (copied_study.parent / "search.db").exists()
@@ -296,14 +296,14 @@ def test_a_database_has_a_search_for_each_supernet(copied_study, monkeypatch):
     assert len(optuna.get_all_study_names(f"sqlite:///{copied_study.parent}/search.db")) == 2
 
 
-def test_bf16_is_part_of_what_results_depend_on(copied_study):
+def test_a_search_without_bf16_has_other_inputs(copied_study):
     study = Study.load(copied_study)
     exact = study.model_copy(update={"search": study.search.model_copy(update={"bf16": False})})
     one, other = (searches.search_inputs(Run.of(each, copied_study.parent / "runs")) for each in (study, exact))
     assert one != other
 
 
-def test_other_values_in_a_database_name_the_search_to_delete(search_folder, tmp_path):
+def test_a_changed_dependency_in_a_database_names_the_command_that_deletes_the_search(search_folder, tmp_path):
     trials = trials_of(search_folder, f"sqlite:///{tmp_path}/search.db")
     trials.record_dependency("profiles", "some")
     with pytest.raises(SearchError, match="delete-study --study-name tiny-inputs"):
@@ -311,8 +311,8 @@ def test_other_values_in_a_database_name_the_search_to_delete(search_folder, tmp
 
 
 @pytest.mark.parametrize("problem", [ProgrammingError, OperationalError, IntegrityError])
-def test_drivers_that_make_the_tables_at_once_do_not_hinder_each_other(search_folder, tmp_path, monkeypatch, problem):
-    """Two that begin with an empty database both find no tables, and one of them fails to make them."""
+def test_a_driver_retries_if_another_creates_the_tables_at_the_same_time(search_folder, tmp_path, monkeypatch, problem):
+    """Two drivers that start with an empty database both find no tables, and one of them fails to create them."""
     connect, failures = storage.RDBStorage, [problem("", {}, Exception('relation "studies" already exists'))]
 
     def late(url):
@@ -321,7 +321,7 @@ def test_drivers_that_make_the_tables_at_once_do_not_hinder_each_other(search_fo
         return connect(url)
 
     monkeypatch.setattr(storage, "RDBStorage", late)
-    monkeypatch.setattr(storage, "_SECONDS_BETWEEN_TRIES", 0.0)
+    monkeypatch.setattr(storage, "_RETRY_DELAY_S", 0.0)
     assert len(run(search_folder, 3, where=f"sqlite:///{tmp_path}/search.db").results) == 3 and not failures
     failures.append(ProgrammingError("", {}, Exception("permission denied for schema public")))
     with pytest.raises(SearchError, match="permission denied for schema public"):

@@ -64,16 +64,16 @@ def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
 
 
 def test_three_uniform_networks_are_kept_and_later_ones_must_beat_the_third(search_folder):
-    costs, asked = replace(costs_of(search_folder), budgets=BUDGETS[:1]), []
+    costs, to_beats = replace(costs_of(search_folder), budgets=BUDGETS[:1]), []
 
     def evaluate(architecture, to_beat):
-        asked.append(to_beat)
-        accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(asked)
+        to_beats.append(to_beat)
+        accuracy = 1.0 - 0.1 * len(architecture.layers) - 0.001 * len(to_beats)
         return CandidateResult(architecture, accuracy, 120, 0.0, complete=accuracy >= to_beat)
 
     found = best_uniform(lambda: _OneByOne(evaluate), SPACE, costs)[BUDGETS[0].name]
     assert [len(result.architecture.layers) for result in found] == [1, 1, 1]
-    assert asked[:3] == [0.0, 0.0, 0.0] and set(asked[3:]) == {found[-1].accuracy}
+    assert to_beats[:3] == [0.0, 0.0, 0.0] and set(to_beats[3:]) == {found[-1].accuracy}
 
 
 def test_a_uniform_network_of_several_budgets_is_evaluated_once(search_folder):
@@ -112,19 +112,19 @@ def test_uniform_networks_and_candidates_share_one_memory(search_folder, tmp_pat
     memory.add(recipe.load().evaluate(known))
     first, second = _Counting(recipe), _Counting(recipe)
     found = best_uniform(lambda: CachingExecutor(first, memory), SPACE, costs)
-    assert set(first.asked) == networks - {known} and len(first.asked) == len(networks) - 1
+    assert set(first.submitted) == networks - {known} and len(first.submitted) == len(networks) - 1
     again = CachingExecutor(second, Memory(tmp_path / "known.jsonl"))
     assert best_uniform(lambda: again, SPACE, costs) == found
-    assert second.asked == []
+    assert second.submitted == []
 
 
 class _Counting(InlineExecutor):
     def __init__(self, recipe):
         super().__init__(recipe)
-        self.asked = []
+        self.submitted = []
 
     def submit(self, ticket, architecture, to_beat):
-        self.asked.append(architecture)
+        self.submitted.append(architecture)
         super().submit(ticket, architecture, to_beat)
 
 
@@ -191,7 +191,7 @@ def test_measurements_correct_the_predictions_for_the_remaining_candidates(searc
 
 
 def test_measurements_correct_predicted_latencies_but_not_numbers_of_parameters(search_folder, fake_measurement):
-    """All networks are twice as fast as predicted, relative to the teacher. Slower ones are tried, larger ones not."""
+    """All networks are twice as fast as predicted. Some that seemed too slow are measured, but no larger ones."""
     costs = costs_of(search_folder)
     sample = {SPACE.sample(random.Random(number)) for number in range(200)}
     params = {one: costs.metrics(one, "cpu", (), ["params"])["params"] for one in sample}

@@ -1,4 +1,4 @@
-"""A function of one's own judges answers; which code that may be, and what is said where it fails."""
+"""A user's own function can be the metric; a study file can only name functions of installed packages."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ LOGITS = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.0, 2.0]])
 
 
 def thrifty(predictions, references):
-    """A missed 1 costs five times as much as a needless one."""
+    """Return a score in which a missed 1 costs five times as much as a 1 too many."""
     missed, needless = (predictions < references).sum(), (predictions > references).sum()
     return 1.0 - (5 * missed + needless) / (6 * len(references))
 
 
-def _asked(metric, **more):
+def _settings(metric, **more):
     known = {"metric": metric, "positive": None, "label": "label", "threshold": None, "text": ("text",)}
     return SimpleNamespace(**known | {"query": None, "search": None, "pair": ()} | more)
 
 
-def test_classes_are_compared():
+def test_a_function_scores_predicted_classes():
     kind = task_kind("classification")
-    metric = kind.metric(_asked(register(thrifty)), ("few", "many"))
+    metric = kind.metric(_settings(register(thrifty)), ("few", "many"))
     assert (metric.label, metric.is_share, is_custom(metric.name)) == ("thrifty", False, True)
     assert metric.score(LOGITS, np.array([0, 1, 0, 1])) == 1.0
     assert metric.score(LOGITS, np.array([1, 1, 0, 0])) == pytest.approx(0.75)
@@ -44,12 +44,12 @@ def test_classes_are_compared():
     assert (metric.answers(LOGITS, labels[:4]) == [0, 1, 0, 1]).all()
 
 
-def test_numbers_and_labels_are_compared():
+def test_a_function_scores_predicted_numbers_and_predicted_sets_of_labels():
     def far(predictions, references):
         assert predictions.shape == references.shape == (3,)
         return -float(np.abs(predictions - references).mean())
 
-    found = task_kind("regression").metric(_asked(register(far)))
+    found = task_kind("regression").metric(_settings(register(far)))
     assert found.score(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 2.0, 3.0])) == pytest.approx(-1 / 3)
     assert found.answers(np.ones((3, 1)), np.ones(3)) is None
 
@@ -60,18 +60,18 @@ def test_numbers_and_labels_are_compared():
     labels = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     logits = np.array([[3.0, -3.0], [-3.0, -0.5], [3.0, 3.0]])
     kind = task_kind("multi_label")
-    assert kind.metric(_asked(register(whole_rows))).score(logits, labels) == pytest.approx(2 / 3)
-    searched = kind.metric(_asked(register(whole_rows), threshold="search"))
+    assert kind.metric(_settings(register(whole_rows))).score(logits, labels) == pytest.approx(2 / 3)
+    searched = kind.metric(_settings(register(whole_rows), threshold="search"))
     assert not searched.is_calibrated and searched.calibrated(logits, labels).score(logits, labels) == 1.0
 
 
-def test_functions_of_installed_packages_are_named_in_a_study_file(tiny_study):
+def test_a_study_file_can_name_a_function_of_an_installed_package(tiny_study):
     kind = task_kind("classification")
     from sklearn.metrics import matthews_corrcoef
 
     assert register(matthews_corrcoef).startswith("sklearn.metrics")
     name = "sklearn.metrics:matthews_corrcoef"
-    own, known = kind.metric(_asked(name)), kind.metric(_asked("matthews_correlation"))
+    own, known = kind.metric(_settings(name)), kind.metric(_settings("matthews_correlation"))
     labels = np.array([1, 1, 0, 1])
     assert own.score(LOGITS, labels) == pytest.approx(known.score(LOGITS, labels))
     tiny_study.write_text(tiny_study.read_text().replace('text = ["text"]', f'text = ["text"]\nmetric = "{name}"'))
@@ -79,7 +79,7 @@ def test_functions_of_installed_packages_are_named_in_a_study_file(tiny_study):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("mine:score", "'mine' is not a module of an installed package, and a study file cannot run other code"),
         ("subprocess:call", "'subprocess' is not a module of an installed package"),
@@ -88,7 +88,7 @@ def test_functions_of_installed_packages_are_named_in_a_study_file(tiny_study):
         ("__main__:score#12345678", "is a function of the Python program that made the study"),
     ],
 )
-def test_no_other_code_is_run_for_a_study_file(tiny_study, monkeypatch, name, said):
+def test_a_study_file_cannot_make_other_code_run(tiny_study, monkeypatch, name, message):
     folder = tiny_study.parent
     (folder / "mine.py").write_text("raise AssertionError('code of a data folder was run')")
     monkeypatch.chdir(folder)
@@ -96,28 +96,28 @@ def test_no_other_code_is_run_for_a_study_file(tiny_study, monkeypatch, name, sa
     tiny_study.write_text(tiny_study.read_text().replace('text = ["text"]', f'text = ["text"]\nmetric = "{name}"'))
     with pytest.raises(StudyError) as problem:
         Study.load(tiny_study)
-    assert said in str(problem.value) and "\n" not in str(problem.value)
+    assert message in str(problem.value) and "\n" not in str(problem.value)
 
 
 @pytest.mark.parametrize("kind", ["tagging", "ranking", "embedding"])
-def test_kinds_without_a_prediction_for_each_text_take_none(kind):
+def test_kinds_without_one_prediction_per_text_refuse_functions(kind):
     with pytest.raises(ValueError, match=f"metric: {kind} does not support functions such as 'a:b'; use "):
-        task_kind(kind).check(_asked("a:b"))
+        task_kind(kind).check(_settings("a:b"))
 
 
-def test_what_fails_or_is_no_number_is_one_line():
+def test_a_function_that_fails_or_returns_no_number_is_reported_in_one_line():
     def broken(predictions, references):
         raise KeyError("weights\nof classes")
 
     def empty(predictions, references):
         return float("nan")
 
-    for function, said in (
+    for function, message in (
         (broken, "broken#.* fails on 4 predictions: KeyError: 'weights.nof classes'; correct the function"),
         (empty, "empty#.* must return a finite number, but returned nan"),
     ):
-        with pytest.raises(DataError, match=said):
-            task_kind("classification").metric(_asked(register(function))).score(LOGITS, np.zeros(4, dtype=int))
+        with pytest.raises(DataError, match=message):
+            task_kind("classification").metric(_settings(register(function))).score(LOGITS, np.zeros(4, dtype=int))
     for wrong in (len, "accuracy".upper, lambda predictions, references: 1.0):
         with pytest.raises(ValueError, match="metric: must be a name, or a function that is defined with def"):
             register(wrong)
@@ -129,7 +129,7 @@ def _run(tmp_path, function):
     return nas.run_of("mine", runs=tmp_path, task=task, teacher=teacher, budgets=["50%"])
 
 
-def test_a_study_made_in_python_takes_a_function_and_knows_when_it_changed(tmp_path):
+def test_a_study_made_in_python_accepts_a_function_and_notices_when_it_changes(tmp_path):
     run = _run(tmp_path, thrifty)
     prepare_teacher(run)
     assert metric_of(run).label == "thrifty"

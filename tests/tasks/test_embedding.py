@@ -1,4 +1,4 @@
-"""Embeddings of texts: how pairs are read and scored, what the teacher's folder says, and how exports are served."""
+"""Embedding tasks: pairs are read and scored, the teacher's pooling is kept, and exports give the same embeddings."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def scored(*pairs):
     return {key: [pair[number] for pair in pairs] for number, key in enumerate(("a", "b", "score"))}
 
 
-def test_a_pair_is_two_rows_and_texts_of_pairs_are_not_trained_on(tmp_path):
+def test_a_pair_becomes_two_rows_and_its_texts_are_not_trained_on(tmp_path):
     search, test = scored(("A one", "b", 0.5), ("c", "d", 4.0)), scored(("e", "f", 1.0), ("g", "h", 2.0))
     found = read(tmp_path, ["x", "a ONE", "y", "h"], search, test)
     assert found.texts == {"train": [["x", "y"]], "search": [["A one", "b", "c", "d"]], "test": [["e", "f", "g", "h"]]}
@@ -79,7 +79,7 @@ def test_pairs_that_cannot_be_scored_are_refused(tmp_path, search, message):
         read(tmp_path, ["x"], search, scored(("e", "f", 1.0), ("g", "h", 2.0)))
 
 
-def test_texts_may_stand_in_several_files(tmp_path):
+def test_training_texts_may_come_from_several_files(tmp_path):
     search, test = scored(("A one", "b", 0.5), ("c", "d", 4.0)), scored(("e", "f", 1.0), ("g", "h", 2.0))
     read(tmp_path, ["x", "a ONE"], search, test)
     Dataset.from_dict({"text": ["h", "z"]}).to_parquet(tmp_path / "more.parquet")
@@ -90,27 +90,27 @@ def test_texts_may_stand_in_several_files(tmp_path):
 
 OVERLAPS = {
     "the same pairs": (("e", "f", 1.0), ("g", "h", 2.0)),
-    "in another order": (("g", "h", 2.0), ("e", "f", 1.0)),
-    "with other scores": (("E", "f", 3.0), ("g", " h", 1.0)),
+    "the same pairs in another order": (("g", "h", 2.0), ("e", "f", 1.0)),
+    "the same pairs with other scores": (("E", "f", 3.0), ("g", " h", 1.0)),
     "more than the test set": (("e", "f", 1.0), ("g", "h", 2.0), ("c", "d", 4.0)),
     "less than the test set": (("e", "f", 1.0),),
 }
 
 
 @pytest.mark.parametrize("case", OVERLAPS)
-def test_a_search_set_with_all_pairs_of_the_test_set_is_refused(tmp_path, case):
+def test_a_search_set_that_contains_the_test_set_or_lies_within_it_is_refused(tmp_path, case):
     with pytest.raises(DataError, match=r"parquet: every pair also occurs in .*parquet, .* disjoint; give other pairs"):
         read(tmp_path, ["x"], scored(*OVERLAPS[case]), scored(("e", "f", 1.0), ("g", "h", 2.0)))
 
 
-def test_pairs_of_both_sets_are_counted(tmp_path, capsys):
+def test_pairs_that_both_sets_contain_are_counted(tmp_path, capsys):
     search, test = scored(("a", "b", 0.5), ("c", "d", 4.0)), scored(("c", "D", 1.0), ("g", "h", 2.0))
     assert read(tmp_path, ["x"], search, test).texts["search"] == [["a", "b", "c", "d"]]
     assert "search.parquet: 1 of 2 pairs also occur in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("copied", "onto"), [("search", "test"), ("search", "train"), ("test", "train")])
-def test_a_file_of_the_same_content_as_another_set_is_refused(tmp_path, copied, onto):
+def test_a_file_with_the_same_content_as_another_set_is_refused(tmp_path, copied, onto):
     study = write_embedding_study(tmp_path)
     rows = Dataset.from_parquet(str(tmp_path / f"{copied}.parquet"))
     rows.add_column("text", [f"w{number}" for number in range(len(rows))]).to_parquet(tmp_path / f"{copied}.parquet")
@@ -131,7 +131,7 @@ def test_a_file_of_the_same_content_as_another_set_is_refused(tmp_path, copied, 
         ({"search": "train.parquet"}, "search: must differ from train, but both are 'train.parquet'"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(changes, message):
+def test_settings_that_do_not_suit_embeddings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         task(**changes)
 
@@ -143,7 +143,7 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
         ("[supernet]", '[student]\nmodel = "./teacher"\n\n[supernet]', "student: embeddings lie in the space"),
     ],
 )
-def test_a_teacher_that_would_change_is_refused(tmp_path, old, new, message):
+def test_fine_tuning_and_a_student_are_refused(tmp_path, old, new, message):
     (tmp_path / "study.toml").write_text(EMBEDDING_STUDY.replace(old, new))
     with pytest.raises(StudyError, match=message):
         Study.load(tmp_path / "study.toml")
@@ -164,8 +164,8 @@ def test_the_metric_correlates_the_cosines_of_pairs_with_their_scores(name):
     assert metric.size(labels) == 20 and metric.score(np.ones((40, 5)), labels) == 0.0
 
 
-def test_the_standard_error_is_that_of_pairs():
-    """Of a correlation of 0.8 between 400 pairs it is about (1 - 0.8²) / 20."""
+def test_the_standard_error_counts_pairs_not_texts():
+    """For a correlation of 0.8 over 400 pairs, it is about (1 - 0.8²) / sqrt(400)."""
     rng, metric = np.random.default_rng(1), PairCorrelation("pearson")
     labels = in_groups(np.repeat(rng.standard_normal(400), 2), np.repeat(np.arange(400), 2))
     logits = metric.simulated(labels, 1, 0.8, rng)
@@ -177,16 +177,17 @@ def test_distillation_compares_embeddings_and_their_similarities():
     generator = torch.Generator().manual_seed(0)
     teacher = torch.randn(8, 16, generator=generator)
     student = teacher + 0.1 * torch.randn(8, 16, generator=generator)
-    rotation = torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]
     assert KIND.divergence(teacher, teacher) == 0.0 < KIND.divergence(student, teacher)
-    # The texts of a batch are as similar as before, so that only the embeddings themselves differ.
-    errors = (teacher @ rotation - teacher).square().sum(dim=1).mean() / teacher.square().sum(dim=1).mean()
-    assert KIND.divergence(teacher @ rotation, teacher) == pytest.approx(errors.item(), rel=1e-4)
+    # A rotation changes no similarity. Each embedding of squared length 25 moves by a squared distance of 20.
+    square, rotated = torch.tensor([[5.0, 0.0], [0.0, 5.0]]), torch.tensor([[3.0, 4.0], [-4.0, 3.0]])
+    assert KIND.divergence(rotated, square).item() == pytest.approx(0.8, rel=1e-4)
+    # If the second embedding moves to the first, the squared error is 1, and the new similarity of the texts is added.
+    assert KIND.divergence(square[[0, 0]], square).item() > 1.0
     assert_same(KIND.divergence(3.0 * student, 3.0 * teacher), KIND.divergence(student, teacher))
 
 
 @pytest.mark.parametrize("form", [NetworkForm("encoder", "mean", True), NetworkForm("encoder", "first", False)])
-def test_the_folder_of_an_encoder_says_how_it_pools(tmp_path, form):
+def test_the_pooling_is_read_from_the_folder_of_the_encoder(tmp_path, form):
     write_modules(tmp_path, form, 32)
     assert KIND.form(str(tmp_path)) == form
     settings = {"embedding_dimension": 32, "pooling_mode": "mean" if form.readout == "mean" else "cls"}
@@ -194,12 +195,12 @@ def test_the_folder_of_an_encoder_says_how_it_pools(tmp_path, form):
     assert KIND.form(str(tmp_path)) == form
 
 
-def test_a_folder_without_modules_takes_the_mean_as_sentence_transformers_does(tmp_path):
+def test_a_folder_without_modules_means_mean_pooling_as_in_sentence_transformers(tmp_path):
     assert KIND.form(str(tmp_path)) == NetworkForm("encoder", "mean", False)
 
 
 @pytest.mark.parametrize(
-    ("break_it", "message"),
+    ("damage", "message"),
     [
         (
             lambda folder: write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": "max"}),
@@ -218,9 +219,9 @@ def test_a_folder_without_modules_takes_the_mean_as_sentence_transformers_does(t
         ),
     ],
 )
-def test_modules_that_are_not_known_are_refused(tmp_path, break_it, message):
+def test_unsupported_modules_are_refused(tmp_path, damage, message):
     write_modules(tmp_path, NetworkForm("encoder", "mean"), 32)
-    break_it(tmp_path)
+    damage(tmp_path)
     with pytest.raises(TeacherError, match=message):
         KIND.form(str(tmp_path))
 
@@ -264,7 +265,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_study_from_texts_to_a_report(finished):
+def test_a_finished_study_has_a_verified_export_a_model_card_and_a_report(finished):
     run = finished
     folder = run.export("only")
     found = read_json(folder / "verification.json", DataError)
@@ -278,8 +279,8 @@ def test_a_study_from_texts_to_a_report(finished):
 
 
 @pytest.mark.slow
-def test_embeddings_lie_in_the_teachers_space(finished):
-    """Those of a network that was trained are nearer to the teacher's of the same text than to those of other texts."""
+def test_the_embeddings_of_an_export_lie_in_the_teachers_space(finished):
+    """A trained network embeds a text closer to the teacher's embedding of that text than to those of other texts."""
     run, test = finished, splits(finished).test.select(range(60))
     with torch.no_grad():
         both = [
@@ -318,8 +319,8 @@ def test_sentence_transformers_and_infer_give_the_same_embeddings(finished):
 
 
 @pytest.mark.slow
-def test_the_teachers_baseline_is_the_teacher(finished):
-    """Written and read again, in the class of transformers that it came from."""
+def test_the_teachers_baseline_gives_the_teachers_embeddings(finished):
+    """It is saved in the teacher's own class of transformers, and loaded again."""
     folder = finished.folder / "baselines" / "cpu" / "teacher"
     assert read_json(folder / "config.json", DataError)["architectures"] == ["BertModel"]
     exported, given = AutoModel.from_pretrained(folder), AutoModel.from_pretrained(finished.teacher)
@@ -331,8 +332,8 @@ def test_the_teachers_baseline_is_the_teacher(finished):
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_embeddings_finds_what_exports_were_verified_with(finished, tmp_path, capsys, monkeypatch):
-    """And that queries find the documents that they are words of, in either space."""
+def test_the_benchmark_of_embeddings_reproduces_the_verified_accuracies(finished, tmp_path, capsys, monkeypatch):
+    """Queries also find the documents that contain their words, whichever network embeds the documents."""
     run = finished
     pairs = Dataset.from_parquet(str(run.study.path.parent / "test.parquet"))
     pairs.rename_columns({"first": "sentence1", "second": "sentence2"}).to_parquet(tmp_path / "pairs.parquet")

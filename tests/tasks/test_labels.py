@@ -1,4 +1,4 @@
-"""Labels: missing ones, the order of classes, the teacher's numbering, targets, and the class that f1 is of."""
+"""Labels are checked, ordered, and numbered like those of the teacher; f1 is computed for a chosen class."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _column(labels, classes=None):
         ([2**63 - 1, -(2**63)], [str(-(2**63)), str(2**63 - 1)]),
     ],
 )
-def test_classes_in_order(labels, names):
+def test_classes_are_ordered_as_numbers_or_else_as_texts(labels, names):
     column = _column(labels)
     classes = classes_of(column)
     assert list(class_names(column, classes)) == names
@@ -66,7 +66,7 @@ def test_classes_in_order(labels, names):
         (list(range(1001)), None, "needs 2 to 1000 classes, but there are 1001"),
     ],
 )
-def test_labels_that_are_no_classes(labels, declared, message):
+def test_labels_that_cannot_be_classes_are_refused(labels, declared, message):
     column = _column(labels, declared)
     with pytest.raises(DataError, match=f"a.csv: column 'label'.*{message}"):
         class_names(column, classes_of(column))
@@ -89,7 +89,7 @@ def test_labels_that_are_no_classes(labels, declared, message):
         ([[0.5], [1.5]], "must hold one label per row"),
     ],
 )
-def test_targets_that_are_none(labels, message):
+def test_labels_that_cannot_be_targets_are_refused(labels, message):
     with pytest.raises(DataError, match=f"a.csv: column 'label'.*{message}"):
         targets_of(_column(labels))
 
@@ -100,37 +100,37 @@ def test_targets_are_read_as_numbers():
 
 
 @pytest.mark.parametrize(
-    ("names", "known", "found", "numbers", "note"),
+    ("names", "teacher_names", "found", "numbers", "note"),
     [
-        # By name, whatever the order and the case.
+        # Labels are matched by name, in any order and case.
         (["neg", "pos"], ["pos", "neg"], ["pos", "neg"], [1, 0], ""),
         (["negative", "positive"], ["POSITIVE", "NEGATIVE"], ["POSITIVE", "NEGATIVE"], [1, 0], ""),
         (["0", "1"], ["1", "0"], ["1", "0"], [1, 0], ""),
         (["1", "2", "3"], ["3", "2", "1"], ["3", "2", "1"], [2, 1, 0], ""),
         (["A", "a"], ["a", "A"], ["a", "A"], [1, 0], ""),
-        # Numbers are the teacher's own.
+        # Numbers are those of the teacher's outputs.
         (["0", "1"], ["NEGATIVE", "POSITIVE"], ["NEGATIVE", "POSITIVE"], [0, 1], ""),
         (["0", "1", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["0", "1", "2"], [0, 1, 2], ""),
-        # Fewer classes than the teacher has: its numbers stay.
+        # If the teacher has more classes than the data, its numbers are kept.
         (["neg", "pos"], ["neg", "neutral", "pos"], ["neg", "neutral", "pos"], [0, 2], "2 of the .*neutral"),
         (["0", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["0", "1", "2"], [0, 2], "2 of the teacher's .*'1'"),
         (["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["LABEL_0", "LABEL_1", "LABEL_2"], [0, 1], "2 of"),
         (["0", "2"], ["a", "b", "c"], ["a", "b", "c"], [0, 2], "2 of the teacher's .*'b'"),
-        # What cannot be matched but is as many is taken in order, and that is said.
+        # If the names do not match but the number does, labels are matched in order, with a note.
         (["1", "2"], ["LABEL_0", "LABEL_1"], ["1", "2"], [0, 1], "matched in order: '1' is 0, '2' is 1"),
         (["-1", "1"], ["NEG", "POS"], ["NEG", "POS"], [0, 1], "matched in order: '-1' is 'NEG', '1' is 'POS'"),
         (["bad", "good"], ["LABEL_0", "LABEL_1"], ["bad", "good"], [0, 1], "matched in order: 'bad' is 0"),
     ],
 )  # fmt: skip
-def test_the_data_is_numbered_as_the_teacher(names, known, found, numbers, note):
-    said = numbering(names, Head("bert", tuple(known)))
+def test_labels_get_the_numbers_of_the_teacher(names, teacher_names, found, numbers, note):
+    said = numbering(names, Head("bert", tuple(teacher_names)))
     assert said.names == tuple(found) and [said.numbers[name] for name in names] == numbers
     assert bool(said.note) == bool(note)
     assert re.search(note, said.note)
 
 
 @pytest.mark.parametrize(
-    ("names", "known", "message"),
+    ("names", "teacher_names", "message"),
     [
         (["a", "b"], ["c", "d"], "has 2 labels: 'c', 'd', but the data has 2 labels: 'a', 'b'"),
         (["a", "b"], ["a", "b2"], "name the data's labels as the teacher does"),
@@ -147,26 +147,26 @@ def test_the_data_is_numbered_as_the_teacher(names, known, found, numbers, note)
         (["0", "1"], ["LABEL_0"], "outputs one number, but the task has 2 classes"),
     ],
 )
-def test_a_classifier_of_other_classes_is_refused(names, known, message):
+def test_a_teacher_with_other_classes_is_refused(names, teacher_names, message):
     with pytest.raises(TeacherError, match=message):
-        numbering(names, Head("bert", tuple(known)))
+        numbering(names, Head("bert", tuple(teacher_names)))
 
 
 @pytest.mark.parametrize(
-    ("names", "known", "found"),
+    ("names", "teacher_names", "found"),
     [
-        (["neg", "pos"], ["pos", "neg"], ["pos", "neg"]),  # its head is trained on
+        (["neg", "pos"], ["pos", "neg"], ["pos", "neg"]),  # the training continues with its head
         (["neg", "pos"], ["neg", "neutral", "pos"], ["neg", "pos"]),
         (["0", "1"], ["entailment", "contradiction"], ["0", "1"]),
         (["a", "b", "c"], ["LABEL_0", "LABEL_1"], ["a", "b", "c"]),
         (["0", "1"], ["LABEL_0"], ["0", "1"]),
     ],
 )
-def test_a_classifier_that_is_trained_anew_keeps_its_order_if_it_has_the_same_names(names, known, found):
-    assert numbering(names, Head("bert", tuple(known), is_retrained=True)).names == tuple(found)
+def test_a_retrained_classifier_keeps_its_order_if_it_has_the_same_names(names, teacher_names, found):
+    assert numbering(names, Head("bert", tuple(teacher_names), is_retrained=True)).names == tuple(found)
 
 
-def _files(folder, labels):
+def _write_files(folder, labels):
     paths = []
     for name, count, seed in (("train", 40, 0), ("test", 20, 1)):
         rows = make_rows(count, seed)
@@ -176,42 +176,42 @@ def _files(folder, labels):
     return paths
 
 
-def test_labels_of_all_splits_are_the_teachers_numbers(tmp_path):
-    train, test = _files(tmp_path, ["good", "bad"])
+def test_labels_of_all_splits_get_the_numbers_of_the_teacher(tmp_path):
+    train, test = _write_files(tmp_path, ["good", "bad"])
     plain, turned = (read_splits(TASK, train, test, 0, head) for head in (None, Head("bert", ("Good", "Bad"))))
     assert plain.label_names == ("bad", "good") and turned.label_names == ("Good", "Bad")
     for name in ("train", "search", "test"):
         assert [1 - label for label in plain.labels[name]] == turned.labels[name]
 
 
-def test_classes_of_the_test_set_go_by_name_from_a_class_label_too(tmp_path):
-    train, _ = _files(tmp_path, ["good", "bad"])
+def test_declared_classes_of_the_test_set_are_matched_by_name(tmp_path):
+    train, _ = _write_files(tmp_path, ["good", "bad"])
     features = Features({"text": Value("string"), "label": ClassLabel(names=["good", "bad"])})
     write_table(Dataset.from_dict({"text": ["w1", "w2"], "label": [0, 1]}, features=features), tmp_path / "t.parquet")
     assert read_splits(TASK, train, str(tmp_path / "t.parquet"), 0).labels["test"] == [1, 0]
 
 
-def test_a_regression_wants_a_teacher_of_one_number(tmp_path):
+def test_a_regression_needs_a_teacher_with_one_output(tmp_path):
     task = TASK.model_copy(update={"kind": "regression", "metric": "pearson"})
-    train, test = _files(tmp_path, [0.5, 1.5])
+    train, test = _write_files(tmp_path, [0.5, 1.5])
     with pytest.raises(TeacherError, match="has 2 labels, but the task is a regression to one number"):
         read_splits(task, train, test, 0, Head("bert", ("LABEL_0", "LABEL_1")))
     assert read_splits(task, train, test, 0, Head("bert", ("LABEL_0",))).label_names == ()
 
 
-def test_empty_texts_are_taken_and_said(tmp_path, capsys):
-    train, test = _files(tmp_path, ["a", "b"])
+def test_empty_texts_are_accepted_with_a_message(tmp_path, capsys):
+    train, test = _write_files(tmp_path, ["a", "b"])
     with open(train, "a") as stream:  # noqa: PTH123
         stream.write('\n{"text": "", "label": "a"}\n{"text": " ", "label": "b"}')
     read_splits(TASK, train, test, 0)
     assert "column 'text': 2 of 42 texts are empty, the first in row 40 (counted from 0)" in capsys.readouterr().err
 
 
-def test_white_space_around_a_label_is_no_part_of_it_and_case_is(tmp_path, capsys):
-    train, test = _files(tmp_path, [" good", "bad "])
+def test_white_space_around_a_label_is_ignored_but_its_case_is_not(tmp_path, capsys):
+    train, test = _write_files(tmp_path, [" good", "bad "])
     assert read_splits(TASK, train, test, 0).label_names == ("bad", "good")
     assert "differ only in case" not in capsys.readouterr().err
-    train, test = _files(tmp_path, ["Good", "good"])
+    train, test = _write_files(tmp_path, ["Good", "good"])
     assert read_splits(TASK, train, test, 0).label_names == ("Good", "good")
     assert "the classes 'Good' and 'good' differ only in case; are they the same?" in capsys.readouterr().err
 
@@ -220,7 +220,7 @@ def _metric(task, names=()):
     return task_kind(task.kind).metric(task, names)
 
 
-def test_f1_is_of_the_class_that_is_named():
+def test_f1_is_computed_for_the_named_class_or_averaged_over_all():
     names, task = ("hate", "normal"), TASK.model_copy(update={"metric": "f1"})
     logits, labels = np.array([[2.0, 0], [0, 1], [0, 1], [3, 1], [4, 1]]), np.array([0, 1, 0, 0, 0])
     predictions = logits.argmax(axis=1)
@@ -237,7 +237,7 @@ def test_f1_is_of_the_class_that_is_named():
         _metric(task.model_copy(update={"positive": "hatred"}), names)
 
 
-def test_a_positive_class_is_for_f1(tmp_path):
+def test_a_positive_class_is_refused_for_accuracy(tmp_path):
     with pytest.raises(
         StudyError,
         match="only f1, precision, recall, roc_auc can be computed for a single class, but the metric is 'accuracy'",
@@ -245,8 +245,8 @@ def test_a_positive_class_is_for_f1(tmp_path):
         validate(Task, TASK.model_dump() | {"positive": "hate"}, tmp_path, StudyError)
 
 
-def test_data_is_read_once_and_only_as_far_as_it_is_asked_for(tmp_path):
-    train, test = _files(tmp_path, ["a", "b"])
+def test_a_stored_split_is_read_when_it_is_first_used_and_only_once(tmp_path):
+    train, test = _write_files(tmp_path, ["a", "b"])
     data = prepare(TASK, train, test, make_tokenizer(), 0)
     data.save(tmp_path / "data")
     found = TaskData.load(tmp_path / "data")

@@ -1,4 +1,4 @@
-"""Several labels for each text: how they are read, scored and served."""
+"""Multi-label tasks: lists of labels are read and scored, and exports apply the chosen thresholds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KIND = task_kind("multi_label")
 
 
 def read(train, test=None, classes=None, head=None, name="labels"):
-    """The labels of one column of lists."""
+    """Read the labels of one column of lists."""
     return KIND.read(
         [LabelColumn("train.jsonl", name, train, classes)],
         [LabelColumn("test.jsonl", name, test or train, classes)],
@@ -48,7 +48,7 @@ def test_lists_hold_names_whole_numbers_or_numbers_with_declared_names():
     assert read([["a", "a"], ["b"]]).values["train"][0] == [1.0, 0.0]
 
 
-def test_labels_are_numbered_as_the_teacher_numbers_them():
+def test_labels_get_the_numbers_of_the_teacher():
     found = read([["joy"], ["anger", "joy"]], head=Head("bert", ("Joy", "fear", "Anger")))
     assert found.names == ("Joy", "fear", "Anger") and found.values["train"] == [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
     assert "no row is labelled 'fear'" in found.notes[0]
@@ -73,7 +73,7 @@ def test_labels_are_numbered_as_the_teacher_numbers_them():
         ([["a"], []], None, r"multi_label needs 2 to 1000 classes, but there are 1 \('a'\); correct the column$"),
     ],
 )
-def test_what_is_no_list_of_labels_is_refused(labels, classes, message):
+def test_invalid_lists_of_labels_are_refused(labels, classes, message):
     with pytest.raises(DataError, match=f"train.jsonl: column 'labels'.*{message}"):
         read(labels, classes=classes)
 
@@ -83,7 +83,7 @@ def test_a_label_of_the_test_set_that_no_training_row_has_is_refused():
         read([["a"], ["b"]], [["a"], ["b", "c"]])
 
 
-def test_a_column_for_each_label_holds_yes_or_no():
+def test_a_column_for_each_label_must_contain_0_or_1():
     def columns(**given):
         return [LabelColumn("a.csv", name, values) for name, values in given.items()]
 
@@ -114,7 +114,7 @@ def test_a_column_for_each_label_holds_yes_or_no():
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(tmp_path, changes, message):
+def test_settings_that_do_not_suit_several_labels_are_refused(tmp_path, changes, message):
     write_label_study(tmp_path)
     given = {"kind": "multi_label", "metric": "f1_micro"} | changes
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in given.items())
@@ -139,7 +139,7 @@ def random_answers(texts=300, labels=5, seed=0):
     return rng.normal(size=(texts, labels)) + wanted, wanted
 
 
-def test_metrics_are_those_of_scikit_learn():
+def test_metrics_agree_with_scikit_learn():
     logits, labels = random_answers()
     predicted = 1.0 / (1.0 + np.exp(-logits)) >= 0.5
     for average in ("micro", "macro"):
@@ -151,7 +151,7 @@ def test_metrics_are_those_of_scikit_learn():
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_best_threshold_is_the_best_of_all(ties):
+def test_the_best_threshold_has_the_highest_f1_of_all_thresholds(ties):
     logits, labels = random_answers(80)
     for number in range(5):
         found, wanted = probabilities(logits[:, number]), labels[:, number].astype(bool)
@@ -162,7 +162,7 @@ def test_the_best_threshold_is_the_best_of_all(ties):
     assert best_threshold(found, np.zeros(80, bool)) == 0.5
 
 
-def test_thresholds_are_chosen_once_and_then_hold():
+def test_thresholds_are_chosen_once_and_then_kept():
     logits, labels = random_answers()
     for name, count in (("f1_micro", 1), ("f1_macro", 5), ("average_precision", 5)):
         asked = SimpleNamespace(metric=name, threshold="search")
@@ -178,7 +178,7 @@ def test_thresholds_are_chosen_once_and_then_hold():
     assert LabelMetric("f1_micro").config_entries(3) == {"thresholds": [0.5, 0.5, 0.5]}
 
 
-def test_figures_of_each_label():
+def test_the_f1_of_all_labels_average_to_f1_macro():
     logits, labels = random_answers()
     found = LabelMetric("f1_macro").by_label(logits, labels, "abcde")
     assert [found[name]["rows"] for name in "abcde"] == labels.sum(axis=0).tolist()
@@ -199,8 +199,8 @@ def test_lists_of_class_labels_are_read_from_parquet(tmp_path):
     assert splits.label_names == ("x", "y", "z") and splits.labels["test"][1] == [0.0, 1.0, 0.0]
 
 
-def test_a_new_classifier_begins_at_the_log_odds_of_the_labels(tmp_path):
-    """Without it the teacher's output collapses where labels are rare; a classifier that is kept keeps its bias."""
+def test_a_new_classifier_starts_with_the_log_odds_of_the_labels(tmp_path):
+    """Otherwise the teacher's outputs would collapse if labels are rare. An existing classifier keeps its bias."""
     study = write_label_study(tmp_path)
     run = Run.of(Study.load(study), tmp_path / "runs")
     data = prepare_data(run)
@@ -224,8 +224,8 @@ def test_nas_check_counts_the_rows_of_each_label(tmp_path, nas):
 
 
 @pytest.mark.slow
-def test_a_study_from_rows_to_an_export_that_answers_alike_everywhere(tmp_path, nas):
-    """Thresholds chosen on the search set are stored, and the pipeline, infer.py and ONNX give the same numbers."""
+def test_an_export_gives_the_same_labels_in_the_pipeline_and_in_infer(tmp_path, nas):
+    """Thresholds are chosen on the search set and stored in the export."""
     from transformers import pipeline
 
     study = write_label_study(tmp_path)

@@ -1,4 +1,4 @@
-"""One more kind of task is one class and one line in the registry: everything else takes it as it is."""
+"""A new kind of task needs only a class and a line in the registry."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Agreement(Metric):
 
 
 class Signs(TaskKind):
-    """A direction, up or down, that one output gives by its sign."""
+    """Predict a direction, up or down, from the sign of one output."""
 
     name = "signs"
     metrics = ("agreement",)
     problem_type = "regression"
-    why_no_exits = "a sign is not sure of itself"
+    why_no_exits = "a sign has no confidence"
     examples = ({"label": ["up", "down", "down", "up", "up"]},)
 
-    def metric(self, asked, names=()):
-        return Agreement(asked.metric)
+    def metric(self, settings, names=()):
+        return Agreement(settings.metric)
 
     def read(self, train, test, head):
         words = {"down": -1.0, "up": 1.0}
@@ -76,7 +76,7 @@ def kind(monkeypatch):
     return REGISTRY["signs"]
 
 
-def test_it_passes_the_contract_suite(kind, tmp_path):
+def test_a_new_kind_passes_the_contract_suite(kind, tmp_path):
     suite = runpy.run_path(str(Path(__file__).parents[1] / "contracts" / "test_task_kind.py"))
     suite["test_metrics_and_problem_type_are_valid"](kind)
     suite["test_labels_are_read_alike_from_both_files_and_do_not_change_on_disk"](kind, kind.examples[0], tmp_path)
@@ -88,7 +88,7 @@ def test_it_passes_the_contract_suite(kind, tmp_path):
 
 
 @pytest.mark.slow
-def test_data_supernet_search_export_and_report_take_it(kind, tmp_path, nas):
+def test_a_study_with_a_new_kind_runs_end_to_end(kind, tmp_path, nas):
     study = write_tiny_study(tmp_path)
     for name, count, seed in (("train", 1200, 0), ("test", 200, 1)):
         rows = make_rows(count, seed)

@@ -1,4 +1,4 @@
-"""Passages ranked for queries: how rows are read and divided, scored, distilled and served."""
+"""Ranking tasks: rows are read, divided, scored and distilled by query, and exports give the same scores."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def splits_of(folder, train, test, **changes):
 
 
 def rows(queries, passages=3, **changes):
-    """Queries by id and text, each with so many passages of which the first is relevant."""
+    """Return rows of queries (ids and texts), each with `passages` passages, of which the first is relevant."""
     each = [(key, text, number) for key, text in queries.items() for number in range(passages)]
     columns = {
         "question_id": [key for key, _, _ in each],
@@ -94,12 +94,12 @@ def test_relevance_is_read_from_numbers_texts_and_declared_classes():
         ([1, 1], r"the relevance of all 2 rows is 1, so there is nothing to learn"),
     ],
 )
-def test_what_is_no_relevance_is_refused(values, message):
+def test_invalid_relevance_is_refused(values, message):
     with pytest.raises(DataError, match=f"train.csv: column 'label'.*{message}"):
         KIND.read([column(values)], [column([0, 1], "test.csv")], None)
 
 
-def test_a_classifier_of_several_outputs_is_refused():
+def test_a_teacher_with_several_outputs_is_refused():
     with pytest.raises(TeacherError, match=r"bert has 2 labels, but a ranking needs one score; .*teacher.fine_tune"):
         KIND.read([column([0, 1])], [column([0, 1])], Head("bert", ("no", "yes")))
     assert KIND.accepts(None, 1) and KIND.accepts("regression", 1) and not KIND.accepts(None, 2)
@@ -116,7 +116,7 @@ def test_a_classifier_of_several_outputs_is_refused():
         ({"kind": "classification", "metric": "f1"}, "query: classification evaluates each row separately, but got"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(changes, message):
+def test_settings_that_do_not_suit_ranking_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         task(**changes)
 
@@ -143,12 +143,12 @@ def test_rows_are_held_out_by_query_and_no_query_of_the_test_set_is_trained_on(t
     assert picked.truth("search").tolist() == found.truth("search")[[0, 2]].tolist()
 
 
-def test_the_first_text_tells_queries_apart_unless_a_column_is_named(tmp_path):
+def test_the_first_text_identifies_the_query_unless_a_column_is_named(tmp_path):
     queries = {f"Q{number}": f"query {number // 2}" for number in range(12)}
     by_text = splits_of(tmp_path, rows(queries), rows({"T": "a", "U": "b"}), query=None)
     by_name = splits_of(tmp_path, rows(queries), rows({"T": "a", "U": "b"}))
     assert len(set(by_text.more["train"][GROUP])) * 2 == len(set(by_name.more["train"][GROUP]))
-    assert not set(by_name.texts["train"][0]) & set(by_name.texts["search"][0])  # the same query has two names
+    assert not set(by_name.texts["train"][0]) & set(by_name.texts["search"][0])  # two ids share each text
     numbers = rows(queries, question_id=[number // 3 for number in range(36)])
     assert splits_of(tmp_path, numbers, rows({"T": "a", "U": "b"})).more == by_name.more
 
@@ -162,7 +162,7 @@ def test_a_row_without_a_query_is_refused(tmp_path, bad):
         splits_of(tmp_path, given | {"question_id": ["Q1", bad, *given["question_id"][2:]]}, given)
 
 
-def test_sets_with_too_few_queries_that_have_a_relevant_passage_are_refused(tmp_path):
+def test_a_set_with_too_few_queries_with_a_relevant_passage_is_refused(tmp_path):
     queries = {f"Q{number}": f"query {number}" for number in range(9)}
     given = rows({"T1": "one", "T2": "two"})
     with pytest.raises(
@@ -176,11 +176,11 @@ def random_ranking(queries=40, seed=0, grades=(0, 0, 0, 1, 2)):
     sizes = rng.integers(1, 25, queries)
     groups = np.repeat(rng.permutation(queries), sizes)
     labels = in_groups(rng.choice(grades, len(groups)), groups)
-    order = rng.permutation(len(groups))  # rows of a query need not follow each other
+    order = rng.permutation(len(groups))  # rows of a query need not be adjacent
     return rng.normal(size=(len(groups), 1)) + labels["label"][:, None] / 2.0, labels[order]
 
 
-def _by_hand(name, scores, relevance):
+def _reference_score(name, scores, relevance):
     order = np.argsort(-scores)
     if name == "map":
         return average_precision_score(relevance > 0, scores)
@@ -191,14 +191,14 @@ def _by_hand(name, scores, relevance):
 
 
 @pytest.mark.parametrize("name", KIND.metrics)
-def test_metrics_are_those_of_scikit_learn_for_each_query_with_a_relevant_passage(name):
+def test_metrics_agree_with_scikit_learn_for_each_query_with_a_relevant_passage(name):
     logits, labels = random_ranking()
     metric = RankingMetric(name)
     expected = []
     for group in set(labels[GROUP].tolist()):
         own = labels[GROUP] == group
         if labels["label"][own].any():
-            expected.append(_by_hand(name, logits[own, 0], labels["label"][own]))
+            expected.append(_reference_score(name, logits[own, 0], labels["label"][own]))
     assert metric.size(labels) == len(expected) < 40
     assert sorted(metric.group_scores(logits, labels)) == pytest.approx(sorted(expected), abs=1e-6)
     assert metric.score(logits, labels) == pytest.approx(np.mean(expected), abs=1e-6)
@@ -206,8 +206,8 @@ def test_metrics_are_those_of_scikit_learn_for_each_query_with_a_relevant_passag
     assert metric.score(logits, in_groups(np.zeros(len(labels), int), labels[GROUP])) == 0.0
 
 
-def test_passages_with_equal_scores_come_in_no_particular_order():
-    """A network that says the same of all gains nothing from rows whose relevant passage comes first, or last."""
+def test_passages_with_equal_scores_are_ordered_at_random():
+    """A network that gives all passages the same score gains nothing if the relevant one always comes first or last."""
     groups = np.repeat(np.arange(400), 5)
     for place in (0, 4):
         labels = in_groups(np.tile(np.eye(5, dtype=int)[place], 400), groups)
@@ -215,14 +215,14 @@ def test_passages_with_equal_scores_come_in_no_particular_order():
         assert found == pytest.approx(np.mean(1.0 / np.arange(1, 6)), abs=0.06)
 
 
-def test_the_report_shows_the_first_query_of_a_fitting_size_that_has_a_relevant_passage():
+def test_the_report_shows_the_first_query_of_suitable_size_with_a_relevant_passage():
     groups = np.repeat([7, 3, 5, 6], [5, 2, 4, 5])
     labels = in_groups(np.array([0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0]), groups)
     assert RankingMetric("map").rows_to_compare(labels) == [7, 8, 9, 10]
     assert RankingMetric("map").rows_to_compare(labels[:5]) == []
 
 
-def test_differences_within_a_query_are_what_distillation_compares():
+def test_distillation_compares_scores_and_their_differences_within_a_query():
     rng = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 6, 1, generator=rng)
     groups = torch.tensor([4, 4, 4, 9, 9, 2])
@@ -235,7 +235,7 @@ def test_differences_within_a_query_are_what_distillation_compares():
     assert_same(KIND.divergence(student, teacher), error.square().mean())
 
 
-def test_an_epoch_has_every_text_once_with_those_of_a_query_together_and_like_lengths_beside_each_other():
+def test_an_epoch_reads_every_text_once_by_query_and_by_similar_length():
     rng = np.random.default_rng(0)
     groups = rng.permutation(np.repeat(np.arange(60), rng.integers(1, 20, 60)))
     lengths = rng.integers(5, 60, len(groups))
@@ -250,7 +250,7 @@ def test_an_epoch_has_every_text_once_with_those_of_a_query_together_and_like_le
 
 
 class Recording(Ranking):
-    """A ranking that notes the groups of every loss."""
+    """A ranking that records the groups of every loss."""
 
     def __init__(self):
         self.seen = []
@@ -260,7 +260,7 @@ class Recording(Ranking):
         return super().divergence(student, teacher, groups)
 
 
-def test_a_training_compares_whole_queries_whatever_the_number_of_threads(tmp_path):
+def test_a_training_compares_whole_queries_with_any_number_of_threads(tmp_path):
     torch.manual_seed(0)
     texts = [{"input_ids": [2, 4 + row % 9, 3], "length": 3, GROUP: row // 3} for row in range(60)]
     teacher = from_stock(randomise(make_teacher(outputs=1)))
@@ -297,7 +297,7 @@ def test_a_batch_is_divided_between_queries():
     assert [len(part["input_ids"]) for part, _ in split({"input_ids": groups[:, None]}, 2)] == [4, 4]
 
 
-def test_queries_stay_whole_where_only_some_rows_are_used():
+def test_queries_stay_whole_if_only_some_rows_are_used():
     found = make_ranked(30, 0)
     names = found["question_id"]
     texts = Dataset.from_dict(
@@ -312,7 +312,7 @@ def test_queries_stay_whole_where_only_some_rows_are_used():
     assert len(judged_by(texts, None, 6)) > sum(length >= 6 for length in texts["length"])
 
 
-def test_texts_without_labels_have_queries_of_their_own(tmp_path):
+def test_unlabelled_texts_have_queries_of_their_own(tmp_path):
     study = write_rank_study(tmp_path)
     more = make_ranked(20, 5).remove_columns("label")
     more = more.map(lambda row: {"question": f"{row['question']} w17"})
@@ -343,7 +343,7 @@ def test_texts_without_labels_have_queries_of_their_own(tmp_path):
         ({"config.json": {"problem_type": "regression"}}, False, True),
     ],
 )
-def test_exports_give_probabilities_unless_the_cross_encoder_gives_its_outputs(tmp_path, files, fine_tuned, raw):
+def test_exports_give_probabilities_unless_the_teacher_gives_raw_scores(tmp_path, files, fine_tuned, raw):
     make_teacher(outputs=1).save_pretrained(tmp_path)
     for name, values in files.items():
         path = tmp_path / name
@@ -380,7 +380,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_study_from_rows_to_a_report(finished):
+def test_a_finished_study_has_a_verified_export_a_model_card_and_a_report(finished):
     run = finished
     folder = run.export("only")
     found = read_json(folder / "verification.json", DataError)
@@ -408,7 +408,7 @@ def test_a_study_from_rows_to_a_report(finished):
 @pytest.mark.parametrize("activation", [None, RAW])
 def test_sentence_transformers_transformers_and_infer_give_the_same_scores(finished, tmp_path, activation):
     folder = Path(shutil.copytree(finished.export("only"), tmp_path / "export"))
-    if activation:  # as exports of a cross-encoder that gives its outputs say
+    if activation:  # as in an export of a cross-encoder that gives raw scores
         served, config = (
             KIND.served_as({"activation_fn": activation}, False),
             read_json(folder / "config.json", DataError),
@@ -425,7 +425,7 @@ def test_sentence_transformers_transformers_and_infer_give_the_same_scores(finis
     given = [own.classify(*pair)[0][1] for pair in pairs]
     logits = np.array([own.logits(*pair)[0] for pair in pairs])
     assert given == pytest.approx((logits if activation else 1.0 / (1.0 + np.exp(-logits))).tolist(), abs=1e-6)
-    # Simulated rounding may differ from the runtime's a little.
+    # The simulated quantisation may differ slightly from that of the runtime.
     assert answers["scores"] == pytest.approx(given, abs=0.05)
     assert answers["scores"] == pytest.approx(answers["pipeline"], abs=1e-4)
     assert answers["order"] == np.argsort(-np.array(answers["scores"])).tolist()

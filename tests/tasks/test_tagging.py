@@ -1,4 +1,4 @@
-"""A tag for each word: how tags are read, meet tokens, are scored and served."""
+"""Tagging tasks: the tags of words are read, assigned to tokens and scored, and exports find the same spans."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def test_tags_are_names_whole_numbers_or_numbers_with_declared_names():
         ([["O"], ["O"]], r"tagging needs 2 to 1000 classes, but there are 1 \('O'\)"),
     ],
 )
-def test_what_is_no_list_of_tags_is_refused(tags, message):
+def test_invalid_lists_of_tags_are_refused(tags, message):
     with pytest.raises(DataError, match=message):
         read(tags)
 
 
-def test_tags_that_break_iob2_are_counted_and_said_to_begin_spans():
+def test_a_warning_counts_the_tags_that_break_iob2():
     found = read([["O", "I-x", "I-x"], ["B-y", "I-x", "I-y"], ["B-x", "I-x"]], [["B-x", "I-y"], ["O"]])
     assert found.notes == (
         "Warning: train.jsonl: column 'tags': 3 of 8 tags break IOB2, the first in row 0 (counted from 0), I-x after O"
@@ -95,31 +95,31 @@ def test_tags_that_break_iob2_are_counted_and_said_to_begin_spans():
 
 
 @pytest.mark.parametrize("names", [("0", "1"), ("O", "S-x"), ("O", "ORG"), ("O", "B")])
-def test_spans_need_tags_of_iob2(names):
+def test_span_f1_needs_iob2_tags(names):
     asked = SimpleNamespace(metric="span_f1")
     with pytest.raises(DataError, match=r"span_f1 needs the tags O, B-<type> and I-<type> \(IOB2\), but there is"):
         KIND.metric(asked, names)
     assert KIND.metric(SimpleNamespace(metric="accuracy"), names).label == "accuracy of words"
 
 
-def answers_to(tags, share=0.8, seed=0):
-    """Logits of a network that gives another tag to some words, at random."""
+def random_answers(tags, share=0.8, seed=0):
+    """Return logits of a network that gives random tags to some of the words."""
     rng = np.random.default_rng(seed)
     drawn = np.where(rng.random(tags.shape) < share, np.maximum(tags, 0), rng.integers(0, len(NAMES), tags.shape))
     return np.eye(len(NAMES))[drawn] + rng.normal(0.0, 0.1, (*tags.shape, len(NAMES)))
 
 
 def random_tags(texts=60, tokens=9, seed=1):
-    """Tag numbers of words, some tokens of which begin none, with `IGNORED` behind shorter texts."""
+    """Return tag numbers of tokens. Tokens that do not begin a word, and padding after shorter texts, are `IGNORED`."""
     rng = np.random.default_rng(seed)
     tags = rng.choice(len(NAMES), (texts, tokens), p=(0.6, 0.15, 0.1, 0.1, 0.05))
     tags[rng.random(tags.shape) < 0.2] = IGNORED
     return np.where(np.arange(tokens) < rng.integers(2, tokens + 1, texts)[:, None], tags, IGNORED)
 
 
-def test_metrics_are_those_of_seqeval_on_the_words():
+def test_metrics_agree_with_seqeval_on_the_words():
     labels = random_tags()
-    logits = answers_to(labels)
+    logits = random_answers(labels)
     wanted = [[NAMES[tag] for tag in row if tag != IGNORED] for row in labels]
     given = [
         [NAMES[tag] for tag, own in zip(answered, row, strict=True) if own != IGNORED]
@@ -134,16 +134,16 @@ def test_metrics_are_those_of_seqeval_on_the_words():
 
 
 def test_an_inside_tag_that_continues_nothing_begins_a_span():
-    """As the default mode of seqeval, conlleval, and the pipeline of transformers have it."""
+    """The default mode of seqeval, conlleval and the pipeline of transformers do the same."""
     metric, sure = TagMetric("span_f1", names=NAMES), np.eye(len(NAMES))
     labels, same = np.array([[1, 2, 0, 3]]), np.array([[2, 2, 0, 4]])
     assert metric.score(sure[same], labels) == 1.0
     assert metric.score(sure[np.array([[1, 1, 0, 3]])], labels) == pytest.approx(2 * 1 / (3 + 2))
 
 
-def test_figures_are_those_of_types_or_else_of_tags():
+def test_numbers_are_reported_per_span_type_or_per_tag():
     labels = random_tags()
-    logits = answers_to(labels)
+    logits = random_answers(labels)
     found = TagMetric("span_f1", names=NAMES).by_label(logits, labels, NAMES)
     assert set(found) == {"x", "y"} and found["x"]["spans"] > found["y"]["spans"] > 0
     assert set(found["x"]) == {"precision", "recall", "f1", "spans"}
@@ -153,9 +153,9 @@ def test_figures_are_those_of_types_or_else_of_tags():
     assert sum(own["words"] for own in of_tags.values()) == (labels != IGNORED).sum()
 
 
-def test_answers_are_those_of_words_alone():
+def test_answers_depend_only_on_the_first_tokens_of_words():
     labels = random_tags()
-    logits = answers_to(labels)
+    logits = random_answers(labels)
     other = np.where((labels == IGNORED)[..., None], -logits, logits)
     metric = TagMetric("span_f1", names=NAMES)
     assert np.array_equal(metric.answers(logits, labels), metric.answers(other, labels))
@@ -178,7 +178,7 @@ def splits_of(folder, task):
 
 
 def test_the_first_token_of_a_word_has_its_tag(tmp_path):
-    """Words of several tokens, a word without any, and words behind the longest text."""
+    """The text has words of several tokens, a word without tokens, and words that are cut off."""
     task = write_rows(tmp_path, ["w1-w2", " ", "w3", "w4,w5"], [1, 2, 2, 3])
     data = splits_of(tmp_path, task).encode(make_tokenizer(), 32)
     assert data.label_names == NAMES
@@ -198,7 +198,7 @@ def test_a_row_must_have_a_tag_for_each_word(tmp_path):
         splits_of(tmp_path, task)
 
 
-def test_texts_that_are_no_lists_of_words_are_refused(tmp_path):
+def test_texts_that_are_not_lists_of_words_are_refused(tmp_path):
     task = write_rows(tmp_path, ["w1"], [1])
     for name in ("train", "test"):
         rows = Dataset.from_parquet(str(tmp_path / f"{name}.parquet"), keep_in_memory=True)
@@ -222,7 +222,7 @@ def test_texts_that_are_no_lists_of_words_are_refused(tmp_path):
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(tmp_path, old, new, message):
+def test_settings_that_do_not_suit_tagging_are_refused(tmp_path, old, new, message):
     study = write_tag_study(tmp_path)
     text = TAG_STUDY.replace(old, new)
     study.write_text(text.replace('label = "tags"\n', "") if "label =" in new else text)
@@ -246,7 +246,7 @@ def test_exits_and_dropped_tokens_are_refused(tmp_path, dimension, message):
         Study.load(study)
 
 
-def test_a_new_classifier_begins_at_the_shares_of_the_tags(tmp_path):
+def test_a_new_classifier_starts_with_the_shares_of_the_tags(tmp_path):
     study = write_tag_study(tmp_path)
     run = Run.of(Study.load(study), tmp_path / "runs")
     data = prepare_data(run)
@@ -256,7 +256,7 @@ def test_a_new_classifier_begins_at_the_shares_of_the_tags(tmp_path):
     assert model.classifier.bias.softmax(-1).tolist() == pytest.approx(shares.tolist(), abs=0.01)
 
 
-def test_a_classifier_of_texts_is_no_teacher_of_tags(tmp_path):
+def test_a_text_classifier_is_refused_as_a_teacher(tmp_path):
     study = write_tag_study(tmp_path)
     study.write_text(TAG_STUDY.replace("fine_tune", "# fine_tune"))
     make_teacher(outputs=4, vocab_size=64).save_pretrained(tmp_path / "teacher")
@@ -264,8 +264,8 @@ def test_a_classifier_of_texts_is_no_teacher_of_tags(tmp_path):
         prepare_data(Run.of(Study.load(study), tmp_path / "runs"))
 
 
-def test_parts_of_a_batch_together_have_the_loss_of_the_whole():
-    """The loss is a mean over words, of which a part of the texts may have more than its share."""
+def test_the_losses_of_the_parts_of_a_batch_add_up_to_that_of_the_batch():
+    """The loss is a mean over words, and the texts of one part may have more words than those of the other."""
     torch.manual_seed(0)
     model = AutoModelForTokenClassification.from_config(make_teacher(outputs=5).config).eval()
     lengths = [3, 4, 4, 12, 15, 15]
@@ -276,7 +276,7 @@ def test_parts_of_a_batch_together_have_the_loss_of_the_whole():
     assert_same(parts, whole)
 
 
-def test_the_tokenizer_of_a_roberta_makes_the_same_tokens_of_words_and_of_their_text(tmp_path):
+def test_the_tokenizer_of_a_roberta_gives_words_and_their_text_the_same_tokens(tmp_path):
     write_pair_study(tmp_path)
     alone = load_tokenizer(tmp_path / "teacher")
     of_words = load_tokenizer(tmp_path / "teacher", of_words=True)
@@ -306,7 +306,7 @@ def init(folder, nas, *arguments):
     return nas("init", str(folder / "mine"), *rows, "--test", str(folder / "test.parquet"), *arguments)
 
 
-def test_nas_init_proposes_tagging_for_words_beside_tags(tmp_path, nas):
+def test_nas_init_proposes_tagging_for_columns_of_words_and_tags(tmp_path, nas):
     write_tag_study(tmp_path)
     code, printed, error = init(tmp_path, nas)
     assert code == 0 and "text: words; label: tags (4 tags: B-high, B-low, I-low, O)" in printed, error
@@ -315,7 +315,7 @@ def test_nas_init_proposes_tagging_for_words_beside_tags(tmp_path, nas):
     assert Study.load(tmp_path / "mine").teacher.fine_tune is not None
 
 
-def test_nas_init_keeps_a_teacher_that_tags_and_asks_where_several_columns_may_be_meant(tmp_path, nas):
+def test_nas_init_keeps_a_tagging_teacher_and_needs_options_for_ambiguous_columns(tmp_path, nas):
     write_tag_study(tmp_path)
     config = make_teacher(outputs=4, vocab_size=64).config
     config.id2label = dict(enumerate(("O", "B-low", "I-low", "B-high")))
@@ -343,8 +343,8 @@ def spans_of(serve, text):
     return [(span["entity_group"], span["start"], span["end"], float(span["score"])) for span in found]
 
 
-def assert_serves_alike(folder, texts):
-    """`infer.py` and the pipeline of transformers give the same spans; returns how many."""
+def check_same_spans(folder, texts):
+    """Check that `infer.py` and the pipeline of transformers find the same spans; return their number."""
     serve, classifier = pipeline("token-classification", model=str(folder), trust_remote_code=True), Classifier(folder)
     count = 0
     for text in texts:
@@ -362,7 +362,7 @@ def odd_texts(count=40):
 
 
 @pytest.mark.slow
-def test_a_study_from_rows_to_an_export_that_finds_the_same_spans_everywhere(tmp_path, nas):
+def test_an_export_finds_the_same_spans_in_the_pipeline_and_in_infer(tmp_path, nas):
     study = write_tag_study(tmp_path)
     code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
     assert code == 0, error
@@ -375,7 +375,7 @@ def test_a_study_from_rows_to_an_export_that_finds_the_same_spans_everywhere(tmp
     assert found["metric"] == "span F1" and found["accuracy"] > 0.7 and found["agreement_with_hugging_face"] > 0.98
     assert set(found["labels"]) == {"low", "high"} and 0.002 < found["accuracy_standard_error"] < 0.05
     assert not (run.folder / "baselines" / "cpu" / "static").exists()
-    assert assert_serves_alike(folder, odd_texts()) > 10
+    assert check_same_spans(folder, odd_texts()) > 10
     command = [sys.executable, str(folder / "infer.py"), "w30 w1 w12 w40", "w30"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     first, *others = done.stdout.split("\n")
@@ -389,8 +389,8 @@ def test_a_study_from_rows_to_an_export_that_finds_the_same_spans_everywhere(tmp
 
 
 @pytest.mark.slow
-def test_a_roberta_serves_the_same_spans_too(tmp_path, nas):
-    """Its tokens begin with spaces; the pipeline then takes runs between spaces for words."""
+def test_an_export_of_a_roberta_finds_the_same_spans_in_the_pipeline_and_in_infer(tmp_path, nas):
+    """Its tokens begin with spaces, so the pipeline treats everything between two spaces as a word."""
     write_pair_study(tmp_path)
     config = json.loads((tmp_path / "teacher" / "config.json").read_text())
     (tmp_path / "teacher" / "config.json").write_text(json.dumps(config | {"architectures": ["RobertaModel"]}))
@@ -401,9 +401,9 @@ def test_a_roberta_serves_the_same_spans_too(tmp_path, nas):
     code, _, error = nas("run", str(tmp_path / "study.toml"), "--runs", str(tmp_path / "runs"))
     assert code == 0, error
     run = Run.of(Study.load(tmp_path / "study.toml"), tmp_path / "runs")
-    assert_serves_alike(run.export("only"), odd_texts())
+    check_same_spans(run.export("only"), odd_texts())
 
 
-def test_rows_of_several_lengths_make_an_array():
+def test_rows_of_several_lengths_are_padded_to_an_array():
     assert as_array([[1, 2], [3], []]).tolist() == [[1, 2], [3, IGNORED], [IGNORED, IGNORED]]
     assert as_array([0.5, 1.0]).tolist() == [0.5, 1.0] and as_array([[1.0, 0.0]]).dtype == np.float64

@@ -142,7 +142,9 @@ class Family:
 
     def _fused_part(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
         """Return the rows of a parameter of the family's own model that correspond to the compact parameter `name`."""
-        index, count = next((place for module, place in self.fused.items() if f".{module}." in name), (0, 1))
+        index, count = next(
+            (index_and_count for module, index_and_count in self.fused.items() if f".{module}." in name), (0, 1)
+        )
         return parameter.chunk(count)[index]
 
     def to_stock(self, state: Mapping[str, torch.Tensor], config: CompactBertConfig) -> dict[str, torch.Tensor]:
