@@ -106,8 +106,8 @@ class MatrixCompression(Compression):
     """A compression method for the matrices of a block that has weights of its own.
 
     In a linear layer, the matrices of the method replace the weight of shape (rows, columns); its `bias` of shape
-    (rows,) remains. In an embedding table, they replace the table. A subclass must implement `embed`, `emit_embed`
-    and `table_bytes` only if "embedding" is among its `blocks`.
+    (rows,) remains. In an embedding table, they replace the table. A subclass must implement the methods for embedding
+    tables only if "embedding" is among its `blocks`.
 
     Each output of a linear layer depends on only one row of the matrix that `writes` names. Rows of this matrix can
     therefore be joined with those of other layers, split and scaled.

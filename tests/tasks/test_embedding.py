@@ -122,7 +122,7 @@ def test_a_file_with_the_same_content_as_another_set_is_refused(tmp_path, copied
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"search": None}, "search: embedding needs a file of pairs"),
+        ({"search": None}, "search: embedding needs a file of text pairs"),
         ({"pair": ("a",)}, "pair: embedding needs the columns of both texts"),
         ({"text": ("a", "b")}, "text: embedding learns from single texts"),
         ({"metric": "accuracy"}, "'accuracy' is not a metric of embedding"),
