@@ -1,7 +1,7 @@
 """The subcommands used before the first run: `nas init` writes a study file, `nas doctor` checks machine and study.
 
-`init` takes its answers from the options and from the data files, in which `nas.proposal` looks for them. On a
-terminal, it asks for the rest. `nas.proposal` then writes the study file, which all other subcommands read.
+`init` takes settings from its options, derives further settings from the data files with `nas.proposal`, and asks for
+all others if it runs on a terminal. `nas.proposal` then writes the study file, which all other subcommands read.
 """
 
 from __future__ import annotations
@@ -191,10 +191,10 @@ def init(  # noqa: PLR0913 (one option per answer)
 def _check_folder(folder: Path, study_file: str) -> None:
     """Raise `StudyError` if the folder already contains a study file, or if it or one of its parents is a file."""
     if (folder / study_file).exists():
-        raise StudyError(f"{folder / study_file}: already exists; remove it, or give another folder")
+        raise StudyError(f"{folder / study_file}: already exists; remove it, or give a different folder")
     existing_path = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing_path.is_dir():
-        raise StudyError(f"{existing_path}: is a file, but a study needs a folder; give another path")
+        raise StudyError(f"{existing_path}: is a file, but a study needs a folder; give a different path")
 
 
 def _read_columns(train: str, test: str, flag: str = "--train") -> Columns:
@@ -213,7 +213,7 @@ def _read_columns(train: str, test: str, flag: str = "--train") -> Columns:
         training_rows, test_rows = (read_rows(str(path)) for path in paths)
         if file_digest(paths[0]) == file_digest(paths[1]):
             raise DataError(
-                f"--test {test}: has the same content as {flag} {train}, but must hold other rows; "
+                f"--test {test}: has the same content as {flag} {train}, but must hold different rows; "
                 "split the file in two"
             )
         return Columns.of(training_rows, test_rows)
@@ -221,7 +221,7 @@ def _read_columns(train: str, test: str, flag: str = "--train") -> Columns:
 
 @dataclass
 class _TaskAnswers:
-    """The answers about the task. Options give some of them, and `_settle_pairs` or `_settle_task` adds the others."""
+    """The answers about the task. The options give some of them; `_settle_pairs` or `_settle_task` adds the rest."""
 
     text: list[str]
     label: list[str]
@@ -234,7 +234,7 @@ class _TaskAnswers:
 
     @property
     def is_judged_by_pairs(self) -> bool:
-        """Whether the training data has no labels, and networks are evaluated on scored text pairs from other files."""
+        """Whether networks learn from texts without labels and are evaluated on scored text pairs in separate files."""
         from nas.tasks import REGISTRY
 
         kind = REGISTRY.get(self.kind or "")
@@ -277,7 +277,7 @@ def _settle_pairs(pairs: Columns | None, train: str | None, given_answers: _Task
 def _settle_task(
     columns: Columns | None, teacher: TeacherProperties | None, given_answers: _TaskAnswers
 ) -> _TaskAnswers:
-    """Return the completed answers for a task that learns from labelled rows: text, label, kind, metric and so on.
+    """Return the completed answers (text, label, kind, metric and so on) for a task that learns from labelled rows.
 
     Answers that the options do not give are found as in `_OpenQuestions.settle`. Raises `StudyError` with all questions
     that remain open and the options that answer them.
@@ -308,7 +308,7 @@ def _settle_task(
         fitting_kinds = (kind.name for kind in kinds_with_metric if label_column is None or _suits(kind, label_column))
         answers.kind = next(fitting_kinds, "classification")
     if answers.kind is not None and answers.kind not in REGISTRY:
-        raise StudyError(f"--kind {answers.kind}: must be one of {', '.join(REGISTRY)}; use one of them")
+        raise StudyError(f"--kind {answers.kind}: is not a kind of task; use one of {', '.join(REGISTRY)} instead")
     if columns and answers.label:
         if len(answers.label) == 1:
             teacher_outputs = teacher.outputs_for(None) if teacher and not answers.fine_tune else None
@@ -344,7 +344,7 @@ def _check_label(kind: TaskKind, columns: Columns, answers: _TaskAnswers) -> Non
     if not _suits(kind, label_column):
         list_form = f"lists of {'tags' if label_column.form == 'tags' else 'labels'}"
         values = list_form if label_column.has_lists else "one label per row"
-        raise DataError(f"{name}: a {kind.name} task cannot have {values}; give another --kind")
+        raise DataError(f"{name}: a {kind.name} task cannot have {values}; give a different --kind")
     if kind.has_words:
         columns.check_words(answers.text, name)
     if kind.meaning == "scale" and label_column.numbers is None:
@@ -367,9 +367,9 @@ class _OpenQuestions(list[str]):
     ) -> str:
         """Return the answer to one question. If there is none, record the problem and return an empty string.
 
-        `suggestion` is the answer that the data suggests, either clear or ambiguous, and `in_words` turns its value
-        into text. On a terminal, the user is asked, and a clear answer is proposed. Without a terminal, a clear answer
-        is used. If the kind of task is clear, the user is never asked for it.
+        `suggestion` is the answer that the data suggests, which is either clear or ambiguous. `in_words` turns the
+        value of a clear answer into text. On a terminal, the user is asked, and a clear answer is proposed. Without a
+        terminal, a clear answer is used. If the kind of task is clear, the user is never asked for it.
         """
         from nas.columns import Clear
 
@@ -391,18 +391,19 @@ class _OpenQuestions(list[str]):
         return ""
 
     def settle_fine_tuning(self, misfit: str, fine_tune: bool | None) -> bool | None:
-        """Return whether to fine-tune the teacher with a new classifier. `misfit` states why the old one does not fit.
+        """Return whether to fine-tune the teacher with a new classifier.
 
-        On a terminal, the user is asked. If the answer is not yes, the problem is recorded.
+        `misfit` states why the existing classifier does not fit the task. On a terminal, the user is asked. If the
+        answer is not yes, the problem is recorded.
         """
         if fine_tune is None and sys.stdin.isatty():
             if typer.confirm(f"{misfit}. Fine-tune it with a new classifier?", default=True, err=True):
                 return True
             fine_tune = False
         remedy = (
-            "give a teacher that fits, or another label"
+            "give a teacher that fits, or a different label"
             if fine_tune is False
-            else "give --fine-tune to train a new classifier, or give another --teacher or --label"
+            else "give --fine-tune to train a new classifier, or give a different --teacher or --label"
         )
         self.append(f"{misfit}: {remedy}")
         return fine_tune

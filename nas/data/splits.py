@@ -17,7 +17,7 @@ Texts = Sequence[Sequence[Text]]
 
 
 def outside(columns: Texts, other_columns: Texts) -> list[int]:
-    """Return the numbers of the rows whose text does not occur in `other_columns`."""
+    """Return the row numbers of the rows in `columns` whose texts do not occur as a row of `other_columns`."""
     other_texts = {normal(row) for row in zip(*other_columns, strict=True)}
     return [number for number, row in enumerate(zip(*columns, strict=True)) if normal(row) not in other_texts]
 
@@ -67,8 +67,8 @@ def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
 def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int) -> list[int]:
     """Return the row numbers of the search set as `held_out` does, but draw whole groups at random.
 
-    Groups that share a text in `columns` stay together. If `columns` holds only the query, a query with two group
-    names therefore counts as one group.
+    Groups with equal texts in `columns` stay together. If `columns` holds only the query, a query with two group names
+    therefore counts as one group.
     """
     members: dict[int, list[int]] = {}
     for row, component in enumerate(_components(numbered(map(normal, zip(*columns, strict=True))), groups)):
@@ -84,7 +84,7 @@ def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int)
 
 
 def _components(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
-    """Return the number of each row's connected component; the same text or the same group connects rows."""
+    """Return the number of each row's connected component. Rows with the same text or the same group are connected."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -102,9 +102,9 @@ def numbered(values: Iterable[Hashable]) -> list[int]:
 
 
 def _contained_rows(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) -> list[str]:
-    """Return the other rows that are contiguous spans of this text's words.
+    """Return the texts of `rows`, other than `text` itself, that are contiguous spans of the words of `text`.
 
-    `sizes` maps a first word to the numbers of words of the rows that begin with it.
+    `sizes` maps a first word to the numbers of words of the rows that begin with this word.
     """
     words = text.split(" ")
     spans = {

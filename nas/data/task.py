@@ -103,7 +103,7 @@ class TaskData:
 
 @lru_cache(maxsize=2)
 def _load_cached(folder: Path, stamp: tuple[int, ...] | None) -> TaskData:
-    """Load the data in a folder; if the folder was rewritten, its new `stamp` bypasses the cache."""
+    """Load the data in a folder. `stamp` changes if the folder is rewritten, so that it is then loaded again."""
     return TaskData(_StoredSplits(folder), tuple(read_json(folder / _LABELS_FILE, DataError)["label_names"]))
 
 
@@ -121,16 +121,16 @@ class Splits:
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """The rows of `train` and `search`, as row numbers in the training data."""
     more: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    """Further columns of each split by name: `GROUP` and `REFERENCE`, if the kind of task has them."""
+    """Further columns, keyed by split and by column: `GROUP` and `REFERENCE`, if the kind of task has them."""
 
     def truth(self, name: str) -> np.ndarray:
-        """Return the reference values for a network's outputs on a split; see `nas.data.truth.truth_of`."""
+        """Return the values that a network's outputs on split `name` are compared with; see `nas.data.truth_of`."""
         further_columns = self.more.get(name, {})
         labels = as_array(further_columns.get(REFERENCE, self.labels[name]))
         return in_groups(labels, np.asarray(further_columns[GROUP])) if GROUP in further_columns else labels
 
     def select(self, name: str, rows: Sequence[int]) -> Splits:
-        """Return the same splits, but with only these rows of split `name`."""
+        """Return a copy in which the split `name` has only the rows with the row numbers `rows`."""
         texts = {**self.texts, name: _rows_at(self.texts[name], rows)}
         labels = {key: _values_at(values, rows) if key == name else values for key, values in self.labels.items()}
         further_columns = {key: _values_at(values, rows) for key, values in self.more.get(name, {}).items()}
@@ -155,10 +155,10 @@ def tokenised(
     token_types: bool,
     labels: Mapping[str, list[Any]] | None = None,
 ) -> Dataset:
-    """Return columns of texts as a data set of tokens.
+    """Tokenise columns of texts, and return the tokens as a data set.
 
-    The columns are `input_ids`, `length`, those of `labels`, and `token_type_ids` if the model has token types. If
-    texts are lists of words, labels of words are converted to labels of tokens.
+    Its columns are `input_ids`, `length`, the columns in `labels`, and `token_type_ids` if the model has token types.
+    If texts are lists of words, labels of words are converted to labels of tokens.
     """
     tokenizer_settings = {"truncation": True, "max_length": max_length, "return_token_type_ids": token_types}
     tokens = tokens_of(texts, tokenizer, **tokenizer_settings)
@@ -218,7 +218,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
     kept_rows = outside(*([texts[name][column] for column in compared_columns] for name in ("train", "test")))
     if not kept_rows:
         raise DataError(
-            f"{source_names['train']}: every row also occurs in {source_names['test']}; give another test set"
+            f"{source_names['train']}: every row also occurs in {source_names['test']}; give a different test set"
         )
     kept_texts, size = _rows_at(texts["train"], kept_rows), task.holdout.size_of(len(kept_rows))
     if task.group_column:
@@ -228,7 +228,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
         search_positions = held_out(kept_texts, task.holdout.by, size, seed)
     if not 0 < len(search_positions) < len(kept_rows):
         raise DataError(
-            f"{source_names['train']}: holding out {size} examples by {task.group_column or task.holdout.by} takes "
+            f"{source_names['train']}: holding out {size} examples by {task.group_column or task.holdout.by} needs "
             f"{len(search_positions)} of {len(kept_rows)} rows, but search and training set must both have rows; "
             "change holdout.size"
         )
@@ -311,9 +311,10 @@ def _rows_at(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[
 
 
 def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool = False) -> Dataset:
-    """Return some columns of a file, or of a split of the task's hub data set unless `is_file` is set.
+    """Return the columns of a data file, or of a split of the task's hub data set.
 
-    Raises `DataError` if there are no rows, and the errors of `read_rows`.
+    `source` is the path of a file if `is_file` is set or if the task has no hub data set. Raises `DataError` if there
+    are no rows, and the errors of `read_rows`.
     """
     rows = read_rows(source, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
     if not len(rows):
@@ -322,14 +323,14 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
 
 
 def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[RowSource]:
-    """Return the given columns of each of the named files or splits. Raises the errors of `read_columns`."""
+    """Read `columns` of each of the files or splits in `names`. Raises the errors of `read_columns`."""
     return [
         RowSource(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)
     ]
 
 
 def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -> list[list[Text]]:
-    """Return columns of texts with the rows of several sources concatenated. Raises the errors of `texts_of`."""
+    """Return the text columns `columns` with the rows of all `sources` in order. Raises the errors of `texts_of`."""
     columns_by_source = [texts_of(task, source.name, columns, source.rows) for source in sources]
     return [list(chain.from_iterable(parts)) for parts in zip(*columns_by_source, strict=True)]
 

@@ -18,9 +18,9 @@ from nas.study import Task
 
 @dataclass(frozen=True)
 class Counts:
-    """The numbers of rows without labels that were read, that were kept, and that were left out for each reason.
+    """The numbers of unlabelled rows that were read, that were kept, and that were left out for each reason.
 
-    Each row is counted once.
+    A row that was left out is counted under only one reason.
     """
 
     read: int

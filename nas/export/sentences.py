@@ -36,7 +36,7 @@ def write_sentence_modules(model: CompactBert, folder: Path) -> None:
 
 
 class SentenceEncoder(nn.Module):
-    """An encoder of transformers, followed by the modules in its folder. The `logits` of its output are embeddings."""
+    """An encoder of transformers, followed by the modules in its folder. The output field `logits` holds embeddings."""
 
     def __init__(self, encoder: PreTrainedModel, folder: Path) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class SentenceEncoder(nn.Module):
                 self.dense.bias.copy_(state[_BIAS])
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
-        """Return the embeddings (batch, outputs) of token ids (batch, sequence), as `logits`."""
+        """Return an output whose `logits` are the embeddings (batch, outputs) of the texts (batch, sequence)."""
         hidden = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         embeddings = READOUTS[self.form.readout](hidden, attention_mask)
         embeddings = embeddings if self.dense is None else self.dense(embeddings)
@@ -61,5 +61,5 @@ class SentenceEncoder(nn.Module):
         )
 
     def num_parameters(self) -> int:
-        """Return the number of parameters, like the method of the same name of transformers' models."""
+        """Return the number of parameters. Models of transformers have a method of the same name."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -1,4 +1,4 @@
-"""Archives that measure networks on a device outside the cluster.
+"""Archives with which networks are measured on a device outside the cluster.
 
 An archive contains the networks as ONNX files, the program that measures them (`runner.py`), and a job, which lists
 the measurements. The program needs only Python, numpy and onnxruntime, and writes `result.json`. `Job.write` creates
@@ -52,13 +52,13 @@ class Job:
     groups: list[tuple[dict[str, Network], int]]
     """Groups of networks whose measurements are interleaved, each with its number of rounds.
 
-    A group holds networks by name, with the reference first. Every name occurs once in the job, except `REFERENCE`.
+    A group holds networks by name, with the reference first. Every name except `REFERENCE` occurs only once in the job.
     """
     texts: Texts
     tokens: Mapping[str, int] = field(default_factory=dict)
-    """The length of the texts by network name, for networks that are fed texts of only one length."""
+    """The text length of each network that is fed texts of only one length, keyed by network name."""
     memory: dict[str, Network] = field(default_factory=dict)
-    """The networks whose peak memory is measured, by name."""
+    """The networks whose peak memory is measured, keyed by name."""
 
     def write(self, path: Path, command: str) -> None:
         """Write the archive atomically. Its README shows `command`, which imports the result."""
@@ -97,15 +97,15 @@ class Job:
                 archive.writestr("README.txt", _README.format(count=count, command=command))
 
     def read(self, path: Path) -> tuple[dict[str, LatencyRecord], dict[str, float]]:
-        """Read a result, and return its latency records and its values of peak memory in 10^6 bytes, both by name.
+        """Read a result. Return its latency records and peak memories (10^6 bytes), both keyed by network name.
 
         Raises `DeviceError` if the file is not a valid result of this job.
         """
         result = _Result.read(path)
         if result.job != self.digest:
             raise DeviceError(
-                f"{path}: was measured for another bundle (digest {result.job}, but now {self.digest}), because the "
-                "study, the teacher or the device has changed; write the bundle again and measure it"
+                f"{path}: was measured for a different bundle (digest {result.job}, but now {self.digest}), because "
+                "the study, the teacher or the device has changed; write the bundle again and measure it"
             )
         expected = {name for networks, _ in self.groups for name in networks}
         measured = {name for group in result.groups for name in group.samples_ms}

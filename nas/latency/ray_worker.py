@@ -69,8 +69,8 @@ class _MeasurementActor:
 class RayWorker:
     """A worker on the Ray node that offers a resource with the device's name. It waits until there is such a node.
 
-    If the node or its process is lost, the current group is measured again as soon as such a node is available again.
-    Raises `DeviceError` if this node is a different machine, because latencies of two machines cannot be compared.
+    If the node or its process is lost, the current group is measured again as soon as a node offers the resource again.
+    Raises `DeviceError` if that node is a different machine, because latencies of two machines cannot be compared.
     """
 
     def __init__(self, device: Device) -> None:
@@ -97,7 +97,7 @@ class RayWorker:
         return peak
 
     def _call_actor(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the actor. If the actor is lost, start another one and call it again."""
+        """Call a method of the actor. If the actor is lost, start a new actor and repeat the call."""
         for _ in range(_MAX_LOSSES):
             if self._actor is None:
                 actor_class = ray.remote(num_cpus=0, resources={self.device.name: 1})(_MeasurementActor)
@@ -127,9 +127,9 @@ class RayWorker:
         before, now = self.environment["fingerprint"], self._call_actor("environment")["fingerprint"]
         if now != before:
             raise DeviceError(
-                f"devices.{self.device.name}: the node that replaced the lost one is another machine or has another "
-                f"runtime (fingerprint {now}, before {before}), so its latencies cannot be compared with earlier ones; "
-                "bring the first node back, or measure the profile again"
+                f"devices.{self.device.name}: the node that replaced the lost one is a different machine or has a "
+                f"different runtime (fingerprint {now}, before {before}), so its latencies cannot be compared with "
+                "earlier ones; bring the first node back, or measure the profile again"
             )
 
     def __enter__(self) -> Self:
@@ -146,9 +146,9 @@ class RayWorker:
 
 
 def _file_contents(items: Any) -> dict[str, bytes]:
-    """Return the contents of the networks' files, and of the weight files that OpenVINO has next to them.
+    """Return the contents of the networks' files, and of the weight files that OpenVINO stores next to them.
 
-    Each file is named after the index of its network in `items` and keeps its suffix.
+    They are keyed by new file names: the index of the network in `items`, with the suffix of the original file.
     """
     paths = [(index, Path(item["file"])) for index, item in enumerate(items)]
     paths += [(index, path.with_suffix(".bin")) for index, path in paths if path.suffix == ".xml"]

@@ -1,8 +1,8 @@
 """Conversion between `CompactBert` and the model classes of transformers, which preserves the network's function.
 
-`from_stock` converts a teacher into a `CompactBert`. `to_stock` converts a network into a model of the family's own
-class, if that class can express it. For a network that embeds texts, the family's class is only the encoder, which
-ends with the last hidden states.
+`from_stock` converts a teacher into a `CompactBert`. `to_stock` converts a network into a model of its family's class
+in transformers, if that class can express the network. For a network that embeds texts, the family's class is only the
+encoder, which ends with the last hidden states.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
 
 
 def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBertConfig:
-    """Return the configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does.
+    """Return the configuration of the `CompactBert` that computes the same function as a teacher.
 
-    If the network is an encoder, it has as many outputs as hidden units.
+    If the network is an encoder, it has as many outputs as hidden units. Raises `TeacherError` as `shape_of` does.
     """
     shape, family = shape_of(teacher), family_of(teacher.model_type)
     form = family.form(teacher, form)
@@ -103,7 +103,7 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FO
 
 
 def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBert:
-    """Return a `CompactBert` in evaluation mode that computes the same function as the teacher, with copied weights.
+    """Return a `CompactBert` in evaluation mode that computes the same function as a teacher. The weights are copied.
 
     `teacher` must be of the class that `AUTO_CLASSES` names for the network type of `form`. An encoder gets an
     additional last linear layer, which starts as the identity. With this layer, networks with fewer hidden units can
@@ -123,12 +123,12 @@ def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -
 
 
 def _identity(parameter: torch.Tensor) -> torch.Tensor:
-    """Return the weight or the bias of a linear layer that is the identity, in the shape of `parameter`."""
+    """Return the value that a weight or bias of this shape has in a linear layer that computes the identity."""
     return torch.eye(len(parameter)) if parameter.dim() == 2 else torch.zeros_like(parameter)
 
 
 def fits_stock(model: CompactBert) -> bool:
-    """Whether the family's own class can express a network.
+    """Whether the class of a network's model family in transformers can express the network.
 
     All layers must have the same sizes, the number of heads times the head size must equal the hidden size, and there
     must be no compression, no early exits and no dropped tokens. ELECTRA's class cannot express a projection between
@@ -149,7 +149,10 @@ def fits_stock(model: CompactBert) -> bool:
 
 
 def to_stock(model: CompactBert) -> PreTrainedModel:
-    """Return the same network as a model of its family's own class. Raises `ExportError` if `fits_stock` is false."""
+    """Return the network as a model of its family's class in transformers.
+
+    Raises `ExportError` if `fits_stock` is false.
+    """
     config = model.config
     if not fits_stock(model):
         raise ExportError(

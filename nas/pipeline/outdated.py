@@ -1,4 +1,4 @@
-"""Finds the outdated results of a run: those made from earlier settings or files, or by an older `nas`.
+"""Finds the outdated results of a run: those made by an older `nas`, or from settings or files that have changed.
 
 The report and `nas front` still show such results, together with the warning that `outdated` returns.
 """
@@ -16,10 +16,10 @@ from nas.pipeline.supernets import supernet_inputs
 
 
 def outdated(run: Run) -> str:
-    """Return a line that names the outdated results of a run and the command to rebuild them; empty if there are none.
+    """Return a line that names a run's outdated results and the command to rebuild them; empty if there are none.
 
-    Results that were measured on another machine do not count as outdated, since a run may be viewed on any machine.
-    The database of the search, if there is one, is not accessed.
+    Results that were measured on a different machine do not count as outdated, since a run may be viewed on any
+    machine. The database of the search, if there is one, is not accessed.
     """
     try:
         outdated_names = _outdated_steps(run)
@@ -51,7 +51,7 @@ def _outdated_steps(run: Run) -> list[str]:
 
 
 def _readable_profile(run: Run, device: Device) -> Profile | None:
-    """Return a device's profile; None if an older version of nas wrote it in another format."""
+    """Return a device's profile; None if an older version of nas wrote it in a different format."""
     try:
         return Profile.load(run.profile(device.name))
     except DeviceError:

@@ -120,16 +120,16 @@ def trials_of(run: Run, costs: Costs) -> Trials:
 
 @once
 def searched(run: Run) -> SearchState:
-    """Return the candidates that the search has evaluated so far, and their outcomes."""
+    """Return the candidates that the search has evaluated so far, and the number of trials with each outcome."""
     return SearchState.of(trials_of(run, costs_of(run)))
 
 
 def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchState:
-    """Evaluate candidates until their number reaches `evaluations(run)`; return all of them and their outcomes.
+    """Evaluate candidates until their number reaches `evaluations(run)`; return the state of the search.
 
     With `knapsack`, the accuracies of single changes to the largest network are measured first. A knapsack solver
-    combines these changes into the first candidates. Raises `SearchError` if earlier trials were based on other
-    profiles or weights.
+    combines these changes into the first candidates. Raises `SearchError` if earlier trials were based on
+    different profiles or weights.
     """
     costs, recipe, settings, count = costs_and_floors_of(run), evaluation(run), run.study.search, evaluations(run)
     trials = trials_of(run, costs)
@@ -212,14 +212,14 @@ def make_search(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def is_searched(run: Run) -> bool:
-    """Whether the search has ended, and was made for the current supernet and profiles."""
+    """Whether the search for the current supernet and profiles has ended."""
     return run.is_done("search", search_inputs(run)) and has_ended(run, len(searched(run).results))
 
 
 def has_ended(run: Run, count: int) -> bool:
     """Whether a search with `count` results has ended.
 
-    It has ended if these are as many as the study asks for, or if it was recorded that no new candidates were left.
+    It has ended if `count` reaches `evaluations(run)`, or if it was recorded that no new candidates were left.
     """
     return count >= evaluations(run) or run.get_note("search", "ended") == _end_note(run, count)
 
@@ -227,7 +227,8 @@ def has_ended(run: Run, count: int) -> bool:
 def _end_note(run: Run, count: int) -> list[object]:
     """Return the note that records how a search ended.
 
-    It includes the sampler and the number of evaluations, since the search may find more candidates with others.
+    It includes the sampler and the number of evaluations, since a search in which one of them differs may find more
+    candidates.
     """
     return [evaluations(run), run.study.search.sampler, count]
 
@@ -241,7 +242,7 @@ def front_inputs(run: Run) -> str:
 
 
 def make_front(run: Run, stopwatch: Stopwatch) -> None:
-    """Measure the best candidates of each budget and uniform baselines as whole networks; write the front."""
+    """Measure the best candidates and uniform networks of each budget end to end on the devices; write the front."""
     study, costs, recipe = run.study, costs_and_floors_of(run), evaluation(run)
     results = searched(run).results
     comparable_costs = compared_at(costs, results, study.export.candidates)
@@ -255,7 +256,10 @@ def make_front(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def front(run: Run) -> dict[str, Any]:
-    """Return the measured Pareto front of a finished search. Raises `SearchError` if there is none yet."""
+    """Return the content of `front.json`: all candidates, the Pareto front, and each budget's measured candidates.
+
+    Raises `SearchError` if the file does not exist yet.
+    """
     if not run.front.exists():
         raise SearchError(f"{run.front}: does not exist yet; run nas search or nas run to write it")
     content: dict[str, Any] = read_json(run.front, SearchError)

@@ -31,7 +31,7 @@ class Step:
     """One step of a study. `inputs`, `make` and `current` are called only once everything in `needs` is up to date."""
 
     name: str
-    """Names the step, and the file `steps/<name>.json` in the run's folder that marks it as started or finished."""
+    """The name of the step. The file `steps/<name>.json` in the run's folder records when it started and finished."""
     needs: tuple[str, ...]
     """Names of the steps and checks that must come first."""
     inputs: Callable[[Run], str]
@@ -47,7 +47,7 @@ class Step:
     current: Callable[[Run], bool] | None = field(default=None, kw_only=True)
     """Returns whether the result is up to date. By default, a result made from the current `inputs` is up to date."""
     shares_hours: bool = field(default=False, kw_only=True)
-    """Whether the step is one of those among which `training.hours` is divided, if the study sets it."""
+    """Whether the step gets a share of `training.hours`, if the study sets it, instead of having a fixed cost."""
     is_remote: bool = field(default=False, kw_only=True)
     """Whether `inputs` needs an answer from another machine. `nas check` does not contact that machine, and assumes
     that a finished result is up to date."""

@@ -49,7 +49,7 @@ def unlabelled_inputs(run: Run) -> str:
 
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
-    """Read the study's unlabelled texts. Texts that its splits already contain are left out."""
+    """Read the study's unlabelled texts, leaving out texts that `task.splits` already contains."""
     settings = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
     return read_unlabelled(settings, sources(run), task.splits)
 
@@ -69,7 +69,10 @@ def make_unlabelled(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def unlabelled_counts(run: Run) -> Counts | None:
-    """Return how many unlabelled texts were read and left out; None if there are none, or if they are not read yet."""
+    """Return how many unlabelled texts were read, and how many of them were left out.
+
+    Return None if the study has no unlabelled texts, or if they are not read yet.
+    """
     if not run.study.task.unlabelled or not run.is_finished("unlabelled"):
         return None
     return Counts(**read_json(run.unlabelled / _COUNTS_FILE, DataError))
@@ -98,7 +101,7 @@ def distilled_from(run: Run) -> list[Path]:
 
 
 def unlabelled_lengths(run: Run) -> list[int]:
-    """Return each unlabelled text's number of tokens; empty if there are none, or if they are not read yet."""
+    """Return the number of tokens of each unlabelled text; empty if there are none, or if they are not read yet."""
     if unlabelled_counts(run) is None:
         return []
     return values_of(unlabelled_texts(run), "length")

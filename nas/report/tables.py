@@ -113,7 +113,7 @@ def print_front(front: dict[str, Any]) -> None:
 
 
 def _without_the_only_device(baselines: dict[str, Any]) -> dict[str, Any]:
-    """Return baselines with the name `<kind>` in place of `<device>/<kind>` if there is only one device."""
+    """Return baselines, keyed by `<kind>` instead of `<device>/<kind>` if there is only one device."""
     if len({name.split("/")[0] for name in baselines}) > 1:
         return baselines
     return {name.split("/")[1]: baseline for name, baseline in baselines.items()}
@@ -164,7 +164,7 @@ def print_spread(spread_by_budget: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> None:
-    """Print the time that each step and its parts took, and their shares of the total; arguments are in seconds."""
+    """Print the time that each step and its parts took, and the shares of the total. Arguments are in seconds."""
     total = sum(seconds.values())
     table = _table("Time spent", "step", "time", "share")
     for step, step_seconds in seconds.items():

@@ -1,4 +1,4 @@
-"""Augmentation of the training texts by random replacement of tokens; the teacher then labels the changed texts.
+"""Augmentation of the training texts by random replacement of tokens. The teacher then labels the changed texts.
 
 A supernet that sees the same rows many times memorises them. It should learn the teacher's function instead, which is
 defined for any text.

@@ -90,7 +90,7 @@ class Head:
     source: str
     """The teacher's folder or hub id."""
     names: tuple[str, ...]
-    """The names of its outputs, in order."""
+    """The names of the classifier's outputs, in order."""
     is_retrained: bool = False
     """Whether the teacher will be fine-tuned. Its classifier may then be replaced, so it need not fit the data."""
 
@@ -110,7 +110,8 @@ class Numbering:
 def check_one_output(head: Head | None, needed: str, given: str) -> None:
     """Raise `TeacherError` if the teacher's classifier is kept and does not have exactly one output.
 
-    `needed` and `given` are parts of the message: the need of the task, and the kind of teacher to give instead.
+    `needed` and `given` are parts of the message: a clause about the need of the task, and the kind of teacher that
+    meets it.
     """
     if head and not head.is_retrained and len(head.names) != 1:
         raise TeacherError(
@@ -188,7 +189,7 @@ def _finite_numbers(column: LabelColumn) -> list[float]:
 
 
 def parse_numbers(values: Iterable[Any]) -> list[float]:
-    """Return each value as a number; texts such as "2.5" are converted, and any other value becomes NaN."""
+    """Return the values as numbers. Texts such as "2.5" are converted. Values that are not numbers become NaN."""
     return [_parse_number(value) for value in values]
 
 
@@ -267,7 +268,7 @@ def _sorted_names(names: set[str]) -> list[str]:
 
 
 def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
-    """Number the classes of the data as the teacher does, or in the given order if its classifier is not kept.
+    """Number the classes of the data as the teacher does, or as in `names` if the teacher's classifier is not kept.
 
     Classes are matched by name, in any order. If the data's classes are whole numbers that the teacher does not use
     as names, they are taken as the teacher's class numbers, provided that the teacher has all of these numbers.
@@ -313,7 +314,7 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
 def _match_by_name(names: Sequence[str], teacher_names: Sequence[str]) -> dict[str, int]:
     """Return the position of each name in `teacher_names`, ignoring case if that is unambiguous.
 
-    Empty if a name is missing.
+    The result is empty if a name is missing there.
     """
     for normalise in (str, lambda name: name.strip().casefold()):
         positions = {normalise(name): number for number, name in enumerate(teacher_names)}
@@ -328,7 +329,7 @@ def _match_by_name(names: Sequence[str], teacher_names: Sequence[str]) -> dict[s
 
 
 def _absent_classes_note(teacher_names: Sequence[str], numbers: Mapping[str, int]) -> str:
-    """Return a note about classes of the teacher that the training data lacks; empty if it has all of them."""
+    """Return a note about classes of the teacher that the training data lacks; empty if it lacks none."""
     absent = [name for number, name in enumerate(teacher_names) if number not in numbers.values()]
     if not absent:
         return ""
@@ -362,7 +363,10 @@ def alike_note(source: str, names: Sequence[str]) -> list[str]:
 def check_known(
     class_numbering: Numbering, train: LabelColumn, test: LabelColumn, classes: Iterable[tuple[int, str]]
 ) -> None:
-    """Raise `DataError` if the training set lacks a class of the test set; `classes` pairs row numbers and classes."""
+    """Raise `DataError` if the training set lacks a class of the test set.
+
+    `classes` yields pairs of the number of a row in the test set and a class of this row.
+    """
     unknown_label = next(((row, label) for row, label in classes if label not in class_numbering.numbers), None)
     if unknown_label is None:
         return

@@ -58,7 +58,10 @@ class TagMetric(Metric):
         return scores
 
     def _span_counts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return for each text the numbers of correct, predicted and actual spans (or words), (texts, 3)."""
+        """Return the numbers of correct, predicted and actual spans of each text, (texts, 3).
+
+        If the metric is `accuracy`, words are counted instead of spans.
+        """
         answered = logits.argmax(axis=-1)
         if self.name == "accuracy":
             words = (labels != IGNORED).sum(axis=1)
@@ -69,7 +72,10 @@ class TagMetric(Metric):
         ).reshape(-1, 3)
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the tag numbers of words at their first tokens, (texts, tokens), and `IGNORED` for other tokens."""
+        """Return the predicted tag number of each word at its first token, (texts, tokens).
+
+        All other tokens have the value `IGNORED`.
+        """
         tags: np.ndarray = np.where(labels == IGNORED, IGNORED, logits.argmax(axis=-1))
         return tags
 
@@ -111,7 +117,7 @@ class TagMetric(Metric):
         return logits
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits for which a share of the words has the correct tag, or a share of the spans is found.
+        """Return simulated logits that tag a share of the words correctly or, for `span_f1`, find a share of the spans.
 
         For each missed span, a word outside of all spans is wrongly tagged as a span.
         """
@@ -252,7 +258,7 @@ class Tagging(TaskKind):
 
 
 def _first_tag_not_iob2(names: Iterable[str]) -> str | None:
-    """Return the first of these tags that does not follow IOB2; None if all do."""
+    """Return the first tag name that does not follow IOB2 (`O`, `B-<type>`, `I-<type>`); None if all names do."""
     return next((name for name in names if not _IOB2.fullmatch(name)), None)
 
 

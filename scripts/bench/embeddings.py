@@ -1,7 +1,7 @@
 """Measure the quality of a run's exported embeddings on texts that the search has not seen.
 
 Compares the teacher, the exports of a run whose task is of the kind `embedding`, and the mean of the teacher's token
-embeddings as a baseline:
+embeddings as a baseline. It reports two results:
   - `pairs`: for each file of scored text pairs, Spearman's correlation between the scores and the cosine similarities;
   - `retrieval`: for a folder in BEIR's layout (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over the
     whole corpus. For `own`, the network embeds all texts. For `documents_by_teacher`, the network embeds only the
@@ -43,7 +43,7 @@ _NDCG_CUT = 10
 
 
 def encoders(run: Run, max_length: int) -> dict[str, Encode]:
-    """Return the encoders to compare by name: teacher, exports, and the mean of the teacher's token embeddings."""
+    """Return the encoders to compare by name: teacher, exports, and averaged token embeddings of the teacher."""
     teacher = load_teacher(run)
     tokenizer, types = load_tokenizer(run.teacher), "token_type_ids" in teacher.config.input_names
     vectors = teacher.state_dict()["bert.embeddings.word_embeddings.weight"].numpy()
@@ -88,7 +88,7 @@ class Retrieval:
         self.queries = [texts[name] for name in self.relevant]
 
     def ndcg(self, queries: np.ndarray, documents: np.ndarray) -> float:
-        """Return nDCG@10 if documents are ranked by the cosine similarity of their embeddings to that of the query."""
+        """Return nDCG@10 of ranking documents by the cosine similarity between their embeddings and the query's."""
         from pytrec_eval import RelevanceEvaluator
 
         cosines = _unit(queries) @ _unit(documents).T
@@ -107,7 +107,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Measure every network, print a table, and return the results."""
+    """Measure the embeddings of every network, print a table, and return the results."""
     encode_of = encoders(run, arguments.max_length)
     pairs = {path.stem if path.stem != "test" else path.parent.name: read_rows(str(path)) for path in arguments.pairs}
     if arguments.without:

@@ -119,7 +119,7 @@ def _changed(**group):
 
 
 BAD = {
-    "another job": (GOOD | {"job": "other"}, "another bundle"),
+    "another job": (GOOD | {"job": "other"}, "a different bundle"),
     "a network missing": (_changed(samples_ms={"export": [[1.0], [2.0]]}), "each network of the bundle once"),
     "a network too many": (
         _changed(samples_ms=GOOD["groups"][0]["samples_ms"] | {"more": [[1.0], [1.0]]}),

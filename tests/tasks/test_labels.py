@@ -233,7 +233,7 @@ def test_f1_is_computed_for_the_named_class_or_averaged_over_all():
     assert macro.label == "macro f1"
     assert macro.score(three, labels) == f1_score(labels, predictions, average="macro")
     assert _metric(task).label == "f1" and _metric(TASK, names).label == "accuracy"
-    with pytest.raises(DataError, match="must be one of the classes hate, normal, but got 'hatred'"):
+    with pytest.raises(DataError, match="'hatred' does not name one class; use one of hate, normal"):
         _metric(task.model_copy(update={"positive": "hatred"}), names)
 
 
