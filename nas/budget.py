@@ -26,7 +26,7 @@ STORED = ("size_mb", "params")
 COST_METRICS = (*LATENCIES, *RATES, "peak_memory_mb", *STORED)
 
 TRIAL = "trial-"
-"""Prefix of the names of exports that are made for a single candidate (trial) instead of a budget."""
+"""Prefix of the names of exports that are written for a single candidate (trial) instead of a budget."""
 
 Minimised = Literal["p50_ms", "p95_ms", "expected_ms", "worst_ms", "size_mb", "params"]
 """The metrics that a budget with an accuracy floor can minimise."""
@@ -81,7 +81,7 @@ class Limits(Settings):
 
     @cached_property
     def given(self) -> dict[str, str | float]:
-        """The limits that the study sets, keyed by metric name, in the form in which the study file writes them."""
+        """The limits that the study sets, keyed by metric name, as written in the study file."""
         return {name: limit for name in COST_METRICS if (limit := getattr(self, name)) is not None}
 
     def values(self, teacher: CostMetrics) -> dict[str, float]:

@@ -33,7 +33,7 @@ _FEW_VALUES = 20
 """The number of distinct values that separates few values from many. A column with few values that repeat often does
 not hold texts. Numbers with fractions can be classes only if there are few of them."""
 _MOSTLY_SHARE = 0.9
-"""The share of values that must fulfil a condition before the whole column counts as fulfilling it."""
+"""The share of values that must fulfil a condition for the whole column to be treated as fulfilling it."""
 _LEAST_PASSAGES = 3
 """The least average number of rows per query at which the rows may be passages to rank."""
 
@@ -118,7 +118,7 @@ class Column:
     name: str
     form: Form
     counts: Mapping[str, int]
-    """The number of rows with each value, keyed by the value as text. For lists, the number of occurrences of each
+    """The number of rows with each value, keyed by the value as a string. For lists, the number of occurrences of each
     label or tag. Empty for columns with many different texts, and for lists that hold neither labels nor tags."""
     missing: int
     """The number of rows without a value."""
@@ -199,7 +199,7 @@ class Column:
 
     @property
     def numbers(self) -> list[float] | None:
-        """The distinct values in ascending order if all are numbers, else None. "01" does not count as a number."""
+        """The distinct values in ascending order if all are numbers, else None. "01" is not treated as a number."""
         texts = self.counts
         if not texts or self.has_lists:
             return None

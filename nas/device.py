@@ -50,7 +50,7 @@ class Device(Settings):
     number_format: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: Positive = 1
     pin_to: tuple[Whole, ...] = ()
-    """The numbers of the cores that the measuring process may use; all cores if empty."""
+    """The indices of the cores that the measuring process may use; all cores if empty."""
     batch_size: Positive = 1
     sequence_length: Annotated[
         Annotated[Length, Tag("number")]
@@ -62,7 +62,7 @@ class Device(Settings):
     """Tokens per text: one length, several equally frequent lengths, a table that maps each length to its frequency, or
     `task` for the lengths of the texts in the search set."""
     warm_up: Positive = 3
-    """The least number of warm-up runs per network. Their latencies do not count, and further runs follow until the
+    """The least number of warm-up runs per network. Their latencies are ignored, and further runs follow until the
     latency is stable."""
     repeats: Positive = 40
     """The number of interleaved rounds in which complete networks are measured."""

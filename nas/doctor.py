@@ -291,7 +291,7 @@ def _compressed_model(study: Study) -> Finding:
     """Check the model that the study compresses: the student or, if there is none, the teacher."""
     name = "student" if study.student else "teacher"
     if study.compressed.model == "embedded":
-        return Finding("study", name, "ok", "made by nas")
+        return Finding("study", name, "ok", "built by nas")
     from nas.pipeline.prepare import given_teacher
     from nas.pipeline.teachers import check_teacher
 

@@ -1,4 +1,4 @@
-"""The built-in task `embedded`: a data set and a teacher made from documentation on this machine, without a download.
+"""The built-in task `embedded`: a data set and a teacher built from documentation on this machine, without a download.
 
 The task is to fill a gap. One small word of a sentence is replaced by [MASK], and the classifier predicts which of
 eight words it was. The sentences come from the docstrings of Python and of installed packages, whose source files are
@@ -69,7 +69,7 @@ _PROSE = re.compile(r"[A-Z][A-Za-z ,;'()-]+\.")
 def build(folder: Path, seed: int) -> None:
     """Write `train.parquet`, `test.parquet` and the untrained `teacher/` to `folder`.
 
-    The same seed gives the same files as long as the same packages are installed. Raises `DataError` if their
+    The same seed produces the same files as long as the same packages are installed. Raises `DataError` if their
     documentation contains too few sentences.
     """
     rng = random.Random(seed)
@@ -86,7 +86,7 @@ def build(folder: Path, seed: int) -> None:
 
 
 def source_folders() -> dict[str, Path]:
-    """Return the folders whose Python files are read, by name: the standard library and the installed `PACKAGES`."""
+    """Return the folders of Python files to read, keyed by name: the standard library and the installed `PACKAGES`."""
     folders = {"python": Path(sysconfig.get_path("stdlib"))}
     for name in PACKAGES:
         spec = find_spec(name)  # finds a top-level package without importing it
@@ -173,7 +173,7 @@ def _write_rows(path: Path, rows: list[tuple[str, int]]) -> None:
 
 
 def vocabulary(texts: list[str]) -> list[str]:
-    """Return a WordPiece vocabulary for the texts, with special tokens first. Equal texts give equal vocabularies."""
+    """Return a WordPiece vocabulary for the texts, with special tokens first. Equal texts yield equal vocabularies."""
     texts = [text.replace(GAP, "") for text in texts]
     letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
     # The trainer breaks ties by token number, and it numbers the letters in an arbitrary order. Passing all letters as

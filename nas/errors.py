@@ -36,8 +36,8 @@ class TeacherError(NasError):
 
 
 class TrainingError(NasError):
-    """A training whose loss became NaN or infinite, whose checkpoints belong to a different training, or whose workers
-    failed."""
+    """A training run whose loss became NaN or infinite, whose checkpoints belong to a different training run, or whose
+    workers failed."""
 
 
 class DeviceError(NasError):

@@ -123,12 +123,12 @@ def given_path(name: str) -> Path:
 
 
 def canonical_json(value: Any) -> str:
-    """Return JSON text with sorted keys and no spaces, so that equal values give equal text."""
+    """Return a JSON string with sorted keys and no spaces, so that equal values yield equal strings."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def digest(value: Any) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of the canonical JSON text of a value."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the canonical JSON string of a value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 

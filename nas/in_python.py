@@ -1,7 +1,8 @@
 """Runs of studies that are defined in Python, with data sets and loaded models in place of the paths in a study file.
 
-`run_of` writes these objects and the resulting study file into the folder of the run. The same objects give the same
-files, so a later call, even in another process, resumes the run. The command line can also use this study file.
+`run_of` writes these objects and the resulting study file into the folder of the run. The same objects produce the
+same files, so a later call, even in a different process, resumes the run. The command line can also use this study
+file.
 """
 
 from __future__ import annotations

@@ -370,7 +370,7 @@ def fitting_space(shape: Shape) -> str | None:
 
 
 def space_text(shape: Shape) -> str:
-    """Return the text of a TOML file that defines a search space for teachers of this shape."""
+    """Return the content of a TOML file that defines a search space for teachers of this shape."""
     width = 32 if shape.hidden_size >= 128 else 8
     layers = [count for count in _COUNTS if count < shape.num_hidden_layers]
     heads = [count for count in _COUNTS if count < shape.num_attention_heads]

@@ -30,7 +30,7 @@ _MANY_ROWS = 10_000
 
 
 class Shape(Settings):
-    """The sizes of the teacher for which a search space is made, named as in Hugging Face's configurations."""
+    """The sizes of the teacher for which a search space is designed, named as in Hugging Face's configurations."""
 
     num_hidden_layers: Positive
     hidden_size: Positive
@@ -372,7 +372,7 @@ class SearchSpace(Settings):
 
         If `size`, a number from 0 (smallest) to 1 (largest), is set, the drawn sizes concentrate around it: the index
         of each drawn value in its list is binomially distributed. If the caller draws `size` uniformly, each single
-        dimension is uniform again. Blocks without weights of their own count as the smallest size.
+        dimension is uniform again. Blocks without weights of their own are treated as having the smallest size.
         """
 
         def draw(values: Sequence[T]) -> T:

@@ -69,7 +69,7 @@ class TeacherSettings(Settings):
     """Whether tokens that never occur in the training texts are removed. Words that contain such tokens are then split
     into smaller pieces. For WordPiece, BPE and Unigram tokenizers."""
     outputs: dict[str, str] | None = None
-    """Only for the teacher, and only if the study sets `[student]`: the columns of the training data and of the
+    """Allowed only for the teacher, and only if the study sets `[student]`: the columns of the training data and of the
     unlabelled texts that hold the teacher's logits, keyed by label. The teacher is then not loaded, and `model` is only
     its name."""
 
@@ -190,7 +190,7 @@ class Task(Settings):
             )
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
-                raise ValueError(f"{key}: {value!r} is only for hub data sets; set hub as well, or remove {key}")
+                raise ValueError(f"{key}: is {value!r}, but only hub data sets have one; set hub, or remove {key}")
         named = [(key, name) for key, names in (*self.sets.items(), ("unlabelled", self.unlabelled)) for name in names]
         for key, name in named:
             is_made_here = getattr(self, key) == "embedded"
@@ -264,8 +264,8 @@ class Supernet(Settings):
     relation_weight: Real = 0.0
     """Weight of the distillation loss on the attention relations."""
     replaced_tokens: Annotated[float, Field(ge=0.0, le=0.5, strict=True)] = 0.15
-    """The mean share of a text's tokens that are replaced at random, both in this training and in the final training.
-    If the study sets `[student]`, no tokens are replaced."""
+    """The mean share of a text's tokens that are replaced at random, both in the supernet's training and in the final
+    training. If the study sets `[student]`, no tokens are replaced."""
     train_embeddings: Flag = False
     """Whether the token embeddings are trained together with the other weights."""
     workers: Positive = 1
@@ -289,7 +289,7 @@ class Search(Settings):
 
     sampler: Literal["guided", "nsga2", "tpe", "random"] = "guided"
     evaluations: Positive = 200
-    """The number of candidates whose accuracy is measured. Candidates predicted to miss every budget do not count."""
+    """The number of candidates whose accuracy is measured, not counting those predicted to miss every budget."""
     population: Annotated[int, Field(ge=4, strict=True)] = 32
     executor: Literal["inline", "ray"] = "inline"
     workers: Positive = 1
@@ -344,7 +344,7 @@ class Search(Settings):
 
 _FINAL_STEPS_RATIO = 3
 """Default ratio of the number of steps of the final training to that of the supernet's training. A supernet ranks
-candidates well after a short training, whereas the accuracy of an export depends on the final training."""
+candidates well after short training, whereas the accuracy of an export depends on the final training."""
 
 
 class Export(Settings):
@@ -353,7 +353,7 @@ class Export(Settings):
     candidates: Positive = 4
     """The number of candidates per budget whose complete networks are measured together, beginning with the best ones.
     If too few of these candidates meet the budget, the next ones are measured. For a budget with an accuracy floor,
-    twice as many are measured, spread along the front around the floor."""
+    twice as many are measured, spread along the Pareto front around the floor."""
     finalists: Positive = 3
     """The number of candidates per budget that enter the final training; twice as many if the budget has an accuracy
     floor. The less accurate ones are dropped during this training."""
@@ -367,7 +367,7 @@ class Export(Settings):
 
 
 class Training(Settings):
-    """Settings for the time and disk space that a run may use, and for the tools to which trainings report."""
+    """Settings for the time and disk space that a run may use, and for the tools to which training stages report."""
 
     hours: PositiveReal | None = None
     """The time allowed for the whole run. If it is set, the numbers of training steps and evaluations depend on it and
@@ -376,7 +376,7 @@ class Training(Settings):
     """The most disk space, in GB, for storing the teacher's outputs on the training texts. Stored outputs are computed
     only once instead of in every step. With 0, no outputs are stored."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """The tools to which trainings report their losses: TensorBoard (if installed), Weights & Biases or MLflow."""
+    """The tools to which training stages report losses: TensorBoard (if installed), Weights & Biases or MLflow."""
 
 
 class Study(Settings):
@@ -416,7 +416,9 @@ class Study(Settings):
             )
         self._check_models()
         if self.compressed.model == "embedded" and self.compressed.revision:
-            raise ValueError(f"teacher.revision: {self.compressed.revision!r} is only for hub models; remove it")
+            raise ValueError(
+                f"teacher.revision: is {self.compressed.revision!r}, but only hub models have revisions; remove it"
+            )
         if (self.compressed.model == "embedded") != (self.task.train == "embedded"):
             raise ValueError(
                 "teacher.model: the teacher 'embedded' and the task 'embedded' need each other; set both or neither"
@@ -430,8 +432,8 @@ class Study(Settings):
                 )
         if self.training.hours and self.supernet.workers > 1:
             raise ValueError(
-                "training.hours: needs a training in one process, whose speed can be measured, but supernet.workers is "
-                f"{self.supernet.workers}; remove one of them"
+                "training.hours: requires training in one process, whose speed can be measured, but supernet.workers "
+                f"is {self.supernet.workers}; remove one of them"
             )
         return self
 

@@ -49,7 +49,7 @@ def _element(rows: Dataset, name: str) -> Value | ClassLabel:
 
 
 def _list_values(rows: Dataset, name: str) -> pyarrow.ChunkedArray | None:
-    """Return the values of a column whose lists hold texts or whole numbers; None for other columns."""
+    """Return the values of a column whose lists hold strings or whole numbers; None for other columns."""
     feature = rows.features[name]
     if not isinstance(feature, List | LargeList) or not isinstance(feature.feature, Value | ClassLabel):
         return None

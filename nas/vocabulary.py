@@ -57,7 +57,7 @@ class _TokenizerModel:
         return spelled == [piece] or any(character not in self.numbers for character in spelled)
 
     def closed(self, kept: set[str]) -> set[str]:
-        """Return `kept` and the pieces without which texts made of kept pieces would be tokenised differently."""
+        """Return `kept` and the pieces without which texts of kept pieces would be tokenised differently."""
         return kept
 
     def keep(self, pieces: list[str]) -> None:
@@ -129,7 +129,7 @@ class _Unigram(_TokenizerModel):
 
 _MODEL_CLASSES: dict[str, type[_TokenizerModel]] = {"WordPiece": _TokenizerModel, "BPE": _BPE, "Unigram": _Unigram}
 PRUNABLE = f"{', '.join([*_MODEL_CLASSES][:-1])} or {[*_MODEL_CLASSES][-1]}"
-"""The types of tokenizer models that can be pruned, as text for messages."""
+"""The types of tokenizer models that can be pruned, as a phrase for messages."""
 
 
 def prune_tokenizer(

@@ -94,7 +94,8 @@ AddressOption = Annotated[
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help="Evaluate candidates on the Ray cluster at this address. auto is the cluster that contains this machine.",
+        help="Evaluate candidates on the Ray cluster at this address. Use 'auto' for the cluster that this machine "
+        "belongs to.",
     ),
 ]
 HoursOption = Annotated[
@@ -189,8 +190,8 @@ def work_on(
     """Load a study, call `work` with its run, and return the result of `work`.
 
     The progress bars and warnings of other libraries are switched off. With an `address`, candidates are evaluated on
-    the Ray cluster at that address. `locked` locks the run against other commands, which is required if `work` makes
-    steps of the run. `hours` is the time limit, as in `with_hours`.
+    the Ray cluster at that address. `locked` locks the run against other commands, which is required if `work` runs
+    steps of the study. `hours` is the time limit, as in `with_hours`.
     """
     loaded = load(study, assignments)
     if address:

@@ -221,7 +221,7 @@ def _read_columns(train: str, test: str, flag: str = "--train") -> Columns:
 
 @dataclass
 class _TaskAnswers:
-    """The answers about the task. The options give some of them; `_settle_pairs` or `_settle_task` adds the rest."""
+    """The answers about the task. The options provide some; `_settle_pairs` or `_settle_task` adds the rest."""
 
     text: list[str]
     label: list[str]
@@ -244,7 +244,7 @@ class _TaskAnswers:
 def _settle_pairs(pairs: Columns | None, train: str | None, given_answers: _TaskAnswers) -> _TaskAnswers:
     """Return the completed answers for a task that learns from the texts of `train` and is evaluated on text pairs.
 
-    Answers that the options do not give are found as in `_OpenQuestions.settle`. Raises `StudyError` with all questions
+    Answers missing from the options are found as in `_OpenQuestions.settle`. Raises `StudyError` with all questions
     that remain open and the options that answer them, and `DataError` if a file cannot be read.
     """
     from nas.columns import Clear
@@ -279,7 +279,7 @@ def _settle_task(
 ) -> _TaskAnswers:
     """Return the completed answers (text, label, kind, metric and so on) for a task that learns from labelled rows.
 
-    Answers that the options do not give are found as in `_OpenQuestions.settle`. Raises `StudyError` with all questions
+    Answers missing from the options are found as in `_OpenQuestions.settle`. Raises `StudyError` with all questions
     that remain open and the options that answer them.
     """
     from nas.columns import Clear

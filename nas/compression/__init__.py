@@ -1,6 +1,6 @@
 """The compression methods: the ways in which one block of a network can be compressed.
 
-`REGISTRY` lists the methods, each of which has its own module. `compression` parses the text by which search spaces
+`REGISTRY` lists the methods, each of which has its own module. `compression` parses the string by which search spaces
 and architectures refer to a method, such as `low_rank(64)+int8`. The model, the supernet and the export then compute
 and store the block as the method defines.
 """

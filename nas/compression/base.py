@@ -62,12 +62,12 @@ class Compression(ABC):
         states the rule, the value and a remedy.
         """
         if parameter is not None:
-            raise ValueError(f"{cls.name} takes no parameter, but got {parameter!r}; write {cls.name}")
+            raise ValueError(f"{cls.name} accepts no parameter, but got {parameter!r}; write {cls.name}")
         return cls()
 
     @property
     def spec(self) -> str:
-        """The method as text, including parameter and format. Methods with the same text are equal."""
+        """The method as a string, including parameter and format. Methods with the same string are equal."""
         return self.name
 
     def __eq__(self, other: object) -> bool:
@@ -231,7 +231,7 @@ class Stored(MatrixCompression):
     @property
     @abstractmethod
     def form(self) -> str:
-        """The method as text, with its name and parameter but without the format."""
+        """The method as a string, with its name and parameter but without the format."""
 
     @property
     def spec(self) -> str:

@@ -2,7 +2,7 @@
 
 Weights are quantised symmetrically, with one scale per output row. A matrix that is multiplied has 64 levels on each
 side of zero; a table that is only looked up has 127. Activations are quantised asymmetrically to 8 bits, as in ONNX's
-`DynamicQuantizeLinear`, but with one scale per text instead of one per batch. The simulation in torch therefore gives
+`DynamicQuantizeLinear`, but with one scale per text instead of one per batch. The simulation in torch therefore yields
 the results of a runtime that serves texts one by one. Gradients pass straight through the rounding, as in Q8BERT
 (Zafrir et al., arXiv:1910.06188). ONNX Runtime has no GPU kernels for the operators of dynamic quantisation and would
 silently run them on the CPU.

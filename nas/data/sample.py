@@ -18,7 +18,7 @@ def sample_of(
 ) -> dict[str, list[str]]:
     """Return the texts of some rows, keyed by row number: the longest, the shortest and some in between.
 
-    `columns` are the columns of texts, `lengths` the numbers of tokens of the rows, and `shown` the row numbers of
+    `columns` are the columns of texts, `lengths` holds the number of tokens of each row, and `shown` the row numbers of
     additional rows to return. Lists of words are joined with spaces, as for serving.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])

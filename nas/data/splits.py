@@ -51,7 +51,7 @@ def held_out(columns: Texts, unit: str, size: int, seed: int) -> list[int]:
 
 
 def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
-    """Return the numbers of the columns whose text is the same in all rows of each group, such as the query.
+    """Return the indices of the columns whose text is the same in all rows of each group, such as the query.
 
     If there is no such column, or if there are no groups, all columns are returned.
     """
@@ -68,7 +68,7 @@ def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int)
     """Return the row numbers of the search set as `held_out` does, but draw whole groups at random.
 
     Groups with equal texts in `columns` stay together. If `columns` holds only the query, a query with two group names
-    therefore counts as one group.
+    is therefore treated as one group.
     """
     members: dict[int, list[int]] = {}
     for row, component in enumerate(_components(numbered(map(normal, zip(*columns, strict=True))), groups)):
@@ -84,7 +84,7 @@ def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int)
 
 
 def _components(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
-    """Return the number of each row's connected component. Rows with the same text or the same group are connected."""
+    """Return the index of each row's connected component. Rows with the same text or the same group are connected."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -104,7 +104,7 @@ def numbered(values: Iterable[Hashable]) -> list[int]:
 def _contained_rows(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) -> list[str]:
     """Return the texts of `rows`, other than `text` itself, that are contiguous spans of the words of `text`.
 
-    `sizes` maps a first word to the numbers of words of the rows that begin with this word.
+    `sizes` maps a first word to the lengths, in words, of the rows that begin with it.
     """
     words = text.split(" ")
     spans = {
@@ -117,5 +117,5 @@ def _contained_rows(text: str, rows: Container[str], sizes: Mapping[str, Iterabl
 
 
 def normal(row: Sequence[Text]) -> str:
-    """Return the texts of a row as one text in lower case and with single spaces, so that rows can be compared."""
+    """Return the texts of a row as one string in lower case and with single spaces, so that rows can be compared."""
     return " ".join(" ".join(map(joined, row)).lower().split())

@@ -194,7 +194,7 @@ def names_of(sources: Sequence[RowSource]) -> str:
 
 
 def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, head: Head | None = None) -> Splits:
-    """Read a task's rows and hold the search set out of the training rows.
+    """Read a task's rows and hold out part of the training rows as the search set.
 
     `train` and `test` are resolved paths or names of splits on the hub; the rows of several `train` sources are
     concatenated. Labels get the numbers that they have in `head`, the teacher's classifier. Raises `DataError` for a
@@ -290,7 +290,7 @@ def _can_name_group(value: Any, may_be_empty: bool) -> bool:
 
 
 def _check_tags(task: Task, sources: Sequence[RowSource], texts: Sequence[Text], tags: Sequence[Sequence[int]]) -> None:
-    """Raise `DataError` unless each row of these sources has exactly one tag per word."""
+    """Raise `DataError` unless each row of the `sources` has exactly one tag per word."""
     pairs = zip(texts, tags, strict=True)
     for source in sources:
         for row, (words, row_tags) in enumerate(islice(pairs, len(source.rows))):
@@ -338,7 +338,7 @@ def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -
 def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> list[list[Text]]:
     """Return columns of texts, or of lists of words if the kind of task needs them.
 
-    Raises `DataError` if a value has another type. Prints how many texts are empty.
+    Raises `DataError` if a value has a different type. Prints how many texts are empty.
     """
     is_valid, expected = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
     text_columns = []

@@ -55,7 +55,7 @@ class Unlabelled:
     """The columns of texts, in the same form as in `Splits`."""
     counts: Counts
     rows: Sequence[Sequence[int]]
-    """For each source, the numbers of the rows that are kept, in the order of the texts."""
+    """For each source, the row numbers of the rows that are kept, in the order of the texts."""
     groups: Sequence[int] = ()
     """The number of each text's group, distinct from all numbers in the splits; empty if the task has no groups."""
 

@@ -33,7 +33,7 @@ from nas.threads import side_by_side
 
 _TITLE = "Accuracy on the search set"
 RESULT_VERSION = 2
-"""Increase this when evaluations give different accuracies than before, so that stored results are not reused."""
+"""Increase this when evaluations yield different accuracies than before, so that stored results are not reused."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Evaluator:
 
     @contextmanager
     def _inference_mode(self) -> Iterator[None]:
-        """Disable gradients and use the evaluator's precision. Both settings hold only for the calling thread."""
+        """Disable gradients and use the evaluator's precision. Both settings apply only to the calling thread."""
         with (
             torch.inference_mode(),
             torch.autocast(self.processor, self._dtype, enabled=self._dtype != torch.float32),

@@ -9,7 +9,7 @@ The program prints one line per text. A classifier prints the most likely label 
 tab; a regression or ranking model prints the name of its output and the score. The numbers equal those of
 transformers' text-classification pipeline. If a text may have several labels, the line lists the labels whose
 probability reaches their threshold in config.json, each followed by its probability, all separated by tabs. The line is
-empty if there are no such labels. `--all` prints every label. An embedding model prints the numbers of the embedding,
+empty if there are no such labels. `--all` prints every label. An embedding model prints the values of the embedding,
 separated by spaces. For a model of text pairs, each input is two texts with a tab between them.
 
 A model that tags words prints the spans of each text on one line: type, start, end and mean probability of each span,

@@ -20,7 +20,7 @@ from nas.errors import ExportError
 _INSTALLED_MODULES = sys.stdlib_module_names | {"numpy", "torch", "transformers"}
 
 Import = tuple[str, str]
-"""An import, as a module and a name in it. The name is empty if the module itself is imported."""
+"""An import: a module and a name in it. The name is empty if the module itself is imported."""
 
 
 def is_present(module: str) -> bool:
@@ -55,7 +55,10 @@ class Part:
 
 
 class ModuleSource:
-    """The source of a module, with the origin of each name. Imports inside functions count as imports of the module."""
+    """The source of a module, with the origin of each name.
+
+    Imports inside functions are treated as imports of the module.
+    """
 
     def __init__(self, module: str) -> None:
         self.module = import_module(module)

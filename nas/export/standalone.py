@@ -50,7 +50,7 @@ def auto_map(network_type: NetworkType) -> dict[str, str]:
 
 
 def modeling_source(config: CompactBertConfig) -> str:
-    """Return the text of a Python file that defines a network and its configuration.
+    """Return the source code of a Python file that defines a network and its configuration.
 
     The file needs only torch and transformers. Raises `ExportError` as `source_of` does.
     """
@@ -58,7 +58,7 @@ def modeling_source(config: CompactBertConfig) -> str:
 
 
 def source_of(methods: Iterable[str], network_type: NetworkType = "sequence_classifier") -> str:
-    """Return the text of the modelling file for networks with these compression methods.
+    """Return the source code of the modelling file for networks with these compression methods.
 
     Raises `ExportError` if the source of a method cannot be read, or if two copied objects have the same name.
     """
@@ -101,7 +101,10 @@ class _CopiedCode:
                 self._follow_uses(module, name)
 
     def _follow_uses(self, module: str, name: str) -> None:
-        """Follow all names that the copied part of a definition uses."""
+        """Follow every name that a definition depends on, so that it is copied too.
+
+        For a class, only the members that are copied count.
+        """
         if (module, name) == _REGISTRY:
             for method in self.methods.values():
                 self._follow(method.__module__, method.__name__, module)
@@ -161,7 +164,7 @@ class _CopiedCode:
         table[name] = origin
 
     def text(self) -> str:
-        """Return the text of the file: its head, then the definitions of each module."""
+        """Return the source code of the file: its head, then the definitions of each module."""
         head = _FILE_HEAD.format(version=__version__, auto_class=self.auto_class) + "\n".join(self._import_lines())
         return f"{head}\n\n" + "\n\n\n".join(map(self._section, self._modules())) + "\n"
 

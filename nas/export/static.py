@@ -24,7 +24,8 @@ from nas.graph import GraphBuilder, save
 from nas.tasks import Metric
 
 _MAX_PRODUCTS = 400_000
-"""The largest product of the numbers of training rows and outputs. With more rows, a random part of them is used."""
+"""The largest product of the number of training rows and the number of outputs. With more rows, a random sample of them
+is used."""
 _FEWEST_ROWS = 5_000
 """The number of training rows that are used even if there are many outputs."""
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)

@@ -18,7 +18,7 @@ from nas.export.infer import encode, read_tokenizer
 def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]]) -> None:
     """Raise `ExportError` if `infer.py` or transformers tokenise a text differently from the test set.
 
-    `sample` maps the numbers of some rows of the test set to the texts of these rows.
+    `sample` maps row numbers of the test set to the texts of these rows.
     """
     standalone_tokenizer, transformers_tokenizer = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     for row, texts in sample.items():

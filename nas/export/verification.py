@@ -75,7 +75,7 @@ class Artefact:
         return predict(self._forward(exit_layers), batches, f"Accuracy of {self.folder.name}"), exit_layers
 
     def _forward(self, exit_layers: list[int]) -> Callable[[Batch], np.ndarray]:
-        # If the device is another machine, answers are computed here, on the CPU. Compiling would not change answers.
+        # For a device on a different machine, answers are computed here, on the CPU. Compiling would not change them.
         processor = self.device.processor if self.device.where == "here" else "cpu"
         device = self.device.model_copy(update={"compiled": False, "processor": processor})
         if device.runtime == "torch":
@@ -93,7 +93,10 @@ class Artefact:
         return forward
 
     def network(self, early: bool = False) -> Network:
-        """Return the network to time: the served file or, for torch and with `early` exits, the reloaded model."""
+        """Return the network whose latency is measured.
+
+        This is the reloaded model if the runtime is torch or `early` is set, otherwise the served file.
+        """
         is_file = self.device.runtime != "torch" and not early
         return served_files(self.folder, self.device.runtime)[0] if is_file else as_compact(self.folder)
 

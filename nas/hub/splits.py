@@ -50,7 +50,7 @@ class Split:
     def rows(self, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
         """Return all rows of the split, after downloading its files.
 
-        `read` reads a single local file whose suffix is one of `suffixes`. If a file has another suffix, or if the
+        `read` reads a single local file whose suffix is one of `suffixes`. If a file has a different suffix, or if the
         split has `options`, the datasets library reads all files instead. Raises `DataError` if they cannot be read.
         """
         folder = self.snapshot.download(self.files)
@@ -66,7 +66,8 @@ class Split:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise DataError(
                 f"task.hub: {self.snapshot}: {self.files[0]}{' and others' if len(paths) > 1 else ''} cannot be read "
-                f"as rows with the same columns: {reason.rstrip('.')}; give another data set, or save it as files"
+                f"as rows with the same columns: {reason.rstrip('.')}; give a different data set, or save its splits "
+                "as files and give those"
             ) from None
         return dataset
 
@@ -168,8 +169,8 @@ def _splits_in(snapshot: Snapshot, outline: Path, config: str | None) -> dict[st
         builder = load_dataset_builder(str(outline), config, cache_dir=cache)
     if builder.name not in _TABLE_BUILDERS:
         raise DataError(
-            f"task.hub: {snapshot}: is not made of tables (the datasets library reads it as {builder.name!r}); give "
-            "one of Parquet, CSV or JSONL files"
+            f"task.hub: {snapshot}: does not consist of tables (the datasets library reads it as {builder.name!r}); "
+            "give one of Parquet, CSV or JSONL files"
         )
     defaults = type(builder.config)()
     options = {

@@ -52,7 +52,8 @@ class Job:
     groups: list[tuple[dict[str, Network], int]]
     """Groups of networks whose measurements are interleaved, each with its number of rounds.
 
-    A group holds networks by name, with the reference first. Every name except `REFERENCE` occurs only once in the job.
+    A group maps names to networks, with the reference network first. Every name except `REFERENCE` occurs only once in
+    the job.
     """
     texts: Texts
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -127,15 +128,16 @@ class Job:
         return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
 
     def _check(self, path: Path, group: _Group, reference: str) -> None:
-        """Raise `DeviceError` if a group has no reference, or if the lengths have different numbers of samples."""
+        """Raise `DeviceError` if a group has no reference network, or not equally many samples of each length."""
         if reference not in group.samples_ms:
-            raise DeviceError(f"{path}: each group must have its reference, but a group has none; measure again")
+            raise DeviceError(f"{path}: each group must have its reference network, but one has none; measure again")
         for name, samples_by_length in group.samples_ms.items():
             lengths = 1 if name in self.tokens else len(self.device.lengths)
             counts = {len(samples) for samples in samples_by_length}
             if len(samples_by_length) != lengths or 0 in counts or len(counts) != 1 or name not in group.spread:
                 raise DeviceError(
-                    f"{path}: {name!r} must have samples of {lengths} lengths, equally many of each; measure again"
+                    f"{path}: {name!r} must have the same number of samples for each sequence length ({lengths} "
+                    "lengths expected); measure again"
                 )
 
 

@@ -31,7 +31,7 @@ from nas.progress import Tracker, say, track
 Network = CompactBert | tuple[BlockChain, CompactBertConfig] | Path
 """A model, a chain of blocks with its configuration, or a file that a runtime can load, such as an export."""
 GROUP = 40
-"""The largest number of networks in a group, not counting the reference."""
+"""The largest number of networks in a group, not counting the reference network."""
 REFERENCE = "reference"
 """The name of a reference network that only shows how fast the machine is, and whose latency is not a result."""
 Keep = Callable[[dict[str, LatencyRecord]], None]
@@ -69,10 +69,10 @@ def measure(
     """Time networks on a device in one new process, and return their records, keyed by network name.
 
     The networks are measured in groups (see `grouped`). In each of the `rounds` rounds, all networks of a group take
-    their turns. The first network is the reference: it is measured with every group and shows how fast the machine was
-    at that time. If there are several groups, their records are scaled so that the reference takes the same time in
-    all groups. If the reference is named `REFERENCE`, the records are not scaled; instead, each record has the
-    reference's latency as `reference_ms`.
+    their turns. The first network is the reference network: it is measured with every group and shows how fast the
+    machine was at that time. If there are several groups, their records are scaled so that the reference network takes
+    the same time in all groups. If it is named `REFERENCE`, the records are not scaled; instead, each record has its
+    latency as `reference_ms`.
 
     Each network is fed texts of all the device's lengths, equally often, and its record has the samples of all lengths.
     A network that is named in `tokens` is fed only texts of the length that `tokens` states. `keep` receives the
@@ -100,12 +100,12 @@ def measure(
 
 
 def _report_progress(progress: Tracker, group: int, rounds: int, done: int) -> None:
-    """Report the progress over the rounds of all groups. A group that is measured repeatedly counts once."""
+    """Report the progress over the rounds of all groups. A group that is measured repeatedly is counted once."""
     progress(group * rounds + min(done, rounds))
 
 
 def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
-    """Divide networks into groups of at most `GROUP`. Each group also has the first network, which is the reference."""
+    """Divide networks into groups of at most `GROUP`. Each group also has the first network, the reference network."""
     if not networks:
         return []
     reference, *names = networks
@@ -116,8 +116,9 @@ def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
 def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) -> dict[str, LatencyRecord]:
     """Merge the records of several groups, scaled as if the machine had been equally fast during all of them.
 
-    Each group is scaled so that the reference has the same median latency in all groups. Ratios within a group stay
-    unchanged. The records of a single group, or of groups whose reference is named `REFERENCE`, are not scaled.
+    Each group is scaled so that the reference network has the same median latency in all groups. Ratios within a group
+    stay unchanged. The records of a single group, or of groups whose reference network is named `REFERENCE`, are not
+    scaled.
     """
     if len(groups) < 2 or reference == REFERENCE:
         return {name: record for group in groups for name, record in group.items()}

@@ -27,7 +27,7 @@ from nas.latency.record import throughput_per_s
 
 EMBEDDINGS_AND_CLASSIFIER, _FIRST_ONLY_PREFIX = "ends/", "first_"
 _OUTER_PREFIXES = (EMBEDDINGS_AND_CLASSIFIER, _FIRST_ONLY_PREFIX)
-"""The name prefixes of the parts that `PartSums` counts as outer parts: embeddings with classifier, and blocks that
+"""The name prefixes of the parts that `PartSums` treats as outer parts: embeddings with classifier, and blocks that
 compute only the first token."""
 
 
@@ -59,7 +59,7 @@ class Fit:
     knee_ms: float = 0.0
 
     def at(self, parts: PartSums) -> float:
-        """Return the latency, in milliseconds, of a network whose parts have these sums."""
+        """Return the predicted latency, in milliseconds, of a network from the summed latencies of its parts."""
         small = self.bend * min(parts.ms, self.knee_ms)
         return self.offset_ms + self.inner * parts.inner_ms + self.outer * parts.outer_ms + small
 

@@ -151,11 +151,14 @@ class ProfileRecipe:
         return BlockChain("feed_forward", layer, 1), self.base.with_architecture(architecture)
 
     def with_reference(self, networks: Mapping[str, Network]) -> dict[str, Network]:
-        """Return the networks with the reference in front."""
+        """Return the networks, preceded by the reference network."""
         return {REFERENCE: self.reference, **networks}
 
     def tokens_of(self, blocks: Mapping[str, tuple[Network, int]]) -> dict[str, int]:
-        """Return the number of tokens that the reference and each block are fed, keyed by network name."""
+        """Return the number of input tokens of each timed network, keyed by name.
+
+        The timed networks are the reference network and every block.
+        """
         return {REFERENCE: max(self.device.lengths)} | {name: count for name, (_, count) in blocks.items()}
 
     def blocks(self) -> dict[str, tuple[Network, int]]:
@@ -227,7 +230,7 @@ class ProfileRecipe:
     def _table(self, records: Mapping[str, LatencyRecord], reference_ms: float) -> dict[str, dict[str, float]]:
         """Return the latencies of each part in milliseconds, keyed by part name and then by number of tokens.
 
-        They are scaled as if the reference had taken `reference_ms` in all measurements.
+        They are scaled as if the reference network had taken `reference_ms` in all measurements.
         """
         table: dict[str, dict[str, float]] = {}
         for name, record in records.items():
@@ -276,7 +279,7 @@ def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None)
     missing_whole = {name: network for name, network in recipe.whole().items() if name not in whole}
     if missing_whole:
         networks = recipe.with_reference(missing_whole)
-        title, tokens = f"Measuring whole sub-networks on {device.name}", recipe.tokens_of({})
+        title, tokens = f"Measuring complete sub-networks on {device.name}", recipe.tokens_of({})
         whole |= measure(device, networks, WHOLE_ROUNDS, title, recipe.texts, tokens, stored.storing("whole"))
     networks = {name: _artificial_network(recipe.base, recipe.sub_networks[name]) for name in recipe.memory_measured()}
     peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}

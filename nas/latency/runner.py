@@ -5,9 +5,9 @@ this file is `run.py`: there it measures the networks that `job.json` lists, and
 interrupted and started again, it resumes its measurements.
 
 The networks of a group take turns, in a new random order in every round, so that a disturbance of the machine affects
-all of them alike. The first network is the reference: it has additional turns, and it is timed before and after all
-others. The group is measured again if the latency of the reference has changed too much by the end, or if the samples
-vary too much. If every attempt is disturbed, the best one is kept and marked as noisy.
+all of them alike. The first network is the reference network: it has additional turns, and it is timed before and after
+all others. The group is measured again if the latency of the reference network has changed too much by the end, or if
+the samples vary too much. If every attempt is disturbed, the best one is kept and marked as noisy.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ run."""
 _MAX_SAMPLES, _MIN_SAMPLES = 12, 2
 _WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABILITY_TOLERANCE = 1.0, 3, 0.05
 _REFERENCE_SAMPLES, _TURNS_BETWEEN = 12, 10
-"""How many times the reference is timed before and after all other networks, and how many turns of other networks lie
-between its additional turns."""
+"""How many times the reference network is timed before and after all other networks, and how many turns of other
+networks lie between its additional turns."""
 _ATTEMPTS = 3
 _MAX_DRIFT, _MAX_SPREAD = 0.1, 0.15
 _MB = 1e6
@@ -83,7 +83,7 @@ def measure_group(
 
     - `samples_ms`: for each network name, one list of samples per set of inputs
     - `spread`: for each network name, the interquartile range of the samples divided by their median
-    - `drift`: the relative change of the reference's latency
+    - `drift`: the relative change of the reference network's latency
     - `attempts`: the number of attempts
     - `noisy`: whether even the best attempt was disturbed
     """

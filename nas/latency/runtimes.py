@@ -74,7 +74,7 @@ class Runtime(ABC):
         """Return one function per set of inputs, which runs the network. Inputs that the network lacks are ignored."""
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
-        """Return a function that runs an exported file and maps inputs to outputs, both by name."""
+        """Return a function that runs an exported file and maps inputs to outputs, both keyed by name."""
         raise NotImplementedError(f"{self.name} cannot serve a file")
 
     def check(self, device: Device) -> None:
@@ -106,9 +106,9 @@ class OnnxRuntime(Runtime):
         from nas.graph import GraphBuilder, save
         from nas.model.onnx import emit_attention, emit_feed_forward, emit_first, emit_mask, emit_most_attended
 
-        # The dimensions are unnamed, like those of values inside a whole network. If shapes were known, ONNX Runtime
-        # would fuse residual and norm into one operator that is six times slower than the two separate operators
-        # (SkipLayerNormalization of version 1.32 on the CPU).
+        # The dimensions are unnamed, like those of values inside a complete network. If shapes were known, ONNX
+        # Runtime would fuse residual and norm into one operator that is six times slower than the two separate
+        # operators (SkipLayerNormalization of version 1.32 on the CPU).
         graph, shape = GraphBuilder(), (None, None, None)
         hidden = graph.input("hidden", TensorProto.FLOAT, shape)
         # If only the first token is computed, every copy reads all tokens. Each copy gets an input of its own, because

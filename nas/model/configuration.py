@@ -30,14 +30,14 @@ class CompactBertConfig(PretrainedConfig):
     """Everything that defines a sub-network except its weights.
 
     `layers` holds one mapping per layer, with the keys `num_attention_heads`, `intermediate_size`, `attention` and
-    `feed_forward` (the compression methods of the two blocks), and `source` (the index of the teacher's layer from
-    which the layer was made). The mapping of a layer that drops tokens also has the key `keep_tokens`, the number of
+    `feed_forward` (the compression methods of the two blocks), and `source` (the index of the corresponding layer
+    in the teacher). The mapping of a layer that drops tokens also has the key `keep_tokens`, the number of
     tokens that the layer passes on. `attention_head_size` is the teacher's head size, so the number of heads times the
     head size need not equal `hidden_size`.
 
     If `exit_threshold` is above 0, each layer except the last is followed by a classifier. A text exits at the first
-    layer whose classifier gives the likeliest class at least this probability, and the text's logits are those of this
-    classifier.
+    layer whose classifier assigns the likeliest class at least this probability, and the text's logits are those of
+    this classifier.
 
     `network_type` is the type of transformers model that the network corresponds to. `readout` is the part of the
     last hidden states that the head reads: the first token, the mean over all tokens, or every token. `normalize`

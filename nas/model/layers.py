@@ -43,7 +43,7 @@ class Compressed(nn.Module):
         """Quantise or sparsify the matrices once, instead of in every forward pass.
 
         Call this method only if the weights will not change again. The results are stored as `dtype`. If the network
-        runs under autocast, give the data type of the autocast.
+        runs under autocast, pass the data type of the autocast.
         """
         prepared = self.compression.prepared(self.matrices)
         self._prepared = {name: matrix.to(dtype) for name, matrix in prepared.items()}
@@ -98,7 +98,7 @@ class BlockEmbedding(Compressed):
 
 
 def add_matrices(module: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Register parameters with these names and shapes in a module. As in BERT, initial values are normal, std 0.02."""
+    """Register parameters with the given names and shapes. As in BERT, initial values are normal, std 0.02."""
     for name, shape in shapes.items():
         matrix = torch.empty(shape)
         if not matrix.is_meta:  # drawing values on the meta device is slow and has no effect
@@ -174,7 +174,7 @@ def additive_mask(attention_mask: torch.Tensor, hidden: torch.Tensor) -> torch.T
     The summand has the data type of `hidden`.
     """
     # Half of the lowest number stays finite when a negative score is added to it. With the lowest number itself, the
-    # sum could be -infinity, and a text that consists only of padding would give NaN.
+    # sum could be -infinity, and a text that consists only of padding would yield NaN.
     blocked = torch.finfo(hidden.dtype).min / 2
     return (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
 
@@ -241,7 +241,7 @@ def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) 
     """Return the positions of the first token and of the tokens that received the most attention.
 
     This is the selection rule of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens). Attention
-    from padding tokens does not count. The result is (batch, at most `count`), with the first token first and padding
+    from padding tokens is ignored. The result is (batch, at most `count`), with the first token first and padding
     last.
     """
     real = torch.ones_like(weights[:, :1, :, :1]) if mask is None else (mask == 0).transpose(2, 3)

@@ -167,9 +167,9 @@ class CompactBertPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embeddings by those of `value`, (vocabulary, features). The compression method stays.
 
-        If `value` is a `BlockEmbedding` with this compression method, it is used as it is. Otherwise, both the present
-        and the new embeddings must be a single table named `weight`, and both tables must have the same width. Raises
-        `ValueError` if they do not.
+        If `value` is a `BlockEmbedding` with this compression method, it is used unchanged. Otherwise, both the
+        present and the new embeddings must be a single table named `weight`, and both tables must have the same width.
+        Raises `ValueError` if they do not.
         """
         table, weight = self.get_input_embeddings(), getattr(value, "weight", None)
         if isinstance(value, BlockEmbedding) and value.compression == table.compression:

@@ -53,7 +53,7 @@ class Positions(nn.Module):
         return features
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
-        """Write the operators of `bias`. `queries` and `keys` name values that hold the numbers of both, each (1,)."""
+        """Write the operators of `bias`. `queries` and `keys` name values (1,) that hold the number of each."""
         raise NotImplementedError("these positions add no bias to attention scores")
 
 

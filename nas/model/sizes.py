@@ -170,7 +170,7 @@ def _linear_extents(linear: BlockLinear) -> _Linear:
 
 
 def _parameter_extents(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:
-    """Return the extents of all parameters of these modules. Parameters of their submodules are not included."""
+    """Return the extents of all parameters of the modules, without those of their submodules."""
     return tuple(_extents(parameter, axes) for module in modules for parameter, axes in labelled(module))
 
 

@@ -45,7 +45,7 @@ _CLASSIFIER_FORM = NetworkForm()
 
 
 def shape_of(config: PreTrainedConfig) -> Shape:
-    """Return the sizes of a teacher.
+    """Return a teacher's dimensions: number of layers, hidden size, number of heads and intermediate size.
 
     Raises `TeacherError` if the teacher's family is not supported, or if the teacher computes something that a
     `CompactBert` cannot.

@@ -1,7 +1,7 @@
 """A teacher's configuration, read from its folder and checked. Only the settings that define the model are kept.
 
-Published configuration files can contain numbers written as text, settings of other tools, and options that belong to a
-single call of the model. `read_config` rebuilds the configuration from the settings that define the network, so
+Published configuration files can contain numbers written as strings, settings of other tools, and options that belong
+to a single call of the model. `read_config` rebuilds the configuration from the settings that define the network, so
 that no other setting can change what the network computes.
 """
 
@@ -156,7 +156,7 @@ def _is_whole(setting: str) -> bool:
 
 
 def _rule(setting: str) -> str:
-    """Return the rule that the number of a setting must satisfy, as text for messages."""
+    """Return the rule that the number of a setting must satisfy, as a phrase for messages."""
     if _is_whole(setting):
         return "a whole number above 0" if setting in _COUNTS else "a whole number of at least 0, or null"
     if setting in _RATES:
@@ -173,7 +173,7 @@ def _is_valid(setting: str, number: float) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """Return a value as a float if it is a finite number or the text of a finite number; otherwise None."""
+    """Return a value as a float if it is a finite number or a string that represents one; otherwise None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -73,7 +73,7 @@ def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def ignored_code(source: str | Path) -> str:
-    """Return the name, as `file.Class`, of a model folder's custom tokenizer class, or an empty text if there is none.
+    """Return the name, as `file.Class`, of a model folder's custom tokenizer class; an empty string if there is none.
 
     The code of the class is not run: the tokenizer of such a folder is read only from `tokenizer.json`.
     """

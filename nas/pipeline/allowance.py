@@ -20,8 +20,8 @@ from nas.pipeline.unlabelled import unlabelled_lengths
 from nas.study import Study
 
 _ROW_DEPENDENT_STEPS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "teacher-logits")
-"""Steps whose duration depends on rows that may not have been read yet. They count as a fixed cost only once they have
-finished."""
+"""Steps whose duration depends on rows that may not have been read yet. They are treated as a fixed cost only once they
+have finished."""
 
 
 def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> float:
@@ -43,7 +43,7 @@ def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
     """Raise `StudyError` if the steps with a fixed cost use up all of `training.hours`.
 
     These are all steps except supernet, search and final training. Steps whose duration depends on rows that may not
-    have been read yet count only once they have finished.
+    have been read yet are included only once they have finished.
     """
     if not run.study.training.hours:
         return
@@ -119,7 +119,7 @@ def _workload(run: Run) -> Workload:
         workload = Workload.of(study, None, rate, baselines_seconds)
     profiles = [seconds for device in study.devices if (seconds := seconds_taken.get(f"profile-{device.name}"))]
     # On a busy machine, disturbed measurements are repeated. If profiles took longer for this reason, the measurements
-    # of the front will take longer too.
+    # in the step `front` will take longer too.
     slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, workload))
     return replace(workload, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
 

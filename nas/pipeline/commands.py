@@ -1,6 +1,6 @@
 """The functions that implement the public API, and commands such as `nas train`.
 
-Each function first makes the steps that it needs, unless they are up to date, and then returns their results.
+Each function first runs the steps that it needs, unless they are up to date, and then returns their results.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def prepare_teacher(run: Run) -> TaskData:
 
 
 def train(run: Run) -> None:
-    """Train the supernet, after making the steps that it needs. Steps that are up to date are skipped."""
+    """Train the supernet, after running the steps that it needs. Steps that are up to date are skipped."""
     bring_up_to_date(run, steps_of(run), "supernet")
 
 
@@ -71,11 +71,11 @@ def search_candidates(run: Run) -> SearchState:
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one sub-network for each budget. Steps that the exports need are made first, unless they are up to date.
+    """Export one sub-network for each budget.
 
-    Returns the verification of each export, keyed by budget name. Without `fine_tune`, exports keep the supernet's
-    weights. Raises `MissedBudgetsError` if there is a budget for which no measured candidate can be exported. Before
-    that, it exports networks for all other budgets.
+    First runs all prerequisite steps that are not up to date. Returns the verification of each export, keyed by budget
+    name. Without `fine_tune`, exports keep the supernet's weights. Raises `MissedBudgetsError` if there is a budget for
+    which no measured candidate can be exported. Before that, it exports networks for all other budgets.
     """
     names = {f"export-{budget.name}": budget.name for budget in run.study.budgets}
     problems = bring_up_to_date(run, steps_of(run, fine_tune), *names, tolerated=ExportError)
@@ -85,7 +85,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
 
 
 def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one candidate of the front, given by its trial number or by the first digits of its digest.
+    """Export one candidate of the search, given by its trial number or by the first digits of its digest.
 
     Returns a mapping from the export's name to its verification. Raises `ExportError` unless exactly one candidate
     matches.

@@ -38,7 +38,7 @@ from nas.pipeline.steps import steps_of
 from nas.report.card import write_card
 
 _MOST_ERROR = 0.5
-"""The largest relative deviation between the measurements of one device that counts as plausible."""
+"""The largest relative deviation between the measurements of one device that is considered plausible."""
 
 
 def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str] = ()) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 SUPERNET_SHARE = 0.2
 """The supernet's share of the time for supernet, search and final training. A supernet ranks candidates well even after
-a short training, and exports gain more from their own final training than from a longer training of the supernet."""
+short training, and exports gain more from their own final training than from longer training of the supernet."""
 SUPERNET_SHARE_ALONE = 0.75
 """The supernet's share of the time for supernet and search, if there is no final training."""
 SEARCH_SHARE = 0.2
@@ -25,8 +25,8 @@ LEAST_EVALUATIONS = 32
 MOST_EVALUATIONS = 400
 """The maximum number of evaluations in a search: twice the default of a study that does not set `training.hours`."""
 WARM_UP_STEPS, TIMED_STEPS = 3, 12
-"""The numbers of untimed and of timed steps in the short training that measures the speed. The first steps are slower,
-so they are not timed. The timed steps are enough to include texts of all lengths."""
+"""The numbers of untimed and of timed steps in the short training run that measures the speed. The first steps are
+slower, so they are not timed. The timed steps are enough to include texts of all lengths."""
 OUTSIDE_STEPS = 15.0
 """Seconds that a run takes outside its steps, to load packages and to write the report."""
 
@@ -55,7 +55,7 @@ def evaluations(seconds: float, evaluation: float) -> int:
 
 
 def mean_step(rungs: Sequence[float], trained: Sequence[int], few: tuple[int, float], many: tuple[int, float]) -> float:
-    """Return the mean seconds per step of a training that starts with many networks and drops some at each rung.
+    """Return the mean seconds per step of a training run that starts with many networks and drops some at each rung.
 
     Networks are dropped after each share of the steps in `rungs`. `trained` holds the number of networks before the
     first rung, between the first and the second rung, and so on. `few` and `many` each pair a number of networks with

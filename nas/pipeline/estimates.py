@@ -49,7 +49,7 @@ class Workload:
     rate: float
     """Measured operations per second of a matrix product."""
     baselines_seconds: float | None = None
-    """Seconds that it took to make the baselines of all devices; None until they are made."""
+    """Seconds that it took to write and measure the baselines of all devices; None until they exist."""
     slowness: float = 1.0
     """The longest time that it took to measure a device profile, divided by the estimated time, but at least 1.
 
@@ -153,7 +153,7 @@ def separate_teacher(study: Study, work: Workload) -> float:
 def teacher_logits(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to compute the logits of the separate teacher from which a `[student]` learns.
 
-    This includes the time to tokenise all texts for that teacher. If the study takes the logits from columns of the
+    This includes the time to tokenise all texts for that teacher. If the study reads the logits from columns of the
     data, it is only the time to read the data.
     """
     if not study.teacher.is_loaded:
@@ -225,7 +225,7 @@ def finalists(study: Study, work: Workload) -> float:
 def export(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to write and verify the export for one budget.
 
-    Once the baselines are made, the time to verify the export is estimated as half of the time that the baselines took,
+    Once the baselines exist, the time to verify the export is estimated as half of the time that the baselines took,
     since each device has two large baselines.
     """
     return 15.0 if work.baselines_seconds is None else _WRITING_SECONDS + work.baselines_seconds / 2

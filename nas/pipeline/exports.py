@@ -1,8 +1,8 @@
 """The last steps of a study: for each budget, export the best network that meets it, and verify the exported files.
 
 The best network is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches the
-floor. A user can also export a single candidate of the front. The teacher is exported and verified in the same way, as
-a baseline for each device.
+floor. A user can also export a single candidate of the search. The teacher is exported and verified in the same way,
+as a baseline for each device.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _RESULT_VERSION = 7
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
-    """Whether an export is up to date. Without `fine_tune`, an export that was fine-tuned counts as up to date too."""
+    """Whether an export is up to date. Without `fine_tune`, a fine-tuned export is also treated as up to date."""
     step = f"export-{name}"
     if run.is_done(step, inputs(run, fine_tune=fine_tune)):
         return True
@@ -99,7 +99,7 @@ def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
 
 
 def trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
-    """Return the digest of everything that a single candidate's export is made from, including all device profiles."""
+    """Return the digest of everything that a single candidate's export depends on, including all device profiles."""
     inputs = [_RESULT_VERSION, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune]
     return digest([*inputs, measured_on(run)])
 
@@ -112,7 +112,7 @@ def trial_name(candidate: dict[str, Any]) -> str:
 def candidate_of(run: Run, trial: str) -> dict[str, Any]:
     """Return the candidate whose trial number is `trial`, or else the one whose digest begins with `trial`.
 
-    Raises `ExportError` unless exactly one candidate of the front matches.
+    Raises `ExportError` unless exactly one candidate of the search matches.
     """
     candidates = front(run)["candidates"]
     matches = [item for item in candidates if str(item.get("trial")) == trial]
@@ -127,7 +127,7 @@ def candidate_of(run: Run, trial: str) -> dict[str, Any]:
 
 
 def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
-    """Return the digest of everything that the export for a budget is made from."""
+    """Return the digest of everything that the export for a budget depends on."""
     limits, settings = budget.model_dump(mode="json"), run.study.digest("export")
     inputs = [
         _RESULT_VERSION,
@@ -429,7 +429,7 @@ class _Writer:
     def _has_trained_weights(self, architecture: Architecture, accept_dropped: bool) -> bool:
         """Whether the final training provides the weights of a network.
 
-        The weights of a network that was dropped during the training count only if `accept_dropped` is set.
+        The weights of a network that was dropped during this training are used only if `accept_dropped` is set.
         """
         if not self.run.is_done("finalists", finalists_inputs(self.run)):
             return False

@@ -2,7 +2,7 @@
 
 The supernet's weights rank candidates well, but they are not the best weights for a single network, since all
 candidates share them. So the finalists of every budget continue to learn from the teacher without sharing weights. The
-finalists of a budget compete, and the less accurate ones are dropped during the training.
+finalists of a budget compete, and the less accurate ones are dropped during this training.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
 
 _RESULT_VERSION = 2
-"""Increase this when the training leads to different weights than before, so that older results are rebuilt."""
+"""Increase this when the final training yields different weights than before, so that older results are rebuilt."""
 _RUNGS = (0.25, 0.5)
 """After each of these shares of the steps, the less accurate half of each budget's finalists is dropped."""
 _RESULT_FILE = "finalists.json"
@@ -105,8 +105,8 @@ class Contest:
     def goal(self, numbers: Sequence[int], inherited: Sequence[float]) -> Goal | None:
         """Return the contest's accuracy floor and costs as a `Goal`; None without a floor.
 
-        `numbers` are the indices of the contest's networks among all networks of the training. `inherited` holds the
-        accuracies of all networks before the training.
+        `numbers` are the indices of the contest's networks among all networks of the training run. `inherited` holds
+        the accuracies of all networks before training.
         """
         if self.floor is None:
             return None
@@ -116,7 +116,7 @@ class Contest:
 
 @once
 def finalists_inputs(run: Run) -> str:
-    """Return the digest of everything that the final training is made from."""
+    """Return the digest of everything that the final training depends on."""
     groups = {name: [each.digest for each in group] for name, group in finalists_of(run).items()}
     floors = {name: floor.minimum for name, floor in floors_of_exports(run).items()}
     return digest([groups, _origin(run), *([floors] if floors else [])])
@@ -224,7 +224,7 @@ def train_together(
 
 
 def evaluator_of(run: Run) -> Evaluator:
-    """Return an evaluator like the one of the search, but without the limit to `search.examples` texts."""
+    """Return an evaluator like the search's, but without the limit of `search.examples` texts."""
     return replace(evaluation(run), examples=None).load()
 
 
@@ -294,5 +294,5 @@ def trained(folder: Path) -> dict[str, Finalist]:
 
 
 def load_trained(folder: Path, architecture: Architecture) -> CompactBert:
-    """Load a network with the weights that a training wrote to `folder`."""
+    """Load a network with the weights that a training run wrote to `folder`."""
     return CompactBert.from_pretrained(folder / architecture.digest).eval()

@@ -1,4 +1,4 @@
-"""Finds the outdated results of a run: those made by an older `nas`, or from settings or files that have changed.
+"""Finds the outdated results of a run: those of an older `nas`, or of settings or files that have since changed.
 
 The report and `nas front` still show such results, together with the warning that `outdated` returns.
 """
@@ -18,8 +18,8 @@ from nas.pipeline.supernets import supernet_inputs
 def outdated(run: Run) -> str:
     """Return a line that names a run's outdated results and the command to rebuild them; empty if there are none.
 
-    Results that were measured on a different machine do not count as outdated, since a run may be viewed on any
-    machine. The database of the search, if there is one, is not accessed.
+    Results that were measured on a different machine are not treated as outdated, since a run may be viewed on
+    any machine. The database of the search, if there is one, is not accessed.
     """
     try:
         outdated_names = _outdated_steps(run)
@@ -27,9 +27,7 @@ def outdated(run: Run) -> str:
         return ""
     if not outdated_names:
         return ""
-    return (
-        f"Made for an older version of this study or by an older nas: {', '.join(outdated_names)}; rebuild with nas run"
-    )
+    return f"Results of an older study version or of an older nas: {', '.join(outdated_names)}; rebuild with nas run"
 
 
 def _outdated_steps(run: Run) -> list[str]:
@@ -59,7 +57,7 @@ def _readable_profile(run: Run, device: Device) -> Profile | None:
 
 
 def _is_front_current(run: Run, teachers_ms: dict[str, float]) -> bool:
-    """Whether the front was made from the current profiles, and from all candidates of the current search."""
+    """Whether `front.json` is based on the current profiles, and on all candidates of the current search."""
     stored_front = front(run)
     return (
         run.is_done("search", search_inputs(run))

@@ -1,6 +1,6 @@
-"""Stores the teacher's outputs for the training texts if that saves time, and deletes them after the last training.
+"""Stores the teacher's outputs for the training texts if that saves time, and deletes them once training has ended.
 
-The trainings of the supernet and of the finalists then read these outputs, and need not run the teacher in every step.
+The supernet and the finalists are then trained on these outputs, without running the teacher in every step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nas.supernet.outputs import TeacherOutputs, size_in_bytes, stored_inputs, w
 _RESULT_VERSION = 1
 """Increase this when the values in the files change, so that older files are rebuilt."""
 _LEAST_EPOCHS = 2.0
-"""Outputs are stored only for trainings of at least this many epochs. For shorter ones, this saves too little time."""
+"""Outputs are stored only if training has at least this many epochs. With fewer epochs, this saves too little time."""
 _GB = 1e9
 
 

@@ -125,7 +125,7 @@ def teacher_identity(run: Run) -> dict[str, Any]:
 
 @once
 def data_inputs(run: Run) -> str:
-    """Return the digest of everything that the tokenised data is made from."""
+    """Return the digest of everything that the tokenised data depends on."""
     teacher = teacher_identity(run)
     relevant_settings = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
     # Labels get the numbers that the teacher gives them, unless the teacher is fine-tuned.
@@ -136,7 +136,7 @@ def data_inputs(run: Run) -> str:
 
 @once
 def teacher_inputs(run: Run) -> str:
-    """Return the digest of everything that the teacher is made from."""
+    """Return the digest of everything that the teacher depends on."""
     weights = _file_digests(teacher_source(run), "*.safetensors")
     return digest([_TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights])
 
@@ -171,8 +171,8 @@ def given_model(study: Study, model: TeacherSettings) -> str:
     if folder.is_dir():
         if model.revision:
             raise TeacherError(
-                f"teacher.revision: {model.revision!r} is for a hub model, but {folder} is a folder; remove the "
-                "revision"
+                f"teacher.revision: is {model.revision!r}, but only hub models have revisions, and {folder} is a "
+                "folder; remove it"
             )
         return str(folder)
     if model.model.startswith((".", "/", "~")):
@@ -400,7 +400,7 @@ def served_as(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FineTuningContext:
-    """The folder in which a fine-tuning keeps its checkpoints, and the means by which it reports its progress."""
+    """The folder in which fine-tuning keeps its checkpoints, and the means by which it reports its progress."""
 
     folder: Path
     origin: dict[str, Any]
@@ -419,7 +419,7 @@ def fine_tune(
 ) -> None:
     """Fine-tune a model in place.
 
-    Numeric labels are standardised for the training. After the training, the last layer is rescaled, so that the
+    Numeric labels are standardised for training. After training, the last layer is rescaled, so that the
     model's outputs are on the original scale of the labels.
     """
     train, scale = data.train, STANDARD

@@ -30,7 +30,7 @@ _TEXT_COUNT = 256
 def devices(run: Run) -> tuple[Device, ...]:
     """Return the study's devices. Devices with `sequence_length = "task"` get the lengths of the search set's texts.
 
-    Texts with fewer than `search.least_tokens` tokens do not count, since candidates are not evaluated on them.
+    Texts with fewer than `search.least_tokens` tokens are ignored, since candidates are not evaluated on them.
     """
     if all(device.sequence_length != "task" for device in run.study.devices):
         return run.study.devices
@@ -63,7 +63,7 @@ def recipes(run: Run) -> list[ProfileRecipe]:
 
 
 def fingerprint(device: Device) -> str:
-    """Return a text that identifies the device's machine and runtime.
+    """Return a string that identifies the device's machine and runtime.
 
     An off-cluster device cannot be queried, so its fingerprint is always "elsewhere". Raises `DeviceError` if the
     runtime is not installed.
@@ -88,7 +88,7 @@ def profile_inputs(run: Run, device: str) -> str:
 
 
 def samples_of(run: Run, device: str) -> Path:
-    """Return the path of the file with all measurements from which the profile of a device is made."""
+    """Return the path of the file with all measurements from which the profile of a device is computed."""
     return run.profile(device).with_suffix(".samples.json")
 
 

@@ -32,9 +32,9 @@ RANKING_FILE = "rank_correlation.json"
 
 
 def report(run: Run) -> Path:
-    """Write `report.html`, and pictures of the exports and of the front on the first device; return the page's path.
+    """Write `report.html`, a picture of the exported architectures and one of the first searched device's Pareto front.
 
-    Raises `NasError` if the run has no results yet.
+    Return the path of `report.html`. Raises `NasError` if the run has no results yet.
     """
     contents = _contents(run)
     if contents.outdated:
@@ -113,6 +113,6 @@ def _baselines(run: Run) -> dict[str, Any]:
 
 
 def _training_log(folder: Path, finished: bool) -> list[dict[str, Any]]:
-    """Return the log of a finished training; empty if there is none."""
+    """Return the log of a completed training run; empty if there is none."""
     path = folder / LOG_FILE
     return read_json(path, TeacherError) if finished and path.exists() else []

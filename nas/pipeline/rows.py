@@ -38,7 +38,7 @@ ASSUMED = 0.9
 """The share of right answers, or the correlation, that is assumed when a metric's standard error is estimated."""
 _MAX_CHARACTERS = 15_000_000
 """If the training set, the test set or the unlabelled texts have more characters, only a random sample with about this
-many characters is tokenised. To tokenise this sample takes a few seconds."""
+many characters is tokenised. Tokenising this sample takes a few seconds."""
 _MAX_SIMULATED_ANSWERS = 2000
 """The largest number of answers that are simulated to estimate a standard error. The estimate is then scaled to the
 number of texts."""
@@ -134,7 +134,7 @@ class Rows:
 def not_seen(study: Study) -> str:
     """Return the reason why the rows of a study cannot be read before `nas train`; an empty string if they can."""
     if study.task.train == "embedded":
-        return "the built-in task is made by nas train"
+        return "the built-in task is built by nas train"
     if study.task.hub:
         return f"the data set {study.task.hub} is downloaded by nas train"
     return ""
@@ -237,7 +237,11 @@ def _token_share(counts: np.ndarray, token: int) -> float:
 
 
 def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded: Dataset) -> Lengths:
-    """Return the text lengths of a set of `rows` rows. `texts` are the tokenised texts, `encoded` their tokens."""
+    """Return text-length statistics of a data set with `rows` rows.
+
+    `texts` holds the columns of the (possibly sampled) texts before tokenisation, and `encoded` the same texts as
+    token ids.
+    """
     lengths = np.asarray(values_of(encoded, "length"))
     full_rows = np.flatnonzero(lengths >= task.max_length).tolist()
     longest, cut = int(lengths.max()), 0

@@ -2,9 +2,9 @@
 
     runs/<study>/
         study.json            the study's settings, as read by the last command that wrote to the run
-        hub.json              commits of the models and the data set that were taken from the Hugging Face hub
+        hub.json              commits of the models and the data set that come from the Hugging Face hub
         steps/<step>.json     a step's record: digest of its inputs, when it finished, how long it took, its notes
-        given/                study file, data and models of a run that was made from Python objects
+        given/                study file, data and models of a run that was created from Python objects
         embedded/             data and teacher of the built-in task, if the study uses it
         data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json, sample.json (some
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
@@ -26,12 +26,12 @@
         baselines/<device>/   the teacher, its int8 form and a static model, written and verified like exports
         finalists/            final training of the best candidates: finalists.json with their accuracies, the log, and
                               a Hugging Face folder for each candidate, named by its architecture's digest
-        fine-tuning/<export>/ training of a candidate that is trained on its own when it is exported, because it was
+        fine-tuning/<export>/ training of a candidate that is trained separately when it is exported, because it was
                               not a finalist or was dropped in the final training; same files as in finalists/
         missed/<budget>.json  digests of architectures that missed a budget on an off-cluster device
         exports/<export>/     Hugging Face folder that loads without nas, onnx/model.onnx, infer.py, README.md,
                               architecture.json, verification.json; an export is named by its budget, or trial-<number>
-        */tensorboard/        logs of trainings, if TensorBoard or tensorboardX is installed
+        */tensorboard/        training logs, if TensorBoard or tensorboardX is installed
         report.html, front.svg, architectures.svg
         log.jsonl             events with their times: steps, messages, evaluations; each command appends to it
 
@@ -71,7 +71,7 @@ class Run:
         self.study = study
         self.folder = folder
         self.callbacks: list[TrainerCallback] = []
-        """Callbacks for transformers' Trainer, used in every training of this process."""
+        """Callbacks for transformers' Trainer, used in every training stage of this process."""
         self._listeners: list[Listener] = []
         self._cache: dict[Callable[..., Any], Any] | None = None
 
@@ -101,7 +101,7 @@ class Run:
         return self
 
     def add_callback(self, callback: TrainerCallback) -> Run:
-        """Add a callback for transformers' Trainer to every training of this process; return the run."""
+        """Add a callback for transformers' Trainer to every training stage of this process; return the run."""
         self.callbacks.append(callback)
         return self
 
@@ -147,7 +147,7 @@ class Run:
 
     @property
     def outputs(self) -> Path:
-        """The folder of the teacher's outputs for the training texts, which is deleted after the last training."""
+        """The folder of the teacher's outputs for the training texts, deleted after the last training stage."""
         return self.supernet / "outputs"
 
     @property
@@ -237,7 +237,7 @@ class Run:
             name = result.relative_to(self.folder).as_posix()
             entry = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
             write_json(mark, entry)
-        elif not result.exists():  # it was deleted; without this, an incomplete new result would count as finished
+        elif not result.exists():  # it was deleted; without this, an incomplete new result would seem finished
             entry["finished"] = None
             write_json(mark, entry)
         started, finished = time.monotonic(), entry["finished"]
@@ -246,7 +246,7 @@ class Run:
         with logged(self.folder / LOG_FILE):
             log("started", step=step)
             if replaces:
-                say(f"{step}: its settings, its files or nas itself have changed since it was made; rebuilding it")
+                say(f"{step}: its settings, its files or nas itself have changed since it was run; rebuilding it")
             try:
                 yield stopwatch
                 finished = datetime.now(UTC).isoformat()

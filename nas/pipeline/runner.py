@@ -1,4 +1,4 @@
-"""The runner: makes or resumes the steps of a run that are not up to date, and skips all others."""
+"""The runner: starts or resumes the steps of a run that are not up to date, and skips all others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nas.supernet.checkpoints import remove_checkpoints
 def bring_up_to_date(
     run: Run, steps: Sequence[Step | Check], *names: str, tolerated: type[NasError] | tuple[()] = ()
 ) -> dict[str, NasError]:
-    """Make the steps `names` and all steps that they need, in the order of `steps`, unless they are up to date.
+    """Run the steps `names` and all steps that they need, in the order of `steps`, unless they are up to date.
 
-    A `tolerated` error in one of the steps `names` does not prevent later steps from being made. Returns the tolerated
+    A `tolerated` error in one of the steps `names` does not prevent later steps from being run. Returns the tolerated
     errors, keyed by step name.
     """
     problems: dict[str, NasError] = {}
@@ -48,7 +48,7 @@ def _bring_step_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | 
 def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
     """Return a pair for each step: the step, and whether it and all steps that it needs are up to date.
 
-    No step is made, and no check is run.
+    This does not run any `Step` or `Check`.
     """
     is_done_by_name: dict[str, bool] = {}
     step_states = []

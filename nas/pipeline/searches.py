@@ -1,6 +1,6 @@
-"""The steps after the supernet's training: the search, and the front of its best candidates with measured latencies.
+"""The steps after the supernet's training: the search, and the measurement of its best candidates.
 
-The final training and the exports read the front.
+The final training and the exports read the result, `front.json`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nas.search.uniform import best_uniform, every_uniform
 from nas.study import Study
 
 _RESULT_VERSION = 3
-"""Increase this when the contents of the front change, so that older fronts are rebuilt."""
+"""Increase this when the contents of `front.json` change, so that older files are rebuilt."""
 
 
 @once
@@ -180,7 +180,7 @@ def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
     known_seconds = [
         result.seconds / run.study.search.workers for results in results_by_budget.values() for result in results
     ]
-    # Results that an earlier search stored take no time now. If they were used, their stored times count instead.
+    # Results that an earlier search stored take no time now. If they were reused, use their stored times instead.
     seconds_each = mean(known_seconds) if sum(known_seconds) > seconds_taken else seconds_taken / count
     steps = evaluations_within(search_share - seconds_taken, seconds_each)
     run.add_note("search", steps=steps)
@@ -193,7 +193,7 @@ def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
 def join_search(run: Run) -> SearchState:
     """Help another command that searches this run: evaluate candidates until the search has enough of them.
 
-    Only trials and accuracies are written. The other command makes the steps before and after the search. Raises
+    Only trials and accuracies are written. The other command runs the steps before and after the search. Raises
     `SearchError` if no search has been started from the study's current inputs.
     """
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
@@ -234,7 +234,7 @@ def _end_note(run: Run, count: int) -> list[object]:
 
 
 def front_inputs(run: Run) -> str:
-    """Return the digest of everything that the front is made from."""
+    """Return the digest of everything that `front.json` depends on."""
     results = [result.to_json() for result in searched(run).results]
     floors = [budget.model_dump(mode="json") for budget in run.study.budgets if budget.has_floor]
     inputs = [_RESULT_VERSION, results, run.study.export.candidates, measured_on(run)]
@@ -242,7 +242,7 @@ def front_inputs(run: Run) -> str:
 
 
 def make_front(run: Run, stopwatch: Stopwatch) -> None:
-    """Measure the best candidates and uniform networks of each budget end to end on the devices; write the front."""
+    """Measure the best candidates and uniform networks of each budget end to end on the devices; write `front.json`."""
     study, costs, recipe = run.study, costs_and_floors_of(run), evaluation(run)
     results = searched(run).results
     comparable_costs = compared_at(costs, results, study.export.candidates)

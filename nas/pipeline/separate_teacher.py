@@ -2,7 +2,7 @@
 
 This teacher may belong to any model family and has its own tokenizer, so the texts are tokenised a second time for it.
 Its logits are the only outputs that the distillation uses, and a student's distillation never alters texts. So the
-logits of all texts are computed once before the training, and the training itself does not need the teacher.
+logits of all texts are computed once before training, and training itself does not need the teacher.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def separate_identity(run: Run) -> dict[str, Any]:
 
 @once
 def separate_teacher_inputs(run: Run) -> str:
-    """Return the digest of everything that the fine-tuned separate teacher is made from."""
+    """Return the digest of everything that the fine-tuned separate teacher depends on."""
     return digest([_RESULT_VERSION, data_inputs(run), separate_identity(run)])
 
 
 @once
 def logits_inputs(run: Run) -> str:
-    """Return the digest of everything that the separate teacher's logits are made from."""
+    """Return the digest of everything that the separate teacher's logits depend on."""
     texts = [unlabelled_inputs(run)] if run.study.task.unlabelled else []
     return digest([_RESULT_VERSION, separate_teacher_inputs(run), *texts])
 

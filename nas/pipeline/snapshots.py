@@ -144,7 +144,7 @@ def _recorded(run: Run, role: Role) -> Snapshot | None:
     name, revision = hub_sources(run.study)[role]
     record = _records(run).get(role)
     if not record or (record["id"], record["revision"]) != (name, revision) or not run.is_finished("data"):
-        return None  # none of the run's current results was made from a recorded commit: use the newest commit
+        return None  # none of the run's current results is based on a recorded commit: use the newest commit
     return Snapshot(_KINDS[role], name, record["commit"])
 
 

@@ -1,4 +1,4 @@
-"""The step that makes the static model of a device: a linear classifier on the mean of a text's token embeddings.
+"""The step that fits the static model of a device: a linear classifier on the mean of a text's token embeddings.
 
 The static model is one of the device's baselines. A compressed network is worth its cost only if it is more accurate
 than this model.
@@ -24,7 +24,7 @@ from nas.progress import Stopwatch, busy
 
 KIND = "static"
 _RESULT_VERSION = 1
-"""Increase this when static models are made differently than before, so that older ones are rebuilt."""
+"""Increase this when static models are fitted differently than before, so that older ones are rebuilt."""
 
 
 def folder_of(run: Run, device: str) -> Path:

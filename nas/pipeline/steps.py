@@ -101,7 +101,7 @@ def seconds(run: Run) -> dict[str, float]:
 
 
 def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
-    """Return the step that exports a single candidate of the front, instead of the best candidate for a budget."""
+    """Return the step that exports a single candidate of the search, instead of the best candidate for a budget."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
     return _export_step(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
 

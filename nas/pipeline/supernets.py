@@ -1,4 +1,4 @@
-"""The step that makes the supernet: it orders the teacher's units by importance, then trains the shared weights.
+"""The step that builds the supernet: it orders the teacher's units by importance, then trains the shared weights.
 
 This module also prepares the distillation, which the final training in `finalists.py` uses as well.
 """
@@ -50,7 +50,7 @@ _RESULT_VERSION = 4
 
 @once
 def supernet_inputs(run: Run) -> str:
-    """Return the digest of everything that the supernet's weights are made from."""
+    """Return the digest of everything that the supernet's weights depend on."""
     return digest(_origin(run))
 
 
@@ -103,7 +103,7 @@ def _training_origin(run: Run) -> dict[str, Any]:
 
 
 def decided(run: Run, step: str) -> int | None:
-    """Return how many training steps or evaluations a step of the study may make within `training.hours`.
+    """Return how many training steps or evaluations a step of the study may perform within `training.hours`.
 
     Return None if this number is not decided yet.
     """
@@ -111,9 +111,9 @@ def decided(run: Run, step: str) -> int | None:
 
 
 def refuse_other_training(run: Run) -> None:
-    """Raise `TrainingError` if the inputs have changed since an unfinished training of the supernet was started.
+    """Raise `TrainingError` if the inputs have changed since an unfinished training run of the supernet began.
 
-    This check comes before all steps. Checkpoints of a finished training are removed.
+    This check comes before all steps. Checkpoints of a completed training run are removed.
     """
     if run.is_finished("supernet"):
         remove_checkpoints(run.supernet)
@@ -163,7 +163,7 @@ def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
 
 @contextmanager
 def to_be_timed(run: Run, learning_rate: float, batch_size: int) -> Iterator[Distillation]:
-    """Yield a training of a few steps, to measure its speed. Its folder is removed when the `with` block ends."""
+    """Yield a training run of a few steps, to measure its speed. Its folder is removed when the `with` block ends."""
     schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
         yield distillation(run, splits(run), schedule, Path(folder), {})
@@ -198,7 +198,7 @@ def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> floa
 def supernet_steps(run: Run) -> int:
     """Return the number of steps of the supernet's training.
 
-    The study sets this number or, with `training.hours`, it is decided from the time left before the training.
+    The study sets this number or, with `training.hours`, it is decided from the time left before training starts.
     """
     decided_steps = decided(run, "supernet") if run.study.training.hours else None
     return decided_steps or run.study.supernet.steps
@@ -222,7 +222,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
 
 
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
-    """Return a training by distillation from the run's teacher. It keeps its checkpoints in `folder`."""
+    """Return the inputs of a training run that distils the teacher and keeps its checkpoints in `folder`."""
     teacher, texts = load_ordered(run), distilled_texts(run, data)
     return Distillation(
         teacher=teacher,

@@ -1,7 +1,7 @@
 """The step that reads unlabelled texts, and functions that return all texts for the distillation.
 
 The step is separate from the step `data`. If the unlabelled texts change, the supernet and everything that depends on
-it are made again, but the data is not split again and the teacher is not fine-tuned again.
+it are rebuilt, but the data is not split again and the teacher is not fine-tuned again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas.progress import Stopwatch, busy, say
 from nas.tasks import GROUP
 
 _RESULT_VERSION = 1
-"""Increase this when the same files lead to other texts than before, so that older ones are rebuilt."""
+"""Increase this when the same files lead to different texts than before, so that older ones are rebuilt."""
 _TEXTS_FILE, _COUNTS_FILE = "texts.parquet", "counts.json"
 
 
@@ -44,7 +44,7 @@ def unlabelled_identity(run: Run) -> list[Any]:
 
 @once
 def unlabelled_inputs(run: Run) -> str:
-    """Return the digest of everything that the tokenised unlabelled texts are made from."""
+    """Return the digest of everything that the tokenised unlabelled texts depend on."""
     return digest([_RESULT_VERSION, data_inputs(run), unlabelled_identity(run)])
 
 

@@ -77,7 +77,7 @@ def architecture_drawing(architecture: Architecture, teacher: Shape, methods: Se
 
 
 def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
-    """Return the text of an SVG file that shows several architectures side by side, each one below its name."""
+    """Return the content of an SVG file that shows several architectures side by side, each one below its name."""
     methods, pitch = methods_of(named.values()), _WIDTH + 2 * _MARGIN
     width, height = pitch * len(named), _height(teacher) + _TITLE_HEIGHT + 2 * _MARGIN
     parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]

@@ -1,6 +1,6 @@
 """The model card of an export: a `README.md` with Hugging Face metadata, measured results, usage and provenance.
 
-`write_card` makes the card from `verification.json`, the architecture and the study. The pipeline calls it when an
+`write_card` creates the card from `verification.json`, the architecture and the study. The pipeline calls it when an
 export has been verified, and again when measurements from an additional device have been imported.
 """
 

@@ -49,7 +49,7 @@ def front_chart(contents: Contents, device: str) -> Markup:
 
 
 def front_picture(contents: Contents, device: str) -> str:
-    """Return the chart of one device as the text of an SVG file with fixed colours, a background and the legend."""
+    """Return the chart of one device as an SVG file's content, with fixed colours, a background and the legend."""
     width, height = WIDTH + 2 * _MARGIN, HEIGHT + _LEGEND_HEIGHT + 2 * _MARGIN
     ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
     chart = element(
@@ -188,7 +188,7 @@ class _FrontChart:
         return self.x(self._predicted(item)), self.y(max(item["search_accuracy"], self.y.low))
 
     def _staircase(self) -> str:
-        """Draw a line that shows the best score attained at each latency, with a step at each member of the front."""
+        """Draw the best score attained at each latency as a line, with a step at each Pareto-optimal candidate."""
         points: list[tuple[float, float]] = []
         reached = self.y.low
         for item in sorted(self.front["front"], key=self._predicted):

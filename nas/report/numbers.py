@@ -1,4 +1,4 @@
-"""Numbers as text, with units and a sensible number of digits, for tables, charts, the page and the model card."""
+"""Numbers as strings, with units and a sensible number of digits, for tables, charts, the page and the model card."""
 
 from __future__ import annotations
 

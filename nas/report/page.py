@@ -84,7 +84,7 @@ def _latencies(contents: Contents) -> Iterator[tuple[str, Markup, list[float]]]:
 
 
 def _trainings(contents: Contents) -> Iterator[tuple[str, list[Markup]]]:
-    """Yield the name and the charts of each training that has charts."""
+    """Yield the name and the charts of each training stage that has charts."""
     logs = {"Supernet, by distillation": contents.supernet_log, "Teacher, fine-tuning": contents.teacher_log}
     logs |= {f"Export {name}, by distillation": log for name, log in contents.export_logs.items()}
     metric = f"{contents.metric} on the search set"

@@ -25,5 +25,5 @@ _environment.filters |= {"thousands": "{:,}".format, **dict(getmembers(numbers, 
 
 
 def fill(template: str, **values: object) -> str:
-    """Return the text of a template, such as `page.html`, filled with values."""
+    """Return a template, such as `page.html`, filled with values."""
     return _environment.get_template(template).render(values)

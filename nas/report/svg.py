@@ -1,4 +1,4 @@
-"""Building blocks of all charts: escaped SVG elements, scales with round ticks, and axes with a grid."""
+"""Building blocks of all charts: escaped SVG elements, scales with ticks at round numbers, and axes with a grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOGARITHMIC_RATIO = 6.0
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:
-    """Return an element as text. Attributes are escaped; `content` is not, because it must be markup.
+    """Return an element as a string. Attributes are escaped; `content` is not, because it must be markup.
 
     In the names of attributes, a trailing `_` is removed and any other `_` becomes `-`. Empty attributes are left out.
     """
@@ -90,7 +90,7 @@ class AxisScale:
         return math.log(value) if self.logarithmic else value
 
     def ticks(self) -> list[float]:
-        """Return round values within the scale, in ascending order."""
+        """Return the round numbers at which ticks are drawn, in ascending order."""
         if self.logarithmic:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             values = [round(digit * 10.0**power, 12) for power in decades for digit in (1, 2, 5)]

@@ -1,4 +1,4 @@
-"""Tables that the subcommands of `nas` print on the terminal: plan, profiles, front, results, seeds and times."""
+"""Tables that the subcommands of `nas` print: plan, profiles, Pareto front, results, seeds and times."""
 
 from __future__ import annotations
 

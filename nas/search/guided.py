@@ -146,7 +146,7 @@ class Guide:
     ) -> tuple[Levels, list[Architecture]]:
         """Return the levels with their incumbents, and a list of the best architectures at any level.
 
-        Only complete results count. `least` is the log-scaled accuracy from which each accuracy level starts.
+        Only complete results are considered. `least` is the log-scaled accuracy from which each accuracy level starts.
         """
         complete = [index for index, result in enumerate(results) if result.complete]
         accuracies = _log_scaled([results[index].objective for index in complete])

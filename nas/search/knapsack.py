@@ -86,7 +86,7 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
 def _targets(budget: Budget) -> list[Budget]:
     """Return the budgets for which the knapsack problem is solved.
 
-    A budget without an accuracy floor is returned as it is. A budget with a floor is replaced by several budgets
+    A budget without an accuracy floor is returned unchanged. A budget with a floor is replaced by several budgets
     without one, in which the limit on the minimised metric is lowered to the fractions in `_SHARES`. Several fractions
     are tried, because the sums of losses do not show which fraction is enough for the required accuracy.
     """

@@ -335,7 +335,7 @@ class Trials:
         return [result for _, result in sorted(self._results.items())]
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the trials with results, in the order of `results`."""
+        """Return the trial numbers of the results, in the order of `results`."""
         return sorted(self._results)
 
     def importance(self) -> dict[str, float]:

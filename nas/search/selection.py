@@ -1,6 +1,6 @@
-"""Selection after the search: measure the best candidates of each budget as whole networks on the budget's devices.
+"""Selection after the search: measure the best candidates of each budget as complete networks on its devices.
 
-`measure_front` returns the content of `front.json`, from which the final training takes its finalists. Before the
+`measure_front` returns the content of `front.json`, from which the final training selects its finalists. Before the
 candidates are measured, `compared_at` sets the limits of the uniform baseline. `nas/pipeline/searches.py` calls both
 functions.
 """
@@ -42,11 +42,11 @@ Extract = Callable[[Architecture], CompactBert]
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything that is needed to measure candidates as whole networks."""
+    """Everything that is needed to measure candidates as complete networks."""
 
     extract: Extract
     teacher: Architecture
-    """The teacher's architecture. It is measured together with the candidates, as their reference."""
+    """The teacher's architecture. It is measured together with the candidates, as the reference network."""
     costs: Costs
     texts: Texts
 
@@ -223,12 +223,12 @@ def _measure_candidates(
 ) -> list[dict[str, Any]]:
     """Measure candidates for a budget, and return a report about each of them.
 
-    A candidate counts as meeting the budget only if it would still meet the budget if its latencies and rates were
+    A candidate is considered to meet the budget only if it would still meet the budget if its latencies and rates were
     worse by `_MARGIN`.
     """
     costs = measurement.costs
     devices = [costs.profiles[name].device for name in budget.devices]
-    # The first model is the reference of the measurement.
+    # The first model is the reference network of the measurement.
     models = {_TEACHER: measurement.extract(measurement.teacher)}
     models |= {result.architecture.digest: measurement.extract(result.architecture) for result in chosen}
     metrics_by_device = {

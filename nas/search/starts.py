@@ -16,7 +16,7 @@ from nas.search.uniform import widths
 from nas.space import SearchSpace
 
 _SHARE_COUNT = 3
-"""The number of fractions of each budget for which designs are made. The full budget counts as one of them."""
+"""The number of fractions of each budget for which designs are generated, including the full budget."""
 
 
 def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:

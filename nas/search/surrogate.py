@@ -21,7 +21,7 @@ _MAX_FITTED = 150
 """The maximum number of results to which the kernel's hyperparameters are fitted. If there are more, only an
 evenly spaced selection of them is used."""
 _EXACT_NOISE = 1e-6
-"""The noise variance of an observation that counts as exact, relative to the variance of all values."""
+"""The noise variance of an observation that is treated as exact, relative to the variance of all values."""
 
 
 class Posterior(NamedTuple):
@@ -88,11 +88,14 @@ class Surrogate:
 
     @property
     def noise_variance(self) -> float:
-        """The noise variance of values that count as exact: the variance that the features do not explain."""
+        """The residual variance, which the features do not explain.
+
+        It remains even for values without measurement noise.
+        """
         return float((self.kernel.k2.noise_level + _EXACT_NOISE) * self._spread**2)
 
     def fantasise(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Condition the process also on assumed values `y` of feature rows `x`. These values count as exact."""
+        """Condition the process also on assumed values `y` of feature rows `x`, which are treated as exact."""
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
         self._noise = np.concatenate([self._noise, np.full(len(y), _EXACT_NOISE)])

@@ -1,10 +1,10 @@
-"""Checkpoints of a training, as safetensors and JSON files, with a record of the training's inputs.
+"""Checkpoints of a training run, as safetensors and JSON files, with a record of the inputs of training.
 
-`SafeTrainer` writes and loads them for every training of this package. `bind` and `refuse_others` ensure that a
-training resumes only from checkpoints of a training with the same inputs. The layout of a folder:
+`SafeTrainer` writes and loads them for every training run of this package. `bind` and `refuse_others` ensure that a
+training run resumes only from checkpoints of a training run with the same inputs. The layout of a folder:
 
 checkpoints/
-    origin.json                 the inputs that the training was started with, and their digest
+    origin.json                 the inputs that the training run was started with, and their digest
     checkpoint-<step>/
         model.safetensors       the weights, together with config.json if the model is a Hugging Face model
         optimizer.safetensors   one tensor for each parameter and moment
@@ -79,8 +79,8 @@ class SafeTrainer(Trainer):
     """A Trainer that raises an error if the loss is not finite, and whose checkpoints need no unpickling.
 
     Each batch has `per_device_train_batch_size` texts in total, however many processes or GPUs share it. A
-    resumed training sees the same batches as an uninterrupted one. If the last batch of an epoch is incomplete, it is
-    left out, unless it is the only batch.
+    resumed training run sees the same batches as an uninterrupted one. If the last batch of an epoch is incomplete, it
+    is left out, unless it is the only batch.
     """
 
     def __init__(self, *, train_dataset: Dataset, **kwargs: Any) -> None:
@@ -93,7 +93,7 @@ class SafeTrainer(Trainer):
     @replaces
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         start: tuple[int, int] = super()._init_training_state(*arguments)
-        # A training that has stopped early stays stopped. Transformers would forget this and train another epoch.
+        # A training run that has stopped early stays stopped. Transformers would forget this and train one more epoch.
         return (self.state.num_train_epochs, 0) if self.control.should_training_stop else start
 
     def spread(self, warm_up: int, batches: int) -> None:
@@ -256,13 +256,13 @@ def last_complete(checkpoints: Path) -> Path | None:
 
 
 def bind(checkpoints: Path, origin: dict[str, Any]) -> None:
-    """Record `origin`, the inputs of a training, in its folder of checkpoints. Raises as `refuse_others` does."""
+    """Record `origin`, the inputs of a training run, in its folder of checkpoints. Raises as `refuse_others` does."""
     refuse_others(checkpoints, origin)
     write_json(checkpoints / _ORIGIN_FILE, {"digest": digest(origin), "origin": origin})
 
 
 def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
-    """Raise `TrainingError` if a folder holds checkpoints of a training whose inputs differ from `origin`.
+    """Raise `TrainingError` if a folder holds checkpoints of a training run whose inputs differ from `origin`.
 
     The message names the first difference.
     """
@@ -272,17 +272,17 @@ def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
         stored_origin = read_json(checkpoints / _ORIGIN_FILE, TrainingError)["origin"]
     except TrainingError:
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training whose settings are unknown; remove the folder to start again"
+            f"{checkpoints}: holds an unfinished training run with unknown settings; remove the folder to start again"
         ) from None
     if stored_origin.get("form") != origin.get("form"):
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training that another version of nas started; finish it with that "
-            "version, or remove the folder to start again"
+            f"{checkpoints}: holds an unfinished training run that a different version of nas started; finish it with "
+            "that version, or remove the folder to start again"
         )
     difference = next(_differences(stored_origin, json.loads(json.dumps(origin))), None)
     if difference:
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training that was started with {difference}; "
+            f"{checkpoints}: holds an unfinished training run that was started with {difference}; "
             "undo this change to resume it, or remove the folder to start again"
         )
 
@@ -296,5 +296,5 @@ def _differences(stored: Any, current: Any, key: str = "") -> Iterator[str]:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a finished training from its folder."""
+    """Remove the checkpoints of a completed training run from its folder."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Cohorts: networks that learn together from one teacher. The less accurate ones are dropped during the training.
+"""Cohorts: networks that learn together from one teacher. The less accurate ones are dropped during training.
 
 The networks of a cohort share the batches and the teacher's forward pass. It is often clear long before the end which
 of them are the best. At certain steps, called rungs, the less accurate half of each group is therefore dropped
@@ -42,7 +42,7 @@ class Cohort(nn.Module):
 
 @dataclass(frozen=True)
 class Goal:
-    """The goal of a group of networks: to reach an accuracy at the end of the training at the least cost.
+    """The goal of a group of networks: to reach an accuracy at the end of training at the least cost.
 
     The keys of the mappings are the indices of the networks in the cohort.
     """
@@ -50,7 +50,7 @@ class Goal:
     least: float
     """The accuracy to be reached."""
     inherited: Mapping[int, float]
-    """The accuracy of each network before the training."""
+    """The accuracy of each network before training."""
     costs: Mapping[int, float]
     """The cost of each network, such as its latency."""
 
@@ -80,11 +80,11 @@ class Halving:
     several groups. It is trained as long as at least one of its groups keeps it.
     """
     rungs: tuple[int, ...]
-    """The numbers of the steps after which each group keeps only its better half, rounded up."""
+    """The step numbers after which each group keeps only its better half, rounded up."""
     goals: tuple[Goal | None, ...] = ()
     """The goal of each group; None for a group whose most accurate network wins. Empty if no group has a goal."""
     steps: int = 0
-    """The number of steps of the whole training."""
+    """The number of steps of the whole training run."""
 
     @classmethod
     def of(
@@ -124,9 +124,9 @@ class Halving:
 
 
 def expected_at_end(inherited: float, accuracy: float, share: float) -> float:
-    """Return the accuracy expected at the end of a training.
+    """Return the accuracy expected at the end of a training run.
 
-    `inherited` is the accuracy before the training, and `accuracy` the accuracy after `share` of its steps. The gain is
+    `inherited` is the accuracy before training, and `accuracy` the accuracy after `share` of its steps. The gain is
     assumed to grow with the square root of the number of steps.
     """
     return accuracy + max(accuracy - inherited, 0.0) * (1.0 / math.sqrt(share) - 1.0)

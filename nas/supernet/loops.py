@@ -1,8 +1,8 @@
 """The training loop of this package: settings, progress and checkpoints on top of transformers' Trainer.
 
 `run_trainer` runs both the distillation of `training.py` and `FineTuning`, which trains a teacher on labels. A
-training resumes from its last checkpoint when it is started again in the same folder. On processors that multiply bf16
-numbers natively, networks that are wide enough to benefit are trained in bf16.
+training run resumes from its last checkpoint when it is started again in the same folder. On processors that multiply
+bf16 numbers natively, networks that are wide enough to benefit are trained in bf16.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from nas.supernet.side_by_side import SideBySideTrainer
 from nas.tasks import GROUP, REFERENCE
 
 # By default, oneDNN caches the kernels for the last 1,024 shapes of matrix products, several megabytes each. In a
-# training whose shapes change at every step, the cache takes gigabytes, and hardly any kernel is used again. oneDNN
+# training run whose shapes change at every step, the cache takes gigabytes, and hardly any kernel is used again. oneDNN
 # reads the variable before its first product, so it is set here.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
@@ -53,7 +53,7 @@ _EVALUATION_SETTINGS: dict[str, Any] = {
     "greater_is_better": True,
     "restore_callback_states_from_checkpoint": True,
 }
-"""The Trainer's additional settings for a training whose accuracy is measured after each epoch."""
+"""The Trainer's additional settings for a training run whose accuracy is measured after each epoch."""
 
 AccuracyOf = Callable[[PreTrainedModel], float]
 """A function that returns the accuracy of a network."""
@@ -61,7 +61,7 @@ AccuracyOf = Callable[[PreTrainedModel], float]
 
 @dataclass(frozen=True)
 class Watchers:
-    """Integrations and callbacks that observe a training, in addition to nas's own output."""
+    """Integrations and callbacks that observe a training run, in addition to nas's own output."""
 
     report_to: tuple[str, ...] = ()
     """Names of transformers' integrations, such as `wandb`. All except `tensorboard` must be installed."""
@@ -73,7 +73,7 @@ NO_WATCHERS = Watchers()
 
 @dataclass(frozen=True)
 class Schedule:
-    """The settings of a training. The training has `steps` steps if `steps` is positive, otherwise `epochs` epochs."""
+    """The settings of a training run. It has `steps` steps if `steps` is positive, otherwise `epochs` epochs."""
 
     learning_rate: float
     batch_size: int
@@ -152,10 +152,10 @@ class _ProgressAndCheckpoints(TrainerCallback):
 
 @contextmanager
 def _separate_wandb_run(watchers: Watchers) -> Iterator[None]:
-    """Give each training its own run in Weights & Biases.
+    """Give each training stage its own run in Weights & Biases.
 
     The callback of Weights & Biases starts a run, but never finishes it. This function therefore finishes the run when
-    the training ends, unless the run was already active before the training.
+    the training stage ends, unless the run was already active before that stage.
     """
     if "wandb" not in watchers.report_to:
         yield
@@ -177,8 +177,8 @@ def run_trainer(
 
     If `watchers` include TensorBoard and TensorBoard is installed, a log for it is written to `folder`/tensorboard.
 
-    `origin` holds the inputs of the training. Raises `TrainingError` if the checkpoints in `folder` come from a
-    training with different inputs, or if the training ends with weights that are not finite.
+    `origin` holds the inputs of the training run. Raises `TrainingError` if the checkpoints in `folder` come from a
+    training run with different inputs, or if training ends with weights that are not finite.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -227,7 +227,7 @@ class _EvaluatingTrainer(SideBySideTrainer):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """All inputs of the training of a teacher on labels, except the teacher itself."""
+    """All inputs for training a teacher on labels, except the teacher itself."""
 
     train: Dataset
     tokenizer: PreTrainedTokenizerBase
@@ -235,7 +235,7 @@ class FineTuning:
     folder: Path
     seed: int
     origin: dict[str, Any]
-    """The inputs of this training as JSON values. Checkpoints of a training with different inputs are refused."""
+    """The inputs of this training run as JSON values. Checkpoints with different inputs are refused."""
     accuracy_of: AccuracyOf | None = None
     """The function that measures the accuracy after each epoch, so that the weights of the best epoch are kept.
     Required if `schedule.patience` is above 0.

@@ -1,6 +1,6 @@
-"""The teacher's outputs for the texts of a training, computed once and stored on disk.
+"""The teacher's outputs for the training texts, computed once and stored on disk.
 
-A training by distillation uses every text several times. For a small student, the teacher's forward pass takes longer
+Training by distillation uses every text several times. For a small student, the teacher's forward pass takes longer
 than the student's forward and backward passes together. `write` therefore computes the teacher's outputs for each
 text once. `TeacherOutputs` maps the files into memory, and `DistillationTrainer` looks up the outputs for each batch.
 

@@ -23,7 +23,7 @@ the limit, and -0.5 means that half of the limit is used.
 """
 
 _NEAR_VIOLATIONS = (-0.5, 0.3)
-"""The range of violations in which a sub-network counts as near a budget."""
+"""The range of violations in which a sub-network is treated as near a budget."""
 _POOL_SIZE = 1000
 """The number of sub-networks in the pool near each budget, from which the steps draw."""
 _MAX_TRIES = 20_000

@@ -1,7 +1,7 @@
 """The scale of a regression's outputs, which are standardised during training.
 
-Learning rates and loss weights suit outputs of mean 0 and standard deviation 1. A training therefore removes the scale
-of the data from the last linear layer, and restores it at the end. Outside of a training, a model thus returns numbers
+Learning rates and loss weights suit outputs of mean 0 and standard deviation 1. Training therefore removes the scale
+of the data from the last linear layer, and restores it at the end. Outside of training, a model thus returns numbers
 on the scale of the data, whatever its export format.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 _LEAST_CORRELATION = 0.3
-"""Outputs that correlate less than this with the targets count as uninformative; see `Scale.to_remove`."""
+"""Outputs that correlate less than this with the targets are treated as uninformative; see `Scale.to_remove`."""
 
 
 @dataclass(frozen=True)

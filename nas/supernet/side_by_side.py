@@ -2,8 +2,8 @@
 
 The gradient of a step is a sum over parts of the batch and over sub-networks. Each thread computes some terms of this
 sum on a replica of the model, which shares the model's weights but has its own gradients. The gradients are then added
-in a fixed order, so that a step always gives the same result. `SideBySideTrainer` fine-tunes teachers (`loops.py`), and
-`DistillationTrainer` extends it.
+in a fixed order, so that a step always yields the same result. `SideBySideTrainer` fine-tunes teachers (`loops.py`),
+and `DistillationTrainer` extends it.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Wo
 
 @torch.no_grad()
 def add_gradients(replicas: Sequence[nn.Module]) -> None:
-    """Add the gradients of all later replicas to those of the first replica, in order, and reset those of the later."""
+    """Add the gradients of all other replicas to those of the first, in order, and reset the others' gradients."""
     first, *others = replicas
     for other in others:
         for total, term in zip(first.parameters(), other.parameters(), strict=True):

@@ -28,7 +28,7 @@ class _Clock(TrainerCallback):
 def seconds_per_step(trainer: SafeTrainer, warm_up: int) -> float:
     """Run a trainer, and return the mean number of seconds per step, without the first `warm_up` steps.
 
-    The batches cover all text lengths of an epoch, as those of a longer training do. The steps change the trainer's
+    The batches cover all text lengths of an epoch, as those of a longer training run do. The steps change the trainer's
     model, so discard the model after this call.
     """
     for callback in (PrinterCallback, ProgressCallback):

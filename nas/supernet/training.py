@@ -1,6 +1,6 @@
 """Training of all sub-networks of a search space, of one sub-network, or of a cohort, by distillation from the teacher.
 
-The pipeline describes a training as a `Distillation` and calls its methods, such as `train_supernet` and
+The pipeline describes a training run as a `Distillation` and calls its methods, such as `train_supernet` and
 `train_cohort`. `DistillationTrainer` and `CohortTrainer` compute the steps.
 """
 
@@ -193,7 +193,7 @@ class CohortTrainer(DistillationTrainer):
     """A Trainer that trains each network of a cohort as if it were alone, and stops those that `halving` drops.
 
     `accuracy_of` returns the accuracy of a network in its current state. The accuracies are stored in the Trainer's
-    log, so that a resumed training keeps the same networks as an uninterrupted one.
+    log, so that a resumed training run keeps the same networks as an uninterrupted one.
     """
 
     def __init__(self, *, model: Cohort, halving: Halving, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
@@ -314,7 +314,7 @@ def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
 
 @dataclass(frozen=True)
 class Distillation:
-    """All inputs of a training by distillation, except the networks that are trained."""
+    """All inputs of a training run by distillation, except the networks that are trained."""
 
     teacher: CompactBert
     train: Dataset
@@ -325,7 +325,7 @@ class Distillation:
     folder: Path
     seed: int
     origin: dict[str, Any]
-    """The inputs of this training as JSON values. Checkpoints of a training with different inputs are refused."""
+    """The inputs of this training run as JSON values. Checkpoints with different inputs are refused."""
     kind: TaskKind
     """The kind of task, which defines the distance between a network's logits and the teacher's."""
     replaced_tokens: float = 0.0

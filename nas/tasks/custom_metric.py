@@ -133,7 +133,7 @@ def _find_function(name: str) -> Function:
     module, _, function = name.partition(":")
     if "#" in function:
         raise ValueError(
-            f"metric: {name!r} is a function of the Python program that made the study and is unknown elsewhere; "
+            f"metric: {name!r} is a function of the Python program that created the study and is unknown elsewhere; "
             "continue in that program (nas.run_of), or put the function into an installed package and name it as "
             "module:function"
         )

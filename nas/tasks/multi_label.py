@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 THRESHOLD = 0.5
-"""The smallest probability at which a label applies, unless the study sets another threshold."""
+"""The smallest probability at which a label applies, unless the study sets a different threshold."""
 _CERTAIN_LOGIT = 5.0
 """The logit of a label that certainly applies, in simulated and constant answers."""
 _YES_OR_NO = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
@@ -274,7 +274,7 @@ def _read_applies(column: LabelColumn) -> list[float | None]:
 
 
 def _multi_hot(names: Sequence[str], class_numbering: Numbering) -> list[float]:
-    """Return a list with 1.0 at the numbers of the labels `names`, and 0.0 elsewhere."""
+    """Return a list with 1.0 at the indices of the labels `names`, and 0.0 elsewhere."""
     values = [0.0] * len(class_numbering.names)
     for name in names:
         values[class_numbering.numbers[name]] = 1.0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OUTSIDE_TAG = "O"
 _IOB2 = re.compile(r"O|[BI]-.+", re.DOTALL)
 Span = tuple[str, int, int]
-"""The type of a span, and the numbers of its first and last word."""
+"""The type of a span, and the indices of its first and last word."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Tagging(TaskKind):
     pipeline = "token-classification"
     pipeline_arguments = ', aggregation_strategy="first"'
     why_no_exits = "each word of a text has its own tag, and not all tags become confident at the same layer"
-    why_no_student = "another tokenizer may split words into other tokens, to which the teacher's outputs do not apply"
+    why_no_student = "a different tokenizer may split words differently, so the teacher's outputs would not apply"
     examples = (
         {"tags": [["B-PER", "I-PER", "O"], ["O", "B-LOC"], [], ["O", "O", "B-LOC", "B-PER", "O"], ["B-LOC"], ["O"]]},
         {"tags": [["O", "B-x"], ["B-x", "I-x", "O"]]},
@@ -183,7 +183,7 @@ class Tagging(TaskKind):
         if (odd_tag := _first_tag_not_iob2(names)) is not None:
             raise DataError(
                 f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; name "
-                "tags like this in the data (as texts or a ClassLabel) or in the teacher's config.json, or set "
+                "tags like this in the data (as strings or a ClassLabel) or in the teacher's config.json, or set "
                 "metric = 'accuracy'"
             )
         return TagMetric("span_f1", "span F1", tuple(names))
@@ -263,7 +263,7 @@ def _first_tag_not_iob2(names: Iterable[str]) -> str | None:
 
 
 def _read_tags(column: LabelColumn) -> list[list[str]]:
-    remedy = "write a list with a tag for each word, or set another kind"
+    remedy = "write a list with a tag for each word, or set a different kind"
     return names_in_lists(column, "tagging needs a list of tags in every row", remedy)
 
 

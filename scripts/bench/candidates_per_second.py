@@ -6,7 +6,7 @@ meet the study's budgets, and several generations of their children. The variant
 time, so that other work on the machine slows all of them alike. The variants with shared layers, racing or bf16 also
 batch texts of similar length.
 
-The front of a variant counts as equally good as the front of naive evaluation if, for each network on the naive front,
+The Pareto front of a variant is treated as equally good as that of naive evaluation if, for each network on the latter,
 the front of the variant has a network that costs no more and whose accuracy is lower by at most one standard error.
 Both accuracies are those of naive evaluation. The benchmark needs a run whose supernet is trained and whose devices are
 profiled.
@@ -188,7 +188,7 @@ def _largest_loss(
     naive_results: dict[Architecture, CandidateResult],
     costs: Costs,
 ) -> float:
-    """Return the largest loss of accuracy of the front `other` against the naive front.
+    """Return the largest loss of accuracy of the Pareto front `other` against the naive Pareto front.
 
     Each network on the naive front is compared with the best network on the front `other` that costs no more.
     """

@@ -43,7 +43,7 @@ _NDCG_CUT = 10
 
 
 def encoders(run: Run, max_length: int) -> dict[str, Encode]:
-    """Return the encoders to compare by name: teacher, exports, and averaged token embeddings of the teacher."""
+    """Return the encoders to compare, keyed by name: teacher, exports, and the teacher's averaged token embeddings."""
     teacher = load_teacher(run)
     tokenizer, types = load_tokenizer(run.teacher), "token_type_ids" in teacher.config.input_names
     vectors = teacher.state_dict()["bert.embeddings.word_embeddings.weight"].numpy()

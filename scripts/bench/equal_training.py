@@ -115,7 +115,7 @@ class SeparateTraining:
         return seconds
 
     def train(self, networks: Sequence[CompactBert], steps: int, folder: Path, title: str) -> None:
-        """Train networks in place. An interrupted training resumes from its checkpoint."""
+        """Train networks in place. An interrupted training run resumes from its checkpoint."""
         schedule = Schedule(self.settings.learning_rate, self.settings.batch_size, steps=steps)
         origin = {"steps": steps, "networks": [network.config.architecture.digest for network in networks]}
         training = distillation(self.run, splits(self.run), schedule, folder, origin)
@@ -224,7 +224,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
     parser.add_argument("--share", type=float, default=1.0, help="training time as a share of that of `nas run`")
     parser.add_argument(
-        "--no-narrowed", action="store_true", help="leave out `narrowed`, which needs a training of its own"
+        "--no-narrowed", action="store_true", help="leave out `narrowed`, which needs a separate training run"
     )
     return parser.parse_args()
 

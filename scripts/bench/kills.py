@@ -39,7 +39,7 @@ KINDS = ("driver", "worker", "node")
 _NODE = {"num_cpus": 1}
 _LIMIT_S = 600.0
 _FINISHED = b'"result"'
-"""A text that occurs in a journal once per finished trial."""
+"""A string that occurs in a journal once per finished trial."""
 
 
 @dataclass(frozen=True)

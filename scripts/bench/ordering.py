@@ -3,7 +3,7 @@
 Compares three orders of units: the order in the checkpoint, the order by magnitude, and the Taylor order that `nas
 train` uses. Accuracy is measured on the search set with three numbers of heads and neurons, and with all hidden sizes
 of the search space except the largest. `Taylor, made up` also compensates for the missing hidden units, as `nas train`
-does before the training. The benchmark prepares the teacher if it is missing.
+does before training. The benchmark prepares the teacher if it is missing.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class SmsEmoa(BaseSampler):
         """The index in the generation of each trial that has not finished, keyed by trial number."""
         self._next = 0
         self._outcomes: dict[int, tuple[list[float], float]] = {}
-        """The objectives (all minimised) and the constraint of each finished trial, by its index in the generation."""
+        """Objectives (all minimised) and constraint of each finished trial, keyed by its index in the generation."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions

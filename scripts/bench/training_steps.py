@@ -109,5 +109,5 @@ def timed(trainer: Trainer) -> float:
 
 
 def losses(trainer: Trainer) -> list[float]:
-    """Return the losses that a finished training has logged."""
+    """Return the losses that a completed training run has logged."""
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -127,7 +127,7 @@ BAD = {
     ),
     "a length missing": (
         _changed(samples_ms=GOOD["groups"][0]["samples_ms"] | {"export": [[1.0]]}),
-        "of 2 lengths",
+        "2 lengths expected",
     ),
     "negative time": (_changed(samples_ms={"export": [[-1.0], [2.0]], "teacher": [[1.0], [1.0]]}), "greater than"),
     "not a number": (_changed(samples_ms={"export": [["1"], [2.0]], "teacher": [[1.0], [1.0]]}), "valid number"),
