@@ -41,6 +41,8 @@ class Contents:
     """Verifications of the exports, by the name of the budget, or `trial-<number>` for single candidates."""
     snippets: Mapping[str, Sequence[Snippet]] = field(default_factory=dict)
     """Code that loads each export, by the name of the export."""
+    usage: str = ""
+    """Notes on how to read the answers of an export, as in the model card; empty if there are none."""
     profiles: Mapping[str, Record] = field(default_factory=dict)
     """Latency profiles, by the name of the device."""
     supernet_log: Sequence[Record] = ()
