@@ -448,7 +448,7 @@ test = {_toml(test)}  # read only once, for the final results
 {_pair_text(answers.pair)}{_query_text(answers.query)}label = {_label_text(answers.label)}
 kind = {_toml(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_toml(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
-{_threshold_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
+{_threshold_text(kind)}{_width_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
 {held_out}
 [teacher]
 model = {_toml(_relative_to(folder, answers.teacher) if teacher else answers.teacher)}
@@ -488,6 +488,13 @@ def _threshold_text(kind: str) -> str:
     if not task_kind(kind).has_thresholds:
         return ""
     return '# threshold = "search"  # tuned on the search set; by default a label applies from probability 0.5\n'
+
+
+def _width_text(kind: str) -> str:
+    """Return the commented-out setting of the output width; empty for kinds of task that do not have this setting."""
+    if not task_kind(kind).has_output_width:
+        return ""
+    return '# output_width = "own"  # the hidden size of each network; by default, the width and space of the teacher\n'
 
 
 def _pair_text(pair: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from nas.device import NAME, Device, Name
 from nas.errors import StudyError
 from nas.files import Flag, Positive, Real, Settings, Whole, digest, given_path, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.tasks import task_kind
+from nas.tasks import OutputWidth, task_kind
 
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -147,6 +147,9 @@ class Task(Settings):
     """For `ranking`: the column whose value identifies the query of a row. By default, the first text column."""
     pair: tuple[str, ...] = ()
     """For `embedding`: the columns of the two texts of a pair, in the search set and the test set."""
+    output_width: OutputWidth = "teacher"
+    """For `embedding`: whether embeddings have the teacher's width and lie in its space, or have the hidden size of the
+    network itself."""
     max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
     holdout: Holdout = Holdout()
 
@@ -187,6 +190,11 @@ class Task(Settings):
             raise ValueError(
                 f"holdout.by: a task of kind {self.kind} holds out whole groups of rows, by {self.group_column!r}, but "
                 f"got {self.holdout.by!r}; remove holdout.by"
+            )
+        if "output_width" in self.model_fields_set and not task_kind(self.kind).has_output_width:
+            raise ValueError(
+                f"output_width: a task of kind {self.kind} has as many outputs as labels, but got "
+                f"{self.output_width!r}; remove output_width"
             )
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.files import write_atomically
-from nas.form import NetworkForm
 from nas.model import CompactBert
 from nas.model.modeling import READOUTS
+from nas.model.stock import form_of
 from nas.sentence_modules import DENSE_FOLDER, read_modules, write_modules
 
 DENSE_FILE = "model.safetensors"
@@ -26,10 +26,11 @@ _WEIGHT, _BIAS = "linear.weight", "linear.bias"
 
 
 def write_sentence_modules(model: CompactBert, folder: Path) -> None:
-    """Write the modules that follow the encoder into the encoder's folder: pooling, projection and normalisation."""
+    """Write the modules that follow the encoder into its folder: pooling and, if any, projection and normalisation."""
     config = model.config
-    form = NetworkForm(config.network_type, config.readout, config.normalize)
-    write_modules(folder, form, config.hidden_size, config.outputs)
+    write_modules(folder, form_of(config), config.hidden_size, config.projection_dim)
+    if model.classifier is None:
+        return
     last = {_WEIGHT: model.classifier.weight, _BIAS: model.classifier.bias}
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in last.items()}
     write_atomically(folder / DENSE_FOLDER / DENSE_FILE, lambda draft: save_file(tensors, draft))

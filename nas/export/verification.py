@@ -12,7 +12,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -141,7 +141,7 @@ def _compact_encoder(model: SentenceEncoder) -> CompactBert:
         network = CompactBert(model.encoder.config)
         network.bert = model.encoder
     else:
-        network = from_stock(model.encoder, model.form)
+        network = from_stock(model.encoder, replace(model.form, own_width=model.dense is None))
     if model.dense is not None:
         network.classifier = model.dense
     return network.eval()

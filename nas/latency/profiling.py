@@ -31,6 +31,7 @@ from nas.latency.record import LatencyRecord, error_of, latency_metrics
 from nas.latency.runtimes import BlockChain, with_repeating_weights
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.sizes import Sizes, stored_mb
+from nas.model.stock import form_of
 from nas.space import SearchSpace
 
 _METHOD_VERSION = 13
@@ -90,8 +91,10 @@ class ProfileRecipe:
         # Latency does not depend on the size of the vocabulary, but the teacher's memory does.
         optional: list[object] = [config.vocab_size] if self.memory else []
         optional += ["first layers"] if self.space.dimensions.exit_threshold else []
-        form = NetworkForm(config.network_type, config.readout, config.normalize)
-        optional += [asdict(form)] if form != NetworkForm() else []
+        form = asdict(form_of(config))
+        if not config.own_width:  # digests of older profiles do not contain this setting
+            form.pop("own_width")
+        optional += [form] if form_of(config) != NetworkForm() else []
         optional += [self.config.block_form] if self.config.block_form else []
         return digest([self.device.model_dump(mode="json"), self.space.digest, network, method, *optional])
 

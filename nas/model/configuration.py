@@ -42,8 +42,9 @@ class CompactBertConfig(PretrainedConfig):
     `network_type` is the type of transformers model that the network corresponds to. `readout` is the part of the
     last hidden states that the head reads: the first token, the mean over all tokens, or every token. `normalize`
     says whether outputs are scaled to length 1. `pooler_act` is the activation of a dense layer between readout and
-    outputs, or None if there is no such layer. `projection_dim` is the number of outputs of an encoder; it is None
-    for a classifier, which has one output per label.
+    outputs, or None if there is no such layer. `projection_dim` is the number of outputs to which an encoder projects
+    its readout. It is None for an encoder without a projection, whose outputs are the readout itself, and for a
+    classifier, which has one output per label.
 
     The remaining settings cover the differences between families of teachers. `family` is the teacher's `model_type`.
     `embedding_size` is the width of embeddings that are projected to `hidden_size` (ELECTRA), or None if there is no
@@ -106,7 +107,12 @@ class CompactBertConfig(PretrainedConfig):
     @property
     def outputs(self) -> int:
         """The number of outputs per text or, if the readout is every token, per token."""
-        return int(self.projection_dim or self.num_labels or 1)
+        return self.hidden_size if self.own_width else int(self.projection_dim or self.num_labels or 1)
+
+    @property
+    def own_width(self) -> bool:
+        """Whether the outputs are the readout itself, as wide as the hidden states, without a last linear layer."""
+        return self.network_type == "encoder" and self.projection_dim is None
 
     @property
     def embedding_width(self) -> int:

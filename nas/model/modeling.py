@@ -347,6 +347,7 @@ class CompactBert(CompactBertPreTrainedModel):
     """A sub-network with its head: the model that is trained, profiled and exported.
 
     The `logits` in its output are (batch, num_labels), or (batch, tokens, num_labels) if the readout is every token.
+    `classifier` is the last linear layer. It is None if the outputs of an encoder are the readout itself.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -356,7 +357,8 @@ class CompactBert(CompactBertPreTrainedModel):
         dropout = config.classifier_dropout
         self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
         read_axis = Axis.HIDDEN if config.pooler_act is None else Axis.POOLED
-        self.classifier = along(nn.Linear(config.hidden_size, config.outputs), None, read_axis)
+        last_layer = nn.Linear(config.hidden_size, config.outputs)
+        self.classifier = None if config.own_width else along(last_layer, None, read_axis)
         self.post_init()
 
     @property
@@ -369,7 +371,7 @@ class CompactBert(CompactBertPreTrainedModel):
         features = READOUTS[self.config.readout](self.bert.normed(hidden), attention_mask)
         if self.bert.pooler is not None:
             features = self.bert.pooler(features)
-        logits: torch.Tensor = self.classifier(self.dropout(features))
+        logits: torch.Tensor = features if self.classifier is None else self.classifier(self.dropout(features))
         return functional.normalize(logits.float(), dim=-1) if self.config.normalize else logits
 
     @can_return_tuple

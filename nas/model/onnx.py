@@ -123,7 +123,7 @@ def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) 
     if pooler is not None and model.config.pooler_act is not None:
         features = _emit_activation(graph, model.config.pooler_act, linear(graph, pooler.dense, features))
         features = features if pooler.LayerNorm is None else _emit_norm(graph, pooler.LayerNorm, features)
-    outputs = linear(graph, model.classifier, features)
+    outputs = features if model.classifier is None else linear(graph, model.classifier, features)
     if not model.config.normalize:
         return outputs
     least = graph.constant(np.array(_SMALLEST_NORM, dtype=np.float32))

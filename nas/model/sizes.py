@@ -83,14 +83,15 @@ class Sizes:
         layer_modules = {module for layer in model.layers for module in layer.modules()}
         token_embeddings = model.bert.embeddings.word_embeddings
         [self._table_extents] = _parameter_extents([token_embeddings])
-        self._classifier_extents = _parameter_extents([model.classifier])
+        classifier = [model.classifier] if model.classifier is not None else []
+        self._classifier_extents = _parameter_extents(classifier)
         type_embeddings = model.bert.embeddings.token_type_embeddings
         # If there is only one token type, an export adds its embedding to those of the positions and does not store it.
         folded: list[nn.Module] = []
         if type_embeddings is not None and len(type_embeddings.weight) == 1 and config.position_table:
             folded.append(type_embeddings)
         self._folded_extents = _parameter_extents(folded)
-        counted_separately = {token_embeddings, model.classifier, *folded, *layer_modules}
+        counted_separately = {token_embeddings, *classifier, *folded, *layer_modules}
         self._other_extents = _parameter_extents(
             module for module in model.modules() if module not in counted_separately
         )

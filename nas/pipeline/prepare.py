@@ -99,9 +99,10 @@ def task_identity(run: Run) -> dict[str, Any]:
         name: identities if len(identities) > 1 else identities[0] for name, identities in identities_by_set.items()
     }
     # Unlabelled texts have a step of their own. Settings that older versions of nas did not have are left out if they
-    # are not set, so that older digests stay valid.
+    # are not set or have the former value, so that older digests stay valid.
     newer_settings = ("threshold", "query", "search", "pair")
     left_out = {"unlabelled"} | {key for key in newer_settings if not getattr(run.study.task, key)}
+    left_out |= {"output_width"} if run.study.task.output_width == "teacher" else set()
     task = run.study.task.model_dump(mode="json", exclude=left_out)
     # A task that learns from texts holds out nothing, but digests of older runs contain this former default.
     if task_kind(run.study.task.kind).learns_from_texts:
@@ -375,7 +376,7 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
         context = FineTuningContext(run.teacher, origin, title, watchers_of(run))
         fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, context)
     model.save_pretrained(run.teacher)
-    form, network = task_kind(study.task.kind).form(source), cast(nn.Module, model)
+    form, network = task_kind(study.task.kind).variant(study.task).form(source), cast(nn.Module, model)
     if form.network_type == "encoder":
         write_modules(run.teacher, form, shape_of(model.config).hidden_size)
         network = SentenceEncoder(model, run.teacher)

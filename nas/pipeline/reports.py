@@ -69,6 +69,7 @@ def _contents(run: Run) -> Contents:
         baselines=_baselines(run),
         exports={name: read_json(run.export(name) / VERIFICATION_FILE, ExportError) for name in names},
         snippets={name: _snippets(run, name) for name in names},
+        usage=task_kind(study.task.kind).variant(study.task).usage,
         profiles={name: read_json(run.profile(name), DeviceError) for name in profiled_devices},
         supernet_log=_training_log(run.supernet, run.is_finished("supernet")),
         teacher_log=_training_log(run.teacher, run.is_finished("teacher")),

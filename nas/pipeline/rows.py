@@ -323,6 +323,13 @@ def _warnings(rows: Rows, study: Study) -> Iterator[str]:
             f"standard error of {100 * rows.standard_error:.1f} points: smaller differences between candidates can "
             "hardly be detected; raise task.holdout.size (or search.examples)"
         )
+    hidden_sizes = study.space.dimensions.hidden_size
+    if study.task.output_width == "own" and len(hidden_sizes) == 1:
+        yield (
+            "task.output_width is 'own', but the only hidden size of the search space is the teacher's, "
+            f"{hidden_sizes[0]}: embeddings will be in a space of their own, but not smaller; remove output_width, or "
+            "add smaller hidden sizes to the search space"
+        )
     for budget in study.budgets:
         if budget.accuracy_loss is not None and budget.accuracy_loss < 100 * rows.standard_error:
             yield (

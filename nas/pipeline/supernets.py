@@ -233,7 +233,7 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         folder=folder,
         seed=run.study.seed,
         origin=origin,
-        kind=task_kind(run.study.task.kind),
+        kind=task_kind(run.study.task.kind).variant(run.study.task),
         scale=scale_of(run),
         replaced_tokens=run.study.replaced_tokens,
         logits=teacher_logits(run),

@@ -64,7 +64,7 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
     """Return the `CompactBert` configuration of a teacher. Raises a `NasError` if that does not fit the study."""
     with student_named(study):
         study.check_teacher(shape_of(config))
-        compact = compact_config(config, task_kind(study.task.kind).form(source))
+        compact = compact_config(config, task_kind(study.task.kind).variant(study.task).form(source))
     if study.space.dimensions.keep_tokens and compact.knows_distances:
         raise SearchSpaceError(
             f"search_space: {study.space.name!r} drops tokens (keep_tokens), but attention in {config.model_type} "
@@ -195,4 +195,5 @@ def teacher_config(run: Run) -> CompactBertConfig:
 
 
 def _network_form(run: Run) -> NetworkForm:
-    return task_kind(run.study.task.kind).form(str(run.teacher))
+    task = run.study.task
+    return task_kind(task.kind).variant(task).form(str(run.teacher))

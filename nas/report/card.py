@@ -49,7 +49,8 @@ def write_card(folder: Path, study: Study) -> None:
     labels = list(read_json(folder / "config.json", ExportError).get("id2label", {}).values())
     teacher_facts = verification.get("separate_teacher")
     files = [path.name for path in folder.iterdir()]
-    task, kind, is_pair = study.task, task_kind(study.task.kind), len(study.task.text) > 1
+    task, is_pair = study.task, len(study.task.text) > 1
+    kind = task_kind(task.kind).variant(task)
     card = fill(
         "card.md",
         metadata=_metadata(study, folder.name, verification).to_yaml(),

@@ -41,6 +41,8 @@ class Contents:
     """Verifications of the exports, keyed by budget name or, for single candidates, by `trial-<number>`."""
     snippets: Mapping[str, Sequence[Snippet]] = field(default_factory=dict)
     """Code that loads each export, keyed by export name."""
+    usage: str = ""
+    """Notes on how to read the answers of an export, as in the model card; empty if there are none."""
     profiles: Mapping[str, Record] = field(default_factory=dict)
     """Latency profiles, keyed by device name."""
     supernet_log: Sequence[Record] = ()

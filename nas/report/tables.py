@@ -25,6 +25,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     for model in ("teacher", "student"):
         if model in plan:
             console.print(f"{model}: {plan[model]}", soft_wrap=True, markup=False)
+    if "outputs" in plan:
+        console.print(f"outputs: {plan['outputs']}", soft_wrap=True, markup=False)
     console.print(
         f"search space: {plan['space']}, {plan['architectures']:,} architectures", soft_wrap=True, markup=False
     )

@@ -135,7 +135,10 @@ def _watch_input(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.Remova
 
 @torch.no_grad()
 def reorder(model: CompactBert, importance: Importance) -> None:
-    """Permute the weights in place so that the most important units come first. The network's outputs stay the same."""
+    """Permute the weights in place so that the most important units come first. The network's outputs stay the same.
+
+    Only the outputs of an encoder without a last layer are permuted, because they are hidden units.
+    """
     head_size = model.config.attention_head_size
     orders: dict[_Units, torch.Tensor] = {(Axis.HIDDEN, None): _order(importance.hidden)}
     if importance.pooled is not None:

@@ -61,14 +61,18 @@ class Scale:
         _rescale_outputs(linear, 1.0 / self.deviation, 0.0, -self.mean)
 
     @contextmanager
-    def removed_from(self, *layers: nn.Linear) -> Iterator[None]:
-        """Standardise the outputs of these layers while the `with` block runs, and then restore their scale."""
-        for linear in layers:
+    def removed_from(self, *layers: nn.Linear | None) -> Iterator[None]:
+        """Standardise the outputs of these layers while the `with` block runs, and then restore their scale.
+
+        None stands for a network without a last layer. Such a network does not predict numbers, so it has no scale.
+        """
+        linears = [linear for linear in layers if linear is not None]
+        for linear in linears:
             self.remove_from(linear)
         try:
             yield
         finally:
-            for linear in layers:
+            for linear in linears:
                 self.restore_in(linear)
 
 

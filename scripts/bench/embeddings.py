@@ -5,7 +5,8 @@ embeddings as a baseline. It reports two results:
   - `pairs`: for each file of scored text pairs, Spearman's correlation between the scores and the cosine similarities;
   - `retrieval`: for a folder in BEIR's layout (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over the
     whole corpus. For `own`, the network embeds all texts. For `documents_by_teacher`, the network embeds only the
-    queries and the teacher embeds the documents, as if they were in an existing index.
+    queries and the teacher embeds the documents, as if they were in an existing index. It is left out if the study
+    sets `task.output_width = "own"`, because these embeddings cannot be compared with the teacher's.
 
 Texts are embedded in full precision by the networks in the exported folders.
 """
@@ -121,10 +122,9 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
         if retrieval and documents is not None:
             queries = encode(retrieval.queries)
             own_documents = documents if name == "teacher" else encode(retrieval.documents)
-            results[name]["retrieval"] = {
-                "own": round(retrieval.ndcg(queries, own_documents), 4),
-                "documents_by_teacher": round(retrieval.ndcg(queries, documents), 4),
-            }
+            results[name]["retrieval"] = {"own": round(retrieval.ndcg(queries, own_documents), 4)}
+            if run.study.task.output_width == "teacher":
+                results[name]["retrieval"]["documents_by_teacher"] = round(retrieval.ndcg(queries, documents), 4)
     _show(results, pairs)
     return {"networks": results, "pairs": {name: len(rows) for name, rows in pairs.items()}}
 
@@ -137,8 +137,9 @@ def _without(rows: Dataset, column: str) -> Dataset:
 
 
 def _show(results: dict[str, Any], pairs: dict[str, Dataset]) -> None:
-    retrieves = any("retrieval" in result for result in results.values())
-    table = Table("network", *pairs, *(["nDCG@10", "documents by teacher"] if retrieves else []))
+    titles = {"own": "nDCG@10", "documents_by_teacher": "documents by teacher"}
+    retrieval = results["teacher"].get("retrieval", {})
+    table = Table("network", *pairs, *(titles[key] for key in retrieval))
     for name, result in results.items():
         values = [*result["pairs"].values(), *result.get("retrieval", {}).values()]
         table.add_row(name, *(f"{100 * value:.1f}" for value in values))
