@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -109,11 +110,15 @@ class Job:
                 "the study, the teacher or the device has changed; write the bundle again and measure it"
             )
         expected = {name for networks, _ in self.groups for name in networks}
-        measured = {name for group in result.groups for name in group.samples_ms}
+        counts = Counter(name for group in result.groups for name in group.samples_ms)
+        references = {next(iter(networks)) for networks, _ in self.groups}
+        if repeated := sorted(name for name, count in counts.items() if count > 1 and name not in references):
+            raise DeviceError(f"{path}: must have each network once, but {repeated[0]!r} is repeated; measure again")
+        measured = counts.keys()
         if measured != expected or set(result.peak_memory_mb) != set(self.memory):
             differing = sorted(expected ^ measured) or sorted(set(result.peak_memory_mb) ^ set(self.memory))
             raise DeviceError(
-                f"{path}: must have each network of the bundle once, but {differing[0]!r} is missing or unexpected; "
+                f"{path}: must have each network of the bundle, but {differing[0]!r} is missing or unexpected; "
                 "measure again"
             )
         when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")

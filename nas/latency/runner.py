@@ -390,8 +390,8 @@ def _write_json(path: Path, value: Any) -> None:
 
 def load_file(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
     """Return one function per set of inputs, which runs the network's file in the device's runtime."""
-    runs = openvino_runs if device["runtime"] == "openvino" else onnx_runs
-    return runs(item["file"], device, inputs)
+    runs = {"onnxruntime": onnx_runs, "openvino": openvino_runs}
+    return runs[device["runtime"]](item["file"], device, inputs)
 
 
 def main() -> None:
