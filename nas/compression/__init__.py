@@ -1,8 +1,8 @@
-"""The compression methods: the ways in which one block of a network can be compressed.
+"""The compression methods for the blocks of a network: the embedding, the attention and the feed-forward blocks.
 
-`REGISTRY` lists the methods, each of which has its own module. `compression` parses the string by which search spaces
-and architectures refer to a method, such as `low_rank(64)+int8`. The model, the supernet and the export then compute
-and store the block as the method defines.
+Each method has its own module and an entry in `REGISTRY`. Search spaces and architectures name a method by a string
+such as `low_rank(64)+int8`, which `compression` parses. The method defines how the model, the supernet and the export
+compute and store a block.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _SPEC = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?(?:\+(.+))?")
 
 
 def formats_of(kind: type[Compression]) -> list[str]:
-    """Return the names of the formats in which a compression method can store its matrices."""
+    """Return the names of the number formats in which a compression method can store its matrices."""
     return [name for name, other in REGISTRY.items() if issubclass(other, Format) and kind.takes(other)]
 
 
 @cache
 def compression(spec: str) -> Compression:
-    """Return the compression method that is written as `spec`, such as `low_rank(64)+int8`.
+    """Parse a compression method from a string such as `low_rank(64)+int8`.
 
-    Raises `ValueError`, with a remedy, if `spec` is not valid.
+    Raises `ValueError` if `spec` is not valid. The message contains a remedy.
     """
     parts = _SPEC.fullmatch(spec)
     if not parts or parts[1] not in REGISTRY:
@@ -67,9 +67,9 @@ def compression(spec: str) -> Compression:
 
 
 def matrix_compression(spec: str) -> MatrixCompression:
-    """Return the method that is written as `spec`.
+    """Parse a compression method for blocks that have their own weights.
 
-    Raises `ValueError` if a block with this method has no weights of its own, as is the case for `skip` and `share`.
+    Raises `ValueError` for `skip` and `share`, because a block with one of these methods has no weights of its own.
     """
     method = compression(spec)
     if not isinstance(method, MatrixCompression):

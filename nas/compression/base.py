@@ -1,13 +1,14 @@
-"""The contract of a compression method, which defines how one block of a network is stored and computed.
+"""The interface of compression methods, which define how one block of a network is stored and computed.
 
-Each method is a subclass of `Compression` in its own file, with one line in the registry. In a search space, it is
-written as `name`, `name(parameter)` or, if its matrices can be stored in a `Format`, `name(parameter)+format`. Torch
-and ONNX are imported only inside functions, so that a study can be read and checked without importing either of them.
+Each method is a subclass of `Compression` in its own file and has an entry in the registry. A search space refers to a
+method as `name` or `name(parameter)`. If the matrices of the method can be stored in a `Format`, the search space can
+also use `name(parameter)+format`. Torch and ONNX are imported only inside functions, so that a study can be read and
+checked without either of them.
 
-A `MatrixCompression` has a torch version and an ONNX version, and both must compute the same function. The torch
-version is differentiable, and its results have the data type of its inputs. The supernet, the extracted model and the
-modelling file of an export all use the torch version. The ONNX version (`emit_linear` and so on) writes the graph that
-a runtime executes.
+A `MatrixCompression` is implemented in torch and in ONNX, and both implementations must compute the same function. The
+torch implementation is differentiable, and its results have the data type of its inputs. The supernet, the extracted
+sub-network and the modelling file of an export use the torch implementation. The ONNX implementation writes the graph
+that a runtime executes.
 """
 
 from __future__ import annotations
@@ -31,35 +32,37 @@ BLOCKS: tuple[Block, ...] = ("embedding", "attention", "feed_forward")
 
 
 class Compression(ABC):
-    """A compression method for one block, as an immutable value."""
+    """A compression method for one block of a network. Instances are immutable."""
 
     name: ClassVar[str]
     """The name of the method in search spaces and architectures."""
 
     examples: ClassVar[tuple[str, ...]]
-    """Valid ways to write the method, including any parameters. The contract tests combine each of them with every
-    format in which the method can store its matrices.
+    """Valid strings for the method. A method with a parameter has one string per example value. The contract tests
+    combine each string with every number format that `takes` accepts.
     """
 
     blocks: ClassVar[frozenset[Block]]
-    """The kinds of block to which the method applies."""
+    """The kinds of block to which the method can be applied."""
 
     weights: ClassVar[Literal["own", "below", "none"]] = "own"
-    """Which weights the block uses: its own, those of the block of the same kind in a layer below, or none. A block
-    without weights of its own has size 0 in an architecture: no heads or no neurons.
+    """The weights that the block uses. "own": the block has its own weights. "below": the block uses the weights of a
+    lower layer's block of the same kind. "none": the block has no weights, because it is left out. In the last two
+    cases, the size of the block in an architecture is 0 (no heads or no neurons).
     """
 
     @classmethod
     def takes(cls, stored: type[Format]) -> bool:
-        """Whether the matrices of this method can be stored in the format `stored`."""
+        """Whether the matrices of this method can be stored in the number format `stored`."""
         return False
 
     @classmethod
     def read(cls, parameter: str | None, stored: Format | None) -> Self:
-        """Return the method with this parameter and, if `stored` is not None, this format for its matrices.
+        """Return the method with the given parameter and number format.
 
-        The format must be one that `takes` accepts. Raises `ValueError` if the parameter is invalid. The message
-        states the rule, the value and a remedy.
+        `parameter` is the text in parentheses, or None if there are no parentheses. `stored` is a format that `takes`
+        accepts, or None. Raises `ValueError` if the parameter is invalid. The message states the rule, the value and a
+        remedy.
         """
         if parameter is not None:
             raise ValueError(f"{cls.name} accepts no parameter, but got {parameter!r}; write {cls.name}")
@@ -67,7 +70,7 @@ class Compression(ABC):
 
     @property
     def spec(self) -> str:
-        """The method as a string, including parameter and format. Methods with the same string are equal."""
+        """The string for this method, with its parameter and number format. Methods with equal strings are equal."""
         return self.name
 
     def __eq__(self, other: object) -> bool:
@@ -78,108 +81,115 @@ class Compression(ABC):
 
     @property
     def names(self) -> frozenset[str]:
-        """The names that occur in `spec`: the name of the method and, if it has a format, the name of the format."""
+        """The names in `spec`: the name of the method and, if `spec` has a number format, the name of the format."""
         return frozenset({self.name})
 
     @property
     @abstractmethod
     def runtimes(self) -> frozenset[str]:
-        """The runtimes that can execute the method in its compressed form."""
+        """The runtimes that can execute a block that is compressed with this method."""
 
     @property
     def processors(self) -> frozenset[str]:
-        """The processors on which the runtimes in `runtimes` can execute the method."""
+        """The processors on which the runtimes in `runtimes` can execute a block with this method."""
         return frozenset({"cpu", "cuda"})
 
     def runs_on(self, runtime: str, processor: str) -> bool:
-        """Whether this runtime can execute the method on this processor."""
+        """Whether this runtime can execute a block with this method on this processor."""
         return runtime in self.runtimes and processor in self.processors
 
     def quantises_by_batch(self, block: Block) -> bool:
-        """Whether an exported block of this kind quantises its inputs with one scale for all texts of a batch."""
+        """Whether an exported block of this kind quantises its inputs with a single scale for all texts in a batch."""
         return False
 
     def suits(self, rows: int, columns: int) -> bool:
-        """Whether the method is applicable and useful for a (rows, columns) matrix and for a (columns, rows) matrix."""
+        """Whether the method can be applied to (rows, columns) and (columns, rows) matrices and is useful for them."""
         return True
 
 
 class MatrixCompression(Compression):
-    """A compression method for the matrices of a block that has weights of its own.
+    """A compression method for the matrices of a block that has its own weights.
 
-    In a linear layer, the matrices of the method replace the weight of shape (rows, columns), and the layer keeps its
-    `bias` of shape (rows,). In an embedding, they replace the table of shape (rows, columns). A subclass must implement
-    the methods for embedding tables only if "embedding" is among its `blocks`.
+    In a linear layer, the matrices of the method replace the weight (rows, columns), and the layer keeps its `bias`
+    (rows,). In an embedding, the matrices of the method replace the table (rows, columns). A subclass must implement
+    the methods for embedding tables only if `blocks` contains "embedding".
 
     Each output of a linear layer depends on only one row of the matrix that `writes` names. The rows of this matrix can
     therefore be scaled, split, or joined with the rows of other layers.
     """
 
     reads: ClassVar[str] = "weight"
-    """The name of the matrix whose columns correspond to the inputs of a layer (or the features of a table)."""
+    """The name of the matrix whose columns correspond to a layer's inputs or a table's features."""
 
     writes: ClassVar[str] = "weight"
-    """The name of the matrix whose rows correspond to the outputs of a layer (or the rows of a table)."""
+    """The name of the matrix whose rows correspond to a layer's outputs or a table's rows."""
 
     def matrices(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
-        """Return the names and shapes of the matrices that replace a weight of shape (rows, columns).
+        """Return the shapes of the matrices that replace a weight (rows, columns), keyed by matrix name.
 
-        For a smaller layer, or a smaller parameter such as a lower rank, each matrix is the leading part of the matrix
-        for the larger layer or parameter.
+        Matrices are nested: each matrix of a smaller layer consists of the first rows and columns of the larger layer's
+        matrix. The same applies to a smaller parameter of the method, such as a lower rank.
         """
         return {"weight": (rows, columns)}
 
     def start_linear(self, weight: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compute initial values for all matrices except `weight` from a trained layer. Returns them keyed by name.
+        """Return initial values for all matrices except `weight`, computed from a trained linear layer.
 
-        `weight` is (rows, columns). `outputs` (rows, rows) is the second moment of the layer's outputs before the bias
-        is added.
+        The result is keyed by matrix name. `weight` is the weight of the layer, (rows, columns). `outputs` is the
+        second-moment matrix of the layer's outputs before the bias is added, (rows, rows).
         """
         return {}
 
     def start_table(self, table: torch.Tensor, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compute initial values for all matrices except `weight` from a trained table. Returns them keyed by name.
+        """Return initial values for all matrices except `weight`, computed from a trained embedding table.
 
-        `table` is (rows, columns). `outputs` (columns, columns) is the second moment of the rows that texts look up.
+        The result is keyed by matrix name. `table` is the embedding table, (rows, columns). `outputs` is the
+        second-moment matrix of the embeddings that texts look up, (columns, columns).
         """
         return {}
 
     @property
     def plain(self) -> MatrixCompression:
-        """The method that uses the same matrices as this one, but neither quantises nor prunes them."""
+        """A method that has the same matrices, but neither quantises nor prunes them."""
         return self
 
     def prepared(self, matrices: Matrices) -> Matrices:
-        """Return the matrices as the computation uses them, for example quantised or pruned."""
+        """Return the matrices as `apply` needs them, for example quantised or pruned."""
         return matrices
 
     def quantised_inputs(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the inputs (batch, sequence, in) as a linear layer multiplies them, for example quantised."""
+        """Return the inputs of a linear layer, (batch, sequence, in), as `apply` needs them, for example quantised."""
         return x
 
     @abstractmethod
     def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """Apply a linear layer to results of `quantised_inputs` and `prepared`. Returns (batch, sequence, out)."""
+        """Return the output of a linear layer, (batch, sequence, out).
+
+        `quantised` and `prepared` are results of the methods `quantised_inputs` and `prepared`.
+        """
 
     def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """Apply a linear layer to raw inputs (batch, sequence, in) and raw matrices. Returns (batch, sequence, out)."""
+        """Return the output of a linear layer, (batch, sequence, out), for inputs `x`, (batch, sequence, in).
+
+        This method calls `quantised_inputs` and `prepared`, and then `apply`.
+        """
         return self.apply(self.quantised_inputs(x), self.prepared(matrices), bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
-        """Look up `ids` of shape (batch, sequence) in an embedding table. Returns (batch, sequence, columns)."""
+        """Return the embeddings, (batch, sequence, columns), of token ids `ids`, (batch, sequence)."""
         raise NotImplementedError(f"{self.name} does not support embedding tables")
 
     @abstractmethod
     def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
-        """Write a linear layer with the input value `x` to the ONNX graph. Returns the name of the output value."""
+        """Add a linear layer with the input value `x` to the ONNX graph, and return the name of its output value."""
 
     def emit_linears(
         self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
     ) -> list[str]:
-        """Write several linear layers of equal size, all with the input value `x`, to the ONNX graph.
+        """Add linear layers of equal size to the ONNX graph, and return the names of their output values, in order.
 
-        Returns the names of their output values, in order. By default, one matrix product computes all layers: it uses
-        a single matrix, in which the rows of all layers are joined.
+        All layers have the input value `x`. By default, one matrix product computes all layers: its matrix consists of
+        the rows of all layers.
         """
         import numpy as np
 
@@ -189,37 +199,42 @@ class MatrixCompression(Compression):
         return graph.add_many("Split", len(layers), product, axis=-1, num_outputs=len(layers))
 
     def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
-        """Write a table look-up with the input value `ids` to the ONNX graph. Returns the name of the output value."""
+        """Add an embedding look-up of the value `ids` to the ONNX graph, and return the name of its output value."""
         raise NotImplementedError(f"{self.name} does not support embedding tables")
 
     @abstractmethod
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
-        """Return the stored size of a linear layer in bytes."""
+        """Return the size of a linear layer in an export, in bytes."""
 
     def table_bytes(self, rows: int, columns: int) -> int:
-        """Return the stored size of an embedding table in bytes."""
+        """Return the size of an embedding table in an export, in bytes."""
         raise NotImplementedError(f"{self.name} does not support embedding tables")
 
 
 class Format(MatrixCompression):
-    """A number format for a single matrix, `weight`, without parameters. Subclasses of `Stored` can also use it."""
+    """A number format for a single matrix named `weight`.
+
+    Subclasses of `Stored` can store each of their matrices in such a format.
+    """
 
     stores_zeros: ClassVar[bool] = True
-    """Whether each number is stored separately and zero is stored as zero, so that an export can leave zeros out."""
+    """Whether an export can leave out zeros. This requires that every number is stored separately and that zero is
+    stored as zero.
+    """
 
     @abstractmethod
     def emit_linear(
         self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
     ) -> str:
-        """Write a linear layer with the input value `x` to the ONNX graph. Returns the name of the output value.
+        """Add a linear layer with the input value `x` to the ONNX graph, and return the name of its output value.
 
-        `store` is the function that writes the matrix in this number format into the graph and returns the name of its
-        value. The default is `graph.constant`.
+        `store` is a function that adds the matrix, converted to this number format, to the graph and returns the name
+        of the matrix in the graph. The default is `graph.constant`.
         """
 
 
 class Stored(MatrixCompression):
-    """A method that defines which matrices there are, but leaves their number format to `stored`."""
+    """A method that defines only the matrices themselves. The format `stored` defines how their numbers are stored."""
 
     def __init__(self, stored: Format) -> None:
         self.stored = stored
@@ -231,7 +246,7 @@ class Stored(MatrixCompression):
     @property
     @abstractmethod
     def form(self) -> str:
-        """The method as a string, with its name and parameter but without the format."""
+        """The string for this method without the number format: the name and the parameter."""
 
     @property
     def spec(self) -> str:
@@ -249,7 +264,7 @@ class Stored(MatrixCompression):
         return self.stored.quantises_by_batch(block)
 
     def suits(self, rows: int, columns: int) -> bool:
-        """Whether this method takes fewer bytes than its storage format would take without the method."""
+        """Whether this method stores a (rows, columns) matrix in fewer bytes than the number format alone does."""
         own_bytes, format_bytes = (choice.linear_bytes(rows, columns, bias=False) for choice in (self, self.stored))
         return own_bytes < format_bytes
 

@@ -1,8 +1,9 @@
-"""`int4`: weights in 4-bit integers, with one scale per block of 32 weights; activations are not quantised.
+"""`int4`: weights are stored as 4-bit integers, with one scale per 32 weights. Activations are not quantised.
 
-Quantisation is symmetric, with seven levels on each side of zero. A block consists of neighbouring weights of one row,
-and the last block of a row may be shorter. ONNX Runtime's `MatMulNBits` and `GatherBlockQuantized` read this format.
-The method saves size, not time: on the CPU, a matrix product is about as slow as in 32-bit floating point.
+Quantisation is symmetric: the integers range from -7 to 7. The weights that share a scale are neighbours in a row, and
+the last group of a row may have fewer than 32 weights. ONNX Runtime executes this format with `MatMulNBits` and
+`GatherBlockQuantized`. The method saves space, but no time: on the CPU, a matrix product is about as slow as in 32-bit
+floating point.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _INT4_LEVELS = 7
 _STORED_ZERO = 8
-"""The stored integer that represents zero. It is the default zero point of the ONNX operators."""
+"""The unsigned integer that represents zero. ONNX Runtime uses this zero point by default."""
 _BLOCK_SIZE = 32
 _FULL_ACCURACY = 1
 """The `accuracy_level` of `MatMulNBits` that keeps activations in 32-bit floating point."""
@@ -39,7 +40,7 @@ def _quantised_weight(weight: torch.Tensor) -> torch.Tensor:
 
 
 class Int4(Format):
-    """Weights in 4-bit integers."""
+    """Weights are stored as 4-bit integers."""
 
     name = "int4"
     examples = ("int4",)
@@ -111,9 +112,10 @@ class Int4(Format):
 
 
 def _packed_integers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise a matrix. Returns 4-bit integers, two per byte, (rows, padded columns / 2), and scales (rows, blocks).
+    """Quantise a matrix to 4-bit integers and pack two of them into each byte.
 
-    The first integer of each pair is in the low bits.
+    Returns the bytes, (rows, padded columns / 2), and the scales, (rows, groups of 32 columns). The first integer of
+    each pair is in the low bits.
     """
     import numpy as np
 

@@ -1,15 +1,16 @@
-"""`int8`: weights in 8-bit integers, with activations quantised on the fly (dynamic quantisation).
+"""`int8`: weights are stored as 8-bit integers, and activations are quantised at run time (dynamic quantisation).
 
-Weights are quantised symmetrically, with one scale per output row. A matrix that is multiplied has 64 levels on each
-side of zero; a table that is only looked up has 127. Activations are quantised asymmetrically to 8 bits, as in ONNX's
-`DynamicQuantizeLinear`, but with one scale per text instead of one per batch. The simulation in torch therefore yields
-the results of a runtime that serves texts one by one. Gradients pass straight through the rounding, as in Q8BERT
-(Zafrir et al., arXiv:1910.06188). ONNX Runtime has no GPU kernels for the operators of dynamic quantisation and would
-silently run them on the CPU.
+Weights are quantised symmetrically, with one scale per row. The integers range from -64 to 64 in linear layers, and
+from -127 to 127 in embedding tables. Activations are quantised asymmetrically to 8 bits. ONNX's `DynamicQuantizeLinear`
+computes one scale per batch, but the torch implementation computes one scale per text. The results in torch are
+therefore those of a runtime that processes one text at a time. The gradients ignore the rounding (straight-through
+gradients), as in Q8BERT (Zafrir et al., arXiv:1910.06188). The method runs only on the CPU, because ONNX Runtime has no
+GPU kernels for dynamic quantisation and would silently use the CPU.
 
-Why 64 levels: x86 processors without VNNI or AMX add two products of activation and weight in 16 bits, and a sum that
-does not fit saturates silently. With weights from -64 to 64, the sum is at most 255 * 64 * 2 = 32,640, which fits. With
-weights from -127 to 127, the sum might not fit, and the results of an export would then depend on the processor.
+The limit of 64 in linear layers prevents overflows. On x86 processors without VNNI or AMX, the sum of two products of
+activation and weight is computed in 16 bits, and a sum that is too large is silently clipped. With weights from -64 to
+64, the sum is at most 255 * 64 * 2 = 32,640, which fits in 16 bits. With weights from -127 to 127, the sum might not
+fit, and the results of an export would depend on the processor.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
 _TABLE_LEVELS = 127
 _PRODUCT_LEVELS = 64
-"""The largest number of levels for which the sum of two products, 255 * levels * 2, fits in 16 bits."""
+"""The largest absolute value of a quantised weight for which the sum of two products, 255 * value * 2, fits in a signed
+16-bit integer.
+"""
 
 
 def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
-    """Return `x` (batch, sequence, features) rounded to asymmetric 8-bit levels, with one scale per text."""
+    """Quantise `x` (batch, sequence, features) asymmetrically to 8 bits, with one scale per text, and dequantise it."""
     from nas.compression.rounding import SMALLEST_SCALE, straight_through
 
     exact = x.detach().float()
@@ -45,7 +48,7 @@ def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
 
 
 class Int8(Format):
-    """Weights in 8-bit integers, with dynamically quantised activations."""
+    """Weights are stored as 8-bit integers, and activations are quantised dynamically."""
 
     name = "int8"
     examples = ("int8",)
@@ -103,7 +106,10 @@ class Int8(Format):
 
 
 def _quantised_integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise a matrix. Returns integers (rows, columns) from -`levels` to `levels`, and their scales (rows, 1)."""
+    """Quantise a matrix to integers from -`levels` to `levels`, with one scale per row.
+
+    Returns the integers, (rows, columns), and the scales, (rows, 1).
+    """
     import numpy as np
 
     from nas.compression.rounding import SMALLEST_SCALE

@@ -1,9 +1,9 @@
-"""`low_rank(r)`: a weight as the product of two thin matrices, `left` (rows, r) and `right` (r, columns).
+"""`low_rank(r)`: a weight is replaced by the product of two matrices, `left` (rows, r) and `right` (r, columns).
 
-The two matrices are initialised so that they project the layer's outputs onto the r leading directions of these
-outputs. Of all products of rank r, this one has the least squared error on real activations. (DRONE, Chen et al. 2021,
-minimises the same error, but computes the matrices from the layer's inputs.) The directions are nested: a smaller rank
-uses the first directions of a larger rank, so all ranks share their weights.
+The initial product projects the layer's outputs onto the r leading eigenvectors of their second-moment matrix. Among
+all weights of rank r, this product has the smallest squared error of the layer's outputs on real activations. DRONE
+(Chen et al., 2021) minimises the same error, but computes the matrices from the layer's inputs. A smaller rank uses the
+first eigenvectors of a larger rank, so all ranks can share their weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class LowRank(Stored):
-    """A weight that is factorised into two thin matrices of rank `rank`."""
+    """Each weight is replaced by the product of two smaller matrices."""
 
     name = "low_rank"
     examples = ("low_rank(4)", "low_rank(6)")
@@ -74,7 +74,7 @@ class LowRank(Stored):
         return {"left": table @ directions, "right": directions.T}
 
     def _leading_directions(self, moment: torch.Tensor) -> torch.Tensor:
-        """Return the `rank` eigenvectors of `moment` with the largest eigenvalues, as columns, largest first."""
+        """Return the eigenvectors of `moment` with the `rank` largest eigenvalues, as columns in descending order."""
         import torch
 
         vectors: torch.Tensor = torch.linalg.eigh(moment).eigenvectors

@@ -1,4 +1,4 @@
-"""`none`: no compression; the weights of the block stay in 32-bit floating point."""
+"""`none`: no compression. Weights are stored in 32-bit floating point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class NoCompression(Format):
-    """Weights in 32-bit floating point."""
+    """Weights are stored in 32-bit floating point."""
 
     name = "none"
     examples = ("none",)

@@ -1,7 +1,7 @@
-"""`share`: the block uses the weights of a lower block of its kind, the nearest one with weights of its own (ALBERT).
+"""`share`: the block uses the weights of the nearest lower block of its kind that has its own weights (ALBERT).
 
-Only the norm belongs to the block itself. The block has the size and the compression method of the block that it
-borrows from. It also takes as long to compute as that block, so the method saves only file size.
+The block has its own norm, but the size and the compression method of the lower block. It takes as long to compute as
+the lower block, so the method saves file size, but no time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from nas.compression.base import Compression
 
 
 class Share(Compression):
-    """A block that borrows the weights of a layer below (Lan et al., arXiv:1909.11942)."""
+    """The block uses the weights of a block in a lower layer (Lan et al., arXiv:1909.11942)."""
 
     name = "share"
     examples = ("share",)

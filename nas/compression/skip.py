@@ -1,4 +1,4 @@
-"""`skip`: the block, its residual connection and its norm are left out of the layer. The layer's other block stays."""
+"""`skip`: the block, its residual connection and its norm are left out of the layer. The other block remains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from nas.compression.base import Compression
 
 
 class Skip(Compression):
-    """A block that is left out of its layer."""
+    """The block is left out of its layer."""
 
     name = "skip"
     examples = ("skip",)

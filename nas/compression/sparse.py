@@ -1,10 +1,10 @@
-"""`sparse(s)` and `sparse(2:4)`: the weights of smallest magnitude in each row are set to zero.
+"""`sparse(s)` and `sparse(2:4)`: in each row, the weights with the smallest magnitudes are set to zero.
 
-`sparse(0.5)` sets half of each row to zero, at any positions. `sparse(2:4)` keeps the two largest of every four
-neighbouring weights. An export stores one bit per weight and the non-zero numbers. The runtime rebuilds the full
-matrix when it loads the file, so the method saves size but no time. In training, all weights receive straight-through
-gradients, because the set of zeros may change. This is the method of SR-STE (Zhou et al., arXiv:2102.04010) without its
-decay term.
+`sparse(0.5)` sets half of the weights in each row to zero. `sparse(2:4)` keeps the two largest of every four
+neighbouring weights. An export stores the non-zero weights and one bit per weight, which says whether the weight is
+non-zero. The runtime rebuilds the full matrix when it loads the file, so the method saves file size, but no time. In
+training, zeroed weights also receive (straight-through) gradients, so they can become non-zero again. This is the
+method of SR-STE (Zhou et al., arXiv:2102.04010) without its decay term.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GROUP_SIZE, _KEPT = 4, 2
 
 
 class Sparse(Stored):
-    """A weight matrix in which the numbers of smallest magnitude are set to zero and not stored."""
+    """The weights with the smallest magnitudes are set to zero and not stored."""
 
     name = "sparse"
     examples = ("sparse(0.5)", "sparse(0.75)", "sparse(2:4)")
@@ -34,7 +34,7 @@ class Sparse(Stored):
     def __init__(self, share: float | None, stored: Format) -> None:
         super().__init__(stored)
         self.share = share
-        """The share of zeros in each row; None for the pattern 2:4."""
+        """The fraction of weights in each row that are set to zero; None for `sparse(2:4)`."""
 
     @classmethod
     def takes(cls, stored: type[Format]) -> bool:
@@ -74,7 +74,6 @@ class Sparse(Stored):
         )
 
     def _kept_per_row(self, columns: int) -> int:
-        """Return the number of non-zero weights per row."""
         return columns * _KEPT // _GROUP_SIZE if self.share is None else max(1, round(columns * (1.0 - self.share)))
 
     def _pruned(self, weight: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Write the files of an export: a Hugging Face folder with the model, its ONNX file and a program that runs it.
+"""Write the folder of an export: a Hugging Face model, an ONNX file, and a program that runs the ONNX file.
 
-The export step and the baselines call `write_artefact`; `verification.py` then measures the files. The ONNX file is
-`onnx/model.onnx`, because all servers and libraries find it there, and transformers.js looks nowhere else
+The export step and the baselines call `write_artefact`. `verification.py` then measures the written files. The ONNX
+file is `onnx/model.onnx`, because all servers and libraries look for it there, and transformers.js looks nowhere else
 (docs/serving.md).
 """
 
@@ -34,13 +34,15 @@ INFER_FILE = "infer.py"
 ARCHITECTURE_FILE = "architecture.json"
 VERIFICATION_FILE = "verification.json"
 SAMPLES_FILE = "samples.json"
-"""The file with all latency samples on which the verification is based, keyed by device name."""
+"""The name of the file with the latency samples of the verification, keyed by device name."""
 _BROWSER_ENTRIES = {"transformers.js_config": {"dtype": "fp32"}}
-"""By default transformers.js looks for `model_quantized.onnx` in browsers. This entry of `config.json` makes it load
-`model.onnx`, whatever number formats the network has."""
+"""An entry of `config.json` that makes transformers.js load `model.onnx` in browsers. By default, transformers.js loads
+`model_quantized.onnx`.
+"""
 _NEW_TOKENIZER_CLASS, _OLD_TOKENIZER_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
-"""The class of a tokenizer that is defined only by its `tokenizer.json`. Transformers 5 writes the first name and
-loads both; transformers 4 and transformers.js know only the second name."""
+"""Two names for the class of a tokenizer that is defined only by its `tokenizer.json`. Transformers 5 writes the first
+name and loads both names. Transformers 4 and transformers.js know only the second name.
+"""
 
 
 def write_artefact(
@@ -52,15 +54,16 @@ def write_artefact(
     pairs: bool = False,
     about_task: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write weights (safetensors), configuration, tokenizer, ONNX file, `infer.py` and architecture into a folder.
+    """Write weights (safetensors), configuration, tokenizer, ONNX file, `infer.py` and architecture to `folder`.
 
-    An existing folder is replaced, and the folder is never left incomplete. `max_length` is the number of tokens to
-    which texts are truncated. The default is the tokenizer's limit. `pairs` must be true if each example is a text
-    pair. `about_task` holds additional entries for `config.json`.
+    An existing folder is replaced. The folder is never left incomplete. `max_length` is the number of tokens to which
+    texts are truncated. The default is the tokenizer's limit. `pairs` must be true if each example is a text pair.
+    `about_task` holds additional entries for `config.json`.
 
     If the teacher's class in transformers, such as `BertForSequenceClassification`, can express the architecture, the
-    model is saved in that class. Otherwise it is saved as a `CompactBert`, together with the modelling file that
-    defines this class. If the runtimes include `openvino`, the model is also saved in OpenVINO's format.
+    model is saved as an object of that class. Otherwise, the model is saved as a `CompactBert`, together with the
+    modelling file that defines `CompactBert`. If `runtimes` contains `openvino`, the model is also saved in OpenVINO's
+    format.
     """
 
     def fill(draft: Path) -> None:
@@ -86,8 +89,8 @@ def write_artefact(
 def _complete_config(path: Path, config: CompactBertConfig, further_entries: Mapping[str, Any], pairs: bool) -> None:
     """Add the entries of `config.json` that the model's class does not write.
 
-    text-embeddings-inference needs `hidden_size` and `num_hidden_layers`, but DistilBERT names these settings
-    differently.
+    They include `hidden_size` and `num_hidden_layers`: text-embeddings-inference needs these two settings, but
+    DistilBERT has other names for them.
     """
     sizes = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers}
     write_json(
@@ -96,7 +99,7 @@ def _complete_config(path: Path, config: CompactBertConfig, further_entries: Map
 
 
 def _rename_tokenizer_class(path: Path) -> None:
-    """Replace the name of the tokenizer's class with the one that older versions of transformers know."""
+    """Replace the tokenizer's class name with the name that older versions of transformers know."""
     values = read_json(path, ExportError)
     if values["tokenizer_class"] == _NEW_TOKENIZER_CLASS:
         write_json(path, values | {"tokenizer_class": _OLD_TOKENIZER_CLASS})
@@ -105,11 +108,11 @@ def _rename_tokenizer_class(path: Path) -> None:
 def served_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: CompactBertConfig, max_length: int | None = None
 ) -> PreTrainedTokenizerBase:
-    """Copy a tokenizer, with settings that make every library produce the tokens on which accuracy was measured.
+    """Return a copy of a tokenizer that produces, in every library, the tokens with which accuracy was measured.
 
-    The copy returns only the network's inputs, and truncates texts to `max_length` tokens on the side where `tokenizer`
-    truncates. These settings are also in `tokenizer.json`, which the tokenizers library reads. Padding is added on the
-    right, since a classifier reads the first token. Stored padding settings are removed.
+    The copy returns only the inputs that the network has. It truncates texts to `max_length` tokens, on the same side
+    as `tokenizer` does. The truncation is also stored in `tokenizer.json`, which the tokenizers library reads. Padding
+    is added on the right, because a classifier reads the first token. Stored padding settings are removed.
     """
     served: Any = copy.deepcopy(tokenizer)
     served.model_input_names = served.init_kwargs["model_input_names"] = list(config.input_names)
@@ -130,7 +133,7 @@ def _save_openvino(folder: Path) -> None:
 
 
 def network_type_of(folder: Path) -> NetworkType:
-    """Return the type of the network in an export's folder, which follows from the class in its `config.json`."""
+    """Return the type of the network in an export's folder, derived from the class name in `config.json`."""
     return next(iter(types_named(read_json(folder / "config.json", ExportError)["architectures"])), "encoder")
 
 

@@ -1,25 +1,26 @@
 """Classify, score or embed texts, or tag their words, with the model in this folder.
 
-It needs Python, numpy, tokenizers and onnxruntime.
+The program needs Python, numpy, tokenizers and onnxruntime.
 
     python infer.py "a text" "another one"
     python infer.py < lines.txt
 
-The program prints one line per text. A classifier prints the most likely label and its probability, separated by a
-tab; a regression or ranking model prints the name of its output and the score. The numbers equal those of
-transformers' text-classification pipeline. If a text may have several labels, the line lists the labels whose
-probability reaches their threshold in config.json, each followed by its probability, all separated by tabs. The line is
-empty if there are no such labels. `--all` prints every label. An embedding model prints the values of the embedding,
-separated by spaces. For a model of text pairs, each input is two texts with a tab between them.
+The program prints one line per text. A classifier prints the most likely label and its probability, separated by a tab.
+A regression or ranking model prints the name of its output and the score. The numbers equal those of transformers'
+text-classification pipeline. If a text may have several labels, the line lists each label whose probability reaches the
+label's threshold in config.json, followed by the probability. All values are separated by tabs. If no label reaches its
+threshold, the line is empty. `--all` prints every label. An embedding model prints the values of the embedding,
+separated by spaces. A model for text pairs requires two texts as each input, separated by a tab.
 
-A model that tags words prints the spans of each text on one line: type, start, end and mean probability of each span,
-all separated by tabs. Start is the position of the first character, counted from 0, and end is the position after the
-last one. The spans are those of the token-classification pipeline with aggregation_strategy="first". `--all` also
-prints the words outside of spans, as spans of type O.
+A model that tags words prints one line per text with the type, start, end and mean probability of each span, separated
+by tabs. A span is a sequence of consecutive words of the same type. Start is the position of the span's first
+character, counted from 0, and end is the position after its last character. The spans are those of the
+token-classification pipeline with aggregation_strategy="first". `--all` also prints the words outside of spans, as
+spans of type O.
 
-Input and output are UTF-8. Windows line endings and a byte order mark are removed, and bytes that are not UTF-8 are
-read as the replacement character U+FFFD. An empty line is an empty text; without input there is no output. Texts are
-truncated to the length that was used to measure the accuracy in verification.json. If an input cannot be processed, the
+Input and output are UTF-8. Windows line endings and a byte order mark are removed. Bytes that are not valid UTF-8 are
+replaced by the character U+FFFD. An empty line is an empty text. Without input, the program prints nothing. Texts are
+truncated to the length with which the accuracy in verification.json was measured. If an input cannot be processed, the
 program prints one line to standard error and ends with exit code 2.
 """
 
@@ -56,7 +57,7 @@ def unknown_token(folder: Path, tokenizer: Tokenizer) -> int | None:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """Return the tokenizer of a folder, set to truncate texts and not to pad them."""
+    """Return the tokenizer of a folder. The tokenizer truncates texts, but does not pad them."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     if tokenizer.truncation is None:  # this setting is lost if someone saves the tokenizer again
@@ -67,7 +68,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, text: str, second: str | None = None) -> Encoding:
-    """Return the tokens of a text or a text pair. Raises `InputError` if there are none."""
+    """Return the tokens of a text or text pair. Raises `InputError` if there are no tokens."""
     first, last = (None if part is None else _SURROGATES.sub("\ufffd", part) for part in (text, second))
     found = tokenizer.encode(first, last)
     if not found.ids:
@@ -76,9 +77,9 @@ def encode(tokenizer: Tokenizer, text: str, second: str | None = None) -> Encodi
 
 
 def probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
-    """Return the probabilities that transformers' pipeline computes from logits (labels,).
+    """Return the probabilities that transformers' pipeline computes from `logits`, (labels,).
 
-    The logits of a regression are scores and are returned unchanged.
+    If `problem_type` is "regression", the logits are scores and are returned unchanged.
     """
     if problem_type == "regression":
         return logits
@@ -94,9 +95,9 @@ class Span(NamedTuple):
     type: str
     start: int
     end: int
-    """The position after the last character of the span; `start` is the position of its first character."""
+    """The position after the last character of the span. `start` is the position of the first character."""
     score: float
-    """The mean, over the words of the span, of the probability of the word's tag."""
+    """The mean probability of the tags of the span's words."""
 
 
 class Classifier:
@@ -114,11 +115,11 @@ class Classifier:
         self.embeds = "sentence_embedding" in [value.name for value in self.session.get_outputs()]
 
     def logits(self, text: str, second: str | None = None) -> np.ndarray:
-        """Return the logits (labels,) or the embedding of one text or pair, computed alone and without padding."""
+        """Return the logits (labels,) or the embedding of one text or text pair, without padding."""
         return self._run(encode(self.tokenizer, text, second))
 
     def _run(self, tokens: Encoding) -> np.ndarray:
-        """Return the logits (labels,) of a text, the logits (tokens, labels) of its tokens, or its embedding."""
+        """Return the logits of a text, (labels,), the logits of its tokens, (tokens, labels), or its embedding."""
         values = {
             "input_ids": tokens.ids,
             "attention_mask": tokens.attention_mask,
@@ -129,10 +130,11 @@ class Classifier:
         return logits
 
     def classify(self, text: str, second: str | None = None, *, every: bool = False) -> list[tuple[str, float]]:
-        """Return the labels that apply to a text and their probabilities, the most likely first.
+        """Return (label, probability) pairs for a text, the most likely label first.
 
-        If the task has exactly one label per text, only the most likely label is returned. With `every`, all labels are
-        returned. For a model with a single output, the result is its name and score.
+        If a text can have several labels, the result has the labels that reach their thresholds. Otherwise, it has only
+        the most likely label. With `every`, the result has all labels. For a model with a single output, the result is
+        the name and the score of the output.
         """
         problem_type, names = self.config.get("problem_type"), self.config.get("id2label", {})
         label_probabilities = probabilities(self.logits(text, second), problem_type)
@@ -146,7 +148,7 @@ class Classifier:
         ]
 
     def spans(self, text: str, *, every: bool = False) -> list[Span]:
-        """Return the spans of a text. With `every`, spans of type O are included."""
+        """Return the spans of a text. With `every`, words outside of spans are returned as spans of type O."""
         tokens, found_spans = encode(self.tokenizer, text), list[Span]()
         logits, names = self._run(tokens), self.config["id2label"]
         previous_kind, scores = "", list[float]()
@@ -166,7 +168,7 @@ class Classifier:
     def _words(self, tokens: Encoding, text: str) -> list[tuple[int, int]]:
         """Return, for each word, the index of its first token and the position after its last character.
 
-        Tokens are combined into words as in transformers' pipeline.
+        Tokens are grouped into words as in transformers' pipeline.
         """
         is_marked = bool(getattr(self.tokenizer.model, "continuing_subword_prefix", None))
         words: list[tuple[int, int]] = []
@@ -184,7 +186,7 @@ class Classifier:
 
 
 def lines_of(stream: BinaryIO) -> Iterator[str]:
-    """Yield the texts of a stream, one per line. Raises `InputError` if the stream is UTF-16."""
+    """Yield each line of a stream as a text. Raises `InputError` if the stream is UTF-16."""
     for number, line in enumerate(stream):
         if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise InputError("the input must be UTF-8, but it is UTF-16; convert it")
@@ -194,7 +196,10 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
 
 
 def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bool = False) -> Iterator[str]:
-    """Yield one line of output per text. Raises `InputError`, with the text's number, if a text cannot be processed."""
+    """Yield one line of output per text.
+
+    If a text cannot be processed, raises `InputError`. The message contains the number of the text.
+    """
     for number, text in enumerate(texts, start=1):
         parts = text.split("\t") if pairs else [text]
         try:
@@ -216,7 +221,7 @@ def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the model on the texts in the arguments, or on the lines of standard input."""
+    """Run the model on the texts in `arguments` or, if there are none, on the lines of standard input."""
     parser = argparse.ArgumentParser(
         description="Classify, score or embed texts, or tag their words, with the model in this folder."
     )

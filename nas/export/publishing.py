@@ -1,4 +1,4 @@
-"""The upload of an export to the Hugging Face hub. It happens only when a user runs `nas push`."""
+"""Upload an export to the Hugging Face hub. This happens only if a user runs `nas push`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CARD_FILE = "README.md"
 def push(folder: Path, repository: str, private: bool = False) -> Upload:
     """Upload an export's folder, including its model card, to a model repository on the Hugging Face hub.
 
-    The repository is created if it does not exist. `nas.hub.upload` states the rules for existing repositories. Raises
-    `ExportError` if the folder is not a verified export, if the export missed its budget, or if the hub refuses the
-    upload.
+    If the repository does not exist, it is created. The rules for existing repositories are those of `nas.hub.upload`.
+    Raises `ExportError` if the folder is not a verified export, if the export missed its budget, or if the hub refuses
+    the upload.
     """
     _check(folder)
     return upload(folder, repository, private, ARCHITECTURE_FILE, f"{folder.resolve().name}, exported by nas")

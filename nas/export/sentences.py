@@ -1,7 +1,7 @@
-"""Text encoders in the format of sentence-transformers: an encoder, followed by modules in folders of their own.
+"""Text encoders in the format of sentence-transformers: an encoder, followed by modules that are stored in subfolders.
 
-`write_sentence_modules` writes these modules into an export. For the verification, `SentenceEncoder` loads the
-encoder and the modules again, without sentence-transformers.
+`write_sentence_modules` writes these modules, such as the pooling, for an export. The verification uses
+`SentenceEncoder`, which runs the encoder and the modules without sentence-transformers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _WEIGHT, _BIAS = "linear.weight", "linear.bias"
 
 
 def write_sentence_modules(model: CompactBert, folder: Path) -> None:
-    """Write the modules that follow the encoder into its folder: pooling and, if any, projection and normalisation."""
+    """Write the modules that follow the encoder: pooling, then projection and normalisation if the network has them.
+
+    `folder` is the folder of the encoder.
+    """
     config = model.config
     write_modules(folder, form_of(config), config.hidden_size, config.projection_dim)
     if model.classifier is None:
@@ -37,7 +40,7 @@ def write_sentence_modules(model: CompactBert, folder: Path) -> None:
 
 
 class SentenceEncoder(nn.Module):
-    """An encoder of transformers, followed by the modules in its folder. The output field `logits` holds embeddings."""
+    """An encoder of transformers, followed by the sentence-transformers modules in the encoder's folder."""
 
     def __init__(self, encoder: PreTrainedModel, folder: Path) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class SentenceEncoder(nn.Module):
                 self.dense.bias.copy_(state[_BIAS])
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
-        """Return an output whose `logits` are the embeddings (batch, outputs) of the texts (batch, sequence)."""
+        """Return the embeddings of texts, (batch, outputs), in the field `logits` of the output."""
         hidden = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         embeddings = READOUTS[self.form.readout](hidden, attention_mask)
         embeddings = embeddings if self.dense is None else self.dense(embeddings)

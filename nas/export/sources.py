@@ -1,6 +1,6 @@
-"""Python modules as source text: the origin of each name, and the lines of each definition.
+"""Read the source code of Python modules: the origin of each name, and the lines of each definition.
 
-`standalone.py` uses this to copy definitions into the modelling file of an export.
+`standalone.py` uses this module to copy definitions into the modelling file of an export.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from nas.errors import ExportError
 _INSTALLED_MODULES = sys.stdlib_module_names | {"numpy", "torch", "transformers"}
 
 Import = tuple[str, str]
-"""An import: a module and a name in it. The name is empty if the module itself is imported."""
+"""An import: the name of a module and a name in this module. The second name is empty if the module itself is imported.
+"""
 
 
 def is_present(module: str) -> bool:
-    """Whether a module is installed on every machine that loads exports.
+    """Whether a module can be assumed to be installed wherever exports are loaded.
 
-    An export imports such modules. The code that it uses from all other modules is copied.
+    The modelling file of an export imports from such modules. Code from other modules is copied into the file.
     """
     return module.split(".", maxsplit=1)[0] in _INSTALLED_MODULES
 
 
 @dataclass(frozen=True)
 class Part:
-    """A statement, with the lines that belong to it: decorators and comments above it, and a docstring below it."""
+    """A statement and the lines that belong to it: decorators and comments above it, and a docstring below it."""
 
     node: ast.stmt
     first: int
     last: int
-    """The first and the last line, counted from 1."""
+    """`first` and `last` are the numbers of the first and the last line, counted from 1."""
 
     @property
     def is_block(self) -> bool:
@@ -55,9 +56,9 @@ class Part:
 
 
 class ModuleSource:
-    """The source of a module, with the origin of each name.
+    """The source code of a module, with the definition or import that each name refers to.
 
-    Imports inside functions are treated as imports of the module.
+    Imports inside functions are treated like imports at the top of the module.
     """
 
     def __init__(self, module: str) -> None:
@@ -71,7 +72,7 @@ class ModuleSource:
         self._members: dict[ast.ClassDef, list[Part]] = {}
 
     def _imports(self, node: ast.AST) -> Iterator[tuple[str, Import]]:
-        """Yield each name that an import statement binds, with its origin. Yields nothing for nodes of other types."""
+        """Yield each name that an import statement defines, with its origin. For other nodes, nothing is yielded."""
         if isinstance(node, ast.Import):
             for alias in node.names:
                 package = alias.name.split(".", maxsplit=1)[0]
@@ -81,7 +82,7 @@ class ModuleSource:
             yield from ((alias.asname or alias.name, (module, alias.name)) for alias in node.names)
 
     def parts(self, body: Iterable[ast.stmt]) -> list[Part]:
-        """Return the statements of a body, including those under `if TYPE_CHECKING`."""
+        """Return the statements in the body of a module or class, including those under `if TYPE_CHECKING`."""
         statements: list[Part] = []
         for node in body:
             if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -104,10 +105,10 @@ class ModuleSource:
         return self._members[node]
 
     def uses(self, node: ast.AST) -> tuple[list[str], set[str]]:
-        """Return the names that a part of this module reads, and the attributes that it accesses.
+        """Return the names that a syntax tree of this module reads, and the attributes that it accesses.
 
-        Attributes of installed modules are left out. For example, `functional.linear` is not a use of a method
-        `linear`.
+        Attributes of installed modules are left out. For example, `functional.linear` does not count as a use of a
+        method `linear`.
         """
         if node not in self._uses:
             names, attributes = list[str](), set[str]()
@@ -122,7 +123,7 @@ class ModuleSource:
         return self._uses[node]
 
     def text(self, part: Part, members: Collection[Part] = ()) -> str:
-        """Return the lines of a part without the imports in it. A class keeps only the members in `members`."""
+        """Return the source lines of `part` without its imports. A class is reduced to the members in `members`."""
         dropped: set[int] = set()
         for node in ast.walk(part.node):
             if isinstance(node, ast.Import | ast.ImportFrom):

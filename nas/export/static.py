@@ -1,9 +1,9 @@
-"""A static model of a task: a linear classifier on the average of the teacher's token embeddings.
+"""The static model, a baseline: a linear model of the mean of the teacher's token embeddings.
 
-It is a baseline that networks have to beat, since it has neither attention nor layers and is trained in seconds. A
-linear classifier's output for an average of embeddings is the average of its outputs for the single embeddings. The
-model is therefore a table with a row of logits for each token. The pipeline fits the model, writes it as ONNX, and
-verifies it like an export.
+The model has neither attention nor layers and is trained in seconds, so networks should be more accurate than it. The
+model is linear, so the logits of a mean of embeddings are the mean of the logits of the single embeddings. The model is
+therefore stored as a table with one row of logits per token. The pipeline fits the model, writes it as an ONNX file,
+and verifies the file like an export.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from nas.graph import GraphBuilder, save
 from nas.tasks import Metric
 
 _MAX_PRODUCTS = 400_000
-"""The largest product of the number of training rows and the number of outputs. With more rows, a random sample of them
-is used."""
+"""The largest product of the number of training rows and the number of outputs. If a task exceeds this limit, a random
+sample of the training rows is used.
+"""
 _FEWEST_ROWS = 5_000
-"""The number of training rows that are used even if there are many outputs."""
+"""The smallest size of the sample of training rows, even if `_MAX_PRODUCTS` requires a smaller sample."""
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-"""The inverse regularisation strengths that are tried. The one with the best score on the search set is chosen."""
+"""The values that are tried as the inverse regularisation strength. The value with the best score on the search set is
+used.
+"""
 _MAX_ITERATIONS = 100
 _IMPOSSIBLE_LOGIT = 1e3
-"""The amount by which the logit of a class is lowered so that the class is never the most likely."""
+"""The bias of a class without training rows is minus this value, so that the class is never the most likely one."""
 
 
 @dataclass(frozen=True)
 class StaticModel:
-    """A table with the logits of each token. The logits of a text are the mean over its tokens, plus a bias."""
+    """A linear model of texts. The logits of a text are the mean of its tokens' rows in `table`, plus `bias`."""
 
     table: np.ndarray
     """The logits of each token, (vocab_size, outputs)."""
@@ -46,9 +49,10 @@ class StaticModel:
 
     @classmethod
     def fit(cls, vectors: np.ndarray, train: Dataset, search: Dataset, metric: Metric) -> StaticModel:
-        """Fit a model to tokenised training rows. `vectors` holds the token embeddings, (vocab_size, width).
+        """Fit a model to the tokenised training rows `train`.
 
-        The regularisation strength with the best score on the search set is used.
+        `vectors` holds the token embeddings, (vocab_size, width). Of several regularisation strengths, the one with the
+        best score on the search set `search` is used.
         """
         labels, outputs = np.asarray(values_of(train, "labels")), _count_outputs(train, search)
         most_rows = max(_FEWEST_ROWS, _MAX_PRODUCTS // outputs)
@@ -73,11 +77,14 @@ class StaticModel:
 
     @property
     def params(self) -> int:
-        """The number of parameters: all entries of the table and the bias."""
+        """The number of parameters: the entries of the table and of the bias."""
         return self.table.size + self.bias.size
 
     def save(self, path: Path) -> None:
-        """Write an ONNX file that computes `logits` from `input_ids` (batch, sequence) of texts without padding."""
+        """Write the model as an ONNX file, which computes `logits` (batch, outputs) from `input_ids` (batch, sequence).
+
+        The ONNX file does not support padding.
+        """
         graph = GraphBuilder()
         ids = graph.input("input_ids", TensorProto.INT64, ("batch_size", "sequence_length"))
         rows = graph.add("Gather", graph.constant(self.table.astype(np.float32)), ids)
@@ -88,7 +95,7 @@ class StaticModel:
 
 
 def _count_outputs(*splits: Dataset) -> int:
-    """Return the number of outputs: the number of classes or, for multi-label tasks, of labels; 1 for a regression."""
+    """Return the number of outputs: the number of classes or labels, or 1 for a regression."""
     labels = [np.asarray(values_of(split, "labels")) for split in splits]
     if labels[0].ndim == 2:
         return labels[0].shape[1]
@@ -98,7 +105,7 @@ def _count_outputs(*splits: Dataset) -> int:
 
 
 def _token_weights(split: Dataset, vocab_size: int) -> csr_matrix:
-    """Return the weight of each token in the mean of each text, (examples, vocab_size)."""
+    """Return the relative frequency of each token in each text, (examples, vocab_size)."""
     texts = values_of(split, "input_ids")
     lengths = np.array([len(ids) for ids in texts])
     ends = np.concatenate([[0], lengths.cumsum()])
@@ -107,7 +114,10 @@ def _token_weights(split: Dataset, vocab_size: int) -> csr_matrix:
 
 
 def _fit_for_each_strength(x: np.ndarray, labels: np.ndarray, outputs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Fit a linear classifier or regression for each strength. Yields weights (width, outputs) and bias (outputs,)."""
+    """Fit a linear classifier or regression for each regularisation strength.
+
+    Yields the weights, (width, outputs), and the bias, (outputs,), of each fit.
+    """
     for strength in _STRENGTHS:
         if labels.ndim == 2:
             classifiers = [_fit_classifier(x, column > 0.5, 2, strength) for column in labels.T]
@@ -130,7 +140,10 @@ def _fit_regression(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple
 
 
 def _fit_classifier(x: np.ndarray, labels: np.ndarray, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights and bias of a classifier. A class without training rows is never the most likely one."""
+    """Return the weights, (width, outputs), and the bias, (outputs,), of a classifier.
+
+    A class without training rows is never the most likely class.
+    """
     from sklearn.linear_model import LogisticRegression
 
     weights, bias = np.zeros((x.shape[1], outputs)), np.full(outputs, -_IMPOSSIBLE_LOGIT)

@@ -1,4 +1,4 @@
-"""Check that each library that loads an export's tokenizer produces the tokens on which accuracy was measured.
+"""Check that `infer.py` and transformers produce, for an export, the tokens with which its accuracy was measured.
 
 The export step calls `check_tokens` for each folder that it writes.
 """
@@ -16,9 +16,9 @@ from nas.export.infer import encode, read_tokenizer
 
 
 def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]]) -> None:
-    """Raise `ExportError` if `infer.py` or transformers tokenise a text differently from the test set.
+    """Raise `ExportError` if `infer.py` or transformers tokenises a text differently from the tokenised test set.
 
-    `sample` maps row numbers of the test set to the texts of these rows.
+    `sample` holds the texts to check, keyed by their row number in the test set.
     """
     standalone_tokenizer, transformers_tokenizer = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     for row, texts in sample.items():

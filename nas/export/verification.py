@@ -1,9 +1,9 @@
 """Verify an export: reload its files from disk and measure accuracy, latency and size.
 
-`verify` measures an export and the teacher on each device, checks whether the budget is met, and writes
-`verification.json`, which the reports and the model card read. `verify_file` measures a single ONNX file in the same
-way. For devices outside the cluster, `nas/pipeline/devices.py` later calls `timing_entries` and `on_all` to add the
-latencies.
+`verify` measures an export and the teacher on each device, checks whether the budget is met, and writes the result to
+`verification.json`. The reports and the model card use this file. `verify_file` measures a single ONNX file in the same
+way. For devices outside the cluster, `nas/pipeline/devices.py` adds the latencies later, with `timing_entries` and
+`on_all`.
 """
 
 from __future__ import annotations
@@ -44,27 +44,29 @@ from nas.progress import say
 from nas.tasks import Metric
 
 _LEAST_AGREEMENT = 0.99
-"""The smallest share of texts for which the served file and the folder's Hugging Face model should agree."""
+"""The smallest expected fraction of texts for which the served file and the Hugging Face model give the same answer."""
 _ALLOWED_DIFFERENCES = 2
-"""The number of texts on which the two may always differ, because rounding can decide between nearly equal logits."""
+"""The number of texts for which the served file and the Hugging Face model may always give different answers, because
+rounding can decide between nearly equal logits.
+"""
 _EXPORT, _TEACHER = "export", "teacher"
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """An export's folder, and the device that serves the export."""
+    """The folder of an export, and the device that serves the export."""
 
     folder: Path
     device: Device
 
     def logits(self, split: Dataset) -> np.ndarray:
-        """Return the logits of a split. The device's runtime computes them at the device's batch size, unpadded."""
+        """Return the logits of a split, computed by the device's runtime with its batch size and without padding."""
         return self.answers(split)[0]
 
     def answers(self, split: Dataset) -> tuple[np.ndarray, list[int]]:
-        """Return the logits of a split, and a list of how many layers each text passed before it exited.
+        """Return the logits of a split, and the number of layers that each text passed before it exited.
 
-        The list is in no particular order. It is empty if the network has no early exits.
+        The numbers of layers are in no particular order. Their list is empty if the network has no early exits.
         """
         batches = (
             small_batch
@@ -95,7 +97,7 @@ class Artefact:
     def network(self, early: bool = False) -> Network:
         """Return the network whose latency is measured.
 
-        This is the reloaded model if the runtime is torch or `early` is set, otherwise the served file.
+        If the runtime is torch or `early` is set, this is the reloaded model. Otherwise, it is the served file.
         """
         is_file = self.device.runtime != "torch" and not early
         return served_files(self.folder, self.device.runtime)[0] if is_file else as_compact(self.folder)
@@ -107,7 +109,7 @@ class Artefact:
 
 
 def reload(folder: Path) -> Any:
-    """Return the exported Hugging Face model in evaluation mode. An encoder includes the modules that follow it."""
+    """Load the exported Hugging Face model in evaluation mode. An encoder is loaded with the modules that follow it."""
     return _with_modules(AUTO_CLASSES[network_type_of(folder)].from_pretrained(folder), folder)
 
 
@@ -116,7 +118,7 @@ def _with_modules(model: Any, folder: Path) -> Any:
 
 
 def reload_alone(folder: Path) -> Any:
-    """Return the exported model as a user without `nas` loads it: from the modelling file, if the folder has one."""
+    """Load the exported model as a user without `nas` does: with the modelling file, if the folder has one."""
     path = folder / MODELING_FILE
     if not path.exists():
         return reload(folder)
@@ -129,7 +131,7 @@ def reload_alone(folder: Path) -> Any:
 
 
 def as_compact(folder: Path) -> CompactBert:
-    """Return the exported model as a `CompactBert`, even if it was saved in its model family's transformers class."""
+    """Load the exported model as a `CompactBert`, even if it was saved as a model class of transformers."""
     model = reload(folder)
     if isinstance(model, SentenceEncoder):
         return _compact_encoder(model)
@@ -159,7 +161,7 @@ def _split_batch(batch: Batch, size: int) -> list[Batch]:
 
 @dataclass(frozen=True)
 class Reference:
-    """The folder of the uncompressed teacher, and the teacher's accuracy on the test set on one device."""
+    """The uncompressed teacher: its folder, and its accuracy on the test set on one device."""
 
     folder: Path
     accuracy: float
@@ -174,13 +176,14 @@ def verify(
     texts: Texts,
     about: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Measure an export, reloaded from disk, and the teacher. Write `verification.json` and return its content.
+    """Measure an export, reloaded from disk, and the teacher. Write the result to `verification.json` and return it.
 
-    The top-level metrics are those on the first device; if there are several devices, `devices` holds the metrics on
-    each of them. `references` maps each device to the teacher on that device, or to None if the export is the teacher
-    itself. Without a budget, `met` is true on every measured device. `about` holds additional entries for the file. A
-    device outside the cluster cannot be measured from here: its latencies and its `met` are None until the latencies
-    are imported.
+    The top-level metrics are those on the first device. If there are several devices, `devices` holds the metrics on
+    each device. `references` holds the teacher on each device, or None if the export is the teacher itself. Without a
+    budget, `met` is true on every measured device. `about` holds additional entries for the file.
+
+    A device outside the cluster cannot be measured here. Its latencies and its `met` are None until the latencies are
+    imported.
     """
     by_device = {
         device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
@@ -203,10 +206,11 @@ def verify(
 
 
 def on_all(by_device: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Combine the verifications on each device into one, with the metrics on the first device.
+    """Combine the verifications on all devices into one, which has the metrics on the first device.
 
-    If there are several devices, the entry `devices` holds the verification on each. `met` is true if the budget is met
-    on all devices, false if it is missed on any of them, and otherwise None, which means that it is not known yet.
+    `by_device` and the result's entry `devices` hold the verification on each device, keyed by device name. If there is
+    only one device, the result has no entry `devices`. The entry `met` is false if the budget is missed on any device,
+    true if it is met on all devices, and None if some latencies are not known yet.
     """
     verdicts = [on_device["met"] for on_device in by_device.values()]
     met = False if False in verdicts else None if None in verdicts else True
@@ -226,7 +230,6 @@ def on_each(verification: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _verify_on(
     artefact: Artefact, reference: Reference | None, budget: Budget | None, test: Dataset, metric: Metric, texts: Texts
 ) -> dict[str, Any]:
-    """Return the verification of an export on one device."""
     labels = truth_of(test)
     logits, exit_layers = artefact.answers(test)
     accuracy = metric.score(logits, labels)
@@ -261,7 +264,10 @@ def _verify_on(
 
 
 def _scored_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
-    """Return the entry `judged`: the number of groups that the metric scores, with its unit. Empty without groups."""
+    """Return the entry `judged`: the number of groups that the metric scores, followed by the unit.
+
+    If the metric does not score groups, the result is empty.
+    """
     return {"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}
 
 
@@ -286,7 +292,11 @@ def timing(
     texts: Texts,
     memory: bool,
 ) -> dict[str, Any]:
-    """Measure the latency of an export, interleaved with the teacher's, and return the entries of `timing_entries`."""
+    """Measure the latency of an export and of the teacher in alternation, and return the result of `timing_entries`.
+
+    `exits` holds the fraction of texts that exit after each layer. It is empty if there are no early exits. `memory`
+    says whether peak memory is measured too.
+    """
     device, title = artefact.device, f"Measuring {artefact.folder.name}"
     networks = served_networks(artefact, reference, exits)
     records = measure_with_exits(device, networks, exits_of(exits), device.repeats, title, texts)
@@ -296,13 +306,16 @@ def timing(
 
 
 def served_networks(artefact: Artefact, reference: Reference | None, exits: Sequence[float]) -> dict[str, Network]:
-    """Return the networks to measure, keyed by name: the export and, unless it is the teacher itself, the teacher."""
+    """Return the networks to measure, keyed by `export` and `teacher`.
+
+    If the export is the teacher itself, `reference` is None, and the result has no `teacher`.
+    """
     teacher = {_TEACHER: Artefact(reference.folder, artefact.device).network()} if reference else {}
     return {**teacher, _EXPORT: artefact.network(early=bool(exits))}
 
 
 def exits_of(exits: Sequence[float]) -> dict[str, Sequence[float]]:
-    """Return the export's exit shares, keyed by its name in `served_networks`. Empty if there are no early exits."""
+    """Return `exits`, keyed by the export's name in `served_networks`. Without early exits, the result is empty."""
     return {_EXPORT: exits} if exits else {}
 
 
@@ -313,10 +326,10 @@ def timing_entries(
     stored: Mapping[str, float],
     teacher_stored: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return the entries of a verification that follow from latency records: latencies, and whether limits are met.
+    """Return the entries of a verification that depend on latency records, such as `p50_ms`, `speed_up` and `met`.
 
-    `records` has the keys `export` and, unless the export is the teacher itself, `teacher`. Raises `DeviceError` if the
-    limits include memory, but no memory was measured.
+    `records` has the key `export` and, unless the export is the teacher itself, the key `teacher`. Raises `DeviceError`
+    if `limits` contains a memory limit but `peaks` is empty.
     """
     if limits is not None and limits.peak_memory_mb is not None and not peaks:
         raise DeviceError(
@@ -345,10 +358,10 @@ def _peak_memory(peaks: Mapping[str, float], name: str) -> dict[str, float]:
 def verify_file(
     folder: Path, device: Device, reference: Reference, test: Dataset, metric: Metric, texts: Texts, params: int
 ) -> dict[str, Any]:
-    """Return the verification of a folder whose ONNX file computes `logits` from `input_ids`, as for a static model.
+    """Return the verification of an ONNX file that computes `logits` from `input_ids`, such as that of a static model.
 
-    ONNX Runtime computes the outputs for the accuracy on the CPU. Latency is measured on the device, interleaved with
-    that of the teacher. The latency is None if the device uses PyTorch or is outside the cluster.
+    ONNX Runtime computes the logits for the accuracy on the CPU. The latency is measured on the device, in alternation
+    with the teacher's latency. The latency is None if the device uses PyTorch or is outside the cluster.
     """
     cpu_device = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
     path = folder / ONNX_FILE
@@ -386,12 +399,12 @@ def verify_file(
 
 
 def stored_metrics(artefact: Artefact) -> dict[str, float]:
-    """Return the metrics that depend only on the files: size in 10^6 bytes and number of parameters."""
+    """Return the metrics that depend only on the export's files: size in 10^6 bytes, and number of parameters."""
     return {"size_mb": artefact.size_mb, "params": reload(artefact.folder).num_parameters()}
 
 
 def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the standard error of a metric: binomial for a share of correct answers, otherwise `standard_error`."""
+    """Return the standard error of a metric. For a fraction of correct answers, it is the binomial standard error."""
     if not metric.is_share:
         return standard_error(metric, logits, labels)
     share = metric.score(logits, labels)
@@ -399,17 +412,20 @@ def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> f
 
 
 def _agreement(first: np.ndarray | None, second: np.ndarray | None) -> float | None:
-    """Return the share of texts for which two sets of answers, one row per text, are equal; None without answers."""
+    """Return the fraction of texts with equal answers in `first` and `second`, which have one row per text.
+
+    The result is None if there are no answers.
+    """
     if first is None or second is None:
         return None
     return float((first == second).reshape(len(first), -1).all(axis=1).mean())
 
 
 def _agrees(agreement: float | None, texts: int, device: Device) -> bool | None:
-    """Whether the share of texts with equal answers is large enough.
+    """Whether the fraction of texts with equal answers is large enough.
 
-    None if the share is unknown, or if the device serves batches of several texts, because int8 quantises the
-    activations of a batch differently from those of a single text.
+    The result is None if the fraction is unknown or if the device serves batches of several texts. With int8,
+    activations in a batch are quantised differently from those of a single text, so that answers may differ.
     """
     if agreement is None or device.batch_size != 1:
         return None
