@@ -123,13 +123,20 @@ def embedded(study: Study, work: Workload) -> float:
 
 
 def data(study: Study, work: Workload) -> float:
-    """Return the seconds to read, split and tokenise the rows."""
+    """Return the seconds to read, split and tokenise the rows, and for the teacher's outputs if these are the labels.
+
+    The test set is assumed to be as large as the search set.
+    """
+    return _reading(work) + (work.seconds(2 * work.judged) if study.task.evaluated_on == "texts" else 0.0)
+
+
+def _reading(work: Workload) -> float:
     return 1.0 + work.rows * work.tokens / 1e5
 
 
 def unlabelled(study: Study, work: Workload) -> float:
     """Return the seconds to read the rows again, and to read and tokenise the unlabelled texts."""
-    return data(study, work) + work.unlabelled * work.unlabelled_tokens / 1e5
+    return _reading(work) + work.unlabelled * work.unlabelled_tokens / 1e5
 
 
 def teacher(study: Study, work: Workload) -> float:

@@ -115,7 +115,9 @@ class Rows:
     metric: str
     """The metric's name, as shown in tables."""
     standard_error: float
-    """Standard error of the metric on the search set's texts, if a share `ASSUMED` of a network's answers is right."""
+    """Standard error of the metric on the search set's texts, for a network with the assumed accuracy `ASSUMED`."""
+    assumption: str
+    """What this assumption means for the metric, as a phrase that follows "assuming"."""
     unlabelled: Counts | None = None
     """Numbers of unlabelled texts that were read and left out; None if the study has no unlabelled texts."""
     unlabelled_unknown: float = 0.0
@@ -180,7 +182,7 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
         classes=_class_counts(kind, task.splits),
         label_word=kind.label_word,
         judged_by=metric.describe_size(truth),
-        figures=_label_counts(kind, task.splits),
+        figures=_label_counts(metric, task.splits),
         shared="query" if kind.judges_groups else "text",
         targets=_target_distribution(task.splits.labels["train"]) if kind.predicts_numbers else None,
         unknown=0.0 if unknown_token is None else _token_share(counts["train"], unknown_token),
@@ -188,6 +190,7 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
         judged=len(evaluated_rows),
         metric=metric.label,
         standard_error=expected_error(metric, truth, data.num_labels),
+        assumption=metric.assumption(ASSUMED),
     )
     if unlabelled:
         rows = _with_unlabelled(rows, task, unlabelled)
@@ -272,8 +275,8 @@ def _class_counts(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
     }
 
 
-def _label_counts(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
-    counts_by_set = {name: kind.label_counts(splits.truth(name)) for name in splits.labels}
+def _label_counts(metric: Metric, splits: Splits) -> dict[str, dict[str, int]]:
+    counts_by_set = {name: metric.label_counts(splits.truth(name)) for name in splits.labels}
     return {
         description: {name: counts[description] for name, counts in counts_by_set.items()}
         for description in counts_by_set["search"]
@@ -303,6 +306,7 @@ def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
     rng = np.random.default_rng(0)
     if not metric.judges_groups:  # sampling rows would break up groups
         labels = labels[rng.permutation(count)[:_MAX_SIMULATED_ANSWERS]]
+    labels = metric.simulated_labels(labels, rng)
     logits = metric.simulated(labels, outputs, ASSUMED, rng)
     return standard_error(metric, logits, labels) * math.sqrt(len(labels) / count)
 
