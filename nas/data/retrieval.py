@@ -15,6 +15,7 @@ from nas.data.files import values_of
 from nas.data.pairs import EvaluationSets, check_distinct, with_training_texts
 from nas.data.splits import numbered
 from nas.data.task import RowSource, Splits, label_columns_of, read_columns, texts_of
+from nas.data.words import joined
 from nas.errors import DataError
 from nas.study import Task
 from nas.tasks.ranking import grades_of
@@ -57,7 +58,8 @@ def _read_set(task: Task, source: str) -> _RetrievalSet:
     """Read the queries, passages and grades of one file or split. Raises the errors of `read_retrieval`."""
     query_column, passage_column = task.pair
     rows = read_columns(task, source, (*task.pair, *task.label_columns))
-    (passages,), queries = texts_of(task, source, (passage_column,), rows), _read_queries(source, query_column, rows)
+    (texts,), queries = texts_of(task, source, (passage_column,), rows), _read_queries(source, query_column, rows)
+    passages = list(map(joined, texts))
     (labels,) = label_columns_of(task, [RowSource(source, rows)])
     # If a row has no query, its grade is ignored and may be missing.
     values = [value if query else 0 for query, value in zip(queries, labels.values, strict=True)]
