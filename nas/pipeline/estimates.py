@@ -56,6 +56,8 @@ class Workload:
     """Number of unlabelled texts."""
     unlabelled_tokens: float = 0.0
     """Mean number of tokens per unlabelled text."""
+    judged_tokens: float = 0.0
+    """Mean number of tokens per text of the search set; 0 if it is unknown and taken to be `tokens`."""
     teacher_operations: float = 0.0
     """Operations per token of a student's separate teacher; 0 if none has to be run, or if the number is unknown."""
 
@@ -68,6 +70,7 @@ class Workload:
             rows=training_set.rows if training_set else _ASSUMED_ROWS,
             tokens=max(8.0, training_set.mean if training_set else study.task.max_length * _TYPICAL_LENGTH_SHARE),
             judged=rows.judged if rows else study.task.holdout.size_of(_ASSUMED_ROWS),
+            judged_tokens=rows.sets["search"].mean if rows else 0.0,
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
             baselines_seconds=baselines_seconds,
@@ -85,11 +88,12 @@ class Workload:
         unlabelled: Sequence[int] = (),
     ) -> Workload:
         """Return the workload of a study with tokenised data. `unlabelled` holds the unlabelled texts' lengths."""
-        lengths = data.train["length"]
+        lengths, judged_lengths = data.train["length"], data.search["length"]
         return cls(
             rows=len(lengths),
             tokens=max(8.0, sum(lengths) / len(lengths)),
-            judged=len(data.search),
+            judged=len(judged_lengths),
+            judged_tokens=sum(judged_lengths) / len(judged_lengths),
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
             baselines_seconds=baselines_seconds,
@@ -116,6 +120,11 @@ class Workload:
         """
         return texts * self.tokens * self.operations / (self.rate * _EFFICIENCY)
 
+    @property
+    def judging_seconds(self) -> float:
+        """The seconds of a forward pass over the texts on which candidates are evaluated."""
+        return replace(self, tokens=max(8.0, self.judged_tokens or self.tokens)).seconds(self.judged)
+
 
 def embedded(study: Study, work: Workload) -> float:
     """Return the seconds to build the built-in task."""
@@ -127,7 +136,7 @@ def data(study: Study, work: Workload) -> float:
 
     The test set is assumed to be as large as the search set.
     """
-    return _reading(work) + (work.seconds(2 * work.judged) if study.task.evaluated_on == "texts" else 0.0)
+    return _reading(work) + (2 * work.judging_seconds if study.task.evaluated_on == "texts" else 0.0)
 
 
 def _reading(work: Workload) -> float:
@@ -184,7 +193,7 @@ def search(study: Study, work: Workload) -> float:
 
 def evaluation(study: Study, work: Workload) -> float:
     """Return the seconds to evaluate one candidate."""
-    return _CANDIDATE_SHARE * work.seconds(work.judged)
+    return _CANDIDATE_SHARE * work.judging_seconds
 
 
 def front(study: Study, work: Workload) -> float:
@@ -198,7 +207,7 @@ def front(study: Study, work: Workload) -> float:
     uniform_networks = most_uniform(
         study.space, sum(budget.has_floor or not study.training.hours for budget in study.budgets)
     )
-    return measuring_seconds * work.slowness + work.seconds(work.judged) + uniform_networks * evaluation(study, work)
+    return measuring_seconds * work.slowness + work.judging_seconds + uniform_networks * evaluation(study, work)
 
 
 def baselines(study: Study, work: Workload) -> float:

@@ -314,18 +314,19 @@ def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
 def _warnings(rows: Rows, study: Study) -> Iterator[str]:
     yield from _text_warnings(rows, study.task.max_length)
     yield from _class_warnings(rows)
+    enlarge = "add rows to task.search" if study.task.search else "raise task.holdout.size"
     if rows.standard_error > _LARGEST_ERROR:
         yield (
             f"candidates are evaluated on {rows.judged_by} of the search set, on which {rows.metric} has a "
             f"standard error of {100 * rows.standard_error:.1f} points: smaller differences between candidates can "
-            "hardly be detected; raise task.holdout.size (or search.examples)"
+            f"hardly be detected; {enlarge} (or raise search.examples)"
         )
     for budget in study.budgets:
         if budget.accuracy_loss is not None and budget.accuracy_loss < 100 * rows.standard_error:
             yield (
                 f"budgets.{budget.name}: accuracy_loss = {budget.accuracy_loss:g} is less than the standard error of "
                 f"{rows.metric} on the {rows.judged_by} of the search set, {100 * rows.standard_error:.1f} "
-                "points; raise accuracy_loss or task.holdout.size"
+                f"points; raise accuracy_loss, or {enlarge}"
             )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from nas.data.truth import drawn_rows, first_rows, whole_groups
 from nas.errors import DataError
 from nas.evaluate.spread import standard_error
 from nas.pipeline import Run
+from nas.pipeline.estimates import Workload
 from nas.pipeline.rows import look_at_rows
 from nas.study import Study, Task
 from nas.tasks import GROUP, RetrievalMetric, in_groups, retrieval
@@ -84,6 +88,20 @@ def test_the_judgements_do_not_change_on_disk_and_stay_correct_in_a_part_of_the_
     for part in (range(7), [6, 5, 4, 3, 2, 1, 0], [1, 3, 4, 5, 6]):
         rows = list(part)
         assert METRIC.score(embeddings[rows], truth_of(split.select(rows))) == 1.0 - (1 not in rows) * 1.0
+
+
+def test_a_csv_file_may_leave_queries_and_grades_empty(tmp_path):
+    """These are the rows of docs/tasks.md."""
+    page = Path(__file__).parents[2] / "docs" / "tasks.md"
+    (rows,) = re.findall(r"```\n(query,passage,grade\n.*?)```", page.read_text(), re.DOTALL)
+    other_query = "how old is the ice?,The ice is 700 years old.,1\n"
+    (tmp_path / "search.csv").write_text(rows + other_query)
+    (tmp_path / "test.csv").write_text(rows.replace("formed?", "found?") + other_query.replace("old is", "cold is"))
+    Dataset.from_dict({"text": ["w1"]}).to_parquet(tmp_path / "train.parquet")
+    files = {"train": "train.parquet", "search": "search.csv", "test": "test.csv"}
+    found = read_sets(TASK, {name: (str(tmp_path / file),) for name, file in files.items()}, 0)
+    assert found.more["search"][GROUP] == [0, 1, -1, -2, -3, -4]
+    assert found.labels["search"][:2] == [[[-1, 1]], [[-4, 1]]]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +199,17 @@ def test_nas_check_counts_queries_and_passages(tmp_path, nas):
     code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
     assert code == 0, error
     assert "(assuming that 90% of the queries are answered perfectly)" in printed
+    (warning,) = found.warnings
+    assert "standard error of 3." in warning and warning.endswith("add rows to task.search (or raise search.examples)")
+
+
+def test_estimates_use_the_lengths_of_passages_for_evaluations(tmp_path):
+    study, texts = Study.load(write_retrieval_study(tmp_path)), Dataset.from_dict({"text": ["w1"] * 600})
+    texts.to_parquet(tmp_path / "train.parquet")
+    work = Workload.of(study, look_at_rows(Run.of(study, tmp_path / "runs")), 1e9)
+    assert 7.0 < work.judged_tokens < 9.0 and work.tokens == 8.0, "texts of three tokens count as texts of eight"
+    longer = replace(work, judged_tokens=80.0)
+    assert longer.judging_seconds == pytest.approx(80 / max(8.0, work.judged_tokens) * work.judging_seconds)
 
 
 def test_nas_init_proposes_ndcg_for_queries_with_graded_passages(tmp_path, nas, monkeypatch):
