@@ -1,9 +1,9 @@
 """Architectures: single points of a search space, as immutable values.
 
-An `Architecture` says which of the teacher's layers are kept and with which hidden size. For each kept `Layer` it gives
-the number of attention heads, the intermediate size, the compression methods of its two blocks (attention and
-feed-forward) and the number of tokens that it passes on. The search proposes architectures; the supernet extracts the
-corresponding sub-networks.
+An `Architecture` defines which of the teacher's layers are kept and the hidden size. Each kept `Layer` has a number of
+attention heads, an intermediate size, compression methods for its two blocks (attention and feed-forward), and a number
+of tokens to pass on to the next layer. The search proposes architectures, and the supernet extracts the corresponding
+sub-networks.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ LAYER_BLOCKS: tuple[Block, ...] = ("attention", "feed_forward")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of an architecture. `source` is the index of the teacher's layer from which it is taken.
+    """One layer of an architecture. `source` is the index of this layer in the teacher.
 
     `attention` and `feed_forward` name the compression methods of the two blocks. A block whose method gives it no
-    weights of its own (`share`, `skip`) has size 0. `keep_tokens` is the number of tokens that are passed to the next
-    layer: those that receive the most attention. If it is 0, all tokens are passed on.
+    weights of its own (`share`, `skip`) has 0 heads or an intermediate size of 0. `keep_tokens` is the number of tokens
+    that are passed to the next layer: those that receive the most attention. If `keep_tokens` is 0, all tokens are
+    passed on.
     """
 
     source: int
@@ -38,19 +39,19 @@ class Layer:
     keep_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form. It omits `keep_tokens` if all tokens are kept."""
+        """Return the layer as a JSON object, without `keep_tokens` if all tokens are passed on."""
         return {name: value for name, value in asdict(self).items() if value or name != "keep_tokens"}
 
     def choice(self, block: Block) -> str:
-        """Return the compression method of a block of the layer, as written in the search space."""
+        """Return the compression method of one of the layer's blocks, such as `int8` or `low_rank(8)`."""
         return self.attention if block == "attention" else self.feed_forward
 
     def option(self, block: Block) -> tuple[int, str]:
-        """Return the size (heads or intermediate size) and the compression method of a block of the layer."""
+        """Return the size (number of heads or intermediate size) and the compression method of one of the blocks."""
         return (self.num_attention_heads if block == "attention" else self.intermediate_size), self.choice(block)
 
     def with_option(self, block: Block, option: tuple[int, str]) -> Layer:
-        """Return a copy of the layer with another size and compression method for one of its blocks."""
+        """Return a copy of the layer in which `block` has the size and the compression method in `option`."""
         size, choice = option
         if block == "attention":
             return replace(self, num_attention_heads=size, attention=choice)
@@ -66,10 +67,10 @@ class Architecture:
     embedding: str = "none"
     exit_threshold: float = 0.0
     """The confidence (probability of the likeliest class) at which a text exits early: if the classifier after a layer
-    reaches it, the remaining layers are skipped. 0 means that there are no early exits."""
+    reaches this confidence, the remaining layers are skipped. 0 means that there are no early exits."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form, from which `from_json` restores an equal architecture."""
+        """Return the architecture as a JSON object, from which `from_json` restores an equal architecture."""
         values = {
             "hidden_size": self.hidden_size,
             "embedding": self.embedding,
@@ -79,7 +80,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, value: Any) -> Architecture:
-        """Return the architecture that a JSON form describes. Raises `SearchSpaceError` if the form is invalid."""
+        """Return the architecture that a JSON object describes. Raises `SearchSpaceError` if the object is invalid."""
         try:
             layers = tuple(Layer(**layer) for layer in value["layers"])
             threshold = value.get("exit_threshold", 0.0)
@@ -100,15 +101,15 @@ class Architecture:
 
     @property
     def choices(self) -> frozenset[str]:
-        """The compression methods used by any of its blocks, including the embeddings."""
+        """The compression methods that the embeddings and the blocks of all layers use."""
         per_layer = {choice for layer in self.layers for choice in (layer.attention, layer.feed_forward)}
         return frozenset(per_layer | {self.embedding})
 
     def owner(self, number: int, block: Block) -> int | None:
         """Return the position of the layer whose weights a block uses, or None if the block has no weights.
 
-        `number` is the position of the block's own layer. Raises `SearchSpaceError` if the block shares weights but no
-        layer below it has any.
+        `number` is the position of the layer that contains the block. Raises `SearchSpaceError` if the block shares
+        weights but no layer below has weights for it.
         """
         layers = reversed(self.layers[: number + 1])
         for distance, layer in enumerate(layers):
@@ -124,7 +125,10 @@ class Architecture:
 
     @property
     def resolved(self) -> tuple[Layer, ...]:
-        """The layers as they are computed: a block that shares weights has the size and method of their owner."""
+        """The layers as they are computed.
+
+        A block that shares weights has the size and the compression method of the block that owns these weights.
+        """
         layers = []
         for number in range(len(self.layers)):
             layers.append(self.layers[number])
@@ -138,9 +142,9 @@ class Architecture:
     def is_canonical(self) -> bool:
         """Whether the architecture can be computed and is written in its simplest form.
 
-        Every layer has at least one block, and a block that shares weights has a layer below to share with. Tokens are
-        dropped only in a layer with attention, only if fewer tokens remain than before, and only if another layer with
-        attention follows. A network of one layer has no early exit.
+        In such an architecture, every layer has at least one block, and a block that shares weights has a layer below
+        to share with. Tokens are dropped only in a layer with attention, only if the layer passes on fewer tokens than
+        it receives, and only if a later layer has attention too. A network with only one layer has no early exits.
         """
         try:
             resolved = self.resolved
@@ -156,7 +160,7 @@ class Architecture:
         """Return one short line for tables, with `layer:heads/intermediate` for each layer.
 
         `*` marks a compressed block, `=` a block that shares the weights of a layer below, and `-` a block that is left
-        out. `>8` means that eight tokens are passed on, and `exit 0.9` is the confidence needed to exit early.
+        out. `>8` means that eight tokens are passed on, and `exit 0.9` that texts exit early at a confidence of 0.9.
         """
 
         def block(size: int, choice: str) -> str:
@@ -175,9 +179,9 @@ class Architecture:
 
 
 def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int:
-    """Return the position of the layer from which only the first token is computed: the last layer with attention.
+    """Return the position of the first layer that computes only the first token: the last layer with attention.
 
-    After the attention block of that layer, nothing reads the other tokens. `layers` must be resolved (see
+    After the attention block of that layer, no block reads the other tokens. `layers` must be resolved (see
     `Architecture.resolved`). The result is 0 if no layer has attention, and the number of layers if the head reads all
     tokens.
     """
@@ -187,7 +191,10 @@ def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int
 
 
 def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
-    """Yield the effective `keep_tokens` of each resolved layer, or 0 if the layer's setting has no effect."""
+    """Yield `keep_tokens` of each layer, or 0 if the layer's setting has no effect.
+
+    `layers` must be resolved (see `Architecture.resolved`).
+    """
     tokens_left, last_attention = math.inf, first_token_from(layers)
     for number, layer in enumerate(layers):
         drops = 0 < layer.keep_tokens < tokens_left and layer.num_attention_heads and number < last_attention
@@ -196,7 +203,7 @@ def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
 
 
 def compress_all(architecture: Architecture, choice: str) -> Architecture:
-    """Return a copy in which every block that has its own weights uses the compression method `choice`."""
+    """Return a copy in which the embeddings and all blocks with their own weights use the method `choice`."""
 
     def compressed(layer: Layer) -> Layer:
         for block in LAYER_BLOCKS:

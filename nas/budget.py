@@ -1,8 +1,8 @@
-"""Budgets: limits on the cost of the exported network on one or more devices, and optional accuracy floors.
+"""Budgets: limits on the costs of an exported network on one or more devices, and optionally a floor for its accuracy.
 
 Costs are latencies, throughput, memory, size and parameters (`COST_METRICS`). Each of these metrics has the same name
 in budgets, predictions, measurements and verifications. A study file holds one `Budget` per export, with `Limits` for
-each device; search and export check candidates against them.
+each device. Search and export check whether candidates meet these limits.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from nas.files import Settings
 
 LATENCIES = ("p50_ms", "p95_ms", "expected_ms", "worst_ms")
 RATES = ("throughput_per_s",)
-"""Metrics for which more is better. For all others, less is better."""
+"""Cost metrics for which higher values are better. For all other cost metrics, lower values are better."""
 STORED = ("size_mb", "params")
 """Metrics that depend only on the exported files, not on the device."""
 COST_METRICS = (*LATENCIES, *RATES, "peak_memory_mb", *STORED)
 
 TRIAL = "trial-"
-"""Prefix of the names of single candidates that are exported without a budget."""
+"""Prefix of the names of exports that are written for a single candidate (trial) instead of a budget."""
 
 Minimised = Literal["p50_ms", "p95_ms", "expected_ms", "worst_ms", "size_mb", "params"]
 """The metrics that a budget with an accuracy floor can minimise."""
 _FLOOR_FIELDS = ("accuracy", "accuracy_loss", "minimise")
 _POINT = 0.01
-"""One point of the task's metric."""
+"""One point (one hundredth) of the task's metric."""
 
 CostMetrics = Mapping[str, float]
 """The values of cost metrics by name."""
 Limit = str | float | None
-"""A value in the metric's unit, or a share of the uncompressed teacher's value on the same device, such as "20%". None
+"""A value in the metric's unit, or a share such as "20%" of the uncompressed teacher's value on the same device. None
 means no limit."""
 
 
 class Limits(Settings):
-    """Limits on one device, all of which must be met."""
+    """Limits on the costs of a network on one device. All of these limits must be met."""
 
     device: Name
     p50_ms: Limit = None
@@ -50,13 +50,13 @@ class Limits(Settings):
     p95_ms: Limit = None
     """95th percentile of the latency."""
     expected_ms: Limit = None
-    """Mean latency. If networks have early exits, it determines the load of a server."""
+    """Mean latency. If networks have early exits, this mean (not the median) determines the load of a server."""
     worst_ms: Limit = None
-    """Median latency of the longest texts when they pass through all layers."""
+    """Median latency of the longest texts if they pass through all layers without an early exit."""
     throughput_per_s: Limit = None
-    """The least number of texts per second, with batches run one after the other."""
+    """The least number of texts per second if batches run one after the other."""
     peak_memory_mb: Limit = None
-    """Peak memory of a process that serves only this network, including its runtime, in 10^6 bytes."""
+    """Peak memory, in 10^6 bytes, of a process that serves only this network, including the memory of the runtime."""
     size_mb: Limit = None
     """Size of the exported weights in 10^6 bytes."""
     params: Limit = None
@@ -81,15 +81,18 @@ class Limits(Settings):
 
     @cached_property
     def given(self) -> dict[str, str | float]:
-        """The limits that are set, as written in the study file, by metric."""
+        """The limits that the study sets, keyed by metric name, as written in the study file."""
         return {name: limit for name in COST_METRICS if (limit := getattr(self, name)) is not None}
 
     def values(self, teacher: CostMetrics) -> dict[str, float]:
-        """Return the limits that are set, each in its metric's unit. Shares are relative to the values in `teacher`."""
+        """Return the limits that the study sets, keyed by metric name and converted to the unit of the metric.
+
+        A limit that is a share is relative to the value in `teacher`.
+        """
         return {name: self.value(name, teacher) for name in self.given}
 
     def value(self, name: str, teacher: CostMetrics) -> float:
-        """Return the limit that is set on one metric, in the metric's unit."""
+        """Return the limit on the metric `name` in its unit. A share is relative to the value in `teacher`."""
         limit = self.given[name]
         return _number(limit) / 100.0 * teacher[name] if isinstance(limit, str) else float(limit)
 
@@ -103,21 +106,21 @@ class Limits(Settings):
 
 @dataclass(frozen=True)
 class Floor:
-    """The least accuracy that a budget's network must have on given texts, and the metric that it must minimise."""
+    """The least accuracy that a budget requires of its network, and the cost metric that the network minimises."""
 
     minimum: float
-    """The least accuracy allowed."""
+    """The least accuracy allowed on the texts on which networks are evaluated."""
     teacher: float
-    """The teacher's accuracy on the same texts."""
+    """The teacher's accuracy on the texts to which `minimum` applies."""
     confident: float
-    """The accuracy with inherited weights at which a network exceeds the floor by more than chance can explain."""
+    """An accuracy, with the supernet's weights, that exceeds `minimum` by more than chance can explain."""
     minimise: str
     """The name of the cost metric to minimise."""
     device: str
     """The device on which this metric is minimised."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the floor as `front.json` stores it."""
+        """Return the floor as a JSON object, in the form in which `front.json` stores it."""
         return {
             "least": self.minimum,
             "teacher": self.teacher,
@@ -128,32 +131,32 @@ class Floor:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Accuracies with inherited weights at which the final training may still reach the floor, highest first.
+        """Accuracies, in descending order, from which the final training may still reach the floor.
 
-        The first one is the floor itself. The others are lower by one and by three times the allowed loss, which is
-        taken to be at least one point.
+        They are accuracies with the supernet's weights. The first one is the floor itself. The other two are lower by
+        one and by three times the loss of accuracy that the floor allows, which is assumed to be at least one point.
         """
         allowed_loss = max(self.teacher - self.minimum, _POINT)
         return (self.minimum, self.minimum - allowed_loss, self.minimum - 3.0 * allowed_loss)
 
 
 class Budget(Settings):
-    """The limits that one exported network must meet, and optionally a floor for its accuracy. All limits must be met.
+    """All limits that one exported network must meet, and optionally a floor for its accuracy.
 
     In a study file, the limits of a single device may be written next to the name: `device = "server"`,
-    `p50_ms = "20%"`. With a floor, the limit on the minimised metric defaults to the teacher's value.
+    `p50_ms = "20%"`. If a floor is set, the limit on the metric to minimise defaults to the teacher's value.
     """
 
     name: Name
     limits: Annotated[tuple[Limits, ...], Field(min_length=1)]
-    """The limits on each device. Reports show the metrics of the first device."""
+    """The limits on each device. Reports show the costs on the first device."""
     accuracy: Annotated[float, Field(strict=True)] | None = None
-    """The least value allowed for the task's metric (accuracy, f1, Spearman's correlation, ...) on the search set after
-    the final training, such as 0.9."""
+    """The least value allowed, such as 0.9, for the task's metric (accuracy, f1, Spearman's correlation, ...) on the
+    search set after the final training."""
     accuracy_loss: Annotated[float, Field(strict=True)] | None = None
-    """How far the task's metric may be below the teacher's on the search set, in points (hundredths)."""
+    """How many points (hundredths) the task's metric on the search set may be below that of the teacher."""
     minimise: Minimised | None = None
-    """The metric on the first device that a network with a floor minimises. By default, the median latency."""
+    """If the budget has an accuracy floor, the cost metric on the first device to minimise; by default `p50_ms`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -178,7 +181,7 @@ class Budget(Settings):
 
     @model_serializer(mode="wrap")
     def _without_absent_floor(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the values without unset floor fields, so that digests of budgets without a floor are stable."""
+        """Return the settings without unset floor fields, so that digests of budgets without a floor stay the same."""
         return {name: value for name, value in handler(self).items() if value is not None or name not in _FLOOR_FIELDS}
 
     @field_validator("accuracy")
@@ -221,7 +224,7 @@ class Budget(Settings):
 
     @property
     def has_floor(self) -> bool:
-        """Whether the budget sets a least accuracy, either absolute or relative to the teacher's."""
+        """Whether the budget requires a least accuracy, either as an absolute value or relative to the teacher."""
         return self.accuracy is not None or self.accuracy_loss is not None
 
     def floor(self, teacher: float, error: float) -> Floor | None:
@@ -242,7 +245,10 @@ class Budget(Settings):
 
 
 def _with_floor_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a budget with a floor, with defaults for the minimised metric and for the limit on it."""
+    """Return the settings of a budget that has an accuracy floor.
+
+    Missing values for the metric to minimise and for the limit on this metric are replaced by defaults.
+    """
     minimise, limits = values.get("minimise") or "p50_ms", values["limits"]
     first = limits[0] if isinstance(limits, list | tuple) and limits else None
     if isinstance(first, Limits):

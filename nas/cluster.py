@@ -16,14 +16,14 @@ import ray
 from nas.errors import ClusterError
 
 _TIMEOUT_S = 10.0
-"""Timeout for the check that something listens at the address of a cluster."""
+"""Timeout, in seconds, for the check that a program listens at the address of a cluster."""
 
 
 def connect(address: str, setting: str) -> None:
     """Connect this process to the Ray cluster at `address`, which is HOST:PORT or `auto`.
 
     `auto` means the cluster that this machine belongs to. Raises `ClusterError` if the connection fails. The message
-    begins with `setting`, the setting that needs the cluster.
+    begins with `setting`, which names the setting that needs the cluster.
     """
     if ray.is_initialized():
         return
@@ -35,7 +35,7 @@ def connect(address: str, setting: str) -> None:
     except OSError:
         raise ClusterError(
             f"{setting}: needs a Ray cluster, but none is found at {address!r}; start one with `ray start --head`, or "
-            "give its address with RAY_ADDRESS or --address"
+            "give the address of a running one with RAY_ADDRESS or --address"
         ) from None
     except (RuntimeError, ValueError) as problem:
         reason = str(problem).strip().partition("\n")[0] or type(problem).__name__
@@ -51,15 +51,16 @@ def cpu_count() -> int:
 
 
 def connect_for_device(device: str) -> None:
-    """Connect this process to the cluster that a device belongs to. Raises `ClusterError` if that fails."""
+    """Connect this process to the cluster that a device belongs to. Raises `ClusterError` if the connection fails."""
     connect(os.environ.get("RAY_ADDRESS", "auto"), f"devices.{device}")
 
 
 def join(cpus: float, setting: str) -> bool:
     """Connect this process to Ray, and return whether a local cluster was started for this purpose.
 
-    If `RAY_ADDRESS` is set, the process joins that cluster. Otherwise it starts a local cluster with at least `cpus`
-    CPUs, which the caller must shut down. Raises `ClusterError` if it cannot join; the message begins with `setting`.
+    If `RAY_ADDRESS` is set, the process joins the cluster at this address. Otherwise it starts a local cluster with at
+    least `cpus` CPUs, which the caller must shut down. Raises `ClusterError`, with a message that begins with
+    `setting`, if the process cannot join the cluster.
     """
     if ray.is_initialized():
         return False

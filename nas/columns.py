@@ -1,8 +1,9 @@
 """Detection of the columns of a data file that hold texts and labels, and of the meaning of the labels.
 
-`Column.of` examines one column. `texts`, `label` and `meaning` decide what columns are used for, first by their values
-and then by their names. A decision is `Clear` if only one interpretation is possible. Otherwise it is `Unclear`, with a
-reason and candidates, so that `nas init` (through `nas.proposal`) can ask the user instead of guessing.
+`Column.of` examines one column. From the values and the names of the columns, `texts` and `label` decide which columns
+hold the texts and the labels, and `meaning` decides what the labels mean. A decision is `Clear` if only one
+interpretation is possible. Otherwise it is `Unclear`, with a reason and candidates, so that `nas init` (through
+`nas.proposal`) can ask the user instead of guessing.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from nas.tasks.labels import MOST_CLASSES
 T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
 """The kind of values in a column. `codes` are identifiers, times, addresses, file names and similar values, which
-cannot be texts or labels. `tags` are lists with a tag for each word of another column; see `nas.tagged_columns`."""
+cannot be texts or labels. `tags` are lists that hold a tag for each word in the list of a second column; see
+`nas.tagged_columns`."""
 _SAMPLED_ROWS = 2000
 """The number of evenly spaced rows that are examined to decide whether a column holds texts."""
 _FEW_VALUES = 20
-"""The limit up to which distinct values count as few. Few values that repeat often are not texts. Numbers with
-fractions can be classes only if they are few."""
+"""The number of distinct values that separates few values from many. A column with few values that repeat often does
+not hold texts. Numbers with fractions can be classes only if there are few of them."""
 _MOSTLY_SHARE = 0.9
-"""The share of values that must fulfil a condition before the whole column counts as fulfilling it."""
+"""The share of values that must fulfil a condition for the whole column to be treated as fulfilling it."""
 _LEAST_PASSAGES = 3
 """The least average number of rows per query at which the rows may be passages to rank."""
 
@@ -61,7 +63,7 @@ _LABEL_LIKE_WORDS = _word_set(
 _GRADE_WORDS = _word_set(
     "star stars rating ratings score similarity relevance relatedness quality grade overall points"
 )
-"""Words in the names of labels whose numbers may be either a scale or classes."""
+"""Words in the names of label columns whose numbers may be either a scale or classes."""
 _QUERY_WORDS = _word_set("query question")
 _QUERY_ID_WORDS = _word_set("query question qid topic")
 _FIRST_OF_PAIR_WORDS = _word_set("premise question query claim context")
@@ -82,7 +84,7 @@ _UNSPACED = re.compile(
     "\U00020000-\U0003ffff]"
 )
 _CHARACTERS_PER_WORD = 2
-"""The assumed length of a word in a script without spaces between words."""
+"""The assumed number of characters per word in a script without spaces between words."""
 _TIME_WORDS = _word_set(
     "jan january feb february mar march apr april may jun june jul july aug august sep sept september oct october nov "
     "november dec december mon monday tue tues tuesday wed wednesday thu thurs thursday fri friday sat saturday sun "
@@ -103,7 +105,7 @@ class Clear(Generic[T]):
 
 @dataclass(frozen=True)
 class Unclear:
-    """A decision that the user has to make, with the reason and with the candidates, if any are known."""
+    """A decision that the user has to make, with the reason and any known candidates."""
 
     why: str
     candidates: tuple[str, ...] = ()
@@ -116,16 +118,16 @@ class Column:
     name: str
     form: Form
     counts: Mapping[str, int]
-    """The number of rows for each value, with the value as text. For lists, the number of occurrences of each label or
-    tag. Empty for columns with many different texts, and for lists that hold neither labels nor tags."""
+    """The number of rows with each value, keyed by the value as a string. For lists, the number of occurrences of each
+    label or tag. Empty for columns with many different texts, and for lists that hold neither labels nor tags."""
     missing: int
     """The number of rows without a value."""
     classes: int | None = None
-    """The number of classes that the file declares; None if it declares none."""
+    """The number of classes that the data file declares for the column; None if it declares no classes."""
 
     @classmethod
     def of(cls, rows: Dataset, name: str) -> Column:
-        """Examine a column of a data set."""
+        """Return a summary of the column `name` of a data set."""
         feature = rows.features[name]
         if isinstance(feature, List | LargeList):
             return cls._of_list_column(rows, name, feature.feature)
@@ -150,7 +152,7 @@ class Column:
 
     @classmethod
     def _of_list_column(cls, rows: Dataset, name: str, feature: Any) -> Column:
-        """Examine a column of lists. They hold labels, unless a value repeats within a list, as words and tags do."""
+        """Return a summary of a column of lists, which hold labels unless a value repeats within a list."""
         lists = rows.select_columns([name]).with_format("arrow")[:].column(0)
         is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in LABEL_TYPES)
         label_lists = [values for values in lists.to_pylist() if values is not None] if is_label else []
@@ -170,14 +172,14 @@ class Column:
 
     @property
     def is_metadata(self) -> bool:
-        """Whether the name indicates metadata about a text, such as its author, time or identifier."""
+        """Whether the column name indicates metadata about a text, such as its author, time or identifier."""
         words = set(self.words)
         name_words = words - _LABEL_NUMBER_WORDS if words & _LABEL_LIKE_WORDS else words
         return not _METADATA_WORDS.isdisjoint(name_words) and self.words[-1] not in _TEXT_WORDS
 
     @property
     def has_label_name(self) -> bool:
-        """Whether the name contains the word "label" or "labels"."""
+        """Whether the column name contains the word "label" or "labels"."""
         return not _LABEL_WORDS.isdisjoint(self.words)
 
     @property
@@ -187,7 +189,7 @@ class Column:
 
     @property
     def list_meaning(self) -> Meaning | None:
-        """The meaning of lists: `tags`, or `lists` for lists of labels. None if the values are not lists."""
+        """The meaning of values that are lists: `tags`, or `lists` for lists of labels. None for other values."""
         return "tags" if self.form == "tags" else "lists" if self.form == "lists" else None
 
     @property
@@ -197,7 +199,7 @@ class Column:
 
     @property
     def numbers(self) -> list[float] | None:
-        """The distinct values in ascending order if all are numbers, else None. "01" counts as text."""
+        """The distinct values in ascending order if all are numbers, else None. "01" is not treated as a number."""
         texts = self.counts
         if not texts or self.has_lists:
             return None
@@ -207,7 +209,7 @@ class Column:
 
 
 def _sampled_texts(values: pyarrow.ChunkedArray) -> list[str]:
-    """Return evenly spaced texts of a column, without missing and blank ones."""
+    """Return the texts in evenly spaced rows of a column, without missing or blank texts."""
     step = max(1, -(-len(values) // _SAMPLED_ROWS))
     return [
         text
@@ -217,7 +219,7 @@ def _sampled_texts(values: pyarrow.ChunkedArray) -> list[str]:
 
 
 def _value_counts(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
-    """Return the number of rows for each value (as stripped text), and the number of rows without a value."""
+    """Return the number of rows with each value, keyed by its stripped text, and the number of rows without a value."""
     counts: dict[str, int] = {}
     missing = 0
     for item in pyarrow.compute.value_counts(values).to_pylist():
@@ -248,7 +250,7 @@ def _mostly(values: Sequence[str], test: Callable[[str], object]) -> bool:
 
 
 def _is_prose(sample: Sequence[str]) -> bool:
-    """Whether most values have several words, and are either mostly distinct or too long for names of classes."""
+    """Whether most values have several words, and values are mostly distinct or too long for class names."""
     if _mostly(sample, _is_code):
         return False
     words = [_count_words(value) for value in sample]
@@ -267,13 +269,13 @@ def _is_code(value: str) -> bool:
 
 
 def _count_words(value: str) -> int:
-    """Return the number of words in a text; it is estimated for scripts without spaces."""
+    """Return the number of words in a text, which is only an estimate for scripts without spaces."""
     unspaced = len(_UNSPACED.findall(value))
     return len(_UNSPACED.sub(" ", value).split()) + unspaced // _CHARACTERS_PER_WORD if unspaced else len(value.split())
 
 
 def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
-    """Decide which column holds the texts, or which two hold the texts of a pair."""
+    """Decide which column holds the texts, or which two columns hold the two texts of each pair."""
     text_columns = [column for column in columns if column.form == "text" and not column.has_label_name]
     candidates = [column for column in text_columns if not column.is_metadata] or text_columns
     names = tuple(column.name for column in candidates)
@@ -305,7 +307,7 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
 
 
 def _ordered_pair(one: Column, other: Column) -> tuple[str, str] | None:
-    """Return the names of two columns in the order of a pair; None if the names do not indicate a pair."""
+    """Return the names of the columns of first and second texts; None if the names do not indicate a pair."""
     for first, second in ((one, other), (other, one)):
         if {*first.words} & _FIRST_OF_PAIR_WORDS and {*second.words} & _SECOND_OF_PAIR_WORDS - {*first.words}:
             return first.name, second.name
@@ -318,7 +320,7 @@ def _ordered_pair(one: Column, other: Column) -> tuple[str, str] | None:
 def _differ_in(first: Sequence[str], second: Sequence[str], one: str, other: str) -> bool:
     """Whether replacing the word `one` by `other` turns the first name into the second.
 
-    If `one` is empty, return whether inserting `other` does.
+    If `one` is empty, return whether inserting `other` turns the first name into the second.
     """
     if not one:
         return other in second and [word for word in second if word != other] == list(first)
@@ -355,9 +357,10 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
 
 
 def _without_equivalents(columns: Sequence[Column], same: Callable[[str, str], bool]) -> list[Column]:
-    """Return the columns, keeping only one of those whose values correspond, such as names and numbers of classes.
+    """Return the columns, but only one of several columns whose values correspond one to one.
 
-    The column with the shortest name is kept.
+    For example, one column may hold the names of classes, and a second column their numbers. The column with the
+    shortest name is kept.
     """
     kept: list[Column] = []
     for column in sorted(columns, key=lambda column: len(column.name)):
@@ -401,7 +404,7 @@ def can_be_grade(column: Column) -> bool:
 
 
 def why_unfit(column: Column) -> str | None:
-    """Return why a column cannot hold labels, even if the user named it; None if it can."""
+    """Return why a column cannot be used for labels, even if the user chose it; None if it can be used."""
     if column.form == "lists" and not column.counts:
         return (
             "holds lists that are not lists of labels (which have distinct names or whole numbers, in Parquet or JSONL)"
@@ -416,11 +419,11 @@ def why_unfit(column: Column) -> str | None:
 
 
 def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
-    """Decide what the values of a column of labels mean; the candidates of an `Unclear` result are meanings.
+    """Decide what the values of a column of labels mean. The candidates of an `Unclear` result are meanings.
 
-    `why_unfit` must be None for the column. `outputs` is the number of outputs of a fine-tuned teacher, or None. If
-    this number fits only one meaning of the labels, that meaning is returned. Otherwise, numbers are clear only if
-    their values and the column name allow only one interpretation.
+    `why_unfit` must return None for the column. `outputs` is the number of outputs of a fine-tuned teacher, or None. If
+    this number fits only one meaning of the labels, that meaning is returned. Otherwise, the meaning of labels that are
+    numbers is clear only if their values and the column name allow only one interpretation.
     """
     if column.list_meaning:
         return Clear(column.list_meaning)

@@ -30,27 +30,27 @@ _NUMBER_FORMATS = {
     ("openvino", "cpu"): ("float32", "bfloat16"),
 }
 ELSEWHERE = ("onnxruntime",)
-"""The runtimes allowed for a device outside the cluster: the archive that measures there supports no others."""
+"""The runtimes allowed for a device outside the cluster. The archive that measures there supports only these."""
 
 
 class Device(Settings):
     """A device that networks are measured on and exported for.
 
-    Compression methods belong to the network; `number_format` applies to everything that is not compressed.
+    Compression methods are part of a network. `number_format` applies to the parts of a network without compression.
     """
 
     name: Name
     where: Literal["here", "ray", "elsewhere"] = "here"
     """`here`: this machine. `ray`: the Ray node that offers a resource with this device's name. `elsewhere`: a machine
-    outside the cluster, measured by the archive that `nas device bundle` writes."""
+    outside the cluster, on which the archive that `nas device bundle` writes measures networks."""
     runtime: Literal["torch", "onnxruntime", "openvino"] = "onnxruntime"
     compiled: Flag = False
-    """Whether PyTorch compiles networks. If the processor is `cuda`, they then run as CUDA graphs."""
+    """Whether PyTorch compiles networks. If the processor is `cuda`, compiled networks run as CUDA graphs."""
     processor: Literal["cpu", "cuda"] = "cpu"
     number_format: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: Positive = 1
     pin_to: tuple[Whole, ...] = ()
-    """The numbers of the cores that the measuring process may use; all cores if empty."""
+    """The indices of the cores that the measuring process may use; all cores if empty."""
     batch_size: Positive = 1
     sequence_length: Annotated[
         Annotated[Length, Tag("number")]
@@ -62,9 +62,10 @@ class Device(Settings):
     """Tokens per text: one length, several equally frequent lengths, a table that maps each length to its frequency, or
     `task` for the lengths of the texts in the search set."""
     warm_up: Positive = 3
-    """The least number of warm-up runs per network. They are not counted, and continue until the latency is stable."""
+    """The least number of warm-up runs per network. Their latencies are ignored, and further runs follow until the
+    latency is stable."""
     repeats: Positive = 40
-    """The number of interleaved rounds in which whole networks are measured."""
+    """The number of interleaved rounds in which complete networks are measured."""
 
     @model_validator(mode="before")
     @classmethod
@@ -121,7 +122,7 @@ class Device(Settings):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The lengths of the texts to measure, in tokens; a more frequent length occurs more often.
+        """The length, in tokens, of each text to measure. Each length occurs as often as `sequence_length` states.
 
         Raises `ValueError` if `sequence_length` is `task` and `with_lengths_of` has not replaced it.
         """
@@ -133,7 +134,10 @@ class Device(Settings):
         return (lengths,) if isinstance(lengths, int) else lengths
 
     def with_lengths_of(self, lengths: Sequence[int]) -> Device:
-        """Return a copy of the device in which `task` is replaced by quantiles of the given text lengths."""
+        """Return a copy of the device whose `sequence_length` is quantiles of `lengths` (in tokens) instead of `task`.
+
+        If `sequence_length` is not `task`, the device itself is returned.
+        """
         if self.sequence_length != "task":
             return self
         shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PACKAGE = "compact-bert-nas"
 _GB = 1e9
 _TRAINED_BYTES = 20
-"""Memory per parameter in training: weight, gradient, two moments and the teacher's weight, in 32 bits each."""
+"""Bytes per parameter in training: weight, gradient, two optimiser moments and the teacher's weight, 4 bytes each."""
 # Hardware support for matrix products: the number format, its flags in /proc/cpuinfo, and a description.
 _INSTRUCTIONS = (
     ("int8", ("amx_int8",), "AMX multiplies tiles of int8"),
@@ -42,7 +42,7 @@ _INSTRUCTIONS = (
     ("fp32", ("avx2",), "AVX2: 8 numbers at once"),
 )
 _WITHOUT_INSTRUCTIONS = {
-    "int8": "no instruction for int8 products: int8 makes networks smaller, but saves less time",
+    "int8": "no instruction for int8 products: int8 makes networks smaller, but saves less time than with one",
     "bf16": "no instruction for bf16 products: training runs in fp32",
     "fp32": "no AVX2 or AVX-512 was detected on this processor",
 }
@@ -64,12 +64,12 @@ class Finding:
     detail: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form."""
+        """Return the finding as a JSON object."""
         return asdict(self)
 
 
 def examine(load: Callable[[], Study] | None = None) -> list[Finding]:
-    """Return findings about packages, runtimes and machine, and about a study if `load` returns one.
+    """Return findings about the packages, the runtimes and the machine, and about the study if `load` returns one.
 
     If a package is missing, only the packages are checked. An error that `load` raises is passed on.
     """
@@ -96,7 +96,7 @@ def _packages() -> Iterator[Finding]:
                 yield _version(requirement.name, version(requirement.name), requirement.specifier)
             except PackageNotFoundError:
                 if find_spec(requirement.name):  # such as onnxruntime, which onnxruntime-gpu contains too
-                    yield Finding("packages", requirement.name, "note", "is provided by a package with another name")
+                    yield Finding("packages", requirement.name, "note", "is provided by a package of a different name")
                 else:
                     yield Finding("packages", requirement.name, "missing", f"pip install '{requirement}'")
 
@@ -124,7 +124,7 @@ def _runtimes() -> Iterator[Finding]:
 
 
 def _runtime_problem(device: Device) -> str:
-    """Return why latency cannot be measured on a device; empty if it can."""
+    """Return why latency cannot be measured on a device, or an empty string if it can be measured."""
     from nas.latency.runtimes import check_runtime
 
     try:
@@ -172,7 +172,7 @@ def _machine() -> Iterator[Finding]:
 def _disk() -> Finding:
     """Check the free space in the working folder and in the folder for temporary files.
 
-    Runs are stored in the former by default, and networks in the latter while they are measured.
+    Runs are stored in the working folder by default, and networks in the temporary folder while they are measured.
     """
     try:
         temporary = tempfile.gettempdir()
@@ -247,7 +247,7 @@ def _data(study: Study) -> Iterator[Finding]:
 
 
 def _rows(study: Study) -> Iterator[Finding]:
-    """Check that the rows can be read, split and tokenised."""
+    """Check that the rows of the study's data can be read, split and tokenised."""
     from nas.pipeline.rows import look_at_rows
     from nas.pipeline.run import Run
 
@@ -262,7 +262,7 @@ def _rows(study: Study) -> Iterator[Finding]:
 
 
 def _run_check(name: str, detail: str, check: Callable[[], None]) -> Finding:
-    """Run a check and return its error, or `detail` if it passes."""
+    """Run a check and return a finding with its error, or with `detail` if the check passes."""
     try:
         check()
     except NasError as problem:
@@ -288,10 +288,10 @@ def _search_findings(study: Study) -> Iterator[Finding]:
 
 
 def _compressed_model(study: Study) -> Finding:
-    """Check the model that is compressed."""
+    """Check the model that the study compresses: the student or, if there is none, the teacher."""
     name = "student" if study.student else "teacher"
     if study.compressed.model == "embedded":
-        return Finding("study", name, "ok", "made by nas")
+        return Finding("study", name, "ok", "built by nas")
     from nas.pipeline.prepare import given_teacher
     from nas.pipeline.teachers import check_teacher
 
@@ -299,7 +299,7 @@ def _compressed_model(study: Study) -> Finding:
 
 
 def _separate_teacher(study: Study) -> Finding:
-    """Check the teacher of a student."""
+    """Check the teacher of a study that also has a student, so that the teacher itself is not compressed."""
     if not study.teacher.is_loaded:
         return Finding("study", "teacher", "ok", "its outputs are columns of the data")
     from nas.model.any_classifier import AnyClassifier
@@ -310,7 +310,7 @@ def _separate_teacher(study: Study) -> Finding:
 
 
 def _model(name: str, revision: str | None, find_source: Callable[[], str], check: Callable[..., object]) -> Finding:
-    """Check a model of the study. `find_source` returns its folder or hub id. Weights are not downloaded."""
+    """Check a model without downloading its weights. `find_source` returns the folder or the hub id of the model."""
     from nas.hub import find, model_folder
 
     try:
@@ -335,7 +335,7 @@ def _check_hub_data(study: Study) -> None:
 
 
 def _memory(study: Study) -> Finding:
-    """Check that the free memory suffices for training, without counting activations and libraries."""
+    """Check that the free memory suffices for the weights, gradients and optimiser moments of the training."""
     import psutil
 
     shape = study.space.teacher

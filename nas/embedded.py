@@ -1,4 +1,4 @@
-"""The built-in task `embedded`: a data set and a teacher made from documentation on this machine, without a download.
+"""The built-in task `embedded`: a data set and a teacher built from documentation on this machine, without a download.
 
 The task is to fill a gap. One small word of a sentence is replaced by [MASK], and the classifier predicts which of
 eight words it was. The sentences come from the docstrings of Python and of installed packages, whose source files are
@@ -69,7 +69,7 @@ _PROSE = re.compile(r"[A-Z][A-Za-z ,;'()-]+\.")
 def build(folder: Path, seed: int) -> None:
     """Write `train.parquet`, `test.parquet` and the untrained `teacher/` to `folder`.
 
-    The same seed gives the same files as long as the same packages are installed. Raises `DataError` if their
+    The same seed produces the same files as long as the same packages are installed. Raises `DataError` if their
     documentation contains too few sentences.
     """
     rng = random.Random(seed)
@@ -86,7 +86,7 @@ def build(folder: Path, seed: int) -> None:
 
 
 def source_folders() -> dict[str, Path]:
-    """Return the folders whose Python files are read: the standard library and the installed `PACKAGES`, by name."""
+    """Return the folders of Python files to read, keyed by name: the standard library and the installed `PACKAGES`."""
     folders = {"python": Path(sysconfig.get_path("stdlib"))}
     for name in PACKAGES:
         spec = find_spec(name)  # finds a top-level package without importing it
@@ -96,7 +96,7 @@ def source_folders() -> dict[str, Path]:
 
 
 def sentences(folders: dict[str, Path]) -> dict[str, str]:
-    """Return the distinct sentences of all docstrings, in lower case, each with the first file that contains it."""
+    """Return a mapping from each distinct docstring sentence, in lower case, to the first file that contains it."""
     file_of_sentence: dict[str, str] = {}
     for name, folder in sorted(folders.items()):
         for path in _source_files(folder):
@@ -145,9 +145,9 @@ def _train_and_test(file_of_sentence: dict[str, str], rng: random.Random) -> tup
 def gaps(texts: list[str], rng: random.Random) -> list[tuple[str, int]]:
     """Return one row (text with a gap, class) per sentence.
 
-    The gap replaces one of `WORDS` in the sentence. If there are several, it replaces the one that has been replaced
-    least often so far, so that the classes are about equally frequent. Sentences without such a word, and repeated
-    texts, are left out.
+    The gap replaces one of `WORDS`, but never the first or the last word of a sentence. If a sentence contains several
+    of `WORDS`, the gap replaces the one that has been replaced least often so far, so that the classes are about
+    equally frequent. Sentences without a word to replace, and repeated texts, are left out.
     """
     counts = [0] * len(WORDS)
     rows: dict[str, int] = {}
@@ -173,7 +173,7 @@ def _write_rows(path: Path, rows: list[tuple[str, int]]) -> None:
 
 
 def vocabulary(texts: list[str]) -> list[str]:
-    """Return a WordPiece vocabulary for the texts, special tokens first. Equal texts give equal vocabularies."""
+    """Return a WordPiece vocabulary for the texts, with special tokens first. Equal texts yield equal vocabularies."""
     texts = [text.replace(GAP, "") for text in texts]
     letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
     # The trainer breaks ties by token number, and it numbers the letters in an arbitrary order. Passing all letters as

@@ -13,7 +13,10 @@ class NasError(Exception):
 
 
 class MachineError(NasError):
-    """A limit of the machine, such as disk space, permissions, open files or memory. The user's input is not wrong."""
+    """A failure at a limit of the machine, such as disk space, permissions, open files or memory.
+
+    The user's input is not wrong.
+    """
 
 
 class SearchSpaceError(NasError):
@@ -33,8 +36,8 @@ class TeacherError(NasError):
 
 
 class TrainingError(NasError):
-    """A training whose loss became NaN or infinite, whose checkpoints belong to another training, or whose workers
-    failed."""
+    """A training run whose loss became NaN or infinite, whose checkpoints belong to a different training run, or whose
+    workers failed."""
 
 
 class DeviceError(NasError):

@@ -1,8 +1,8 @@
 """Reading and writing of small files.
 
-`read_toml` and `validate` turn TOML files into settings; their errors name the file, the key and the rule.
+`read_toml` and `validate` turn TOML files into settings. Their error messages name the file, the key and the rule.
 `write_atomically`, `write_folder` and `write_json` never leave a half-written file behind. `digest` and `file_digest`
-identify contents.
+return short identifiers of contents.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ C = TypeVar("C")
 
 
 def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
-    """Parse a TOML file. Raises `error` if it is missing, is not TOML, or holds a NUL character (invalid in paths)."""
+    """Return the contents of a TOML file.
+
+    Raises `error` if the file is missing, is not TOML, or holds a NUL character (invalid in paths).
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -67,7 +70,10 @@ def _strings_in(value: Any) -> Iterator[str]:
 
 
 def validate(model: type[S], values: Mapping[str, Any], path: Path, error: type[NasError]) -> S:
-    """Return parsed values as an instance of `model`. Raises `error` with a line that names file, key and rule."""
+    """Return the values parsed from `path` as an instance of `model`.
+
+    Raises `error` for invalid values. Its one-line message names the file, the key and the rule.
+    """
     try:
         return model.model_validate(dict(values))
     except ValidationError as problem:
@@ -89,14 +95,14 @@ def _validation_message(problem: ValidationError, model: type[BaseModel]) -> str
     if kind == "value_error":
         return f"{key}: {message}"
     field = fields.get(str(first_error["loc"][-1]))
-    # If the setting is a table or a secret, the given value may contain a password, so it is not shown.
+    # If the setting is a table or a secret, its value may contain a password, so the message does not show it.
     hidden = field and any(_subclass_in(field.annotation, kind) for kind in (SecretStr, BaseModel))
     shown = not hidden and not isinstance(value, dict | list)
     return f"{key}: {message}{f', but got {value!r}' if shown else ''}"
 
 
 def _settings_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the class of the settings, possibly nested ones, at the location that a validation error gives."""
+    """Return the class of the settings at the location of a validation error: `model` or a class nested in it."""
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             model = _subclass_in(model.model_fields[part].annotation, BaseModel) or model
@@ -111,18 +117,18 @@ def _subclass_in(annotation: Any, kind: type[C]) -> type[C] | None:
 
 
 def given_path(name: str) -> Path:
-    """Return a path given by the user. A leading "~" means the home directory; "~draft.csv" is an ordinary name."""
+    """Return a path given by the user. "~/data" is in the home directory, whereas "~draft.csv" is an ordinary name."""
     path = Path(name)
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
 def canonical_json(value: Any) -> str:
-    """Return JSON text with sorted keys and no spaces, so that equal values give equal text."""
+    """Return a JSON string with sorted keys and no spaces, so that equal values yield equal strings."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def digest(value: Any) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of a JSON value."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the canonical JSON string of a value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
@@ -144,7 +150,7 @@ def _file_digest(path: Path, stamp: tuple[int, ...]) -> str:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file next to `path`, then rename it to `path`. No reader sees a partial file.
 
-    Raises `MachineError` if a limit of the machine prevents it.
+    Raises `MachineError` if a limit of the machine, such as the disk space, prevents this.
     """
     with working_on(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,9 +166,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` create the files in a temporary folder, then rename it to `folder`, replacing any previous one.
+    """Let `fill` create the files in a temporary folder, then rename it to `folder`, replacing any previous folder.
 
-    The folder thus never appears half-written. Raises `MachineError` if a limit of the machine prevents it.
+    The folder thus never appears half-written. Raises `MachineError` if a limit of the machine, such as the disk space,
+    prevents this.
     """
     with working_on(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

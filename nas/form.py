@@ -33,6 +33,9 @@ class NetworkForm:
     readout: Readout = "first"
     normalize: bool = False
     """Whether outputs are scaled to length 1, as for embeddings that are compared by cosine similarity."""
+    own_width: bool = False
+    """Whether the outputs of an encoder are its readout itself, as wide as its hidden states. If not, a last linear
+    layer projects the readout to the teacher's width."""
 
 
 CLASSIFIERS: dict[NetworkType, NetworkForm] = {

@@ -28,10 +28,10 @@ Shape = tuple[int | str | None, ...]
 
 
 class GraphBuilder:
-    """An ONNX graph under construction: collects nodes and constants and builds a checked model from them.
+    """An ONNX graph under construction, which collects nodes and constants and builds a checked model from them.
 
-    `outer` is set if this graph is a branch of another one. A branch can use the outer graph's values and stores its
-    constants there.
+    For a branch (see `choose`), `outer` is the graph that contains the branch. A branch can use the values of the outer
+    graph, and its constants are stored in the outer graph.
     """
 
     def __init__(self, outer: GraphBuilder | None = None) -> None:
@@ -46,7 +46,7 @@ class GraphBuilder:
         self._node_numbers: Iterator[int] = outer._node_numbers if outer else itertools.count()
 
     def input(self, name: str, kind: int, shape: Shape) -> str:
-        """Declare an input and return its name. In `shape`, a string is a dynamic dimension and None an unknown one."""
+        """Declare an input and return its name. In `shape`, a string names a dynamic dimension; None means unknown."""
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
@@ -86,7 +86,7 @@ class GraphBuilder:
         return self.add("Reshape", self.add("Gather", nonzero, order), self.constant(np.array(value.shape)))
 
     def once(self, key: Hashable, write: Callable[[], str]) -> str:
-        """Return the name of the value that `write` adds. `write` is called only the first time a key is given."""
+        """Return the name of the value that `write` adds. For each `key`, `write` is called only the first time."""
         if key not in self._computed:
             self._computed[key] = write()
         return self._computed[key]
@@ -108,8 +108,8 @@ class GraphBuilder:
     ) -> list[str]:
         """Return the names of values that equal `then` if `condition` holds, or else the outputs of `otherwise`.
 
-        The runtime executes the branch `otherwise` only if `condition` does not hold. `shapes` gives the element type
-        and the shape of each value, by name.
+        The runtime executes the branch `otherwise` only if `condition` does not hold. `shapes` maps the name of each
+        value to its element type and its shape.
         """
         then_branch = GraphBuilder(outer=self)
         for value, (name, (kind, shape)) in zip(then, shapes.items(), strict=True):
@@ -121,11 +121,11 @@ class GraphBuilder:
         return helper.make_graph(self._nodes, name, [], self._outputs)
 
     def cast_to_float(self, value: str) -> str:
-        """Convert a value to 32-bit floating point and return the result's name."""
+        """Add a conversion of a value to 32-bit floating point, and return the name of the converted value."""
         return self.add("Cast", value, to=TensorProto.FLOAT)
 
     def quantise_dynamically(self, value: str) -> tuple[str, str, str]:
-        """Quantise a value to 8 bits and return the names of (integers, scale, zero point).
+        """Add a quantisation of a value to 8 bits, and return the names of its integers, its scale and its zero point.
 
         Each value is quantised only once, even if several layers read it.
         """
@@ -157,5 +157,5 @@ def _operator_domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model to a single file, atomically."""
+    """Write a model atomically to a single file."""
     write_atomically(path, lambda temporary: temporary.write_bytes(model.SerializeToString()))

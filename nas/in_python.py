@@ -1,7 +1,8 @@
 """Runs of studies that are defined in Python, with data sets and loaded models in place of the paths in a study file.
 
-`run_of` writes these objects and the resulting study file into the folder of the run. The same objects give the same
-files, so a later call, even in another process, resumes the run. The command line can also use this study file.
+`run_of` writes these objects and the resulting study file into the folder of the run. The same objects produce the
+same files, so a later call, even in a different process, resumes the run. The command line can also use this study
+file.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from nas.study import Study
 from nas.tasks.custom_metric import register
 
 FOLDER = "given"
-"""The subfolder of the run for the study file and the files that it names."""
+"""The subfolder of the run that holds the study file and the files that the study file names."""
 _DATA_KEYS, _MODEL_KEYS = ("train", "test", "search"), ("teacher", "student")
 _STORAGE_VARIABLE = "STORAGE"
 """The variable that replaces the URL of a database in the study file, because a URL may contain a password."""
@@ -122,7 +123,7 @@ def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data_name(folder: Path, name: str, rows: Any) -> Any:
-    """Write rows to a file and return its name; if a path or a split is given instead of rows, return it."""
+    """Write `rows` to a file and return its name. If `rows` is a path or the name of a split, return that instead."""
     import pandas  # datasets depends on it
 
     if isinstance(rows, pandas.DataFrame):
@@ -134,7 +135,7 @@ def _data_name(folder: Path, name: str, rows: Any) -> Any:
 
 
 def _with_model(folder: Path, key: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table of a teacher or student, with a loaded model replaced by a folder to which it is written."""
+    """Return the table of a teacher or student. A loaded model is written to a folder and replaced by its path."""
     values = {name: value for name, value in table.items() if name != "tokenizer"}
     model, tokenizer = values.get("model"), table.get("tokenizer")
     if not hasattr(model, "save_pretrained"):
@@ -157,17 +158,17 @@ def _absolute(name: Any) -> Any:
 
 
 def _compressed_properties(folder: Path, values: Mapping[str, Any]) -> TeacherProperties | None:
-    """Return the properties of the model to compress; None for a hub id, which is not downloaded."""
+    """Return the properties of the model to compress; None for a hub id, since hub models are not downloaded."""
     key = "student" if "student" in values else "teacher"
     name = values.get(key, {}).get("model", "")
     return TeacherProperties.at(str(folder / name) if name == f"./{key}" else name)
 
 
 def _space_name(folder: Path, properties: TeacherProperties | None) -> str:
-    """Return the name of a search space that fits a model. If no shipped one does, write a new one."""
+    """Return the name of a search space that fits a model: a shipped one or, if none fits, one written to `folder`."""
     if properties is None:
         raise StudyError(
-            "search_space: must be given for a hub model, because its sizes are unknown before the download; give one"
+            "search_space: must be given for a hub model, because its sizes are unknown before the download; name one"
         )
     if (shipped := fitting_space(properties.shape)) is not None:
         return shipped
@@ -176,7 +177,7 @@ def _space_name(folder: Path, properties: TeacherProperties | None) -> str:
 
 
 def _same_files(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same files."""
+    """Whether two folders hold files with the same names and the same contents."""
     digests = [
         {path.relative_to(folder): file_digest(path) for path in folder.rglob("*") if path.is_file()}
         for folder in (one, other)
@@ -185,7 +186,7 @@ def _same_files(one: Path, other: Path) -> bool:
 
 
 def _as_toml(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the parts of a TOML file with these settings: values that are not tables come first."""
+    """Yield the parts of a TOML file with these settings, beginning with the values that are not tables."""
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     lists = {key: value for key, value in values.items() if key in ("devices", "budgets")}
     for key in values.keys() - tables.keys() - lists.keys():

@@ -1,8 +1,8 @@
 """One-line messages for limits of the machine, such as disk space, permissions, open files and memory.
 
 Libraries report such limits in many forms: as `OSError` with or without a path, as their own exceptions that quote the
-system's message, or as wrappers around either. `machine_limit_of` recognises them, `working_on` turns them into a
-`MachineError`, and the command line prints what `error_line` returns.
+system's message, or as exceptions that wrap one of these. `machine_limit_of` recognises all of these forms,
+`working_on` turns such an exception into a `MachineError`, and the command line prints what `error_line` returns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LIMITS = {
     errno.ENAMETOOLONG: ("the name is too long", "use a shorter one"),
 }
 _LIMITS_WITHOUT_PATH = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Limits that do not depend on the file or folder in use, so the message names none."""
+"""Limits that do not depend on the file or folder in use, so the message does not name it."""
 _OTHER_REMEDIES = {
     errno.ENOENT: "correct the path",
     errno.ENOTDIR: "a folder is needed here, but a file exists: move the file away or use another folder",
@@ -71,11 +71,11 @@ _CACHE_VARIABLES = (
 
 
 def machine_limit_of(problem: BaseException, path: Path | str | None = None) -> MachineError | None:
-    """Return a `MachineError` for the limit of the machine that caused an exception; None if no such limit did.
+    """Return a `MachineError` for the limit of the machine that caused an exception; None if no limit caused it.
 
-    `path` is the file or folder that was being read or written; it is used if the exception does not name one. If a
-    `NasError` was raised while another exception was being handled, that other exception is examined: the code may
-    have mistaken a limit of the machine for wrong input.
+    `path` is the file or folder that was being read or written. The error names it if the exception does not name a
+    file or folder. If a `NasError` was raised while a different exception was being handled, that exception is
+    examined: the code may have mistaken a limit of the machine for wrong input.
     """
     if isinstance(problem, MachineError):
         return problem
@@ -97,7 +97,7 @@ def machine_limit_of(problem: BaseException, path: Path | str | None = None) -> 
 
 
 def _limit_number(problem: BaseException) -> int | None:
-    """Return the `errno` of the machine's limit that an exception reports, or None."""
+    """Return the `errno` of the limit of the machine that an exception reports, or None if it reports no limit."""
     if isinstance(problem, MemoryError):
         return errno.ENOMEM
     message = str(problem)[:2000]
@@ -115,7 +115,7 @@ def _path_text(location: object) -> str:
 
 
 def _cache_remedy(location: object, worked_on: Path | str | None) -> str | None:
-    """Return advice to move a library's cache, if the path `location` lies in that cache and not within `worked_on`."""
+    """Return advice to move a library's cache; None if `location` is not in a cache or lies within `worked_on`."""
     text = _path_text(location)
     if worked_on and Path(text).is_relative_to(worked_on):
         return None
@@ -129,7 +129,7 @@ def _cache_remedy(location: object, worked_on: Path | str | None) -> str | None:
 
 @contextmanager
 def working_on(path: Path) -> Iterator[None]:
-    """Replace an exception in the block by a `MachineError` that names `path`, if a limit of the machine caused it."""
+    """Raise a `MachineError` that names `path` if a limit of the machine causes an exception in the block."""
     try:
         yield
     except Exception as problem:

@@ -1,6 +1,6 @@
 """Progress of long-running work, the log of a run, and callbacks.
 
-`track` shows progress, as a live bar on a terminal or else as one line every 30 seconds. `say` prints a line for the
+`track` shows progress: on a terminal as a live bar, otherwise as one line every 30 seconds. `say` prints a line for the
 user, and `log` records an event in the run's `log.jsonl`. All of them also inform the listeners added by `notifying`.
 """
 
@@ -146,7 +146,7 @@ def notifying(listeners: Iterable[Listener]) -> Iterator[None]:
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Append everything that is said or logged in the block to a file, with one JSON object per line.
+    """Append the messages of `say` and the events of `log` in the block to a file, with one JSON object per line.
 
     Each line is written immediately and in one piece. If a crash has left an incomplete last line, the next event still
     starts on a new line.
@@ -164,9 +164,9 @@ def logged(path: Path) -> Iterator[None]:
 
 
 class Stopwatch(dict[str, float]):
-    """A stopwatch that adds up seconds per part of the work. Each lap counts the time since the previous one.
+    """A stopwatch that maps the name of each part of the work to the seconds spent on that part so far.
 
-    `before` holds seconds already spent in an earlier process; `left` is the time allowed, in seconds.
+    `before` holds the seconds per part that earlier processes spent. `left` is the number of seconds still allowed.
     """
 
     def __init__(self, before: Mapping[str, float] = MappingProxyType({}), left: float = float("inf")) -> None:
@@ -176,11 +176,11 @@ class Stopwatch(dict[str, float]):
 
     @property
     def left(self) -> float:
-        """The seconds that remain of the time allowed; negative once it is over."""
+        """The seconds that remain of the time allowed; negative once that time is over."""
         return self._end - time.monotonic()
 
     def end(self, part: str) -> None:
-        """Add the time since the last lap, or since the start, to the seconds of `part`."""
+        """Add the time since the last call of `end`, or since the start, to the seconds of `part`."""
         now = time.monotonic()
         self[part] = self.get(part, 0.0) + now - self._last
         self._last = now

@@ -1,6 +1,7 @@
 """Proposes a user's first study file: examines the teacher and the data, suggests settings and writes them as TOML.
 
-`TeacherProperties` and `Columns` hold facts from the files, and `Answers` the settings that the user gave or confirmed.
+`TeacherProperties` and `Columns` hold facts from the files. `Answers` holds the settings that the user gave or
+confirmed.
 `nas init` (`nas.cli.setup`) asks the user for these settings and calls `write_study`. `nas.in_python` uses the same
 proposals for studies that are defined in Python.
 """
@@ -42,9 +43,9 @@ STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 LENGTH = 128
 """The proposed length of texts in tokens, unless the teacher has fewer positions."""
 _SHOWN_LABELS = 5
-"""The number of labels that are listed by name."""
+"""The largest number of labels that a summary lists by name."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
-"""Proposed numbers of layers and of attention heads; only those below the teacher's number are used."""
+"""Proposed numbers of layers and of attention heads, as far as they are smaller than the teacher's number."""
 _HIDDEN_SHARES, _INTERMEDIATE_SHARES = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 """Proposed hidden and intermediate sizes, as shares of the teacher's."""
 
@@ -57,7 +58,7 @@ class TeacherProperties:
     positions: int
     """The largest number of tokens in a text that the teacher can read."""
     outputs: int | None
-    """The number of outputs of the teacher's classifier; None if it is not fine-tuned and has none."""
+    """The number of outputs of the teacher's classifier; None if the teacher has no classifier."""
     problem_type: str | None = None
     """The `problem_type` in the teacher's configuration."""
     tokenizer: str | None = None
@@ -66,9 +67,9 @@ class TeacherProperties:
 
     @classmethod
     def at(cls, name: str) -> TeacherProperties | None:
-        """Return the properties of a teacher in a folder; None for a hub id, which is not downloaded.
+        """Return the properties of the teacher in the folder `name`; None for a hub id, which is not downloaded.
 
-        Raises `TeacherError` if there is no such folder or if it holds no supported model.
+        Raises `TeacherError` if the folder does not exist or holds no supported model.
         """
         folder = given_path(name)
         if not folder.is_dir():
@@ -85,9 +86,9 @@ class TeacherProperties:
         return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), *named[:1])
 
     def outputs_for(self, kind: str | None) -> int | None:
-        """Return the number of outputs of the teacher's classifier, or None if it does not suit the kind of task.
+        """Return the number of outputs of the teacher's classifier, or None if the classifier does not suit the task.
 
-        Without a kind, the task is assumed to have one label per text. A classifier for one label per text does not
+        If `kind` is None, the task is assumed to have one label per text. A classifier for one label per text does not
         suit a task with several labels per text, and vice versa.
         """
         if self.network_type != (task_kind(kind).network_form.network_type if kind else "sequence_classifier"):
@@ -122,15 +123,15 @@ class Columns:
     data: Dataset
     """The training data."""
     by_name: Mapping[str, Column]
-    """The columns that occur in both training and test data, by name."""
+    """The columns that occur in both the training and the test data, keyed by name."""
     text: Clear[tuple[str, ...]] | Unclear
     label: Clear[str] | Unclear
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each column of tags, the columns of words that the tags may belong to."""
+    """The names of the columns of words that tags may belong to, keyed by the name of the column of tags."""
 
     @classmethod
     def of(cls, rows: Dataset, test: Dataset) -> Columns:
-        """Examine training and test data."""
+        """Find the columns that training and test data share, and decide which of them hold texts and labels."""
         names = [name for name in rows.column_names if name in test.column_names]
         tagged = tagged_columns(rows, names)
         by_name = {name: tagged[name][0] if name in tagged else Column.of(rows, name) for name in names}
@@ -152,11 +153,11 @@ class Columns:
         return len(self.data)
 
     def text_for(self, label: Sequence[str]) -> Clear[tuple[str, ...]] | Unclear:
-        """Return the columns of texts, given the columns of labels."""
+        """Return the text columns that belong to the label columns `label`."""
         return _word_column(self.words[label[0]]) if label and label[0] in self.words else self.text
 
     def label_for(self, text: Sequence[str]) -> Clear[str] | Unclear:
-        """Return the column of labels, given the columns of texts."""
+        """Return the label column that belongs to the text columns `text`."""
         matching = {name: words for name, words in self.words.items() if set(text) & set(words)}
         if matching:
             return _tagging_columns(matching)[1]
@@ -165,9 +166,9 @@ class Columns:
         return self.label
 
     def column(self, name: str) -> Column:
-        """Return a column by its name. Raises `DataError` if it is not in both files."""
+        """Return a column by its name. Raises `DataError` if the training or the test data lacks this column."""
         if name not in self.by_name:
-            raise DataError(f"no column {name!r} in both data files; use one of {', '.join(self.by_name)}")
+            raise DataError(f"no column {name!r} occurs in both data files; use one of {', '.join(self.by_name)}")
         return self.by_name[name]
 
     def query(self, text: Sequence[str]) -> str | None:
@@ -195,8 +196,8 @@ class Columns:
     def kind(self, label: str, outputs: int | None, query: str | None = None) -> Clear[str] | Unclear:
         """Return the kind of task for a column of labels.
 
-        `outputs` is the number of outputs of a fine-tuned teacher, if there is one. `query` is the column that
-        identifies queries, if rows may be passages to rank. Raises `DataError` if the column cannot hold labels.
+        `outputs` is the number of outputs of a fine-tuned teacher; None without such a teacher. `query` is the column
+        that identifies queries if rows may be passages to rank. Raises `DataError` if the column cannot hold labels.
         """
         if why := columns.why_unfit(self.column(label)):
             raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.by_name)}")
@@ -271,7 +272,7 @@ def _word_column(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
 
 
 def text_of(train: str) -> Clear[str] | Unclear:
-    """Return the column of texts of a file without labels. Raises `DataError` if it cannot be read."""
+    """Return the column of texts of a file without labels. Raises `DataError` if the file cannot be read."""
     rows = read_rows(str(given_path(train)))
     text = columns.texts([Column.of(rows, name) for name in rows.column_names])
     if isinstance(text, Clear) and len(text.value) > 1:
@@ -280,7 +281,7 @@ def text_of(train: str) -> Clear[str] | Unclear:
 
 
 def _kinds_of(meaning: str) -> tuple[str, ...]:
-    """Return the names of the kinds of task whose labels have this meaning; see `nas.tasks.Meaning`."""
+    """Return the names of the kinds of task that train on labels with this meaning; see `nas.tasks.Meaning`."""
     return tuple(name for name, kind in REGISTRY.items() if kind.meaning == meaning and not kind.learns_from_texts)
 
 
@@ -292,7 +293,7 @@ def _correspond(rows: Dataset, one: str, other: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """The settings of a study, as the user gave or confirmed them; paths are relative to the working directory."""
+    """The settings of a study, as the user gave or confirmed them. Paths are relative to the working directory."""
 
     teacher: str
     fine_tune: bool
@@ -306,14 +307,14 @@ class Answers:
     """One column, or several for a multi-label task with one column per label."""
     kind: str
     query: str | None
-    """The column that identifies queries in a ranking task, unless it is the first column of texts."""
+    """The column that identifies queries in a ranking task; None if the first column of texts identifies them."""
     search: str | None = None
-    """File or split with the pairs of texts on which candidates are evaluated; None if they are held out."""
+    """The file or split with the pairs of texts on which candidates are evaluated; None if they are held out."""
     pair: Sequence[str] = ()
-    """The two columns that hold the texts of such a pair."""
+    """The two columns of the search and test data that hold the two texts of each pair."""
     metric: str
     space: str | None
-    """A shipped search space or a TOML file; None for one that fits the teacher, which must then be a folder."""
+    """A shipped search space or a TOML file. None selects or creates a space that fits a teacher in a local folder."""
     runtime: str
     threads: int
     batch_size: int
@@ -327,7 +328,7 @@ class Answers:
 def write_study(
     folder: Path, answers: Answers, teacher: TeacherProperties | None, columns: Columns | None
 ) -> list[Path]:
-    """Write `study.toml`, and `search_space.toml` if no shipped space fits the teacher; return the paths.
+    """Write `study.toml`, and `search_space.toml` if no shipped space fits the teacher. Return the paths of the files.
 
     The study file appears only once it is complete and valid. If writing it fails, no new file or folder is left
     behind. Raises `StudyError` if the folder already has a study, or the error that loading the new study raises.
@@ -385,13 +386,13 @@ def _search_space(folder: Path, answers: Answers, teacher: TeacherProperties | N
 
 
 def fitting_space(shape: Shape) -> str | None:
-    """Return the name of the shipped search space for teachers of a shape; None if there is none."""
+    """Return the name of a shipped search space for teachers of this shape; None if no shipped space fits."""
     names = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == shape)
     return next(names, None)
 
 
 def space_text(shape: Shape) -> str:
-    """Return the text of a TOML file with a search space for teachers of a shape."""
+    """Return the content of a TOML file that defines a search space for teachers of this shape."""
     width = 32 if shape.hidden_size >= 128 else 8
     layers = [count for count in _COUNTS if count < shape.num_hidden_layers]
     heads = [count for count in _COUNTS if count < shape.num_attention_heads]
@@ -470,7 +471,7 @@ test = {_toml(test)}  # read only once, for the final results
 {further_lines}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
 {_column_texts(answers)}kind = {_toml(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_toml(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
-{_threshold_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
+{_threshold_text(kind)}{_width_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
 {held_out}
 [teacher]
 model = {_toml(_relative_to(folder, answers.teacher) if teacher else answers.teacher)}
@@ -520,6 +521,13 @@ def _threshold_text(kind: str) -> str:
     return '# threshold = "search"  # tuned on the search set; by default a label applies from probability 0.5\n'
 
 
+def _width_text(kind: str) -> str:
+    """Return the commented-out setting of the output width; empty for kinds of task that do not have this setting."""
+    if not task_kind(kind).has_output_width:
+        return ""
+    return '# output_width = "own"  # the hidden size of each network; by default, the width and space of the teacher\n'
+
+
 _PAIR_COMMENTS: dict[Evaluation, str] = {
     "pairs": "columns of search and test with the two texts of a pair; the next line names their score",
     "retrieval": "columns of search and test with queries and passages; the next line names the grade of relevance",
@@ -565,24 +573,24 @@ def _is_data_file(name: str) -> bool:
 
 
 def _exclusion_text(space: SearchSpace, runtime: str) -> str:
-    """Return the setting that excludes the compression methods that a runtime cannot run; empty if there are none."""
+    """Return the setting that excludes the methods that a runtime cannot run; empty if it can run all methods."""
     offered = {choice for block in BLOCKS for choice in getattr(space.compression, block)}
     unsupported = sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
     return f"exclude_compression = {json.dumps(unsupported)}  # not supported by {runtime}\n" if unsupported else ""
 
 
 def budget_table(budget: str, device: str) -> dict[str, Any]:
-    """Return the table of a budget on a device.
+    """Return the settings of a budget on a device, in the form of a table in a study file.
 
-    `budget` is in the notation of `nas init --budget`, such as "fast=20%". Raises `StudyError` if its limit is not
-    valid.
+    `budget` is in the notation of `nas init --budget`, such as "fast=20%". Raises `StudyError` if the limit in `budget`
+    is not valid.
     """
     table: dict[str, Any] = tomllib.loads(_budget_text(budget))["budgets"][0]
     return table | {"device": device}
 
 
 def _budget_text(budget: str) -> str:
-    """Return the TOML table of a budget. Raises `StudyError` unless its limit is a share, milliseconds or points."""
+    """Return a budget as TOML text. Raises `StudyError` unless the limit is a share, milliseconds or points."""
     name, _, limit = budget.rpartition("=")
     is_share, is_loss = limit.endswith("%"), limit.endswith("pt")
     try:

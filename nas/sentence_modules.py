@@ -28,9 +28,9 @@ _MODE_OF_FLAG = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Pooling modes by the setting that selects them, in files with a boolean setting per mode."""
+"""The pooling mode that each boolean setting selects, in files that have one such setting per mode."""
 _MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize")
-"""The supported modules, by the last part of their type."""
+"""The last parts of the type names of the supported modules."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class SentenceModules:
 
     form: NetworkForm
     dense: Path | None = None
-    """The folder of a projection; None if there is none."""
+    """The folder of the projection; None if there is no projection."""
 
 
 def read_modules(folder: Path) -> SentenceModules:
-    """Return the modules after the encoder in a folder.
+    """Return the modules that follow the encoder stored in `folder`.
 
-    Without `modules.json`, the only module is mean pooling over all tokens, as in sentence-transformers. Raises
-    `TeacherError` for unsupported modules.
+    If the folder has no `modules.json`, the only module is mean pooling over all tokens, as in sentence-transformers.
+    Raises `TeacherError` for unsupported modules.
     """
     if not (folder / MODULES_FILE).is_file():
         return SentenceModules(NetworkForm("encoder", "mean"))
@@ -85,10 +85,10 @@ def _readout(path: Path) -> Readout:
 
 
 def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: int | None = None) -> None:
-    """Write the files that describe the modules after the encoder in a folder.
+    """Write the files that describe the modules after an encoder to the encoder's folder.
 
-    If `outputs` is given, they include a projection to that many dimensions, without its weights. All versions of
-    sentence-transformers since 2.0 know the type names in these files.
+    If `outputs` is set, the files also describe a projection to that many dimensions, but its weights are not written.
+    All versions of sentence-transformers since 2.0 know the type names in these files.
     """
     mode = next(mode for mode, readout in _READOUT_OF_MODE.items() if readout == form.readout)
     modules: list[tuple[str, str, Mapping[str, Any] | None]] = [("Transformer", "", None)]

@@ -1,7 +1,7 @@
-"""Search spaces: all architectures that a search may choose for a teacher of given sizes, as immutable values.
+"""Search spaces: immutable definitions of the architectures that a search may choose for a teacher of certain sizes.
 
 A search space is read from a TOML file that lists the allowed values of every dimension and the compression methods for
-each kind of block. `SearchSpace` counts, samples, mutates and crosses its architectures; training and search use it.
+each kind of block. Training and search use a `SearchSpace` to count, sample, mutate and cross architectures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MANY_ROWS = 10_000
 
 
 class Shape(Settings):
-    """The sizes of the teacher for which a search space is made, named as in Hugging Face's configurations."""
+    """The sizes of the teacher for which a search space is designed, named as in Hugging Face's configurations."""
 
     num_hidden_layers: Positive
     hidden_size: Positive
@@ -62,16 +62,16 @@ class Dimensions(Settings):
         Annotated[Annotated[Positive, Tag("number")] | Annotated[tuple[Whole, ...], Tag("set")], _LAYERS_DISCRIMINATOR],
         ...,
     ] = Field(min_length=1)
-    """A number keeps that many layers, evenly spaced from the first to the last. A list keeps exactly those layers."""
+    """A number keeps that many layers, evenly spaced from the first to the last. A list contains the layers to keep."""
     hidden_size: tuple[Positive, ...] = Field(min_length=1)
     num_attention_heads: tuple[Positive, ...] = Field(min_length=1)
     intermediate_size: tuple[Positive, ...] = Field(min_length=1)
     keep_tokens: tuple[Positive, ...] = ()
-    """The numbers of tokens that a layer may pass on: those that receive the most attention. A layer may always pass on
-    all tokens."""
+    """The numbers of tokens that a layer may pass on: those that receive the most attention. In addition, every layer
+    may pass on all tokens."""
     exit_threshold: tuple[Annotated[float, Field(gt=0.0, lt=1.0, strict=True)], ...] = ()
-    """Confidence thresholds: a text exits early if the classifier after a layer reaches the threshold. A network may
-    always do without early exits."""
+    """Confidence thresholds: a text exits early if the classifier after a layer reaches the threshold. A network
+    may always do without early exits."""
 
     @field_validator("hidden_size", "num_attention_heads", "intermediate_size", "keep_tokens", "exit_threshold")
     @classmethod
@@ -112,7 +112,7 @@ class CompressionMethods(Settings):
 
 
 def evenly_spaced(count: int, total: int) -> tuple[int, ...]:
-    """Return `count` evenly spaced indices of `total` layers, from first to last: 0, 2 and 5 for 3 of 6."""
+    """Return the indices of `count` evenly spaced layers out of `total`, such as 0, 2 and 5 for 3 layers out of 6."""
     if count == 1:
         return (0,)
     return tuple(round(index * (total - 1) / (count - 1)) for index in range(count))
@@ -191,10 +191,11 @@ class SearchSpace(Settings):
         return validate(cls, read_toml(path, SearchSpaceError), path, SearchSpaceError)
 
     def excluding(self, choices: tuple[str, ...]) -> SearchSpace:
-        """Return the same space without some compression methods.
+        """Return a copy of the space without the compression methods in `choices`.
 
-        The name of a method excludes it with any parameter; a full form such as `low_rank(8)` excludes only that one.
-        Raises `SearchSpaceError` for `none`, which cannot be excluded, and for a full name that the space lacks.
+        The name of a method or number format excludes it with any parameter and in any combination. A full form such as
+        `low_rank(8)` excludes only this form. Raises `SearchSpaceError` for `none`, which cannot be excluded, and for a
+        full form that the space lacks.
         """
         if "none" in choices:
             raise SearchSpaceError(
@@ -230,7 +231,7 @@ class SearchSpace(Settings):
 
     @property
     def definition(self) -> dict[str, Any]:
-        """Everything that defines the space, without name and description, as JSON values."""
+        """All settings of the space except its name and description, as JSON values."""
         return self.model_dump(mode="json", exclude={"description", "name"})
 
     def contains(self, architecture: Architecture) -> bool:
@@ -257,9 +258,9 @@ class SearchSpace(Settings):
     def _count_layers(self, number: int) -> int:
         """Return the number of valid combinations of blocks and `keep_tokens` for `number` layers."""
         kinds = [Counter(compression(choice).weights for _, choice in self.options(block)) for block in LAYER_BLOCKS]
-        # The number of ways to build the layers so far, by state. A state has four parts: for each of the two blocks,
-        # whether any layer has weights to share; how many tokens are left; and whether tokens have been dropped since
-        # the last attention block. If they have, another attention block must follow.
+        # The number of ways to build the layers so far, keyed by state. A state has four parts: for each of the two
+        # blocks, whether any layer has weights to share; how many tokens are left; and whether tokens have been dropped
+        # since the last attention block. If they have been dropped, a later layer must have an attention block.
         ways: Counter[tuple[bool, bool, float, bool]] = Counter({(False, False, math.inf, False): 1})
         for _ in range(number):
             longer: Counter[tuple[bool, bool, float, bool]] = Counter()
@@ -286,13 +287,13 @@ class SearchSpace(Settings):
 
     @property
     def keep_options(self) -> tuple[int, ...]:
-        """The values of `keep_tokens`: 0 (all tokens), then the other values in descending order."""
+        """The allowed values of `keep_tokens`: first 0 (all tokens), then the numbers of tokens in descending order."""
         return (0, *reversed(self.dimensions.keep_tokens))
 
     def options(self, block: Block) -> tuple[tuple[int, str], ...]:
-        """Return the options (size, compression method) of a layer's block, from small to large.
+        """Return the options (size, compression method) for one of a layer's blocks, in ascending order of size.
 
-        Options under which the block has no weights of its own come last, with size 0.
+        Options that give the block no weights of its own have size 0, but come last.
         """
         return self.attention_options if block == "attention" else self.feed_forward_options
 
@@ -316,7 +317,7 @@ class SearchSpace(Settings):
         return {}
 
     def _choices_at(self, block: Block, size: int) -> tuple[str, ...]:
-        """Return the methods that suit a block of this size and give it weights of its own."""
+        """Return the compression methods that suit a block of this size and give it weights of its own."""
         cache = self._choices_cache
         if (block, size) not in cache:
             names = (name for name in getattr(self.compression, block) if compression(name).weights == "own")
@@ -330,19 +331,19 @@ class SearchSpace(Settings):
 
     @property
     def exit_options(self) -> tuple[float, ...]:
-        """The values of `exit_threshold` in ascending order, then 0 (no early exits)."""
+        """The allowed values of `exit_threshold`: first the thresholds in ascending order, then 0 (no early exits)."""
         return (*self.dimensions.exit_threshold, 0.0)
 
     def layer(
         self, source: int, attention: tuple[int, str], feed_forward: tuple[int, str], keep_tokens: int = 0
     ) -> Layer:
-        """Return a layer with these options for its blocks. It passes on `keep_tokens` tokens, or all if this is 0."""
+        """Return a layer with these options (size, compression method). It keeps all tokens if `keep_tokens` is 0."""
         return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1], keep_tokens)
 
     def repaired(self, architecture: Architecture) -> Architecture:
-        """Return the most similar architecture that is canonical (see `Architecture.is_canonical`).
+        """Return the most similar canonical architecture (see `Architecture.is_canonical`).
 
-        A block that shares weights, but has no layer to share with, gets weights of its own, of the smallest size. A
+        A block that shares weights, but has no layer below to share with, gets its own weights and the smallest size. A
         layer without any block gets a feed-forward block of the smallest size. `keep_tokens` and `exit_threshold` are
         set to 0 if they would have no effect.
         """
@@ -369,9 +370,9 @@ class SearchSpace(Settings):
     def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
         """Return a random architecture with every dimension drawn uniformly and independently.
 
-        With a `size` between 0 (smallest) and 1 (largest), the drawn sizes concentrate around it: the index of each
-        drawn value in its list is binomially distributed. If `size` itself is drawn uniformly, each single dimension is
-        uniform again. Blocks without weights of their own count as the smallest size.
+        If `size`, a number from 0 (smallest) to 1 (largest), is set, the drawn sizes concentrate around it: the index
+        of each drawn value in its list is binomially distributed. If the caller draws `size` uniformly, each single
+        dimension is uniform again. Blocks without weights of their own are treated as having the smallest size.
         """
 
         def draw(values: Sequence[T]) -> T:
@@ -404,7 +405,7 @@ class SearchSpace(Settings):
     def mutate(self, architecture: Architecture, rng: random.Random, rate: float = 0.15) -> Architecture:
         """Return a copy in which each dimension is redrawn with probability `rate`.
 
-        If the set of layers is redrawn, layers that are in both sets keep their settings.
+        If the set of layers is redrawn, layers that are in both the old and the new set keep their settings.
         """
         kept = architecture.layers
         if rng.random() < rate:
@@ -429,9 +430,9 @@ class SearchSpace(Settings):
         return self.repaired(mutant)
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
-        """Return a child with the set of layers of one of the parents.
+        """Return a child whose set of layers is that of one of the two parents.
 
-        A layer that both parents have is taken from one of them at random.
+        Each layer that both parents have is taken from one of them at random.
         """
         parent, other = (first, second) if rng.random() < 0.5 else (second, first)
         other_layers = {layer.source: layer for layer in other.layers}
@@ -474,7 +475,7 @@ def _unsuitable_error(block: Block, name: str, hidden: Sequence[int], condition:
 
 
 def shipped_spaces() -> dict[str, Path]:
-    """Return the paths of the search spaces that are shipped with `nas`, by name."""
+    """Return the paths of the search spaces that are shipped with `nas`, keyed by name."""
     return {path.stem: path for path in _space_files()}
 
 

@@ -1,8 +1,8 @@
 """Study files: the definition of one experiment, as frozen and validated settings.
 
-`Study.load` reads a study file, which is TOML, and every step of the pipeline takes its settings from the result. Paths
-in the file are relative to its folder. `${NAME}` is replaced by the value of a variable that the study declares under
-`[variables]` and that the user sets with `--set NAME=value` or in the environment.
+`Study.load` reads a study file, which is TOML, and every step of the pipeline takes its settings from this `Study`.
+Paths in the file are relative to its folder. `${NAME}` is replaced by the value of a variable that the study declares
+under `[variables]` and that the user sets with `--set NAME=value` or in the environment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas.device import NAME, Device, Name
 from nas.errors import StudyError
 from nas.files import Flag, Positive, Real, Settings, Whole, digest, given_path, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.tasks import Evaluation, task_kind
+from nas.tasks import Evaluation, OutputWidth, task_kind
 
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -34,7 +34,7 @@ Probability = Annotated[float, Field(gt=0.0, lt=1.0, strict=True, allow_inf_nan=
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 
 _LEAST_TEXTS_READ, _EPOCH_RANGE = 50_000, (2, 10)
-"""Defaults for the fine-tuning of a teacher: the least number of texts it reads (counting repetitions), and the least
+"""Defaults for the fine-tuning of a teacher: the least number of texts to read (counting repetitions), and the least
 and the greatest number of epochs. For example, the 62,000 rows of SST-2 are read for two epochs, and 8,000 rows for
 seven."""
 
@@ -44,7 +44,7 @@ class FineTuningSettings(Settings):
 
     epochs: PositiveReal | None = None
     """The number of epochs. By default, it depends on the size of the training set, and training keeps the weights of
-    the epoch that is best on the search set."""
+    the epoch after which the model is best on the search set."""
     learning_rate: PositiveReal = 8e-5
     batch_size: Positive = 64
 
@@ -58,19 +58,20 @@ class TeacherSettings(Settings):
     """A model provided by the user: the teacher, or the student that is compressed instead of the teacher."""
 
     model: str = Field(min_length=1)
-    """A folder or a hub id of a model of a supported family, or `embedded` for the BERT that `nas` builds itself. If a
-    student is given, the teacher may be any model with which transformers can classify texts."""
+    """A folder or a hub id of a model of a supported family, or `embedded` for the BERT that `nas` builds itself. If
+    the study sets `[student]`, the teacher may be any model with which transformers can classify texts."""
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a hub model. By default, its main branch."""
     fine_tune: FineTuningSettings | None = None
-    """Whether and how to fine-tune the model first. True means with the default settings. Omitted or false if the model
-    is already fine-tuned for the task."""
+    """Settings for fine-tuning the model before it is used; true selects the default settings. Omit this key, or set it
+    to false, if the model is already fine-tuned for the task."""
     prune_vocabulary: Flag = False
-    """Whether tokens that never occur in the training texts are removed; words that need them are then split into
-    smaller pieces. For WordPiece, BPE and Unigram tokenizers."""
+    """Whether tokens that never occur in the training texts are removed. Words that contain such tokens are then split
+    into smaller pieces. For WordPiece, BPE and Unigram tokenizers."""
     outputs: dict[str, str] | None = None
-    """For the teacher of a student: the columns that hold its logits, by label, in the training data and in the
-    unlabelled texts. The teacher is then not loaded, and `model` is only its name."""
+    """Allowed only for the teacher, and only if the study sets `[student]`: the columns of the training data and of the
+    unlabelled texts that hold the teacher's logits, keyed by label. The teacher is then not loaded, and `model` is only
+    its name."""
 
     @field_validator("fine_tune", mode="before")
     @classmethod
@@ -83,7 +84,7 @@ class TeacherSettings(Settings):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the model itself is loaded. If not, only its outputs are read from files."""
+        """Whether the model itself is loaded. Otherwise, only its outputs are read from files."""
         return self.outputs is None
 
 
@@ -92,7 +93,7 @@ _MOST_HELD_OUT, _TRAIN_ROWS_PER_HELD_OUT = 5000, 5
 
 
 def held_out_size(rows: int) -> int:
-    """Return the default size of the search set, in rows, that is held out of `rows` training rows."""
+    """Return how many of `rows` training rows are held out by default as the search set."""
     return max(1, min(_MOST_HELD_OUT, rows // _TRAIN_ROWS_PER_HELD_OUT))
 
 
@@ -100,7 +101,7 @@ class Holdout(Settings):
     """Settings for holding out the search set, on which candidates are evaluated, from the training rows."""
 
     size: Positive | None = None
-    """The number of rows in the search set. By default, the result of `held_out_size`."""
+    """The number of rows in the search set. By default, a fifth of the training rows, but at most 5000."""
     by: Literal["row", "sentence"] = "row"
     """`sentence` holds out whole sentences and removes every training row whose text is part of one of them. This key
     cannot be set for tasks that evaluate rows in groups, which always hold out whole groups."""
@@ -128,8 +129,8 @@ class Task(Settings):
     """For `embedding`: the file or split with the pairs on which candidates are evaluated. Without it, the search set
     is held out of the training rows."""
     unlabelled: tuple[str, ...] = ()
-    """Additional texts of the domain without labels, on which the teacher is distilled: files or, with `hub`, names of
-    splits. A name with the suffix of a data file is always a file."""
+    """Files with additional unlabelled texts from the domain of the task, on which the teacher is distilled. If `hub`
+    is set, also names of splits. A name with the suffix of a data file is always a file."""
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
     """The column of the texts, or the two columns of text pairs. For `tagging`, one column of lists of words."""
     label: str | tuple[str, ...] = "label"
@@ -138,7 +139,8 @@ class Task(Settings):
     """The kind of task, a name in `nas.tasks.REGISTRY`."""
     metric: str = "accuracy"
     positive: str | None = Field(default=None, min_length=1)
-    """The class for which f1 is computed. By default, the second of two classes; with more classes, f1 is averaged."""
+    """The class for which f1, precision, recall or roc_auc is computed. By default, the second of two classes. If there
+    are more than two classes, the metric is by default averaged over all of them."""
     threshold: Probability | Literal["search"] | None = None
     """For `multi_label`: the probability from which a label applies, by default 0.5. `search` chooses the thresholds
     that are best on the search set."""
@@ -147,13 +149,16 @@ class Task(Settings):
     pair: tuple[str, ...] = ()
     """For `embedding`: the columns of the two texts of a pair, or of the query and the passage, in the search set and
     the test set."""
+    output_width: OutputWidth = "teacher"
+    """For `embedding`: whether embeddings have the teacher's width and lie in its space, or have the hidden size of the
+    network itself."""
     max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
     holdout: Holdout = Holdout()
 
     @field_validator("train")
     @classmethod
     def _one_name(cls, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        """Return the name itself for a list of one name. Raises `ValueError` for repeated names."""
+        """Replace a list of one name by this name. Raises `ValueError` for repeated names."""
         repeated = next((name for name in names if names.count(name) > 1), None) if isinstance(names, tuple) else None
         if repeated:
             raise ValueError(f"each name may occur only once, but {repeated!r} occurs twice; remove one")
@@ -178,7 +183,7 @@ class Task(Settings):
 
     @property
     def unlabelled_columns(self) -> tuple[str, ...]:
-        """The columns that are read from every row, labelled or not: the texts and, if any, the group column."""
+        """The columns that are read even from unlabelled rows: the text columns and any group column."""
         return tuple(dict.fromkeys((*self.text, *([self.group_column] if self.group_column else []))))
 
     @model_validator(mode="after")
@@ -193,16 +198,21 @@ class Task(Settings):
             raise ValueError(f"label: must name distinct columns, but got {list(self.label_columns)}")
         if self.group_column in self.label_columns:
             raise ValueError(
-                f"query: must not be the label column, but both are {self.group_column!r}; name another column"
+                f"query: must not be the label column, but both are {self.group_column!r}; name different columns"
             )
         if self.group_column and "by" in self.holdout.model_fields_set:
             raise ValueError(
                 f"holdout.by: a task of kind {self.kind} holds out whole groups of rows, by {self.group_column!r}, but "
                 f"got {self.holdout.by!r}; remove holdout.by"
             )
+        if "output_width" in self.model_fields_set and not task_kind(self.kind).has_output_width:
+            raise ValueError(
+                f"output_width: a task of kind {self.kind} has as many outputs as labels, but got "
+                f"{self.output_width!r}; remove output_width"
+            )
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
-                raise ValueError(f"{key}: {value!r} is only for hub data sets; set hub as well, or remove {key}")
+                raise ValueError(f"{key}: is {value!r}, but only hub data sets have one; set hub, or remove {key}")
         named = [(key, name) for key, names in (*self.sets.items(), ("unlabelled", self.unlabelled)) for name in names]
         for key, name in named:
             is_made_here = getattr(self, key) == "embedded"
@@ -219,7 +229,7 @@ class Task(Settings):
 
     @property
     def sets(self) -> dict[str, tuple[str, ...]]:
-        """The names of the files or splits from which rows are read, by set: train, search (if given) and test."""
+        """The names of the files or splits that contain each set, keyed by `train`, `search` (if set) and `test`."""
         train = (self.train,) if isinstance(self.train, str) else self.train
         return {"train": train, **({"search": (self.search,)} if self.search else {}), "test": (self.test,)}
 
@@ -235,8 +245,8 @@ class SpaceSettings(Settings):
     name: str
     """The name of a shipped search space, or the path of a TOML file."""
     exclude_compression: tuple[str, ...] = ()
-    """Compression methods that this study excludes. A name excludes the method with any parameter; a method can also be
-    given in full, with its parameter."""
+    """Compression methods that this study excludes. A name such as `low_rank` excludes the method with any parameter,
+    whereas a full form such as `low_rank(8)` excludes only this form."""
 
     @field_validator("exclude_compression")
     @classmethod
@@ -264,8 +274,8 @@ class Supernet(Settings):
     smallest one or, if sub-networks are drawn near the budgets, two more random ones."""
     sampling: Literal["budgets", "spread", "uniform"] = "budgets"
     """How sub-networks are drawn. `budgets`: near the budgets. `spread`: from all sizes, with small and large ones as
-    frequent as medium ones. `uniform`: with every dimension drawn uniformly by itself, which makes most of them of
-    medium size."""
+    frequent as medium ones. `uniform`: with every dimension drawn uniformly and independently, so that most of them
+    are of medium size."""
     progressive: Flag = False
     """Whether sizes vary in three stages of equal length: first only the depth, then also the numbers of heads and
     neurons, and finally also the hidden size."""
@@ -276,10 +286,10 @@ class Supernet(Settings):
     relation_weight: Real = 0.0
     """Weight of the distillation loss on the attention relations."""
     replaced_tokens: Annotated[float, Field(ge=0.0, le=0.5, strict=True)] = 0.15
-    """The mean share of a text's tokens that are replaced at random, here and in the final training. With a student, no
-    tokens are replaced."""
+    """The mean share of a text's tokens that are replaced at random, both in the supernet's training and in the final
+    training. If the study sets `[student]`, no tokens are replaced."""
     train_embeddings: Flag = False
-    """Whether the token embeddings are trained too."""
+    """Whether the token embeddings are trained together with the other weights."""
     workers: Positive = 1
     """The number of Ray processes among which each batch is divided. It does not change the result."""
     importance_batches: Positive = 32
@@ -301,17 +311,17 @@ class Search(Settings):
 
     sampler: Literal["guided", "nsga2", "tpe", "random"] = "guided"
     evaluations: Positive = 200
-    """The number of candidates whose accuracy is measured. Candidates predicted to miss every budget do not count."""
+    """The number of candidates whose accuracy is measured, not counting those predicted to miss every budget."""
     population: Annotated[int, Field(ge=4, strict=True)] = 32
     executor: Literal["inline", "ray"] = "inline"
     workers: Positive = 1
-    """The number of Ray actors to request. If the cluster has no room for some of them yet, these start later."""
+    """The number of Ray actors to request. Actors for which the cluster has no room yet start later."""
     worker_cpus: PositiveReal = 1.0
     """The number of processors, and thus of threads, per worker."""
     worker_gpus: Real = 0.0
     """The number of GPUs per worker, which may be a fraction of one."""
     examples: Positive | None = None
-    """The number of examples of the search set to use. By default, all."""
+    """The number of examples of the search set on which candidates are evaluated. By default, all examples."""
     least_tokens: Whole = 0
     """Texts of the search set with fewer tokens are ignored. This is useful if many rows are only parts of the texts
     that will be served."""
@@ -355,29 +365,31 @@ class Search(Settings):
 
 
 _FINAL_STEPS_RATIO = 3
-"""Default ratio of the steps of the final training to those of the supernet. A supernet ranks candidates well after a
-short training, whereas the accuracy of an export depends on the final training."""
+"""Default ratio of the number of steps of the final training to that of the supernet's training. A supernet ranks
+candidates well after short training, whereas the accuracy of an export depends on the final training."""
 
 
 class Export(Settings):
     """Settings for the final measurement and training of the best candidates of each budget."""
 
     candidates: Positive = 4
-    """The number of candidates per budget that are measured as complete networks at a time, best first."""
+    """The number of candidates per budget whose complete networks are measured together, beginning with the best ones.
+    If too few of these candidates meet the budget, the next ones are measured. For a budget with an accuracy floor,
+    twice as many are measured, spread along the Pareto front around the floor."""
     finalists: Positive = 3
-    """The number of candidates per budget that enter the final training. The less accurate ones are dropped during this
-    training."""
+    """The number of candidates per budget that enter the final training; twice as many if the budget has an accuracy
+    floor. The less accurate ones are dropped during this training."""
     epochs: PositiveReal | None = None
     """The number of epochs of the final training, which distils the teacher. By default, the final training has three
     times as many steps as the training of the supernet."""
     learning_rate: PositiveReal = 5e-4
     batch_size: Positive = 64
     fine_tune: Flag = True
-    """Whether there is a final training. Without it, networks are exported with the supernet's weights."""
+    """Whether there is a final training. Otherwise, networks are exported with the supernet's weights."""
 
 
 class Training(Settings):
-    """Settings for the time and disk space that a run may use, and for the tools to which trainings report."""
+    """Settings for the time and disk space that a run may use, and for the tools to which training stages report."""
 
     hours: PositiveReal | None = None
     """The time allowed for the whole run. If it is set, the numbers of training steps and evaluations depend on it and
@@ -386,7 +398,7 @@ class Training(Settings):
     """The most disk space, in GB, for storing the teacher's outputs on the training texts. Stored outputs are computed
     only once instead of in every step. With 0, no outputs are stored."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """The tools to which trainings report their losses: TensorBoard (if installed), Weights & Biases or MLflow."""
+    """The tools to which training stages report losses: TensorBoard (if installed), Weights & Biases or MLflow."""
 
 
 class Study(Settings):
@@ -398,7 +410,7 @@ class Study(Settings):
     task: Task
     teacher: TeacherSettings
     student: TeacherSettings | None = None
-    """The model to compress, if it is not the teacher itself. It is fine-tuned and pruned like a teacher."""
+    """The model to compress, if it is not the teacher itself. It has the settings of a teacher, except `outputs`."""
     search_space: SpaceSettings
     devices: tuple[Device, ...] = Field(min_length=1)
     budgets: tuple[Budget, ...] = Field(min_length=1)
@@ -426,7 +438,9 @@ class Study(Settings):
             )
         self._check_models()
         if self.compressed.model == "embedded" and self.compressed.revision:
-            raise ValueError(f"teacher.revision: {self.compressed.revision!r} is only for hub models; remove it")
+            raise ValueError(
+                f"teacher.revision: is {self.compressed.revision!r}, but only hub models have revisions; remove it"
+            )
         if (self.compressed.model == "embedded") != (self.task.train == "embedded"):
             raise ValueError(
                 "teacher.model: the teacher 'embedded' and the task 'embedded' need each other; set both or neither"
@@ -440,8 +454,8 @@ class Study(Settings):
                 )
         if self.training.hours and self.supernet.workers > 1:
             raise ValueError(
-                "training.hours: needs a training in one process, whose speed can be measured, but supernet.workers is "
-                f"{self.supernet.workers}; remove one of them"
+                "training.hours: requires training in one process, whose speed can be measured, but supernet.workers "
+                f"is {self.supernet.workers}; remove one of them"
             )
         return self
 
@@ -487,7 +501,7 @@ class Study(Settings):
 
     @property
     def replaced_tokens(self) -> float:
-        """The mean share of a text's tokens that are replaced at random during distillation; 0 with a student."""
+        """The mean share of a text's tokens replaced at random in distillation; 0 if the study sets `[student]`."""
         return 0.0 if self.student else self.supernet.replaced_tokens
 
     @classmethod
@@ -515,12 +529,12 @@ class Study(Settings):
         if self.space.dimensions.keep_tokens and kind.network_form.readout != "first":
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} drops tokens (keep_tokens), but a task of kind "
-                f"{kind.name!r} needs all tokens after the last layer; use another space"
+                f"{kind.name!r} needs all tokens after the last layer; use a different space"
             )
         if self.space.dimensions.exit_threshold and (why := kind.why_no_exits):
             raise StudyError(
-                f"{self.path}: search_space: {self.space.name!r} has early exits (exit_threshold), but {why}; use "
-                "another space"
+                f"{self.path}: search_space: {self.space.name!r} has early exits (exit_threshold), but {why}; use a "
+                "different space"
             )
         for device in self.devices:
             try:
@@ -568,9 +582,10 @@ class Study(Settings):
         return space.excluding(self.search_space.exclude_compression)
 
     def on_ray(self, processors: int) -> Study:
-        """Return the same study with candidates evaluated on a Ray cluster that has `processors` processors.
+        """Return a copy of the study that evaluates candidates on a Ray cluster with `processors` processors.
 
-        If the study does not use Ray yet, it gets one worker per processor, but at most `search.population` workers.
+        The copy uses one worker per processor, but at most `search.population` workers. A study that already uses Ray
+        is returned unchanged.
         """
         if self.search.executor == "ray":
             return self
@@ -579,7 +594,7 @@ class Study(Settings):
         return self.model_copy(update={"search": search})
 
     def within(self, hours: float) -> Study:
-        """Return the same study limited to a number of hours, or without a time limit if `hours` is 0.
+        """Return a copy of the study with a time limit of `hours` hours, or without a time limit if `hours` is 0.
 
         Raises `StudyError` if `hours` is negative or not finite, or if the study does not support a time limit.
         """
@@ -595,7 +610,8 @@ class Study(Settings):
     def is_near_budgets(self) -> bool:
         """Whether the supernet is trained on sub-networks near the budgets.
 
-        It is not if all budgets have an accuracy floor, because it is unknown which sub-networks are near a floor.
+        If all budgets have an accuracy floor, the result is False, because it is unknown which sub-networks are near a
+        floor.
         """
         return self.supernet.sampling == "budgets" and not all(budget.has_floor for budget in self.budgets)
 
@@ -621,7 +637,10 @@ class Study(Settings):
 
 
 def _device_settings(device: Any, study: Path) -> Any:
-    """Return a device's settings, including those in its `file`, if any. Settings in the study take precedence."""
+    """Return the settings of a device in a study, combined with those in the TOML file that its key `file` names.
+
+    Settings in the study take precedence over settings in that file.
+    """
     if not isinstance(device, dict) or not isinstance(device.get("file"), str):
         return device
     given_settings = {key: value for key, value in device.items() if key != "file"}
@@ -651,7 +670,7 @@ def _sizes(shape: Shape) -> str:
 
 
 def study_name(folder: Path) -> str:
-    """Return the default name of a study: its folder's name, in which characters not allowed in names are replaced."""
+    """Return the default name of a study: the folder's name, in which dashes replace forbidden characters."""
     folder_name = folder.resolve().name
     if re.fullmatch(NAME, folder_name):
         return folder_name
@@ -660,7 +679,7 @@ def study_name(folder: Path) -> str:
 
 
 def shipped_studies() -> dict[str, Path]:
-    """Return the paths of the studies that are shipped with `nas`, by name."""
+    """Return the paths of the studies that are shipped with `nas`, keyed by name."""
     studies: dict[str, Path] = {}
     for folder in (Path(__file__).parents[1] / "studies", Path(str(resources.files("nas"))) / "studies"):
         studies |= {path.parent.name: path for path in sorted(folder.glob("*/study.toml"))}

@@ -18,9 +18,11 @@ _TEXT_TYPES = ("string", "large_string")
 
 
 def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Column, tuple[str, ...]]]:
-    """Return the columns of tags by name, each with the names of the columns of words that its tags may describe.
+    """Return a pair for each column of tags, keyed by the column's name.
 
-    Tags and words are lists of equal length in every row, and there are fewer different tags than different words.
+    The pair consists of a summary of the column and the names of the columns of words to which its tags may belong. In
+    every row, such a column of words holds a list as long as the list of tags. It has more different words than there
+    are different tags.
     """
     lists = {name: values for name in names if (values := _list_values(rows, name)) is not None}
     lengths = {name: pyarrow.compute.list_value_length(values).fill_null(0) for name, values in lists.items()}
@@ -47,7 +49,7 @@ def _element(rows: Dataset, name: str) -> Value | ClassLabel:
 
 
 def _list_values(rows: Dataset, name: str) -> pyarrow.ChunkedArray | None:
-    """Return the values of a column whose lists hold texts or whole numbers; None for other columns."""
+    """Return the values of a column whose lists hold strings or whole numbers; None for other columns."""
     feature = rows.features[name]
     if not isinstance(feature, List | LargeList) or not isinstance(feature.feature, Value | ClassLabel):
         return None

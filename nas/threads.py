@@ -38,7 +38,7 @@ def single_threads(count: int) -> Iterator[Executor]:
 
 @contextmanager
 def side_by_side(compute: Callable[[T], R], items: Sequence[T], threads: int | None = None) -> Iterator[Iterator[R]]:
-    """Provide an iterator over the results of `compute` for each item, computed in parallel, in the order of the items.
+    """Provide an iterator over the results of `compute` in the order of `items`. The results are computed in parallel.
 
     `threads` defaults to torch's number of threads. A caller that needs no more results can leave the block early. At
     most one further item per thread is then computed.
@@ -62,7 +62,7 @@ def _in_order(pool: Executor, compute: Callable[[T], R], items: Sequence[T], ahe
 
 
 def replica(model: Model) -> Model:
-    """Return a copy of a model that shares the storage of its weights but has its own gradients, hooks and modes.
+    """Return a copy of a model that shares the model's weights but has its own gradients, hooks and training mode.
 
     A thread can run forward and backward passes on the copy while other threads use the original. In-place updates of
     the weights affect both.

@@ -30,7 +30,8 @@ class _TokenizerModel:
     """The model of a tokenizer in its JSON form, with the rules for which unused pieces must be kept.
 
     This class handles WordPiece, which splits off the longest piece that a word begins with, and continues with the
-    rest of the word. If other pieces are removed, this piece is still the longest, so no further pieces are needed.
+    rest of the word. After the removal of unused pieces, the longest piece is still the same, so no further
+    pieces must be kept.
     """
 
     def __init__(self, parts: dict[str, Any]) -> None:
@@ -40,12 +41,12 @@ class _TokenizerModel:
         self.numbers = self.numbered()
 
     def numbered(self) -> dict[str, int]:
-        """Return the ids of all pieces, by piece."""
+        """Return the id of each piece, keyed by piece."""
         vocabulary: dict[str, int] = self.parts["vocab"]
         return vocabulary
 
     def unknown(self) -> str | None:
-        """Return the piece that replaces unknown characters; None if there is none."""
+        """Return the piece that stands for unknown characters; None if the model has no such piece."""
         return self.parts.get("unk_token")
 
     def is_needed(self, piece: str) -> bool:
@@ -56,11 +57,11 @@ class _TokenizerModel:
         return spelled == [piece] or any(character not in self.numbers for character in spelled)
 
     def closed(self, kept: set[str]) -> set[str]:
-        """Return `kept` and the other pieces without which texts of kept pieces would be tokenised differently."""
+        """Return `kept` and the pieces without which texts of kept pieces would be tokenised differently."""
         return kept
 
     def keep(self, pieces: list[str]) -> None:
-        """Remove all pieces except these, in place. The index of a piece in the list becomes its id."""
+        """Remove all pieces except `pieces`, in place. The index of a piece in this list becomes its id."""
         self.parts["vocab"] = {piece: number for number, piece in enumerate(pieces)}
 
     def _characters(self, piece: str) -> list[str]:
@@ -76,7 +77,7 @@ class _TokenizerModel:
 class _BPE(_TokenizerModel):
     """Byte-pair encoding, which repeatedly applies the first merge in the list that fits a word.
 
-    A word is merged as before if all merges that lead to its pieces are kept, even if others are removed.
+    A word is merged as before if all merges that lead to its pieces are kept, even if other merges are removed.
     """
 
     def closed(self, kept: set[str]) -> set[str]:
@@ -103,8 +104,9 @@ class _BPE(_TokenizerModel):
 class _Unigram(_TokenizerModel):
     """A unigram model, which splits a word into the pieces with the largest sum of scores.
 
-    This sum is still the largest after other pieces are removed. The score of an unknown character is the lowest
-    score in the vocabulary minus a constant. A piece with the lowest score is kept, so that this score does not change.
+    After the removal of unused pieces, the same split still has the largest sum. The score of an unknown character is
+    the lowest score in the vocabulary minus a constant. A piece with the lowest score is kept, so that the score of an
+    unknown character does not change.
     """
 
     def numbered(self) -> dict[str, int]:
@@ -127,7 +129,7 @@ class _Unigram(_TokenizerModel):
 
 _MODEL_CLASSES: dict[str, type[_TokenizerModel]] = {"WordPiece": _TokenizerModel, "BPE": _BPE, "Unigram": _Unigram}
 PRUNABLE = f"{', '.join([*_MODEL_CLASSES][:-1])} or {[*_MODEL_CLASSES][-1]}"
-"""The types of tokenizer models that can be pruned, for messages."""
+"""The types of tokenizer models that can be pruned, as a phrase for messages."""
 
 
 def prune_tokenizer(
@@ -155,7 +157,7 @@ def prune_tokenizer(
     embedded = (piece for piece in model.closed(needed) if vocabulary[piece] < rows)
     kept = sorted(embedded, key=vocabulary.__getitem__)
     model.keep(kept)
-    # Tokens that were added to a finished vocabulary have ids after it.
+    # Tokens that were added to a finished vocabulary have ids after those of the vocabulary.
     outside = {token["content"]: token["id"] for token in parts["added_tokens"] if token["content"] not in vocabulary}
     numbers = {piece: number for number, piece in enumerate((*kept, *outside))}
     for token in parts["added_tokens"]:
@@ -208,8 +210,8 @@ def tokenizer_kind(folder: Path) -> str | None:
 def prune_embeddings(model: PreTrainedModel, kept: list[int], pad_token_id: int | None) -> None:
     """Remove all rows except `kept` from a model's token embeddings, and update its configuration, in place.
 
-    `pad_token_id` is the new id of the padding token. It is used if the configuration has no padding token, or one
-    that was removed.
+    `pad_token_id` is the new id of the padding token. It is used if the configuration has no padding token or if that
+    token was removed.
     """
     table: Any = model.get_input_embeddings()
     config, numbers = model.config, {row: number for number, row in enumerate(kept)}

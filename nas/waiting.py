@@ -11,9 +11,10 @@ import os
 from collections.abc import Mapping
 
 _WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Environment variables of OpenMP, GNU and Intel. If the user has set one of them, `nas` changes nothing."""
+"""Environment variables that control how idle threads wait, defined by the OpenMP standard, by GNU and by Intel. If the
+user has set one of them, `nas` changes nothing."""
 _CHOSEN_BY_NAS = "NAS_CHOSE_WAIT_POLICY"
-"""An environment variable that is set if this module chose the policy. Child processes inherit it."""
+"""An environment variable that is set if this module chose the wait policy. Child processes inherit the variable."""
 
 
 def wait_passively() -> None:
@@ -23,6 +24,6 @@ def wait_passively() -> None:
 
 
 def as_served() -> Mapping[str, str]:
-    """Return the environment without the policy that `wait_passively` chose, as the user's own programs see it."""
+    """Return the environment variables without those that `wait_passively` set, as the user's own programs see them."""
     chosen = (_CHOSEN_BY_NAS, _WAIT_VARIABLES[0]) if _CHOSEN_BY_NAS in os.environ else ()
     return {name: value for name, value in os.environ.items() if name not in chosen}

@@ -82,7 +82,7 @@ def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_anot
     result = _measure(tmp_path / "pi.zip", tmp_path / "pi")
     broken = tmp_path / "broken.json"
     broken.write_text(result.read_text().replace('"job": "', '"job": "x'))
-    with pytest.raises(DeviceError, match="another bundle"):
+    with pytest.raises(DeviceError, match="a different bundle"):
         import_profile(run, "pi", broken)
     code, output, error = nas("device", "import", str(study), "pi", str(result), "--runs", str(runs), "--json")
     assert code == 0, error

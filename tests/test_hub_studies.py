@@ -141,7 +141,7 @@ UNUSABLE = {
         "has no tokenizer; add its tokenizer.json",
     ),
     "loading script": (DATA, lambda hosted: hosted.commit({"words.py": "1"}), "needs its loading script words.py"),
-    "no tables": (DATA, lambda hosted: hosted.commit({"a.md": "1"}), "is not made of tables"),
+    "no tables": (DATA, lambda hosted: hosted.commit({"a.md": "1"}), "does not consist of tables"),
 }
 
 
@@ -157,8 +157,8 @@ def test_check_refuses_repositories_that_cannot_be_used(case, filled, check):
 def test_a_revision_is_refused_for_local_files(tiny_study, nas, tmp_path):
     text = tiny_study.read_text()
     for old, words in (
-        ("[teacher]", "teacher.revision: 'v1' is for a hub model, but"),
-        ("[task]", "revision: 'v1' is only for hub data sets"),
+        ("[teacher]", "teacher.revision: is 'v1', but only hub models have revisions"),
+        ("[task]", "revision: is 'v1', but only hub data sets have one"),
     ):
         tiny_study.write_text(text.replace(old, f'{old}\nrevision = "v1"'))
         code, _, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))

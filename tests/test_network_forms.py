@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,13 @@ FORMS = [
     NetworkForm("token_classifier", "every"),
     NetworkForm("encoder", "mean"),
     NetworkForm("encoder", "first", normalize=True),
+    NetworkForm("encoder", "mean", normalize=True, own_width=True),
 ]
 pytestmark = [
     pytest.mark.parametrize("teacher_kind", TEACHERS),
-    pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.network_type} {form.readout}"),
+    pytest.mark.parametrize(
+        "form", FORMS, ids=lambda form: " ".join([form.network_type, form.readout, *["own width"] * form.own_width])
+    ),
 ]
 
 
@@ -66,7 +70,8 @@ def config(teacher, form):
 def weights(teacher, form, space) -> SupernetWeights:
     weights = SupernetWeights.of(from_stock(teacher, form), space.dimensions.hidden_size, space.compression)
     randomise(weights.narrow, seed=1, scale=0.1)
-    randomise(weights.classifier, seed=3)
+    if weights.classifier is not None:
+        randomise(weights.classifier, seed=3)
     return weights
 
 
@@ -131,14 +136,31 @@ def test_counted_parameters_and_bytes_match_the_model_and_its_onnx_graph(config,
         assert stored_mb(own) * MB == pytest.approx(constants, abs=96 * (4 + 4 * len(model.layers)))
 
 
+def test_the_width_of_an_encoder_s_outputs_is_the_teachers_or_the_hidden_size(weights, space, batch, form):
+    for hidden in space.dimensions.hidden_size:
+        model = BertSupernet(weights).extract(replace(space.largest(), hidden_size=hidden))
+        width = model.config.num_labels if form.network_type != "encoder" else hidden if form.own_width else 32
+        with torch.no_grad():
+            assert model(**batch).logits.shape[-1] == width == model.config.outputs
+        last_layer = [] if form.own_width else [(width, hidden), (width,)]
+        head = {name: value for name, value in model.state_dict().items() if name.startswith("classifier")}
+        assert [tuple(value.shape) for value in head.values()] == last_layer
+
+
 def test_reordering_units_does_not_change_the_outputs(weights, batch, form):
+    """If the outputs are hidden units, they come in the new order, which changes no similarity between texts."""
     labels = {"labels": batch["input_ids"] % weights.config.outputs} if form.readout == "every" else {}
     with torch.no_grad():
         before = weights(**batch).logits
     for importance in (measure_importance(weights, [batch | labels]), magnitude(weights)):
         reorder(weights, importance)
         with torch.no_grad():
-            assert_same(weights(**batch).logits, before)
+            after = weights(**batch).logits
+        if form.own_width:
+            assert_same(after @ after.T, before @ before.T)
+            assert_same(after.sort(dim=1).values, before.sort(dim=1).values)
+        else:
+            assert_same(after, before)
 
 
 def test_batches_without_padding_and_shared_states_give_the_same_outputs(weights, space, batch, form):

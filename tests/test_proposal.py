@@ -301,9 +301,9 @@ def test_a_column_of_lists_of_labels_makes_a_multi_label_task(here, nas):
     assert nas("init", "macro", *given, "--label", "labels", "--metric", "f1_macro")[0] == 0
     assert (Study.load("macro").task.kind, Study.load("macro").task.metric) == ("multi_label", "f1_macro")
     code, _, error = nas("init", "other", *given, "--label", "labels", "--kind", "classification")
-    assert code == 2 and "labels: a classification task cannot have lists of labels; give another --kind" in error
+    assert code == 2 and "labels: a classification task cannot have lists of labels; give a different --kind" in error
     code, _, error = nas("init", "other", *given, "--label", "low", "--kind", "multi_label")
-    assert code == 2 and "low: a multi_label task cannot have one label per row; give another --kind" in error
+    assert code == 2 and "low: a multi_label task cannot have one label per row; give a different --kind" in error
 
 
 def test_several_label_columns_make_a_multi_label_task(here, nas):
@@ -333,7 +333,7 @@ def test_missing_values_are_counted_and_options_that_do_not_suit_the_labels_are_
     assert Study.load("mine").task.kind == "classification"
     for arguments, words in (
         (["--label", "tags"], "--label tags: the column holds lists that are not lists of labels"),
-        (["--kind", "poetry"], "--kind poetry: must be one of classification, regression, multi_label, ranking"),
+        (["--kind", "poetry"], "--kind poetry: is not a kind of task; use one of classification, regression"),
         (["--kind", "regression"], "label: regression needs numbers, but the column holds 'no'"),
         (["--kind", "classification", "--metric", "pearson"], "'pearson' is not a metric of classification"),
     ):

@@ -108,7 +108,7 @@ def test_warnings_name_truncated_repeated_and_contradictory_rows_and_rare_classe
         "texts are cut at task.max_length = 8: ",
         "50.0% of the test set; the longest has 22 tokens",
         "2 training rows have the text of a test row and are not trained on",
-        "1 training row has the text of an earlier row but another label",
+        "1 training row has the text of an earlier row but a different label",
         "the test set has no row of 'no'",
         "fewer than 10 training rows for",
         "standard error of",
@@ -258,7 +258,7 @@ def test_check_prints_the_numbers_of_rows_and_returns_them_as_json(nas, tiny_stu
 def test_check_says_that_the_rows_of_the_built_in_task_are_not_known_yet(nas):
     code, output, _ = nas("check", "quickstart", "--json")
     assert code == 0 and json.loads(output.splitlines()[-1])["rows"] is None
-    assert "rows: not known yet, since the built-in task is made by nas train" in output
+    assert "rows: not known yet, since the built-in task is built by nas train" in output
 
 
 def test_vocabulary_pruning_is_refused_for_a_tokenizer_that_cannot_be_pruned(nas, tiny_study):

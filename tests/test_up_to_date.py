@@ -162,7 +162,7 @@ def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
     (run.folder / "steps" / "supernet.json").unlink()
     supernets.refuse_other_training(run)
     monkeypatch.setattr(supernets, "_RESULT_VERSION", 99)
-    with pytest.raises(TrainingError, match="another version of nas started; finish it with that version, or remove"):
+    with pytest.raises(TrainingError, match="different version of nas started; finish it with that version, or remove"):
         supernets.refuse_other_training(Run(run.study, run.folder))
 
 
@@ -184,7 +184,7 @@ def test_trained_weights_may_lose_up_to_two_standard_errors_of_the_inherited_acc
 def test_results_of_an_older_version_of_the_study_are_named(run):
     assert outdated(run) == ""
     assert outdated(_with_values(run, "supernet", steps=31)).startswith(
-        "Made for an older version of this study or by an older nas: supernet, front; "
+        "Results of an older study version or of an older nas: supernet, front; "
     )
     few = Run(run.study.model_copy(update={"budgets": run.study.budgets[:1]}), run.folder)
     assert "older nas: supernet, front; rebuild with nas run" in outdated(few)
@@ -199,7 +199,7 @@ def test_results_of_an_older_version_of_the_study_are_named(run):
 def test_front_and_report_say_that_results_are_outdated(nas, study):
     runs, words = (
         str(study.parent / "runs"),
-        "Made for an older version of this study or by an older nas: supernet, front",
+        "Results of an older study version or of an older nas: supernet, front",
     )
     code, _, error = nas("front", str(study), "--runs", runs)
     assert code == 0 and words not in error

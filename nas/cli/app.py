@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 
 
 def examples(*lines: str) -> str:
-    """Return the end of a subcommand's help text, which shows these command lines as examples."""
+    """Return the end of a subcommand's help text, which shows the command lines `lines` as examples."""
     return "\n\n".join(["For example:", *(f"`{line}`" for line in lines)])
 
 
@@ -94,7 +94,8 @@ AddressOption = Annotated[
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help="Evaluate candidates on the Ray cluster at this address. auto is the cluster that contains this machine.",
+        help="Evaluate candidates on the Ray cluster at this address. Use 'auto' for the cluster that this machine "
+        "belongs to.",
     ),
 ]
 HoursOption = Annotated[
@@ -102,7 +103,7 @@ HoursOption = Annotated[
     typer.Option(
         "--hours",
         help="Time limit in hours for this command and all later commands on the same run together. With 0, there is "
-        "no limit, and the study's own numbers of steps are used.",
+        "no limit, and the numbers of steps in the study are used.",
     ),
 ]
 SeedsOption = Annotated[
@@ -115,7 +116,10 @@ RUNS = Path("runs")
 
 
 def main() -> None:
-    """Run the `nas` command. A user's mistake or a machine limit gives one line on standard error and exit code 2."""
+    """Run the `nas` command.
+
+    For a user's mistake or a limit of the machine, print one line on standard error and exit with code 2.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         try:
@@ -158,7 +162,7 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def load(study: str, assignments: list[str] | None) -> Study:
-    """Return the study, with its variables set as in `assignments`, the values of `--set`.
+    """Return the study, after setting its variables to the values in `assignments`, which come from `--set`.
 
     Raises `StudyError` if an assignment does not have the form NAME=VALUE, and the errors that `Study.load` raises.
     """
@@ -183,10 +187,11 @@ def work_on(
     locked: bool = True,
     hours: float | None = None,
 ) -> Any:
-    """Load a study, call `work` with its run, and return the result. Silences other libraries' progress and warnings.
+    """Load a study, call `work` with its run, and return the result of `work`.
 
-    With an `address`, candidates are evaluated on that Ray cluster. `locked` locks the run against other commands,
-    which is required if `work` makes steps of the run. `hours` is the time limit, as in `with_hours`.
+    The progress bars and warnings of other libraries are switched off. With an `address`, candidates are evaluated on
+    the Ray cluster at that address. `locked` locks the run against other commands, which is required if `work` runs
+    steps of the study. `hours` is the time limit, as in `with_hours`.
     """
     loaded = load(study, assignments)
     if address:

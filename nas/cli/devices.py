@@ -87,7 +87,7 @@ def import_(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Import the result of a device, either as its profile or as the verification of an export."""
+    """Import result.json from a device, as the device's profile or, with --export, as the verification of an export."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline.devices import import_profile, import_verification

@@ -1,7 +1,7 @@
 """The subcommands used before the first run: `nas init` writes a study file, `nas doctor` checks machine and study.
 
-`init` takes its answers from the options and from the data files, in which `nas.proposal` looks for them. On a
-terminal, it asks for the rest. `nas.proposal` then writes the study file, which all other subcommands read.
+`init` takes settings from its options, derives further settings from the data files with `nas.proposal`, and asks for
+all others if it runs on a terminal. `nas.proposal` then writes the study file, which all other subcommands read.
 """
 
 from __future__ import annotations
@@ -180,10 +180,10 @@ def init(  # noqa: PLR0913 (one option per answer)
 def _check_folder(folder: Path, study_file: str) -> None:
     """Raise `StudyError` if the folder already contains a study file, or if it or one of its parents is a file."""
     if (folder / study_file).exists():
-        raise StudyError(f"{folder / study_file}: already exists; remove it, or give another folder")
+        raise StudyError(f"{folder / study_file}: already exists; remove it, or give a different folder")
     existing_path = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing_path.is_dir():
-        raise StudyError(f"{existing_path}: is a file, but a study needs a folder; give another path")
+        raise StudyError(f"{existing_path}: is a file, but a study needs a folder; give a different path")
 
 
 @app.command(epilog=examples("nas doctor", "nas doctor study.toml --json"))

@@ -75,7 +75,7 @@ def train(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
 
 @app.command(epilog=examples("nas profile study.toml --json"))
 def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Measure the latencies of blocks on each device, and check how well they predict those of whole sub-networks."""
+    """Measure the latency of blocks on each device, and check how well it predicts the latency of sub-networks."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import profile
@@ -243,7 +243,7 @@ def _run_all(
 
 
 def _export_and_report(run: Run) -> dict[str, dict[str, Any]]:
-    """Export the networks of a run and write its report; return the verifications by budget."""
+    """Export the networks of a run and write the report; return the verifications, keyed by budget name."""
     from nas.errors import ExportError
     from nas.pipeline import export
     from nas.pipeline.reports import report

@@ -35,7 +35,7 @@ def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
         training_rows, test_rows = (read_rows(str(path)) for path in paths)
         if file_digest(paths[0]) == file_digest(paths[1]):
             raise DataError(
-                f"--test {test}: has the same content as {flag} {train}, but must hold other rows; "
+                f"--test {test}: has the same content as {flag} {train}, but must hold different rows; "
                 "split the file in two"
             )
         return Columns.of(training_rows, test_rows)
@@ -43,7 +43,7 @@ def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
 
 @dataclass
 class TaskAnswers:
-    """The answers about the task. Options give some of them, and `settle_texts` or `settle_task` adds the others."""
+    """The answers about the task. The options provide some; `settle_texts` or `settle_task` adds the rest."""
 
     text: list[str]
     label: list[str]
@@ -56,7 +56,7 @@ class TaskAnswers:
 
     @property
     def learns_from_texts(self) -> bool:
-        """Whether the training data has no labels, according to the kind, the metric or the options of text pairs."""
+        """Whether networks learn from texts without labels, according to the kind, the metric or other options."""
         from nas.tasks import REGISTRY
 
         kind = REGISTRY.get(self.kind or "")
@@ -68,9 +68,9 @@ class TaskAnswers:
 def settle_texts(train: str, test: str, is_hub: bool, given_answers: TaskAnswers) -> tuple[TaskAnswers, Columns | None]:
     """Return the completed answers for a task that learns from the texts of `train`, and the examined columns.
 
-    The columns are those of the files on which networks are evaluated; None for a hub data set. Answers that the
-    options do not give are found as in `OpenQuestions.settle`. Raises `StudyError` with all questions that remain open
-    and the options that answer them, and `DataError` if a file cannot be read.
+    The columns are those of the files on which networks are evaluated; None for a hub data set. Answers missing from
+    the options are found as in `OpenQuestions.settle`. Raises `StudyError` with all questions that remain open and the
+    options that answer them, and `DataError` if a file cannot be read.
     """
     from nas.proposal import text_of
     from nas.tasks import REGISTRY
@@ -136,9 +136,9 @@ def _settle_pair(pairs: Columns | None, answers: TaskAnswers, open_questions: Op
 
 
 def settle_task(columns: Columns | None, teacher: TeacherProperties | None, given_answers: TaskAnswers) -> TaskAnswers:
-    """Return the completed answers for a task that learns from labelled rows: text, label, kind, metric and so on.
+    """Return the completed answers (text, label, kind, metric and so on) for a task that learns from labelled rows.
 
-    Answers that the options do not give are found as in `OpenQuestions.settle`. Raises `StudyError` with all questions
+    Answers missing from the options are found as in `OpenQuestions.settle`. Raises `StudyError` with all questions
     that remain open and the options that answer them.
     """
     from nas.columns import Clear
@@ -201,7 +201,7 @@ def _check_kind(name: str | None) -> None:
     from nas.tasks import REGISTRY
 
     if name is not None and name not in REGISTRY:
-        raise StudyError(f"--kind {name}: must be one of {', '.join(REGISTRY)}; use one of them")
+        raise StudyError(f"--kind {name}: is not a kind of task; use one of {', '.join(REGISTRY)} instead")
 
 
 def _check_label(kind: TaskKind, columns: Columns, answers: TaskAnswers) -> None:
@@ -210,7 +210,7 @@ def _check_label(kind: TaskKind, columns: Columns, answers: TaskAnswers) -> None
     if not _suits(kind, label_column):
         list_form = f"lists of {'tags' if label_column.form == 'tags' else 'labels'}"
         values = list_form if label_column.has_lists else "one label per row"
-        raise DataError(f"{name}: a {kind.name} task cannot have {values}; give another --kind")
+        raise DataError(f"{name}: a {kind.name} task cannot have {values}; give a different --kind")
     if kind.has_words:
         columns.check_words(answers.text, name)
     if kind.meaning == "scale" and label_column.numbers is None:
@@ -233,9 +233,9 @@ class OpenQuestions(list[str]):
     ) -> str:
         """Return the answer to one question. If there is none, record the problem and return an empty string.
 
-        `suggestion` is the answer that the data suggests, either clear or ambiguous, and `in_words` turns its value
-        into text. On a terminal, the user is asked, and a clear answer is proposed. Without a terminal, a clear answer
-        is used. If the kind of task is clear, the user is never asked for it.
+        `suggestion` is the answer that the data suggests, which is either clear or ambiguous. `in_words` turns the
+        value of a clear answer into text. On a terminal, the user is asked, and a clear answer is proposed. Without a
+        terminal, a clear answer is used. If the kind of task is clear, the user is never asked for it.
         """
         from nas.columns import Clear
 
@@ -257,18 +257,19 @@ class OpenQuestions(list[str]):
         return ""
 
     def settle_fine_tuning(self, misfit: str, fine_tune: bool | None) -> bool | None:
-        """Return whether to fine-tune the teacher with a new classifier. `misfit` states why the old one does not fit.
+        """Return whether to fine-tune the teacher with a new classifier.
 
-        On a terminal, the user is asked. If the answer is not yes, the problem is recorded.
+        `misfit` states why the existing classifier does not fit the task. On a terminal, the user is asked. If the
+        answer is not yes, the problem is recorded.
         """
         if fine_tune is None and sys.stdin.isatty():
             if typer.confirm(f"{misfit}. Fine-tune it with a new classifier?", default=True, err=True):
                 return True
             fine_tune = False
         remedy = (
-            "give a teacher that fits, or another label"
+            "give a teacher that fits, or a different label"
             if fine_tune is False
-            else "give --fine-tune to train a new classifier, or give another --teacher or --label"
+            else "give --fine-tune to train a new classifier, or give a different --teacher or --label"
         )
         self.append(f"{misfit}: {remedy}")
         return fine_tune

@@ -1,6 +1,6 @@
 """The compression methods: the ways in which one block of a network can be compressed.
 
-`REGISTRY` lists the methods, each of which has its own module. `compression` parses the text by which search spaces
+`REGISTRY` lists the methods, each of which has its own module. `compression` parses the string by which search spaces
 and architectures refer to a method, such as `low_rank(64)+int8`. The model, the supernet and the export then compute
 and store the block as the method defines.
 """
@@ -43,7 +43,10 @@ def formats_of(kind: type[Compression]) -> list[str]:
 
 @cache
 def compression(spec: str) -> Compression:
-    """Parse the text of a method, such as `low_rank(64)+int8`. Raises `ValueError`, with a remedy, if it is invalid."""
+    """Return the compression method that is written as `spec`, such as `low_rank(64)+int8`.
+
+    Raises `ValueError`, with a remedy, if `spec` is not valid.
+    """
     parts = _SPEC.fullmatch(spec)
     if not parts or parts[1] not in REGISTRY:
         raise ValueError(f"{spec!r} is not a compression method; use one of {', '.join(REGISTRY)}")
@@ -64,7 +67,10 @@ def compression(spec: str) -> Compression:
 
 
 def matrix_compression(spec: str) -> MatrixCompression:
-    """Parse a method for a block with weights of its own. Raises `ValueError` for any other, such as `skip`."""
+    """Return the method that is written as `spec`.
+
+    Raises `ValueError` if a block with this method has no weights of its own, as is the case for `skip` and `share`.
+    """
     method = compression(spec)
     if not isinstance(method, MatrixCompression):
         raise ValueError(f"{spec!r} gives the block no weights of its own; use another compression method")

@@ -2,7 +2,7 @@
 
 Quantisation is symmetric, with seven levels on each side of zero. A block consists of neighbouring weights of one row,
 and the last block of a row may be shorter. ONNX Runtime's `MatMulNBits` and `GatherBlockQuantized` read this format.
-The method saves size, not time: on the CPU the product is about as slow as in 32-bit floating point.
+The method saves size, not time: on the CPU, a matrix product is about as slow as in 32-bit floating point.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _INT4_LEVELS = 7
 _STORED_ZERO = 8
-"""The stored value that represents zero, which is the default of the operators."""
+"""The stored integer that represents zero. It is the default zero point of the ONNX operators."""
 _BLOCK_SIZE = 32
 _FULL_ACCURACY = 1
 """The `accuracy_level` of `MatMulNBits` that keeps activations in 32-bit floating point."""
@@ -111,7 +111,7 @@ class Int4(Format):
 
 
 def _packed_integers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return 4-bit integers, two per byte (rows, padded columns / 2), and their scales (rows, blocks).
+    """Quantise a matrix. Returns 4-bit integers, two per byte, (rows, padded columns / 2), and scales (rows, blocks).
 
     The first integer of each pair is in the low bits.
     """

@@ -2,14 +2,14 @@
 
 Weights are quantised symmetrically, with one scale per output row. A matrix that is multiplied has 64 levels on each
 side of zero; a table that is only looked up has 127. Activations are quantised asymmetrically to 8 bits, as in ONNX's
-`DynamicQuantizeLinear`, but with one scale per text instead of one per batch. The simulation in torch therefore gives
+`DynamicQuantizeLinear`, but with one scale per text instead of one per batch. The simulation in torch therefore yields
 the results of a runtime that serves texts one by one. Gradients pass straight through the rounding, as in Q8BERT
-(Zafrir et al., arXiv:1910.06188). ONNX Runtime has no GPU kernels for these operators and would silently run them on
-the CPU.
+(Zafrir et al., arXiv:1910.06188). ONNX Runtime has no GPU kernels for the operators of dynamic quantisation and would
+silently run them on the CPU.
 
-Why 64 levels: x86 processors without VNNI or AMX add two products of activation and weight in 16 bits, and a larger
-sum saturates silently. With weights from -64 to 64 the sum is at most 255 * 64 * 2 = 32,640, which fits. With weights
-from -127 to 127 it would not fit, and the same file would give different answers on those processors.
+Why 64 levels: x86 processors without VNNI or AMX add two products of activation and weight in 16 bits, and a sum that
+does not fit saturates silently. With weights from -64 to 64, the sum is at most 255 * 64 * 2 = 32,640, which fits. With
+weights from -127 to 127, the sum might not fit, and the results of an export would then depend on the processor.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PRODUCT_LEVELS = 64
 
 
 def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
-    """Return (batch, sequence, features) rounded to asymmetric 8-bit levels, with one scale per item of the batch."""
+    """Return `x` (batch, sequence, features) rounded to asymmetric 8-bit levels, with one scale per text."""
     from nas.compression.rounding import SMALLEST_SCALE, straight_through
 
     exact = x.detach().float()
@@ -103,7 +103,7 @@ class Int8(Format):
 
 
 def _quantised_integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return 8-bit integers (rows, columns), with `levels` on each side of zero, and their scales (rows, 1)."""
+    """Quantise a matrix. Returns integers (rows, columns) from -`levels` to `levels`, and their scales (rows, 1)."""
     import numpy as np
 
     from nas.compression.rounding import SMALLEST_SCALE

@@ -1,9 +1,9 @@
 """`low_rank(r)`: a weight as the product of two thin matrices, `left` (rows, r) and `right` (r, columns).
 
 The two matrices are initialised so that they project the layer's outputs onto the r leading directions of these
-outputs. Of all products of rank r, this one has the least squared error on real activations. (Drone, Chen et al. 2021,
-reduces the same error, but computes the matrices from the inputs.) The directions are nested: a smaller rank uses the
-first directions of a larger rank, so all ranks share their weights.
+outputs. Of all products of rank r, this one has the least squared error on real activations. (DRONE, Chen et al. 2021,
+minimises the same error, but computes the matrices from the layer's inputs.) The directions are nested: a smaller rank
+uses the first directions of a larger rank, so all ranks share their weights.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class LowRank(Stored):
         return {"left": table @ directions, "right": directions.T}
 
     def _leading_directions(self, moment: torch.Tensor) -> torch.Tensor:
-        """Return the `rank` eigenvectors with the largest eigenvalues as columns, in descending order."""
+        """Return the `rank` eigenvectors of `moment` with the largest eigenvalues, as columns, largest first."""
         import torch
 
         vectors: torch.Tensor = torch.linalg.eigh(moment).eigenvectors

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 SMALLEST_SCALE = 1e-12
-"""The smallest quantisation scale, which is that of a group of zeros."""
+"""The smallest quantisation scale. A group of values that are all zero has this scale."""
 
 
 def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tensor:
@@ -19,7 +19,7 @@ def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tens
 
 
 def symmetric(weight: torch.Tensor, levels: int) -> torch.Tensor:
-    """Return values rounded to `levels` levels on each side of zero. Each group along the last axis has one scale.
+    """Return values rounded to `levels` levels on each side of zero. All values along the last axis share one scale.
 
     The computation always uses 32-bit floating point, whatever the format of the values, because half precision cannot
     hold the scale of a group of zeros, such as the row of the padding token.

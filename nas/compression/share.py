@@ -1,7 +1,7 @@
-"""`share`: the block uses the weights of the same block in the nearest layer below that has its own (ALBERT).
+"""`share`: the block uses the weights of a lower block of its kind, the nearest one with weights of its own (ALBERT).
 
 Only the norm belongs to the block itself. The block has the size and the compression method of the block that it
-borrows from. It also takes as long to compute, so the method saves only file size.
+borrows from. It also takes as long to compute as that block, so the method saves only file size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`skip`: the block is left out of its layer, together with its residual connection and norm; the layer stays."""
+"""`skip`: the block, its residual connection and its norm are left out of the layer. The layer's other block stays."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _GROUP_SIZE, _KEPT = 4, 2
 
 
 class Sparse(Stored):
-    """A weight matrix whose smallest numbers are set to zero and not stored."""
+    """A weight matrix in which the numbers of smallest magnitude are set to zero and not stored."""
 
     name = "sparse"
     examples = ("sparse(0.5)", "sparse(0.75)", "sparse(2:4)")
@@ -34,7 +34,7 @@ class Sparse(Stored):
     def __init__(self, share: float | None, stored: Format) -> None:
         super().__init__(stored)
         self.share = share
-        """The share of zeros in each row; None for 2:4."""
+        """The share of zeros in each row; None for the pattern 2:4."""
 
     @classmethod
     def takes(cls, stored: type[Format]) -> bool:

@@ -1,7 +1,7 @@
 """The data of a task: rows are read, split into training, search and test sets, tokenised once, and batched.
 
 The three sets are disjoint. The search set is held out of the training rows, by row, sentence or group, unless the
-task names a file for it. The test set comes from a file or split of its own and is used only for the final metrics.
+task names a separate file. The test set comes from a file or split of its own and is used only for the final metrics.
 `read_sets` calls the function that suits the content of the search and test sets.
 """
 

@@ -27,14 +27,15 @@ class Batch:
     """`input_ids`, and `token_type_ids` if the model has token types; each (batch, sequence)."""
 
     def to(self, processor: str) -> Batch:
-        """Return the same batch on another processor, `cpu` or `cuda`."""
+        """Return a copy of the batch on a processor, `cpu` or `cuda`."""
         return Batch(self.rows, {name: value.to(processor) for name, value in self.inputs.items()})
 
 
 def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]:
-    """Yield batches of texts of equal length, longest first, each with at most `max_tokens` tokens or a single text.
+    """Yield batches of texts of equal length, the longest texts first.
 
-    No computation is spent on padding, and int8 blocks quantise each text as if it were served alone.
+    A batch has at most `max_tokens` tokens, unless it is a single text with more tokens. No computation is spent on
+    padding, and int8 blocks quantise each text as if it were served alone.
     """
     lengths = np.asarray(values_of(split, "length"))
     columns = {name: values_of(split, name) for name in ("input_ids", "token_type_ids") if name in split.column_names}

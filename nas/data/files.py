@@ -46,7 +46,7 @@ def read_rows(
 
 
 def values_of(rows: Dataset, column: str) -> list[Any]:
-    """Return the values of a column as plain Python values; those of a `ClassLabel` column are numbers."""
+    """Return the values of a column as plain Python values. A `ClassLabel` column has class numbers as values."""
     table: pyarrow.Table = rows.select_columns([column]).with_format("arrow")[:]
     values: list[Any] = table.column(0).to_pylist()
     return values

@@ -16,10 +16,10 @@ _SAMPLE_SIZE = 32
 def sample_of(
     columns: Sequence[Sequence[Text]], lengths: Sequence[int], shown: Sequence[int] = ()
 ) -> dict[str, list[str]]:
-    """Return the texts of some rows by row number: the longest, the shortest and some in between.
+    """Return the texts of some rows, keyed by row number: the longest, the shortest and some in between.
 
-    `columns` are the columns of texts, `lengths` the numbers of tokens of the rows, and `shown` the numbers of further
-    rows to return. Lists of words are joined with spaces, as for serving.
+    `columns` are the columns of texts, `lengths` holds the number of tokens of each row, and `shown` the row numbers of
+    additional rows to return. Lists of words are joined with spaces, as for serving.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     chosen = {*shown, *order[: _SAMPLE_SIZE // 2], *order[:: max(1, len(order) // (_SAMPLE_SIZE // 2))], order[-1]}

@@ -19,7 +19,7 @@ Texts = Sequence[Sequence[Text]]
 
 
 def outside(columns: Texts, other_columns: Texts) -> list[int]:
-    """Return the numbers of the rows whose text does not occur in `other_columns`."""
+    """Return the row numbers of the rows in `columns` whose texts do not occur as a row of `other_columns`."""
     other_texts = {normal(row) for row in zip(*other_columns, strict=True)}
     return [number for number, row in enumerate(zip(*columns, strict=True)) if normal(row) not in other_texts]
 
@@ -27,7 +27,7 @@ def outside(columns: Texts, other_columns: Texts) -> list[int]:
 def divided(
     task: Task, texts: Mapping[str, Texts], groups: Mapping[str, Sequence[int]], sources: Mapping[str, str], seed: int
 ) -> dict[str, list[int]]:
-    """Return the numbers of the training rows that form the training set and the search set, in ascending order.
+    """Return the row numbers of the training rows that form the training set and the search set, in ascending order.
 
     `texts` and `groups` hold the texts and the group numbers (empty if there are no groups) of the rows for `train` and
     `test`, and `sources` the names of their files. Rows that also occur in the test set are left out. Raises
@@ -37,7 +37,7 @@ def divided(
     compared_columns = same_in_groups(texts["train"], groups["train"])
     kept_rows = outside(*([texts[name][column] for column in compared_columns] for name in ("train", "test")))
     if not kept_rows:
-        raise DataError(f"{sources['train']}: every row also occurs in {sources['test']}; give another test set")
+        raise DataError(f"{sources['train']}: every row also occurs in {sources['test']}; give a different test set")
     kept_texts = [[column[row] for row in kept_rows] for column in texts["train"]]
     size = task.holdout.size_of(len(kept_rows))
     if task.group_column:
@@ -47,7 +47,7 @@ def divided(
         search_positions = held_out(kept_texts, task.holdout.by, size, seed)
     if not 0 < len(search_positions) < len(kept_rows):
         raise DataError(
-            f"{sources['train']}: holding out {size} examples by {task.group_column or task.holdout.by} takes "
+            f"{sources['train']}: holding out {size} examples by {task.group_column or task.holdout.by} needs "
             f"{len(search_positions)} of {len(kept_rows)} rows, but search and training set must both have rows; "
             "change holdout.size"
         )
@@ -87,7 +87,7 @@ def held_out(columns: Texts, unit: str, size: int, seed: int) -> list[int]:
 
 
 def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
-    """Return the numbers of the columns whose text is the same in all rows of each group, such as the query.
+    """Return the indices of the columns whose text is the same in all rows of each group, such as the query.
 
     If there is no such column, or if there are no groups, all columns are returned.
     """
@@ -103,8 +103,8 @@ def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
 def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int) -> list[int]:
     """Return the row numbers of the search set as `held_out` does, but draw whole groups at random.
 
-    Groups that share a text in `columns` stay together. If `columns` holds only the query, a query with two group
-    names therefore counts as one group.
+    Groups with equal texts in `columns` stay together. If `columns` holds only the query, a query with two group names
+    is therefore treated as one group.
     """
     members: dict[int, list[int]] = {}
     for row, component in enumerate(_components(numbered(map(normal, zip(*columns, strict=True))), groups)):
@@ -120,7 +120,7 @@ def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int)
 
 
 def _components(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
-    """Return the number of each row's connected component; the same text or the same group connects rows."""
+    """Return the index of each row's connected component. Rows with the same text or the same group are connected."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -138,9 +138,9 @@ def numbered(values: Iterable[Hashable]) -> list[int]:
 
 
 def _contained_rows(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) -> list[str]:
-    """Return the other rows that are contiguous spans of this text's words.
+    """Return the texts of `rows`, other than `text` itself, that are contiguous spans of the words of `text`.
 
-    `sizes` maps a first word to the numbers of words of the rows that begin with it.
+    `sizes` maps a first word to the lengths, in words, of the rows that begin with it.
     """
     words = text.split(" ")
     spans = {
@@ -153,5 +153,5 @@ def _contained_rows(text: str, rows: Container[str], sizes: Mapping[str, Iterabl
 
 
 def normal(row: Sequence[Text]) -> str:
-    """Return the texts of a row as one text in lower case and with single spaces, so that rows can be compared."""
+    """Return the texts of a row as one string in lower case and with single spaces, so that rows can be compared."""
     return " ".join(" ".join(map(joined, row)).lower().split())

@@ -103,7 +103,7 @@ class TaskData:
 
 @lru_cache(maxsize=2)
 def _load_cached(folder: Path, stamp: tuple[int, ...] | None) -> TaskData:
-    """Load the data in a folder; if the folder was rewritten, its new `stamp` bypasses the cache."""
+    """Load the data in a folder. `stamp` changes if the folder is rewritten, so that it is then loaded again."""
     return TaskData(_StoredSplits(folder), tuple(read_json(folder / _LABELS_FILE, DataError)["label_names"]))
 
 
@@ -121,23 +121,23 @@ class Splits:
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """The rows of `train` and `search`, as row numbers in the training data."""
     more: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    """Further columns of each split by name: `GROUP` and `REFERENCE`, if the kind of task has them."""
+    """Further columns, keyed by split and by column: `GROUP` and `REFERENCE`, if the kind of task has them."""
 
     def truth(self, name: str) -> np.ndarray:
-        """Return the reference values for a network's outputs on a split; see `nas.data.truth.truth_of`."""
+        """Return the values that a network's outputs on split `name` are compared with; see `nas.data.truth_of`."""
         further_columns = self.more.get(name, {})
         labels = as_array(further_columns.get(REFERENCE, self.labels[name]))
         return in_groups(labels, np.asarray(further_columns[GROUP])) if GROUP in further_columns else labels
 
     def select(self, name: str, rows: Sequence[int]) -> Splits:
-        """Return the same splits, but with only these rows of split `name`."""
+        """Return a copy in which the split `name` has only the rows with the row numbers `rows`."""
         texts = {**self.texts, name: _rows_at(self.texts[name], rows)}
         labels = {key: _values_at(values, rows) if key == name else values for key, values in self.labels.items()}
         further_columns = {key: _values_at(values, rows) for key, values in self.more.get(name, {}).items()}
         return replace(self, texts=texts, labels=labels, more={**self.more, name: further_columns})
 
     def with_labels(self, labels: Mapping[str, Sequence[Any]]) -> Splits:
-        """Return the same splits, but with other labels for the splits in `labels`."""
+        """Return a copy in which the splits in `labels` have these labels."""
         return replace(self, labels={**self.labels, **labels})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
@@ -159,10 +159,10 @@ def tokenised(
     token_types: bool,
     labels: Mapping[str, list[Any]] | None = None,
 ) -> Dataset:
-    """Return columns of texts as a data set of tokens.
+    """Tokenise columns of texts, and return the tokens as a data set.
 
-    The columns are `input_ids`, `length`, those of `labels`, and `token_type_ids` if the model has token types. If
-    texts are lists of words, labels of words are converted to labels of tokens.
+    Its columns are `input_ids`, `length`, the columns in `labels`, and `token_type_ids` if the model has token types.
+    If texts are lists of words, labels of words are converted to labels of tokens.
     """
     tokenizer_settings = {"truncation": True, "max_length": max_length, "return_token_type_ids": token_types}
     tokens = tokens_of(texts, tokenizer, **tokenizer_settings)
@@ -198,7 +198,7 @@ def names_of(sources: Sequence[RowSource]) -> str:
 
 
 def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, head: Head | None = None) -> Splits:
-    """Read a task's rows and hold the search set out of the training rows.
+    """Read a task's rows and hold out part of the training rows as the search set.
 
     `train` and `test` are resolved paths or names of splits on the hub; the rows of several `train` sources are
     concatenated. Labels get the numbers that they have in `head`, the teacher's classifier. Raises `DataError` for a
@@ -271,7 +271,7 @@ def _can_name_group(value: Any, may_be_empty: bool) -> bool:
 
 
 def _check_tags(task: Task, sources: Sequence[RowSource], texts: Sequence[Text], tags: Sequence[Sequence[int]]) -> None:
-    """Raise `DataError` unless each row of these sources has exactly one tag per word."""
+    """Raise `DataError` unless each row of the `sources` has exactly one tag per word."""
     pairs = zip(texts, tags, strict=True)
     for source in sources:
         for row, (words, row_tags) in enumerate(islice(pairs, len(source.rows))):
@@ -292,9 +292,10 @@ def _rows_at(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[
 
 
 def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool = False) -> Dataset:
-    """Return some columns of a file, or of a split of the task's hub data set unless `is_file` is set.
+    """Return the columns of a data file, or of a split of the task's hub data set.
 
-    Raises `DataError` if there are no rows, and the errors of `read_rows`.
+    `source` is the path of a file if `is_file` is set or if the task has no hub data set. Raises `DataError` if there
+    are no rows, and the errors of `read_rows`.
     """
     rows = read_rows(source, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
     if not len(rows):
@@ -303,14 +304,14 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
 
 
 def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[RowSource]:
-    """Return the given columns of each of the named files or splits. Raises the errors of `read_columns`."""
+    """Read `columns` of each of the files or splits in `names`. Raises the errors of `read_columns`."""
     return [
         RowSource(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)
     ]
 
 
 def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -> list[list[Text]]:
-    """Return columns of texts with the rows of several sources concatenated. Raises the errors of `texts_of`."""
+    """Return the text columns `columns` with the rows of all `sources` in order. Raises the errors of `texts_of`."""
     columns_by_source = [texts_of(task, source.name, columns, source.rows) for source in sources]
     return [list(chain.from_iterable(parts)) for parts in zip(*columns_by_source, strict=True)]
 
@@ -318,7 +319,7 @@ def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -
 def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> list[list[Text]]:
     """Return columns of texts, or of lists of words if the kind of task needs them.
 
-    Raises `DataError` if a value has another type. Prints how many texts are empty.
+    Raises `DataError` if a value has a different type. Prints how many texts are empty.
     """
     is_valid, expected = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
     text_columns = []
@@ -360,7 +361,7 @@ def labels_of(task: Task, train: Sequence[RowSource], test: Sequence[RowSource],
 
 
 def label_columns_of(task: Task, sources: Sequence[RowSource]) -> list[LabelColumn]:
-    """Return the label columns that the task names, with the rows of several sources concatenated."""
+    """Return the label columns that the task names, with the rows of all `sources` in order."""
     return [LabelColumn.of([_label_column(source, name) for source in sources]) for name in task.label_columns]
 
 

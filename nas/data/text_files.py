@@ -1,6 +1,6 @@
-"""Read CSV and JSON Lines literally: types are not guessed, and no text such as "NA" counts as a missing value.
+"""Read CSV and JSON Lines literally: types are not guessed, and no string such as "NA" is treated as missing.
 
-All cells of a CSV file are texts. Values in JSON keep their types.
+All cells of a CSV file are strings. Values in JSON keep their types.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BYTE_ORDER_MARKS = {
 with a mark of UTF-16."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_JSON_KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a text"}
+_JSON_KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
 
 
 def require_columns(source: str, names: Sequence[str], columns: Iterable[str]) -> None:
@@ -46,7 +46,7 @@ def require_columns(source: str, names: Sequence[str], columns: Iterable[str]) -
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:
-    """Return the columns of a CSV file as texts. If any `columns` are named, only these are returned.
+    """Return the columns of a CSV file as strings. If any `columns` are named, only these are returned.
 
     Columns that share a name are left out. Raises `DataError` for a row that does not have as many cells as the
     header.
@@ -100,7 +100,7 @@ def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
 
     If any `columns` are named, only these are returned. A key that an object lacks is a missing value. Raises
     `DataError` if a line or element is not a JSON object, or if a named column mixes types of values. If no columns
-    are named, columns with mixed types are returned as JSON texts.
+    are named, columns with mixed types are returned as JSON strings.
     """
     values_by_column: dict[str, list[Any]] = {name: [] for name in columns}
     names: dict[str, None] = {}
@@ -210,7 +210,7 @@ def _arrow_array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
         except pyarrow.ArrowException:  # lists or records of different structures
             pass
     texts = [None if value is None else json.dumps(value) for value in values]
-    # In a needed column, JSON texts are wrapped in lists, so that later checks do not mistake them for plain texts.
+    # In a needed column, JSON strings are wrapped in lists, so that later checks do not mistake them for texts.
     return pyarrow.array([[text] for text in texts]) if needed else pyarrow.array(texts, pyarrow.string())
 
 

@@ -18,9 +18,9 @@ from nas.study import Task
 
 @dataclass(frozen=True)
 class Counts:
-    """The numbers of rows without labels that were read, that were kept, and that were left out for each reason.
+    """The numbers of unlabelled rows that were read, that were kept, and that were left out for each reason.
 
-    Each row is counted once.
+    A row that was left out is counted under only one reason.
     """
 
     read: int
@@ -55,7 +55,7 @@ class Unlabelled:
     """The columns of texts, in the same form as in `Splits`."""
     counts: Counts
     rows: Sequence[Sequence[int]]
-    """For each source, the numbers of the rows that are kept, in the order of the texts."""
+    """For each source, the row numbers of the rows that are kept, in the order of the texts."""
     groups: Sequence[int] = ()
     """The number of each text's group, distinct from all numbers in the splits; empty if the task has no groups."""
 

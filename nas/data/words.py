@@ -28,13 +28,13 @@ def are_words(texts: Sequence[Sequence[Text]]) -> bool:
 
 
 def tokens_of(texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase, **settings: Any) -> BatchEncoding:
-    """Return a tokenizer's output for columns of texts; no token spans two words of a list of words."""
+    """Return a tokenizer's output for columns of texts. If texts are lists of words, no token spans two words."""
     columns = ([text if isinstance(text, str) else list(text) for text in column] for column in texts)
     return tokenizer(*columns, is_split_into_words=are_words(texts), return_attention_mask=False, **settings)
 
 
 def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return for each token of each text the tag of the word that begins there, or `IGNORED` if none does."""
+    """Return a tag for each token of each text: the tag of the word that begins at the token, or `IGNORED`."""
     token_tags = []
     for row, word_tags in enumerate(tags):
         labels, previous_word = [], None

@@ -1,4 +1,4 @@
-"""Accuracy of networks: the logits of a whole split, the `Evaluator` of candidates, and the result of one evaluation.
+"""Accuracy of networks: the logits of all texts of a split, the `Evaluator` of candidates, and evaluation results.
 
 Executors call `Evaluator.evaluate` during a search. The final training and exports use the evaluator and `predict`
 for networks with weights of their own.
@@ -33,7 +33,7 @@ from nas.threads import side_by_side
 
 _TITLE = "Accuracy on the search set"
 RESULT_VERSION = 2
-"""Increase this when evaluations give different accuracies than before, so that stored results are not reused."""
+"""Increase this when evaluations yield different accuracies than before, so that stored results are not reused."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class CandidateResult:
 
     architecture: Architecture
     accuracy: float
-    """The task's metric on the search set, with inherited weights."""
+    """The task's metric on the search set, with weights inherited from the supernet."""
     examples: int
     """The number of texts that were evaluated."""
     seconds: float
@@ -57,7 +57,7 @@ class CandidateResult:
 
     @property
     def objective(self) -> float:
-        """The value that a search maximises: the confidence, or the accuracy if there is none."""
+        """The value that a search maximises: the confidence, or the accuracy if there is no confidence."""
         return self.accuracy if self.confidence is None else self.confidence
 
     def to_json(self) -> dict[str, Any]:
@@ -74,8 +74,8 @@ class CandidateResult:
 def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch], title: str | None = None) -> np.ndarray:
     """Return the logits of all batches, in the order of the examples.
 
-    Their shape is (examples, num_labels), or (examples, tokens, num_labels) with zeros after the last token of a
-    text. `forward` returns the logits of one batch. If a title is given, progress is shown.
+    Their shape is (examples, num_labels) or, if each token has a label, (examples, tokens, num_labels). Logits after
+    the last token of a text are zero. `forward` returns the logits of one batch. Progress is shown if `title` is set.
     """
     parts = [(batch.rows, forward(batch)) for batch in (tracked(list(batches), title) if title else batches)]
     stacked = _stacked([values for _, values in parts])
@@ -116,9 +116,9 @@ def forward_of(
 
 
 def logits_of(model: nn.Module, texts: Dataset, title: str | None = None) -> np.ndarray:
-    """Return the logits, (examples, num_labels), of a model for tokenised texts, computed on the model's processor.
+    """Return a model's logits for tokenised texts, in the shape that `predict` describes.
 
-    If a title is given, progress is shown.
+    They are computed on the model's processor. Progress is shown if `title` is set.
     """
     processor = str(next(model.parameters()).device)
     return predict(forward_of(model.eval(), processor=processor), batches_by_length(texts), title)
@@ -128,8 +128,9 @@ class Evaluator:
     """Evaluates architectures of one supernet on one split.
 
     `shared` reuses hidden states, `raced` stops candidates that cannot win, and `bf16` computes in bf16 if that is
-    faster. Each of them can be switched off to measure its effect. If the metric is the share of right answers,
-    `by_confidence` adds the mean probability of the right answer to the results, and compares candidates by it.
+    faster. Each of these options can be switched off to measure its effect. If the metric is the share of right
+    answers, `by_confidence` adds the mean probability of the right answer to the results, and candidates are compared
+    by this probability.
     """
 
     def __init__(  # noqa: PLR0913 (switches)
@@ -159,7 +160,7 @@ class Evaluator:
         self._races = (Race(len(self.labels)), Race(len(self.labels))) if raced and metric.is_share else None
 
     def evaluate(self, architecture: Architecture, to_beat: float = 0.0) -> CandidateResult:
-        """Evaluate an architecture with the weights that it inherits.
+        """Evaluate an architecture with the weights that it inherits from the supernet.
 
         The evaluation stops early as soon as it is almost certain that the objective cannot reach `to_beat`.
         """
@@ -183,13 +184,13 @@ class Evaluator:
         return precision_name(self._dtype == torch.bfloat16)
 
     def network(self, architecture: Architecture) -> CompactBert:
-        """Return a sub-network with its own copy of the weights, on the CPU."""
+        """Return an architecture's sub-network on the CPU, with a separate copy of its weights."""
         model = self.supernet.extract(architecture)
         nn.Module.to(model, "cpu")
         return model
 
     def _outputs(self, model: CompactBert, architecture: Architecture, to_beat: float = 0.0) -> _Outputs:
-        """Return the outputs of an extracted model for all texts, or only for the texts before it was stopped."""
+        """Return an extracted model's outputs for all texts, or for the texts before its evaluation was stopped."""
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
         logits_by_batch, rows, values = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
@@ -218,7 +219,7 @@ class Evaluator:
 
     @contextmanager
     def _inference_mode(self) -> Iterator[None]:
-        """Disable gradients and use the evaluator's precision. Both settings hold only for the calling thread."""
+        """Disable gradients and use the evaluator's precision. Both settings apply only to the calling thread."""
         with (
             torch.inference_mode(),
             torch.autocast(self.processor, self._dtype, enabled=self._dtype != torch.float32),
@@ -231,7 +232,10 @@ class Evaluator:
         return score_rows(logits, self.labels[rows])
 
     def _scores(self, logits: np.ndarray, rows: np.ndarray) -> tuple[float, float | None]:
-        """Return the metric and the confidence (None if it is not used). If rows are missing, both are estimates."""
+        """Return the metric and the confidence (None if it is not used).
+
+        Both are estimates if the evaluation was stopped before all rows were evaluated.
+        """
         if self._races and len(rows) < len(self.labels):
             race, accuracies = self._races
             accuracy, _ = accuracies.estimate(rows, self.metric.is_correct(logits, self.labels[rows]))
@@ -257,7 +261,7 @@ class Evaluator:
         return self.measure(model, _TITLE)[0]
 
     def judged(self, model: CompactBert) -> tuple[float, float]:
-        """Return the metric of a model with its own weights and the metric's standard error, and show the progress."""
+        """Return the metric and its standard error for a model with its own weights, and show the progress."""
         logits = self._logits_of(model, [], _TITLE)
         return self.metric.score(logits, self.labels), standard_error(self.metric, logits, self.labels)
 
@@ -312,6 +316,9 @@ def _classify(
 
 
 def exit_shares(left_after: Sequence[int], layers: int) -> tuple[float, ...]:
-    """Return the share of texts that exit after each of `layers` layers."""
+    """Return the share of texts that exit after each layer of a network.
+
+    `left_after` holds the number of layers that each text passed, and `layers` is the number of the network's layers.
+    """
     counts = np.bincount(left_after, minlength=layers + 1)[1:]
     return tuple((counts / len(left_after)).round(6).tolist())

@@ -1,4 +1,4 @@
-"""A memory of complete evaluations, so that another search of the same supernet need not repeat them.
+"""A memory of complete evaluations, so that a later search with the same supernet need not repeat them.
 
 `CachingExecutor` (`nas/search/executors.py`) reads the memory and adds results to it.
 """
@@ -15,7 +15,7 @@ from nas.evaluate.accuracy import CandidateResult
 
 
 class Memory:
-    """Results by architecture, stored in a file with one JSON object per line.
+    """The results of evaluations, stored in a file with one JSON object per line, and looked up by architecture.
 
     Incomplete lines, which a killed process may have left, are skipped. The caller must use a separate file for each
     combination of weights, texts and method of evaluation. Each line states the precision of the result, and only

@@ -1,4 +1,4 @@
-"""Racing: the evaluation of a candidate is stopped once the candidate almost certainly cannot beat its competitor.
+"""Racing: a candidate's evaluation is stopped once its objective almost certainly stays below the one it has to beat.
 
 `Evaluator` checks this with a `Race` after each batch of texts.
 """
@@ -29,15 +29,15 @@ class Race:
         self._candidates = 0
 
     def add(self, values: np.ndarray) -> None:
-        """Add a complete evaluation: for each example a value from 0 to 1, or whether the answer was right."""
+        """Add a complete evaluation. `values` has a number from 0 to 1, or a truth value, for each example."""
         self._value_sums += values
         self._candidates += 1
 
     def estimate(self, rows: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-        """Return an estimate of a candidate's mean over all examples, and its standard error.
+        """Return an estimate of a candidate's mean value over all examples, and the estimate's standard error.
 
-        `values` holds the candidate's values for the examples `rows`, (rows,). The standard error is 1 until a
-        candidate has been added.
+        `values` holds the candidate's values for the examples with the indices `rows`, (rows,). The standard error is 1
+        until a complete evaluation has been added.
         """
         examples = len(self._value_sums)
         if not self._candidates:
@@ -50,7 +50,7 @@ class Race:
         return float(means.mean() + difference.mean()), error
 
     def is_lost(self, rows: np.ndarray, values: np.ndarray, to_beat: float) -> bool:
-        """Whether it is almost certain that the mean of a candidate over all examples is less than `to_beat`."""
+        """Whether it is almost certain that a candidate's mean value over all examples is less than `to_beat`."""
         if len(rows) < max(2.0, _MIN_SHARE * len(self._value_sums)):
             return False
         accuracy, error = self.estimate(rows, values)

@@ -1,4 +1,4 @@
-"""The construction of an evaluator, from the files of a run or from arrays that are sent to workers elsewhere.
+"""The construction of an evaluator, from the files of a run or from arrays that were sent to a worker process.
 
 `EvaluationRecipe` names the files, and `EvaluationParts` holds their content. Executors get a recipe. The Ray executor
 reads the files once and shares the parts with its workers.
@@ -40,7 +40,10 @@ class EvaluationParts:
     by_confidence: bool = True
 
     def evaluator(self, threads: int | None = None, processor: str = "cpu") -> Evaluator:
-        """Build the evaluator on a processor, `cpu` or `cuda`. `threads` sets the torch threads of this process."""
+        """Build the evaluator on a processor, `cpu` or `cuda`.
+
+        `threads` is the number of threads that PyTorch uses in this process; None leaves it unchanged.
+        """
         if threads:
             torch.set_num_threads(threads)
         with warnings.catch_warnings():
@@ -66,7 +69,10 @@ class EvaluationRecipe:
     weights: str | None = None
     """The digest that the supernet's weights must have; None accepts any weights."""
     by_confidence: bool = True
-    """Whether candidates are compared by the probability of the right answer, which is possible only for accuracy."""
+    """Whether candidates are compared by the probability of the right answer instead of the metric.
+
+    This has no effect if the metric is not the share of right answers.
+    """
     processor: str = "cpu"
     """The processor of the evaluator that `load` returns: `cpu` or `cuda`."""
 
@@ -82,7 +88,7 @@ class EvaluationRecipe:
     def read(self) -> EvaluationParts:
         """Read the weights and the search set.
 
-        Raises `DataError` if no text is long enough, and `SearchError` as `check` does.
+        Raises `DataError` if no text is long enough, and `SearchError` if the weights have changed (see `check`).
         """
         weights = SupernetWeights.from_pretrained(self.supernet)
         state = {name: value.numpy() for name, value in weights.state_dict().items()}
@@ -105,8 +111,9 @@ class EvaluationRecipe:
 def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Dataset:
     """Return the texts of the search set on which candidates are evaluated.
 
-    These are the texts with at least `least_tokens` tokens or, if `examples` is set, about that many random ones of
-    them. Groups of texts that are scored together stay whole. Raises `DataError` if no text is long enough.
+    These are all texts with at least `least_tokens` tokens or, if `examples` is set, about `examples` random texts of
+    that length. Groups of texts that are scored together are not divided, so shorter texts of a group may be
+    included. Raises `DataError` if no text is long enough.
     """
     long_enough = np.flatnonzero(np.asarray(split["length"]) >= least_tokens)
     if not len(long_enough):

@@ -1,4 +1,4 @@
-"""Reuse of hidden states: the first layers are not recomputed if two candidates in a row share them.
+"""Reuse of hidden states: first layers that two successive candidates share are computed only once.
 
 `Evaluator` runs candidates through `SharedStates`. Executors use the prefix keys to order candidates.
 """
@@ -22,7 +22,7 @@ _DEFAULT_LIMIT_BYTES = 2**30
 def prefix_keys(architecture: Architecture) -> list[Key]:
     """Return a key for the embeddings and one for each layer, in order.
 
-    Two networks have the same states after a layer if all their keys up to that layer are equal.
+    Two networks have the same hidden states after a layer if all their keys up to that layer are equal.
     """
     first_token_layer = first_token_from(architecture.resolved)
     embeddings_key: Key = (architecture.hidden_size, architecture.embedding)
@@ -36,11 +36,11 @@ def shared_depth(first: Sequence[Key], second: Sequence[Key]) -> int:
 
 
 class SharedStates:
-    """The hidden states of the network that was run last, for each batch.
+    """The hidden states of each batch in the network that was run last.
 
-    The next network reuses the states of the layer prefix that it shares with this network. Candidates with a long
-    shared prefix should therefore follow each other. States are stored in the order in which they are computed, as long
-    as they fit into `limit_bytes`. Several threads may run batches at the same time.
+    The next network reuses the states after the first layers, if both networks share these layers. Candidates that
+    share many of their first layers should therefore follow each other. States are stored in the order in which they
+    are computed, as long as they fit into `limit_bytes`. Several threads may run batches at the same time.
     """
 
     def __init__(self, limit_bytes: int = _DEFAULT_LIMIT_BYTES) -> None:
@@ -50,7 +50,7 @@ class SharedStates:
         self._lock = Lock()
 
     def begin(self, architecture: Architecture) -> None:
-        """Prepare for the next network: keep the states of the shared prefix, and drop the others."""
+        """Prepare for the next network: keep the states after shared first layers, and drop all other states."""
         keys = prefix_keys(architecture)
         depth = shared_depth(self.keys, keys)
         for states in self._states[depth:]:
@@ -95,9 +95,9 @@ class SharedStates:
 
 
 def longest_prefix(architectures: Sequence[Architecture], previous_keys: Sequence[Key]) -> int:
-    """Return the index of the architecture that shares the longest prefix with the keys in `previous_keys`.
+    """Return the index of the architecture whose prefix keys share the longest prefix with `previous_keys`.
 
-    If there are several, return the first.
+    If this holds for several architectures, return the index of the first one.
     """
     depths = [shared_depth(previous_keys, prefix_keys(architecture)) for architecture in architectures]
     return depths.index(max(depths))

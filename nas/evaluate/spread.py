@@ -15,8 +15,8 @@ SELECTION_BIAS = 2.0
 """The number of standard errors by which the search set overestimates a network that was selected on it.
 
 This is the bias before the final training. On SST-2, where the standard error was 0.7 points of accuracy, the bias was
-1.5 points (studies/LOG.md, 2026-11-26). The bias grows with the noise of the metric on the search set. It is given in
-standard errors, so that it fits any metric and any number of texts.
+1.5 points (studies/LOG.md, 2026-11-26). The bias grows with the noise of the metric on the search set. It is expressed
+in standard errors, so that it applies to any metric and any number of texts.
 """
 _BOOTSTRAP_SAMPLES = 200
 

@@ -34,7 +34,7 @@ INFER_FILE = "infer.py"
 ARCHITECTURE_FILE = "architecture.json"
 VERIFICATION_FILE = "verification.json"
 SAMPLES_FILE = "samples.json"
-"""The file with all latency samples on which the verification is based, by device."""
+"""The file with all latency samples on which the verification is based, keyed by device name."""
 _BROWSER_ENTRIES = {"transformers.js_config": {"dtype": "fp32"}}
 """By default transformers.js looks for `model_quantized.onnx` in browsers. This entry of `config.json` makes it load
 `model.onnx`, whatever number formats the network has."""
@@ -55,12 +55,12 @@ def write_artefact(
     """Write weights (safetensors), configuration, tokenizer, ONNX file, `infer.py` and architecture into a folder.
 
     An existing folder is replaced, and the folder is never left incomplete. `max_length` is the number of tokens to
-    which texts are truncated (by default the tokenizer's limit), `pairs` must be true if each example is a text pair,
-    and `about_task` holds additional entries for `config.json`.
+    which texts are truncated. The default is the tokenizer's limit. `pairs` must be true if each example is a text
+    pair. `about_task` holds additional entries for `config.json`.
 
-    If the teacher's own class, such as `BertForSequenceClassification`, can express the architecture, the model is
-    saved in that class. Otherwise it is saved as a `CompactBert`, with the modelling file that defines it. If the
-    runtimes include `openvino`, the model is also saved in OpenVINO's format.
+    If the teacher's class in transformers, such as `BertForSequenceClassification`, can express the architecture, the
+    model is saved in that class. Otherwise it is saved as a `CompactBert`, together with the modelling file that
+    defines this class. If the runtimes include `openvino`, the model is also saved in OpenVINO's format.
     """
 
     def fill(draft: Path) -> None:
@@ -86,7 +86,8 @@ def write_artefact(
 def _complete_config(path: Path, config: CompactBertConfig, further_entries: Mapping[str, Any], pairs: bool) -> None:
     """Add the entries of `config.json` that the model's class does not write.
 
-    text-embeddings-inference needs `hidden_size` and `num_hidden_layers`, for which DistilBERT has other names.
+    text-embeddings-inference needs `hidden_size` and `num_hidden_layers`, but DistilBERT names these settings
+    differently.
     """
     sizes = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers}
     write_json(
@@ -104,11 +105,11 @@ def _rename_tokenizer_class(path: Path) -> None:
 def served_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: CompactBertConfig, max_length: int | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of a tokenizer that makes every library produce the tokens on which accuracy was measured.
+    """Copy a tokenizer, with settings that make every library produce the tokens on which accuracy was measured.
 
-    The copy returns only the network's inputs, and truncates texts to `max_length` tokens on the side where the given
-    tokenizer truncates. These settings are also in `tokenizer.json`, which the tokenizers library reads. Padding is
-    added on the right, since a classifier reads the first token; stored padding settings are removed.
+    The copy returns only the network's inputs, and truncates texts to `max_length` tokens on the side where `tokenizer`
+    truncates. These settings are also in `tokenizer.json`, which the tokenizers library reads. Padding is added on the
+    right, since a classifier reads the first token. Stored padding settings are removed.
     """
     served: Any = copy.deepcopy(tokenizer)
     served.model_input_names = served.init_kwargs["model_input_names"] = list(config.input_names)
@@ -134,7 +135,10 @@ def network_type_of(folder: Path) -> NetworkType:
 
 
 def served_files(folder: Path, runtime: str) -> list[Path]:
-    """Return the files that a runtime loads; their total size is reported. The first one is passed to the runtime."""
+    """Return the files that a runtime loads. The first file is the one to pass to the runtime.
+
+    The reported size of an export is the total size of these files.
+    """
     openvino_file = folder / OPENVINO_FILE
     if runtime == "openvino" and openvino_file.exists():
         return [openvino_file, openvino_file.with_suffix(".bin")]

@@ -7,9 +7,9 @@ It needs Python, numpy, tokenizers and onnxruntime.
 
 The program prints one line per text. A classifier prints the most likely label and its probability, separated by a
 tab; a regression or ranking model prints the name of its output and the score. The numbers equal those of
-transformers' text-classification pipeline. If a text may have several labels, the line lists each label whose
-probability reaches its threshold in config.json, followed by the probability, all separated by tabs. The line is empty
-if there are no such labels. `--all` prints every label. An embedding model prints the numbers of the embedding,
+transformers' text-classification pipeline. If a text may have several labels, the line lists the labels whose
+probability reaches their threshold in config.json, each followed by its probability, all separated by tabs. The line is
+empty if there are no such labels. `--all` prints every label. An embedding model prints the values of the embedding,
 separated by spaces. For a model of text pairs, each input is two texts with a tab between them.
 
 A model that tags words prints the spans of each text on one line: type, start, end and mean probability of each span,
@@ -89,18 +89,18 @@ def probabilities(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
 
 
 class Span(NamedTuple):
-    """Consecutive words of the same type."""
+    """A sequence of consecutive words that have the same type."""
 
     type: str
     start: int
     end: int
     """The position after the last character of the span; `start` is the position of its first character."""
     score: float
-    """The mean probability of the tags of its words."""
+    """The mean, over the words of the span, of the probability of the word's tag."""
 
 
 class Classifier:
-    """The tokenizer and the network of an export's folder, run by ONNX Runtime on the CPU."""
+    """The tokenizer and the network in an export's folder. ONNX Runtime runs the network on the CPU."""
 
     def __init__(self, folder: Path) -> None:
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -194,7 +194,7 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
 
 
 def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bool = False) -> Iterator[str]:
-    """Yield one line per text. Raises `InputError` with the text's number if a text cannot be processed."""
+    """Yield one line of output per text. Raises `InputError`, with the text's number, if a text cannot be processed."""
     for number, text in enumerate(texts, start=1):
         parts = text.split("\t") if pairs else [text]
         try:

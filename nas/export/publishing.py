@@ -1,4 +1,4 @@
-"""Upload an export to the Hugging Face hub, which only happens when a user runs `nas push`."""
+"""The upload of an export to the Hugging Face hub. It happens only when a user runs `nas push`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ CARD_FILE = "README.md"
 
 
 def push(folder: Path, repository: str, private: bool = False) -> Upload:
-    """Upload an export's folder, with its model card, as the content of a model repository.
+    """Upload an export's folder, including its model card, to a model repository on the Hugging Face hub.
 
-    The repository is created if it does not exist; see `nas.hub.upload` for the rules on existing ones. Raises
-    `ExportError` if the folder is not a verified export that met its budget, or if the hub refuses the upload.
+    The repository is created if it does not exist. `nas.hub.upload` states the rules for existing repositories. Raises
+    `ExportError` if the folder is not a verified export, if the export missed its budget, or if the hub refuses the
+    upload.
     """
     _check(folder)
     return upload(folder, repository, private, ARCHITECTURE_FILE, f"{folder.resolve().name}, exported by nas")

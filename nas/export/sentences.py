@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nas.files import write_atomically
-from nas.form import NetworkForm
 from nas.model import CompactBert
 from nas.model.modeling import READOUTS
+from nas.model.stock import form_of
 from nas.sentence_modules import DENSE_FOLDER, read_modules, write_modules
 
 DENSE_FILE = "model.safetensors"
@@ -26,17 +26,18 @@ _WEIGHT, _BIAS = "linear.weight", "linear.bias"
 
 
 def write_sentence_modules(model: CompactBert, folder: Path) -> None:
-    """Write the modules that follow the encoder into the encoder's folder: pooling, projection and normalisation."""
+    """Write the modules that follow the encoder into its folder: pooling and, if any, projection and normalisation."""
     config = model.config
-    form = NetworkForm(config.network_type, config.readout, config.normalize)
-    write_modules(folder, form, config.hidden_size, config.outputs)
+    write_modules(folder, form_of(config), config.hidden_size, config.projection_dim)
+    if model.classifier is None:
+        return
     last = {_WEIGHT: model.classifier.weight, _BIAS: model.classifier.bias}
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in last.items()}
     write_atomically(folder / DENSE_FOLDER / DENSE_FILE, lambda draft: save_file(tensors, draft))
 
 
 class SentenceEncoder(nn.Module):
-    """An encoder of transformers, followed by the modules in its folder. The `logits` of its output are embeddings."""
+    """An encoder of transformers, followed by the modules in its folder. The output field `logits` holds embeddings."""
 
     def __init__(self, encoder: PreTrainedModel, folder: Path) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class SentenceEncoder(nn.Module):
                 self.dense.bias.copy_(state[_BIAS])
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
-        """Return the embeddings (batch, outputs) of token ids (batch, sequence), as `logits`."""
+        """Return an output whose `logits` are the embeddings (batch, outputs) of the texts (batch, sequence)."""
         hidden = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         embeddings = READOUTS[self.form.readout](hidden, attention_mask)
         embeddings = embeddings if self.dense is None else self.dense(embeddings)
@@ -61,5 +62,5 @@ class SentenceEncoder(nn.Module):
         )
 
     def num_parameters(self) -> int:
-        """Return the number of parameters, like the method of the same name of transformers' models."""
+        """Return the number of parameters. Models of transformers have a method of the same name."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -20,11 +20,14 @@ from nas.errors import ExportError
 _INSTALLED_MODULES = sys.stdlib_module_names | {"numpy", "torch", "transformers"}
 
 Import = tuple[str, str]
-"""The module and the name in it; the name is empty if the module itself is imported."""
+"""An import: a module and a name in it. The name is empty if the module itself is imported."""
 
 
 def is_present(module: str) -> bool:
-    """Whether every machine that loads models has this module. Such modules are imported; all others are copied."""
+    """Whether a module is installed on every machine that loads exports.
+
+    An export imports such modules. The code that it uses from all other modules is copied.
+    """
     return module.split(".", maxsplit=1)[0] in _INSTALLED_MODULES
 
 
@@ -52,7 +55,10 @@ class Part:
 
 
 class ModuleSource:
-    """The source of a module, with the origin of each name. Imports inside functions count as imports of the module."""
+    """The source of a module, with the origin of each name.
+
+    Imports inside functions are treated as imports of the module.
+    """
 
     def __init__(self, module: str) -> None:
         self.module = import_module(module)
@@ -65,7 +71,7 @@ class ModuleSource:
         self._members: dict[ast.ClassDef, list[Part]] = {}
 
     def _imports(self, node: ast.AST) -> Iterator[tuple[str, Import]]:
-        """Yield the names that an import binds, with their origins; yield nothing for other statements."""
+        """Yield each name that an import statement binds, with its origin. Yields nothing for nodes of other types."""
         if isinstance(node, ast.Import):
             for alias in node.names:
                 package = alias.name.split(".", maxsplit=1)[0]
@@ -100,7 +106,8 @@ class ModuleSource:
     def uses(self, node: ast.AST) -> tuple[list[str], set[str]]:
         """Return the names that a part of this module reads, and the attributes that it accesses.
 
-        Attributes of installed modules are left out: `functional.linear` does not use a method `linear`.
+        Attributes of installed modules are left out. For example, `functional.linear` is not a use of a method
+        `linear`.
         """
         if node not in self._uses:
             names, attributes = list[str](), set[str]()
@@ -115,7 +122,7 @@ class ModuleSource:
         return self._uses[node]
 
     def text(self, part: Part, members: Collection[Part] = ()) -> str:
-        """Return the lines of a part without the imports in it. If it is a class, only the given members are kept."""
+        """Return the lines of a part without the imports in it. A class keeps only the members in `members`."""
         dropped: set[int] = set()
         for node in ast.walk(part.node):
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -133,7 +140,7 @@ class ModuleSource:
 
 @cache
 def source(module: str) -> ModuleSource:
-    """Return the source of a module. Raises `ExportError` if it cannot be imported or has no source file."""
+    """Return the source of a module. Raises `ExportError` if the module cannot be imported or has no source file."""
     try:
         return ModuleSource(module)
     except (ImportError, OSError, TypeError):

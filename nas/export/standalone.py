@@ -50,15 +50,15 @@ def auto_map(network_type: NetworkType) -> dict[str, str]:
 
 
 def modeling_source(config: CompactBertConfig) -> str:
-    """Return the text of a Python file that defines a network and its configuration with only torch and transformers.
+    """Return the source code of a Python file that defines a network and its configuration.
 
-    Raises the errors of `source_of`.
+    The file needs only torch and transformers. Raises `ExportError` as `source_of` does.
     """
     return source_of(config.architecture.choices, config.network_type)
 
 
 def source_of(methods: Iterable[str], network_type: NetworkType = "sequence_classifier") -> str:
-    """Return the text of the modelling file for networks with these compression methods.
+    """Return the source code of the modelling file for networks with these compression methods.
 
     Raises `ExportError` if the source of a method cannot be read, or if two copied objects have the same name.
     """
@@ -67,7 +67,10 @@ def source_of(methods: Iterable[str], network_type: NetworkType = "sequence_clas
 
 
 def _import_order(name: str) -> tuple[int, str]:
-    """Return the sort key of an imported name: constants come first, then classes, then others, each alphabetically."""
+    """Return the sort key of an imported name. Constants come first, then classes, then all other names.
+
+    Within these three groups, the order is alphabetical.
+    """
     return (0 if name.isupper() else 1 if name[:1].isupper() else 2), name.lower()
 
 
@@ -85,7 +88,7 @@ class _CopiedCode:
         self.methods = methods
         self.auto_class, model = AUTO_MODELS[network_type]
         self.definitions: dict[str, str] = {}
-        """The name of each copied definition, with the module that it comes from."""
+        """The module that each copied definition comes from, keyed by the name of the definition."""
         self.imports: dict[str, Import] = {}
         self.mentioned = set(_METHODS_FOR_USERS)
         """The names of the attributes that copied code uses."""
@@ -98,7 +101,10 @@ class _CopiedCode:
                 self._follow_uses(module, name)
 
     def _follow_uses(self, module: str, name: str) -> None:
-        """Follow all names that the copied part of a definition uses."""
+        """Follow every name that a definition depends on, so that it is copied too.
+
+        For a class, only the members that are copied count.
+        """
         if (module, name) == _REGISTRY:
             for method in self.methods.values():
                 self._follow(method.__module__, method.__name__, module)
@@ -130,7 +136,7 @@ class _CopiedCode:
         return [member for member in source(module).members(node) if is_kept(member)]
 
     def _follow(self, module: str, name: str, reader: str = "") -> None:
-        """Record the definition or import to which a name in a module refers; skip other names, such as local ones."""
+        """Record the definition or import to which a name in a module refers. Local names, for example, are skipped."""
         module_source, reader = source(module), reader or module
         if name in module_source.defined:
             self._record(self.definitions, name, module)
@@ -158,12 +164,12 @@ class _CopiedCode:
         table[name] = origin
 
     def text(self) -> str:
-        """Return the text of the file: its head, then the definitions of each module."""
+        """Return the source code of the file: its head, then the definitions of each module."""
         head = _FILE_HEAD.format(version=__version__, auto_class=self.auto_class) + "\n".join(self._import_lines())
         return f"{head}\n\n" + "\n\n\n".join(map(self._section, self._modules())) + "\n"
 
     def _import_lines(self) -> Iterator[str]:
-        """Yield the lines of the imports, those of the standard library first."""
+        """Yield the lines of the imports. Those of the standard library come first."""
         whole_modules = sorted((module, key) for key, (module, name) in self.imports.items() if not name)
         lines = [(module, f"import {module}{'' if key == module else f' as {key}'}") for module, key in whole_modules]
         for module in sorted({module for module, name in self.imports.values() if name}):

@@ -1,9 +1,9 @@
 """A static model of a task: a linear classifier on the average of the teacher's token embeddings.
 
-It is a baseline that networks have to beat, since it has neither attention nor layers and is trained in seconds. The
-average of a linear classifier's outputs for all embeddings equals its output for their average. The model is therefore
-a table with a row of logits for each token. The pipeline fits the model, writes it as ONNX, and verifies it like an
-export.
+It is a baseline that networks have to beat, since it has neither attention nor layers and is trained in seconds. A
+linear classifier's output for an average of embeddings is the average of its outputs for the single embeddings. The
+model is therefore a table with a row of logits for each token. The pipeline fits the model, writes it as ONNX, and
+verifies it like an export.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from nas.graph import GraphBuilder, save
 from nas.tasks import Metric
 
 _MAX_PRODUCTS = 400_000
-"""The largest product of training rows and classes. If it is exceeded, only a random part of the rows is used."""
+"""The largest product of the number of training rows and the number of outputs. With more rows, a random sample of them
+is used."""
 _FEWEST_ROWS = 5_000
-"""The number of training rows that are used in any case, even if there are many classes."""
+"""The number of training rows that are used even if there are many outputs."""
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
-"""The inverse regularisation strengths that are tried; the best one on the search set is chosen."""
+"""The inverse regularisation strengths that are tried. The one with the best score on the search set is chosen."""
 _MAX_ITERATIONS = 100
 _IMPOSSIBLE_LOGIT = 1e3
 """The amount by which the logit of a class is lowered so that the class is never the most likely."""
@@ -36,7 +37,7 @@ _IMPOSSIBLE_LOGIT = 1e3
 
 @dataclass(frozen=True)
 class StaticModel:
-    """A table of logits for each token; the logits of a text are the mean over its tokens plus a bias."""
+    """A table with the logits of each token. The logits of a text are the mean over its tokens, plus a bias."""
 
     table: np.ndarray
     """The logits of each token, (vocab_size, outputs)."""
@@ -45,7 +46,7 @@ class StaticModel:
 
     @classmethod
     def fit(cls, vectors: np.ndarray, train: Dataset, search: Dataset, metric: Metric) -> StaticModel:
-        """Fit a model to tokenised training rows, given token embeddings (vocab_size, width).
+        """Fit a model to tokenised training rows. `vectors` holds the token embeddings, (vocab_size, width).
 
         The regularisation strength with the best score on the search set is used.
         """
@@ -76,7 +77,7 @@ class StaticModel:
         return self.table.size + self.bias.size
 
     def save(self, path: Path) -> None:
-        """Write an ONNX file that computes `logits` from `input_ids`, (batch, sequence), without padding."""
+        """Write an ONNX file that computes `logits` from `input_ids` (batch, sequence) of texts without padding."""
         graph = GraphBuilder()
         ids = graph.input("input_ids", TensorProto.INT64, ("batch_size", "sequence_length"))
         rows = graph.add("Gather", graph.constant(self.table.astype(np.float32)), ids)
@@ -87,7 +88,7 @@ class StaticModel:
 
 
 def _count_outputs(*splits: Dataset) -> int:
-    """Return the number of outputs: one per class, or per label if a text may have several, or 1 for a regression."""
+    """Return the number of outputs: the number of classes or, for multi-label tasks, of labels; 1 for a regression."""
     labels = [np.asarray(values_of(split, "labels")) for split in splits]
     if labels[0].ndim == 2:
         return labels[0].shape[1]
@@ -106,7 +107,7 @@ def _token_weights(split: Dataset, vocab_size: int) -> csr_matrix:
 
 
 def _fit_for_each_strength(x: np.ndarray, labels: np.ndarray, outputs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield weights (width, outputs) and bias (outputs,) of a linear classifier or regression for each strength."""
+    """Fit a linear classifier or regression for each strength. Yields weights (width, outputs) and bias (outputs,)."""
     for strength in _STRENGTHS:
         if labels.ndim == 2:
             classifiers = [_fit_classifier(x, column > 0.5, 2, strength) for column in labels.T]
@@ -129,7 +130,7 @@ def _fit_regression(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple
 
 
 def _fit_classifier(x: np.ndarray, labels: np.ndarray, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights and bias of a classifier; a class without training rows is never the most likely."""
+    """Return weights and bias of a classifier. A class without training rows is never the most likely one."""
     from sklearn.linear_model import LogisticRegression
 
     weights, bias = np.zeros((x.shape[1], outputs)), np.full(outputs, -_IMPOSSIBLE_LOGIT)

@@ -1,4 +1,4 @@
-"""Check that an export's tokenizer produces the tokens on which accuracy was measured, in each library that loads it.
+"""Check that each library that loads an export's tokenizer produces the tokens on which accuracy was measured.
 
 The export step calls `check_tokens` for each folder that it writes.
 """
@@ -18,7 +18,7 @@ from nas.export.infer import encode, read_tokenizer
 def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]]) -> None:
     """Raise `ExportError` if `infer.py` or transformers tokenise a text differently from the test set.
 
-    `sample` holds the texts of some rows of the test set, by row number.
+    `sample` maps row numbers of the test set to the texts of these rows.
     """
     standalone_tokenizer, transformers_tokenizer = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     for row, texts in sample.items():

@@ -12,7 +12,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,25 +44,28 @@ from nas.progress import say
 from nas.tasks import Metric
 
 _LEAST_AGREEMENT = 0.99
-"""The share of texts to which the served file and the folder's model should give the same answer."""
+"""The smallest share of texts for which the served file and the folder's Hugging Face model should agree."""
 _ALLOWED_DIFFERENCES = 2
-"""This many texts may always have different answers, because rounding can decide between nearly equal logits."""
+"""The number of texts on which the two may always differ, because rounding can decide between nearly equal logits."""
 _EXPORT, _TEACHER = "export", "teacher"
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """The folder of an export, as it is served on a device."""
+    """An export's folder, and the device that serves the export."""
 
     folder: Path
     device: Device
 
     def logits(self, split: Dataset) -> np.ndarray:
-        """Return the logits of a split, computed by the device's runtime at its batch size and without padding."""
+        """Return the logits of a split. The device's runtime computes them at the device's batch size, unpadded."""
         return self.answers(split)[0]
 
     def answers(self, split: Dataset) -> tuple[np.ndarray, list[int]]:
-        """Return the logits, and the number of layers after which each text exited (empty without early exits)."""
+        """Return the logits of a split, and a list of how many layers each text passed before it exited.
+
+        The list is in no particular order. It is empty if the network has no early exits.
+        """
         batches = (
             small_batch
             for batch in batches_by_length(split)
@@ -72,7 +75,7 @@ class Artefact:
         return predict(self._forward(exit_layers), batches, f"Accuracy of {self.folder.name}"), exit_layers
 
     def _forward(self, exit_layers: list[int]) -> Callable[[Batch], np.ndarray]:
-        # If the device is another machine, answers are computed here, on the CPU. Compiling would not change answers.
+        # For a device on a different machine, answers are computed here, on the CPU. Compiling would not change them.
         processor = self.device.processor if self.device.where == "here" else "cpu"
         device = self.device.model_copy(update={"compiled": False, "processor": processor})
         if device.runtime == "torch":
@@ -90,7 +93,10 @@ class Artefact:
         return forward
 
     def network(self, early: bool = False) -> Network:
-        """Return the network to time: the served file, or the reloaded model for torch or `early` exits."""
+        """Return the network whose latency is measured.
+
+        This is the reloaded model if the runtime is torch or `early` is set, otherwise the served file.
+        """
         is_file = self.device.runtime != "torch" and not early
         return served_files(self.folder, self.device.runtime)[0] if is_file else as_compact(self.folder)
 
@@ -101,7 +107,7 @@ class Artefact:
 
 
 def reload(folder: Path) -> Any:
-    """Return the exported Hugging Face model in evaluation mode; an encoder includes the modules that follow it."""
+    """Return the exported Hugging Face model in evaluation mode. An encoder includes the modules that follow it."""
     return _with_modules(AUTO_CLASSES[network_type_of(folder)].from_pretrained(folder), folder)
 
 
@@ -123,7 +129,7 @@ def reload_alone(folder: Path) -> Any:
 
 
 def as_compact(folder: Path) -> CompactBert:
-    """Return the exported model as a `CompactBert`, even if it was saved in its family's own class."""
+    """Return the exported model as a `CompactBert`, even if it was saved in its model family's transformers class."""
     model = reload(folder)
     if isinstance(model, SentenceEncoder):
         return _compact_encoder(model)
@@ -135,7 +141,7 @@ def _compact_encoder(model: SentenceEncoder) -> CompactBert:
         network = CompactBert(model.encoder.config)
         network.bert = model.encoder
     else:
-        network = from_stock(model.encoder, model.form)
+        network = from_stock(model.encoder, replace(model.form, own_width=model.dense is None))
     if model.dense is not None:
         network.classifier = model.dense
     return network.eval()
@@ -153,7 +159,7 @@ def _split_batch(batch: Batch, size: int) -> list[Batch]:
 
 @dataclass(frozen=True)
 class Reference:
-    """The folder of the uncompressed teacher on a device, and its accuracy on the test set there."""
+    """The folder of the uncompressed teacher, and the teacher's accuracy on the test set on one device."""
 
     folder: Path
     accuracy: float
@@ -171,9 +177,10 @@ def verify(
     """Measure an export, reloaded from disk, and the teacher. Write `verification.json` and return its content.
 
     The top-level metrics are those on the first device; if there are several devices, `devices` holds the metrics on
-    each one. A reference of None means that the export is the teacher itself. Without a budget, `met` is true on every
-    measured device. `about` holds additional entries for the file. A device outside the cluster cannot be measured from
-    here: its latencies and its `met` are None until the latencies are imported.
+    each of them. `references` maps each device to the teacher on that device, or to None if the export is the teacher
+    itself. Without a budget, `met` is true on every measured device. `about` holds additional entries for the file. A
+    device outside the cluster cannot be measured from here: its latencies and its `met` are None until the latencies
+    are imported.
     """
     by_device = {
         device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
@@ -196,9 +203,10 @@ def verify(
 
 
 def on_all(by_device: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Combine the verifications on each device: the metrics on the first, and `devices` if there are several.
+    """Combine the verifications on each device into one, with the metrics on the first device.
 
-    `met` is true if the budget is met on all devices, false if it is missed on one, and None if it is not known yet.
+    If there are several devices, the entry `devices` holds the verification on each. `met` is true if the budget is met
+    on all devices, false if it is missed on any of them, and otherwise None, which means that it is not known yet.
     """
     verdicts = [on_device["met"] for on_device in by_device.values()]
     met = False if False in verdicts else None if None in verdicts else True
@@ -210,7 +218,7 @@ def on_all(by_device: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def on_each(verification: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the verification on each device, by the device's name."""
+    """Return the verification on each device, keyed by device name."""
     by_device: dict[str, dict[str, Any]] = verification.get("devices") or {verification["device"]: dict(verification)}
     return by_device
 
@@ -253,12 +261,12 @@ def _verify_on(
 
 
 def _scored_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
-    """Return the entry `judged`, the number of groups that are scored; empty if the metric does not use groups."""
+    """Return the entry `judged`: the number of groups that the metric scores, with its unit. Empty without groups."""
     return {"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}
 
 
 def _compared_outputs(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Return the entry `shown`: output and label of the texts that the report compares, by row number."""
+    """Return the entry `shown`: the output and the label of each text that the report compares, keyed by row number."""
     row_labels = labels["label"] if metric.judges_groups else labels
     rows = metric.rows_to_compare(labels)
     outputs = {str(row): {"output": logits[row].tolist(), "label": row_labels[row].tolist()} for row in rows}
@@ -278,7 +286,7 @@ def timing(
     texts: Texts,
     memory: bool,
 ) -> dict[str, Any]:
-    """Time an export, interleaved with the teacher, and check whether it meets the limits; see `timing_entries`."""
+    """Measure the latency of an export, interleaved with the teacher's, and return the entries of `timing_entries`."""
     device, title = artefact.device, f"Measuring {artefact.folder.name}"
     networks = served_networks(artefact, reference, exits)
     records = measure_with_exits(device, networks, exits_of(exits), device.repeats, title, texts)
@@ -288,13 +296,13 @@ def timing(
 
 
 def served_networks(artefact: Artefact, reference: Reference | None, exits: Sequence[float]) -> dict[str, Network]:
-    """Return the networks to measure: the teacher, as the reference of the measurement, and the export itself."""
+    """Return the networks to measure, keyed by name: the export and, unless it is the teacher itself, the teacher."""
     teacher = {_TEACHER: Artefact(reference.folder, artefact.device).network()} if reference else {}
     return {**teacher, _EXPORT: artefact.network(early=bool(exits))}
 
 
 def exits_of(exits: Sequence[float]) -> dict[str, Sequence[float]]:
-    """Return the exit shares by the name that the export has in `served_networks`; empty without early exits."""
+    """Return the export's exit shares, keyed by its name in `served_networks`. Empty if there are no early exits."""
     return {_EXPORT: exits} if exits else {}
 
 
@@ -305,9 +313,10 @@ def timing_entries(
     stored: Mapping[str, float],
     teacher_stored: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return the entries of a verification that follow from measured records: latencies, and whether limits are met.
+    """Return the entries of a verification that follow from latency records: latencies, and whether limits are met.
 
-    The records are named `export` and `teacher`. Raises `DeviceError` if memory is limited but was not measured.
+    `records` has the keys `export` and, unless the export is the teacher itself, `teacher`. Raises `DeviceError` if the
+    limits include memory, but no memory was measured.
     """
     if limits is not None and limits.peak_memory_mb is not None and not peaks:
         raise DeviceError(
@@ -336,10 +345,10 @@ def _peak_memory(peaks: Mapping[str, float], name: str) -> dict[str, float]:
 def verify_file(
     folder: Path, device: Device, reference: Reference, test: Dataset, metric: Metric, texts: Texts, params: int
 ) -> dict[str, Any]:
-    """Return the verification of a folder whose ONNX file computes `logits` from `input_ids`, such as a static model.
+    """Return the verification of a folder whose ONNX file computes `logits` from `input_ids`, as for a static model.
 
-    Accuracy is computed by ONNX Runtime on the CPU. Latency is measured on the device, interleaved with the teacher;
-    it is None if the device uses PyTorch or is outside the cluster.
+    ONNX Runtime computes the outputs for the accuracy on the CPU. Latency is measured on the device, interleaved with
+    that of the teacher. The latency is None if the device uses PyTorch or is outside the cluster.
     """
     cpu_device = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
     path = folder / ONNX_FILE
@@ -382,7 +391,7 @@ def stored_metrics(artefact: Artefact) -> dict[str, float]:
 
 
 def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the standard error of a metric: binomial for a share of correct answers, else `spread.standard_error`."""
+    """Return the standard error of a metric: binomial for a share of correct answers, otherwise `standard_error`."""
     if not metric.is_share:
         return standard_error(metric, logits, labels)
     share = metric.score(logits, labels)
@@ -390,16 +399,17 @@ def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> f
 
 
 def _agreement(first: np.ndarray | None, second: np.ndarray | None) -> float | None:
-    """Return the share of texts with equal answers (one row per text), or None if answers cannot be compared."""
+    """Return the share of texts for which two sets of answers, one row per text, are equal; None without answers."""
     if first is None or second is None:
         return None
     return float((first == second).reshape(len(first), -1).all(axis=1).mean())
 
 
 def _agrees(agreement: float | None, texts: int, device: Device) -> bool | None:
-    """Whether an agreement is high enough.
+    """Whether the share of texts with equal answers is large enough.
 
-    None if there is no agreement, or if the device uses batches, whose activations int8 quantises differently.
+    None if the share is unknown, or if the device serves batches of several texts, because int8 quantises the
+    activations of a batch differently from those of a single text.
     """
     if agreement is None or device.batch_size != 1:
         return None

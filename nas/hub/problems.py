@@ -36,9 +36,9 @@ from nas.limits import machine_limit_of
 Kind = Literal["model", "dataset"]
 ERRORS: dict[Kind, type[NasError]] = {"model": TeacherError, "dataset": DataError}
 KEYS: dict[Kind, str] = {"model": "teacher.model", "dataset": "task.hub"}
-"""The setting of a study that holds the id of the repository, by kind of repository."""
+"""The study setting that holds the id of a repository, for each kind of repository."""
 TABLES: dict[Kind, str] = {"model": "teacher", "dataset": "task"}
-"""The table of a study that names the repository, by kind of repository."""
+"""The table of the study file that names a repository, for each kind of repository."""
 _NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 _NOT_FOUND: dict[Kind, str] = {
     "model": "is not a folder next to the study, and the hub has no such model or it is private",
@@ -68,7 +68,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def translated_errors(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
-    """Raise `TeacherError` or `DataError`, with a message of one line, for errors of the hub within the block.
+    """Convert errors of the hub within the block into a `TeacherError` or `DataError` with a message of one line.
 
     `name` and `revision` are the requested repository and revision. If the cause is a limit of this machine, such as a
     full disk, a `MachineError` is raised instead. The hub client is silenced as in `quiet`.

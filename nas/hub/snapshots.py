@@ -52,7 +52,7 @@ class Snapshot:
         return Path(constants.HF_HUB_CACHE).expanduser().resolve() / folder / "snapshots" / self.commit
 
     def files(self) -> list[str]:
-        """Return the paths of all files in the snapshot, or of the downloaded ones if the hub is out of reach."""
+        """Return the paths of all files in the snapshot, or only of downloaded files if the hub is out of reach."""
         with translated_errors(self.kind, self.name, self.commit):
             try:
                 return self._listing()
@@ -64,7 +64,7 @@ class Snapshot:
                 return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
     def download(self, files: Iterable[str]) -> Path:
-        """Download those of the given files that are missing, and return the local folder that holds all of them."""
+        """Download the `files` that are not stored locally yet, and return the local folder that holds all `files`."""
         patterns = [glob.escape(file) for file in files]
         with translated_errors(self.kind, self.name, self.commit):
             return self._fetch(patterns)
@@ -74,15 +74,15 @@ class Snapshot:
         return [file.path for file in files]
 
     def _fetch(self, patterns: list[str]) -> Path:
-        """Download the matching files and the list of all files into the cache, and return the local folder."""
+        """Download the files that match `patterns`, and a list of all files. Return the local folder."""
         folder = snapshot_download(self.name, repo_type=self.kind, revision=self.commit, allow_patterns=patterns)
         return Path(folder)
 
 
 def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """Return the snapshot of a branch, tag or commit, by default of the main branch, and an empty text.
+    """Return the snapshot of a branch, tag or commit (by default of the main branch), and an empty string.
 
-    If the hub is out of reach, return the snapshot that was found last for this revision, and the reason as text.
+    If the hub is out of reach, return the snapshot that was found last for this revision, and the reason as a string.
     Raises `TeacherError` or `DataError` if there is no snapshot.
     """
     with translated_errors(kind, name, revision):
@@ -100,9 +100,9 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
 
 
 def latest(kind: Kind, name: str, revision: str | None) -> tuple[str | None, str]:
-    """Return the commit that a branch or tag points to now, and an empty text.
+    """Return the commit that a branch or tag points to now, and an empty string.
 
-    If the hub is out of reach, return None and the reason as text.
+    If the hub is out of reach, return None and the reason as a string.
     """
     with translated_errors(kind, name, revision):
         commit, problem = _request_commit(kind, name, revision)
@@ -141,7 +141,7 @@ def model_folder(snapshot: Snapshot, weights: bool) -> Path:
             f"only {pickled[0]}, which nas does not load" if pickled else "and no other weights in safetensors format"
         )
         raise TeacherError(
-            f"teacher.model: {snapshot}: has no model.safetensors, {instead}; set teacher.revision to one with that "
+            f"teacher.model: {snapshot}: has no model.safetensors, {instead}; set teacher.revision to one with this "
             "file (the hub's converter opens pull requests such as refs/pr/1), or save the model with transformers and "
             "give that folder"
         )

@@ -1,7 +1,7 @@
 """Data sets on the hub: their configurations and splits, and the rows of a split.
 
 The datasets library decides which files belong to which configuration and split. For this it gets an outline of the
-repository: a folder with the same paths, in which all files are empty except the ones that describe the data. Only the
+repository: a folder with the same paths, in which all files are empty, except those that describe the data. Only the
 files of the splits that a study names are downloaded, and no code from a data set is ever run.
 """
 
@@ -38,7 +38,7 @@ _IGNORED_SETTINGS = {"name", "version", "data_dir", "data_files", "description",
 
 @dataclass(frozen=True)
 class Split:
-    """The files that hold the rows of a split, and how to read them."""
+    """The files that hold the rows of a split, and the settings for reading them."""
 
     snapshot: Snapshot
     files: tuple[str, ...]
@@ -50,7 +50,7 @@ class Split:
     def rows(self, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
         """Return all rows of the split, after downloading its files.
 
-        `read` reads a single local file whose suffix is one of `suffixes`. If a file has another suffix, or if the
+        `read` reads a single local file whose suffix is one of `suffixes`. If a file has a different suffix, or if the
         split has `options`, the datasets library reads all files instead. Raises `DataError` if they cannot be read.
         """
         folder = self.snapshot.download(self.files)
@@ -66,7 +66,8 @@ class Split:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise DataError(
                 f"task.hub: {self.snapshot}: {self.files[0]}{' and others' if len(paths) > 1 else ''} cannot be read "
-                f"as rows with the same columns: {reason.rstrip('.')}; give another data set, or save it as files"
+                f"as rows with the same columns: {reason.rstrip('.')}; give a different data set, or save its splits "
+                "as files and give those"
             ) from None
         return dataset
 
@@ -80,7 +81,7 @@ class Split:
 
 
 def splits(snapshot: Snapshot, config: str | None) -> dict[str, Split]:
-    """Return the splits of a configuration by name.
+    """Return the splits of a data set's configuration, keyed by split name.
 
     Raises `DataError` if there is no such configuration, or if the data set does not consist of files with rows.
     """
@@ -134,13 +135,16 @@ def split_names_in(split: str) -> list[str]:
 
 
 def check_split(snapshot: Snapshot, splits_by_name: Mapping[str, Split], name: str) -> None:
-    """Raise `DataError` if a data set has no such split."""
+    """Raise `DataError` if `name` is not among the data set's splits, `splits_by_name`."""
     if name not in splits_by_name:
         raise DataError(f"{snapshot}: has no split {name!r}; use one of {', '.join(splits_by_name)} for train and test")
 
 
 def _create_outline(outline: Path, files: list[str], descriptions: Path) -> None:
-    """Create the outline of a repository; the files that describe the data are copied from `descriptions`."""
+    """Create a folder with the repository's paths and empty files.
+
+    Only the files that describe the data are not empty: they are copied from `descriptions`.
+    """
     for file in files:
         path = PurePosixPath(file)
         if path.is_absolute() or ".." in path.parts:
@@ -165,8 +169,8 @@ def _splits_in(snapshot: Snapshot, outline: Path, config: str | None) -> dict[st
         builder = load_dataset_builder(str(outline), config, cache_dir=cache)
     if builder.name not in _TABLE_BUILDERS:
         raise DataError(
-            f"task.hub: {snapshot}: is not made of tables (the datasets library reads it as {builder.name!r}); give "
-            "one of Parquet, CSV or JSONL files"
+            f"task.hub: {snapshot}: does not consist of tables (the datasets library reads it as {builder.name!r}); "
+            "give one of Parquet, CSV or JSONL files"
         )
     defaults = type(builder.config)()
     options = {

@@ -1,4 +1,4 @@
-"""Uploads to the hub: `upload` makes a local folder the content of a model repository, creating it if necessary.
+"""Uploads to the hub: `upload` replaces the content of a model repository with the files of a local folder.
 
 `nas.export.publishing` calls it for `nas push`; nothing else uploads anything.
 """
@@ -37,11 +37,12 @@ class Upload:
 
 
 def upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Upload:
-    """Upload a folder, without its hidden files, as the content of a model repository, in one commit named `title`.
+    """Replace the content of a model repository with the files of a folder, in one commit named `title`.
 
     If the repository does not exist, it is created: private if `private` is set, otherwise with the account's default
-    visibility. An existing repository must be private if `private` is set. Unless it is empty, it must contain the file
-    `mark`, which identifies an earlier upload. Files of the repository that are not in the folder are deleted.
+    visibility. An existing repository must be private if `private` is set. Unless it is empty, it must contain a file
+    named `mark`, by which an earlier upload is recognised. Files of the repository that are not in the folder are
+    deleted. Hidden files of the folder are not uploaded.
 
     Raises `ExportError` if the repository breaks one of these rules, or if the hub refuses the upload.
     """

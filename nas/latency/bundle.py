@@ -1,4 +1,4 @@
-"""Archives that measure networks on a device outside the cluster.
+"""Archives with which networks are measured on a device outside the cluster.
 
 An archive contains the networks as ONNX files, the program that measures them (`runner.py`), and a job, which lists
 the measurements. The program needs only Python, numpy and onnxruntime, and writes `result.json`. `Job.write` creates
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,13 +53,14 @@ class Job:
     groups: list[tuple[dict[str, Network], int]]
     """Groups of networks whose measurements are interleaved, each with its number of rounds.
 
-    A group holds networks by name, with the reference first. Every name occurs once in the job, except `REFERENCE`.
+    A group maps names to networks, with the reference network first. Every name except `REFERENCE` occurs only once in
+    the job.
     """
     texts: Texts
     tokens: Mapping[str, int] = field(default_factory=dict)
-    """The length of the texts by network name, for networks that are fed texts of only one length."""
+    """The text length of each network that is fed texts of only one length, keyed by network name."""
     memory: dict[str, Network] = field(default_factory=dict)
-    """The networks whose peak memory is measured, by name."""
+    """The networks whose peak memory is measured, keyed by name."""
 
     def write(self, path: Path, command: str) -> None:
         """Write the archive atomically. Its README shows `command`, which imports the result."""
@@ -97,22 +99,26 @@ class Job:
                 archive.writestr("README.txt", _README.format(count=count, command=command))
 
     def read(self, path: Path) -> tuple[dict[str, LatencyRecord], dict[str, float]]:
-        """Read a result, and return its latency records and its values of peak memory in 10^6 bytes, both by name.
+        """Read a result. Return its latency records and peak memories (10^6 bytes), both keyed by network name.
 
         Raises `DeviceError` if the file is not a valid result of this job.
         """
         result = _Result.read(path)
         if result.job != self.digest:
             raise DeviceError(
-                f"{path}: was measured for another bundle (digest {result.job}, but now {self.digest}), because the "
-                "study, the teacher or the device has changed; write the bundle again and measure it"
+                f"{path}: was measured for a different bundle (digest {result.job}, but now {self.digest}), because "
+                "the study, the teacher or the device has changed; write the bundle again and measure it"
             )
         expected = {name for networks, _ in self.groups for name in networks}
-        measured = {name for group in result.groups for name in group.samples_ms}
+        counts = Counter(name for group in result.groups for name in group.samples_ms)
+        references = {next(iter(networks)) for networks, _ in self.groups}
+        if repeated := sorted(name for name, count in counts.items() if count > 1 and name not in references):
+            raise DeviceError(f"{path}: must have each network once, but {repeated[0]!r} is repeated; measure again")
+        measured = counts.keys()
         if measured != expected or set(result.peak_memory_mb) != set(self.memory):
             differing = sorted(expected ^ measured) or sorted(set(result.peak_memory_mb) ^ set(self.memory))
             raise DeviceError(
-                f"{path}: must have each network of the bundle once, but {differing[0]!r} is missing or unexpected; "
+                f"{path}: must have each network of the bundle, but {differing[0]!r} is missing or unexpected; "
                 "measure again"
             )
         when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
@@ -127,15 +133,16 @@ class Job:
         return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
 
     def _check(self, path: Path, group: _Group, reference: str) -> None:
-        """Raise `DeviceError` if a group has no reference, or if the lengths have different numbers of samples."""
+        """Raise `DeviceError` if a group has no reference network, or not equally many samples of each length."""
         if reference not in group.samples_ms:
-            raise DeviceError(f"{path}: each group must have its reference, but a group has none; measure again")
+            raise DeviceError(f"{path}: each group must have its reference network, but one has none; measure again")
         for name, samples_by_length in group.samples_ms.items():
             lengths = 1 if name in self.tokens else len(self.device.lengths)
             counts = {len(samples) for samples in samples_by_length}
             if len(samples_by_length) != lengths or 0 in counts or len(counts) != 1 or name not in group.spread:
                 raise DeviceError(
-                    f"{path}: {name!r} must have samples of {lengths} lengths, equally many of each; measure again"
+                    f"{path}: {name!r} must have the same number of samples for each sequence length ({lengths} "
+                    "lengths expected); measure again"
                 )
 
 

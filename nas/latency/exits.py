@@ -1,8 +1,8 @@
-"""Measure networks with early exits: once for each layer after which a text can exit.
+"""Measure networks with early exits: one measurement for each layer after which a text can exit.
 
 The record of such a network mixes these measurements in proportion to the shares of texts that exit after each layer.
-The search and the verification of exports call `measure_with_exits`. For archives, `at_each_depth` is called before the
-measurement and `mixed` after it.
+The search and the verification of exports call `measure_with_exits`. For the archives of `nas device bundle`,
+`at_each_depth` is called before the measurement and `mixed` after the measurement.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ def measure_with_exits(
     title: str,
     texts: Texts = NO_TEXTS,
 ) -> dict[str, LatencyRecord]:
-    """Time networks as `measure` does, but time each model with early exits once for each depth.
+    """Time networks as `measure` does, but time each model with early exits once for each depth (number of layers).
 
-    `exits` maps the names of these models to the shares of texts that exit after each layer. For each depth, the exits
-    of a model are set so that all texts exit there. The record `<name>` mixes these measurements in proportion to the
-    shares, and the record `<name>/worst` is the measurement with all layers.
+    `exits` maps the names of the models with early exits to the shares of texts that exit after each layer. For each
+    depth, the exits of a model are set so that all texts exit there. The record `<name>` mixes the measurements of a
+    model in proportion to the shares, and the record `<name>/worst` is the measurement with all layers.
     """
     return mixed(measure(device, at_each_depth(networks, exits), rounds, title, texts), exits)
 
 
 def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[float]]) -> dict[str, Network]:
-    """Return the networks, with each model named in `exits` replaced by one model per depth, `<name>/<depth>`."""
+    """Return the networks, keyed by name, with each model named in `exits` replaced by one copy per depth.
+
+    In the copy `<name>/<depth>`, all texts exit after `depth` layers.
+    """
     expanded: dict[str, Network] = {}
     for name, network in networks.items():
         if name in exits:
@@ -51,7 +54,7 @@ def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[
 
 
 def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[float]]) -> dict[str, LatencyRecord]:
-    """Return the records, with the records of a model's depths replaced by `<name>` (mixed) and `<name>/worst`."""
+    """Return the records, with a model's records for its depths replaced by `<name>` (mixed) and `<name>/worst`."""
     records = dict(measured)
     for name, shares in exits.items():
         records_by_depth = [records.pop(f"{name}/{depth}") for depth in range(1, len(shares) + 1)]

@@ -1,7 +1,7 @@
 """Measure the latency and peak memory of networks on a device.
 
 `measure` writes networks to a temporary folder, and a worker in a new process (see `workers.py`) times them. Networks
-are written and timed in groups, so that neither the disk nor the memory has to hold all of them at once. The
+are written and timed in groups, so that neither the disk nor the memory has to hold all networks at once. The
 measurements of the networks in a group are interleaved. Profiling, the search and the verification of exports call
 `measure`; `bundle.py` uses the same steps for archives.
 """
@@ -31,7 +31,7 @@ from nas.progress import Tracker, say, track
 Network = CompactBert | tuple[BlockChain, CompactBertConfig] | Path
 """A model, a chain of blocks with its configuration, or a file that a runtime can load, such as an export."""
 GROUP = 40
-"""The largest number of networks in a group, not counting the reference."""
+"""The largest number of networks in a group, not counting the reference network."""
 REFERENCE = "reference"
 """The name of a reference network that only shows how fast the machine is, and whose latency is not a result."""
 Keep = Callable[[dict[str, LatencyRecord]], None]
@@ -45,7 +45,7 @@ class Texts:
     ids: tuple[int, ...] = ()
     """The ids of real texts, concatenated. If empty, random ids are used."""
     vocab_size: int = 1
-    """The vocabulary size of networks that are given as files. Models have their own."""
+    """The vocabulary size of networks that are files. A model's configuration states its vocabulary size."""
 
     def rows(self, batch_size: int, length: int, vocab_size: int) -> list[list[int]]:
         """Return token ids (batch_size, length), all below `vocab_size`."""
@@ -66,17 +66,17 @@ def measure(
     tokens: Mapping[str, int] = MappingProxyType({}),
     keep: Keep = lambda records: None,
 ) -> dict[str, LatencyRecord]:
-    """Time networks on a device in one new process, and return their records by name.
+    """Time networks on a device in one new process, and return their records, keyed by network name.
 
     The networks are measured in groups (see `grouped`). In each of the `rounds` rounds, all networks of a group take
-    their turns. The first network is the reference: it is measured with every group and shows how fast the machine was
-    at that time. If there are several groups, their records are scaled so that the reference takes the same time in
-    all groups. If the reference is named `REFERENCE`, the records are not scaled; instead, each record has the
-    reference's latency as `reference_ms`.
+    their turns. The first network is the reference network: it is measured with every group and shows how fast the
+    machine was at that time. If there are several groups, their records are scaled so that the reference network takes
+    the same time in all groups. If it is named `REFERENCE`, the records are not scaled; instead, each record has its
+    latency as `reference_ms`.
 
-    Each network is fed texts of all the device's lengths, equally often, and its record has all these samples. A
-    network that is named in `tokens` is fed only texts of the length given there. `keep` receives the records of each
-    group as soon as the group has been measured. Raises `DeviceError` if the measuring process fails.
+    Each network is fed texts of all the device's lengths, equally often, and its record has the samples of all lengths.
+    A network that is named in `tokens` is fed only texts of the length that `tokens` states. `keep` receives the
+    records of each group as soon as the group has been measured. Raises `DeviceError` if the measuring process fails.
     """
     groups = grouped(networks)
     records_by_group: list[dict[str, LatencyRecord]] = []
@@ -100,12 +100,12 @@ def measure(
 
 
 def _report_progress(progress: Tracker, group: int, rounds: int, done: int) -> None:
-    """Report the progress over the rounds of all groups. A group that is measured repeatedly counts once."""
+    """Report the progress over the rounds of all groups. A group that is measured repeatedly is counted once."""
     progress(group * rounds + min(done, rounds))
 
 
 def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
-    """Divide networks into groups. Each has the first network, which is the reference, and at most `GROUP` others."""
+    """Divide networks into groups of at most `GROUP`. Each group also has the first network, the reference network."""
     if not networks:
         return []
     reference, *names = networks
@@ -116,8 +116,9 @@ def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
 def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) -> dict[str, LatencyRecord]:
     """Merge the records of several groups, scaled as if the machine had been equally fast during all of them.
 
-    Each group is scaled so that the reference has the same median latency in all groups. Ratios within a group stay
-    unchanged. The records of a single group, or of groups whose reference is named `REFERENCE`, are not scaled.
+    Each group is scaled so that the reference network has the same median latency in all groups. Ratios within a group
+    stay unchanged. The records of a single group, or of groups whose reference network is named `REFERENCE`, are not
+    scaled.
     """
     if len(groups) < 2 or reference == REFERENCE:
         return {name: record for group in groups for name, record in group.items()}
@@ -130,9 +131,9 @@ def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) 
 
 
 def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: Texts) -> dict[str, float]:
-    """Return, by network name, the peak memory of a process that serves the network, in 10^6 bytes.
+    """Return the peak memory, in 10^6 bytes, of a process that serves a network, keyed by network name.
 
-    Each network is measured in a process of its own. The result is empty if the operating system does not report peak
+    Each network is served by a process of its own. The result is empty if the operating system does not report peak
     memory.
     """
     peaks: dict[str, float] = {}
@@ -146,7 +147,7 @@ def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: 
 
 
 def conditions(device: Device) -> dict[str, Any]:
-    """Return the environment of a device: processor, runtime, versions, and their hash as `fingerprint`."""
+    """Return the environment of a device: processor, runtime, versions, and `fingerprint`, a hash of all of these."""
     with open_worker(device) as worker:
         return worker.environment
 
@@ -154,7 +155,7 @@ def conditions(device: Device) -> dict[str, Any]:
 def item_of(
     device: Device, name: str, network: Network, path: Path, texts: Texts, tokens: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return a network's entry in a job, which has its name, its file and its inputs.
+    """Return the entry of a network in a measurement job: its name, its file and its inputs.
 
     The network is first written to the file `path`, unless it is a file already.
     """
@@ -179,9 +180,9 @@ def _write_network(
 def records_of(
     device: Device, measured: Mapping[str, Any], environment: dict[str, Any], when: str | None = None
 ) -> dict[str, LatencyRecord]:
-    """Return the records of a measured group by name.
+    """Return the records of a measured group, keyed by network name.
 
-    A network named `REFERENCE` gets no record: its latency becomes the `reference_ms` of the others.
+    A network named `REFERENCE` gets no record: its latency becomes the `reference_ms` of all other records.
     """
     measured_at = when or datetime.now(UTC).isoformat(timespec="seconds")
     records = {
@@ -206,7 +207,10 @@ def _network_file(worker: MeasurementWorker, number: int, network: Network) -> P
 
 
 def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts: Texts) -> list[dict[str, Any]]:
-    """Return, for each length, all inputs that a network may have. The runtime ignores those that a network lacks."""
+    """Return one set of inputs per length, with all inputs that a network may have.
+
+    The runtime ignores inputs that the network lacks.
+    """
     ids, mask, types = INPUTS
     return [
         {
@@ -219,7 +223,7 @@ def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts
 
 
 def _hidden_inputs(device: Device, lengths: Iterable[int], hidden_size: int, copies: int) -> list[dict[str, Any]]:
-    """Return, for each length, the hidden states that a chain of blocks reads, and the attention mask."""
+    """Return one set of inputs per length: the hidden states that a chain of blocks reads, and the attention mask."""
     names = ["hidden", *(f"hidden_{copy}" for copy in range(1, copies))]
     return [
         {name: {"kind": "float", "shape": [device.batch_size, length, hidden_size]} for name in names}

@@ -1,7 +1,7 @@
 """The profile of a device: measured latencies of blocks, from which `Profile` predicts latencies of sub-networks.
 
-The prediction is the sum of the latencies of the blocks, corrected by a `Fit` to a few whole sub-networks. The
-correction is needed because blocks are timed in chains of equal blocks, while a whole network differs in three ways:
+The prediction is the sum of the latencies of the blocks, corrected by a `Fit` to a few complete sub-networks. The
+correction is needed because blocks are timed in chains of equal blocks, while a complete network differs in three ways:
 a sequence of different blocks runs less efficiently, blocks that compute only the first token find their inputs in the
 cache, and a small network keeps more of its weights in the cache than a large one. `profiling.py` measures profiles,
 and the search uses them to predict the latencies of candidates.
@@ -27,7 +27,7 @@ from nas.latency.record import throughput_per_s
 
 EMBEDDINGS_AND_CLASSIFIER, _FIRST_ONLY_PREFIX = "ends/", "first_"
 _OUTER_PREFIXES = (EMBEDDINGS_AND_CLASSIFIER, _FIRST_ONLY_PREFIX)
-"""The name prefixes of the parts that `PartSums` counts as outer parts: embeddings with classifier, and blocks that
+"""The name prefixes of the parts that `PartSums` treats as outer parts: embeddings with classifier, and blocks that
 compute only the first token."""
 
 
@@ -51,15 +51,15 @@ class Fit:
 
     offset_ms: float
     inner: float
-    """The factor for blocks that compute all tokens."""
+    """The factor for the latencies of blocks that compute all tokens."""
     outer: float
-    """The factor for all other parts."""
+    """The factor for the latencies of the embeddings, the classifier and blocks that compute only the first token."""
     bend: float = 0.0
-    """An addition to both factors, which applies to the first `knee_ms` of the sum. Older profiles do not have it."""
+    """A number that is added to both factors for the first `knee_ms` of the sum. Older profiles do not have it."""
     knee_ms: float = 0.0
 
     def at(self, parts: PartSums) -> float:
-        """Return the latency, in milliseconds, of a network whose parts have these sums."""
+        """Return the predicted latency, in milliseconds, of a network from the summed latencies of its parts."""
         small = self.bend * min(parts.ms, self.knee_ms)
         return self.offset_ms + self.inner * parts.inner_ms + self.outer * parts.outer_ms + small
 
@@ -71,12 +71,12 @@ class Profile:
     device: Device
     environment: dict[str, Any]
     blocks_ms: dict[str, dict[str, float]]
-    """The latency of each part by its name and the number of tokens; see `part_name`."""
+    """The latency of each part, keyed by its name (see `part_name`) and then by the number of tokens."""
     fit: Fit
     noise: tuple[float, ...]
-    """The variation of latency among runs at one length: evenly spaced quantiles, divided by the median."""
+    """The variation among runs on texts of one length: evenly spaced quantiles of latency, divided by the median."""
     memory: tuple[float, float] | None
-    """Offset and slope of peak memory as a linear function of stored size, both in megabytes.
+    """The offset and the slope of the linear function that predicts peak memory from stored size, both in megabytes.
 
     None if no budget limits peak memory.
     """
@@ -89,7 +89,7 @@ class Profile:
     held_out: list[dict[str, float]] = field(default_factory=list)
     """`predicted_ms` and `measured_ms` of each held-out sub-network."""
     noisy: bool = False
-    """Whether there was a measurement during which the machine was disturbed in every attempt."""
+    """Whether the machine was disturbed during all attempts of at least one measurement."""
     readout: Readout = "first"
     """The tokens that the classifier reads. If it reads only the first one, the last layers compute only that token."""
 
@@ -103,7 +103,7 @@ class Profile:
         return self.predict(architecture, exits)["p50_ms"]
 
     def predict(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
-        """Return the predicted latency metrics of a sub-network by name, over texts of all the device's lengths.
+        """Return the predicted latency metrics of a sub-network for texts of all the device's lengths, keyed by name.
 
         `exits` holds the shares of texts that exit after the first layer, the second layer and so on. If it is empty,
         all texts run through all layers.
@@ -132,7 +132,7 @@ class Profile:
         return _summary(np.array(self.noise), np.full(len(self.noise), 1.0 / len(self.noise)))
 
     def predict_memory_mb(self, stored_mb: float) -> float:
-        """Return the predicted peak memory, in 10^6 bytes, of a process that serves a network of that stored size."""
+        """Return the predicted peak memory, in 10^6 bytes, of a process that serves a network of size `stored_mb`."""
         offset, slope = self.memory or (0.0, 0.0)
         return offset + slope * stored_mb
 
@@ -202,7 +202,7 @@ def part_sums(
 
 
 def stages(architecture: Architecture, length: int, readout: Readout = "first") -> Iterator[list[tuple[str, int]]]:
-    """Yield the parts of a network in lists. Each part is a name in profiles and the number of tokens to compute.
+    """Yield lists of a network's parts. A part is a pair of its name in profiles and the number of tokens it computes.
 
     The first list has one part for the embeddings and the classifier; each further list has the parts of one layer.
     """
@@ -223,5 +223,8 @@ def stages(architecture: Architecture, length: int, readout: Readout = "first") 
 
 
 def part_name(block: Block, hidden: int, size: int, choice: str, first_only: bool) -> str:
-    """Return the name under which profiles store the latency of a block, for all tokens or only the first one."""
+    """Return the name under which profiles store a block's latency.
+
+    `first_only` says whether the block computes only the first token instead of all tokens.
+    """
     return f"{_FIRST_ONLY_PREFIX if first_only else ''}{block}/{hidden}/{size}/{choice}"

@@ -2,8 +2,8 @@
 
 `ProfileRecipe` defines the networks and computes the `Profile`. `build_profile` measures the networks on a device that
 can be reached; for other devices, `bundle.py` writes an archive. The latency of a block is the latency of a chain of
-equal blocks, divided by the number of blocks. A machine may be faster at some times than at others. Therefore one
-reference network is measured with every group, and all latencies are scaled relative to it. The prediction error is
+equal blocks, divided by the number of blocks. A machine may be faster at some times than at others. Therefore, one
+reference network is measured with every group, and all latencies are scaled by its latency. The prediction error is
 measured on held-out sub-networks and stored in the profile.
 """
 
@@ -31,6 +31,7 @@ from nas.latency.record import LatencyRecord, error_of, latency_metrics
 from nas.latency.runtimes import BlockChain, with_repeating_weights
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.sizes import Sizes, stored_mb
+from nas.model.stock import form_of
 from nas.space import SearchSpace
 
 _METHOD_VERSION = 13
@@ -38,8 +39,9 @@ _METHOD_VERSION = 13
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _MEMORY_MEASURED = 16, 24, 6
-"""The numbers of whole networks that are measured for the fit (including the teacher, which the fit then does not use),
-to test the fit, and for peak memory."""
+"""The numbers of complete networks that are measured for the fit, for the test of the fit, and for peak memory.
+
+The first number includes the teacher, although the fit does not use it."""
 _SHALLOW_EVERY = 3
 """One in this many random networks for the fit has the fewest layers that the space allows. Random sampling yields few
 such networks, but the fit needs some, because their latencies deviate from those of other networks."""
@@ -54,8 +56,8 @@ expected difference between slopes."""
 _KEEP_ALL_TOKENS = 10**6
 """A value of `keep_tokens` that is larger than the length of any text."""
 _MAX_VOCABULARY = 4096
-"""The largest vocabulary of the measured networks. A larger one would take longer to write, but look-ups would be as
-fast."""
+"""The largest vocabulary of the measured networks. Networks with a larger one would take longer to write to files, and
+would look up tokens just as fast."""
 _NOISE_PROBABILITIES = (np.arange(20) + 0.5) / 20
 """The probabilities of the quantiles that represent the distribution of latency at one length."""
 
@@ -64,7 +66,7 @@ _NOISE_PROBABILITIES = (np.arange(20) + 0.5) / 20
 class ProfileRecipe:
     """Everything that determines a profile, except the machine.
 
-    Only the sizes of the teacher matter, because the measured networks have artificial weights.
+    The teacher's weights do not matter, only its sizes, because the measured networks have artificial weights.
     """
 
     device: Device
@@ -77,7 +79,7 @@ class ProfileRecipe:
     texts: Texts = NO_TEXTS
 
     copies: ClassVar[int] = _COPIES
-    """The number of blocks in a chain."""
+    """The number of blocks in the chains of equal blocks that are timed."""
 
     @property
     def digest(self) -> str:
@@ -89,8 +91,10 @@ class ProfileRecipe:
         # Latency does not depend on the size of the vocabulary, but the teacher's memory does.
         optional: list[object] = [config.vocab_size] if self.memory else []
         optional += ["first layers"] if self.space.dimensions.exit_threshold else []
-        form = NetworkForm(config.network_type, config.readout, config.normalize)
-        optional += [asdict(form)] if form != NetworkForm() else []
+        form = asdict(form_of(config))
+        if not config.own_width:  # digests of older profiles do not contain this setting
+            form.pop("own_width")
+        optional += [form] if form_of(config) != NetworkForm() else []
         optional += [self.config.block_form] if self.config.block_form else []
         return digest([self.device.model_dump(mode="json"), self.space.digest, network, method, *optional])
 
@@ -102,7 +106,10 @@ class ProfileRecipe:
 
     @cached_property
     def sub_networks(self) -> dict[str, Architecture]:
-        """The whole sub-networks that are measured, by name: teacher, smallest, fitted and held-out ones."""
+        """The complete sub-networks that are measured, keyed by name.
+
+        They are the teacher, the smallest sub-network, random ones for the fit, and random ones to test the fit.
+        """
         rng = random.Random(f"profile/{self.seed}")
         sub_networks = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
         fewest = len(self.space.layer_sets[0])
@@ -114,7 +121,7 @@ class ProfileRecipe:
         return sub_networks
 
     def _random_sub_network(self, rng: random.Random) -> Architecture:
-        """Return a random sub-network. If it has early exits, return a random number of its first layers without exits.
+        """Return a random sub-network. If it has early exits, cut it to some of its first layers, without exits.
 
         With artificial weights, texts would exit after arbitrary layers, but the fit needs networks of every depth.
         """
@@ -124,12 +131,12 @@ class ProfileRecipe:
         return self._first_layers(drawn, rng.randint(1, len(drawn.layers)))
 
     def _first_layers(self, architecture: Architecture, count: int) -> Architecture:
-        """Return an architecture with the first `count` layers of another one and without early exits."""
+        """Return a copy of an architecture that has only its first `count` layers, and no early exits."""
         return self.space.repaired(replace(architecture, layers=architecture.layers[:count], exit_threshold=0.0))
 
     @cached_property
     def tokens(self) -> list[int]:
-        """The numbers of tokens at which blocks are measured: at most `_MAX_LENGTHS` of all numbers that occur."""
+        """The text lengths, in tokens, at which blocks are measured: at most `_MAX_LENGTHS` of all that can occur."""
         longest = max(self.device.lengths)
         dropped = (kept for kept in self.space.dimensions.keep_tokens if kept < longest)
         needed = sorted({*self.device.lengths, *dropped})
@@ -140,31 +147,34 @@ class ProfileRecipe:
 
     @cached_property
     def reference(self) -> Network:
-        """The network that is measured with every group: a large feed-forward block, as such blocks take most time."""
+        """The network that is measured with every group: a large feed-forward block, the slowest kind of block."""
         sizes = self.space.dimensions
         layer = Layer(_template_layer(self.space), sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
         architecture = Architecture(hidden_size=sizes.hidden_size[-1], layers=())
         return BlockChain("feed_forward", layer, 1), self.base.with_architecture(architecture)
 
     def with_reference(self, networks: Mapping[str, Network]) -> dict[str, Network]:
-        """Return the networks with the reference in front."""
+        """Return the networks, preceded by the reference network."""
         return {REFERENCE: self.reference, **networks}
 
     def tokens_of(self, blocks: Mapping[str, tuple[Network, int]]) -> dict[str, int]:
-        """Return the numbers of tokens that the reference and the blocks are fed, by name."""
+        """Return the number of input tokens of each timed network, keyed by name.
+
+        The timed networks are the reference network and every block.
+        """
         return {REFERENCE: max(self.device.lengths)} | {name: count for name, (_, count) in blocks.items()}
 
     def blocks(self) -> dict[str, tuple[Network, int]]:
-        """Return, by `part@tokens`, the networks with which blocks are timed, each with its number of tokens."""
+        """Return the networks with which blocks are timed, each with its number of tokens, keyed by `part@tokens`."""
         parts = dict(_block_networks(self.space, self.base))
         return {f"{part}@{count}": (network, count) for part, network in parts.items() for count in self.tokens}
 
     def whole(self) -> dict[str, Network]:
-        """Return the whole sub-networks as models, by the names of `sub_networks`."""
+        """Return the models of the architectures in `sub_networks`, keyed by the same names."""
         return {name: _artificial_network(self.base, architecture) for name, architecture in self.sub_networks.items()}
 
     def memory_measured(self) -> list[str]:
-        """Return the names of the whole sub-networks whose peak memory is measured."""
+        """Return the names of the sub-networks whose peak memory is measured; empty if `memory` is not set."""
         return list(self.sub_networks)[:_MEMORY_MEASURED] if self.memory else []
 
     def profile(
@@ -173,9 +183,10 @@ class ProfileRecipe:
         whole: Mapping[str, LatencyRecord],
         peaks: Mapping[str, float],
     ) -> Profile:
-        """Return the profile, computed from the records of blocks and whole sub-networks and from peak memory.
+        """Return the profile, computed from the records of blocks and of complete sub-networks.
 
-        Raises `DeviceError` if peak memory is needed but the device does not report it.
+        `blocks` and `whole` hold these records, and `peaks` the peak memory of sub-networks in 10^6 bytes, all keyed by
+        name. Raises `DeviceError` if peak memory is needed but the device does not report it.
         """
         reference_ms = whole[_TEACHER].reference_ms
         whole = {name: record.scaled(reference_ms / record.reference_ms) for name, record in whole.items()}
@@ -220,7 +231,10 @@ class ProfileRecipe:
         return replace(profile, error=error_of(predicted, measured), held_out=pairs)
 
     def _table(self, records: Mapping[str, LatencyRecord], reference_ms: float) -> dict[str, dict[str, float]]:
-        """Return each part's latencies by number of tokens, scaled as if the reference had taken `reference_ms`."""
+        """Return the latencies of each part in milliseconds, keyed by part name and then by number of tokens.
+
+        They are scaled as if the reference network had taken `reference_ms` in all measurements.
+        """
         table: dict[str, dict[str, float]] = {}
         for name, record in records.items():
             part, _, count = name.rpartition("@")
@@ -252,10 +266,10 @@ class ProfileRecipe:
 
 
 def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None) -> Profile:
-    """Measure all blocks of a space and some whole sub-networks on a device, and return the profile.
+    """Measure all blocks of a search space and some complete sub-networks on a device, and return the profile.
 
     The samples are stored in the file `parts`, so that an interrupted measurement can resume. `inputs` is a digest of
-    the recipe and the machine; samples with another digest are not used.
+    the recipe and the machine. Samples that were stored with a different digest are not used.
     """
     device, stored = recipe.device, _StoredRecords(parts, inputs, recipe.device)
     blocks = stored.measured("blocks")
@@ -268,7 +282,7 @@ def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None)
     missing_whole = {name: network for name, network in recipe.whole().items() if name not in whole}
     if missing_whole:
         networks = recipe.with_reference(missing_whole)
-        title, tokens = f"Measuring whole sub-networks on {device.name}", recipe.tokens_of({})
+        title, tokens = f"Measuring complete sub-networks on {device.name}", recipe.tokens_of({})
         whole |= measure(device, networks, WHOLE_ROUNDS, title, recipe.texts, tokens, stored.storing("whole"))
     networks = {name: _artificial_network(recipe.base, recipe.sub_networks[name]) for name in recipe.memory_measured()}
     peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
@@ -276,7 +290,7 @@ def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None)
 
 
 class _StoredRecords:
-    """The stored records of an interrupted measurement. Records of another machine or recipe are ignored."""
+    """The stored records of an interrupted measurement. Records of a different machine or recipe are ignored."""
 
     def __init__(self, path: Path | None, inputs: str, device: Device) -> None:
         self.path, self.device = path, device
@@ -305,7 +319,7 @@ class _StoredRecords:
 
 
 def fitted(parts: Sequence[PartSums], measured: Sequence[float]) -> Fit:
-    """Fit the latencies of whole networks to the sums of their parts, by least squares of the relative errors.
+    """Fit a function that predicts latencies of networks from their `parts`, by least squares of the relative errors.
 
     A small penalty favours equal slopes for inner and outer parts, and for sums below and above the knee, which is the
     mean of the sums. Slopes therefore differ only if the measurements clearly require it. If the sums of the networks

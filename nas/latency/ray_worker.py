@@ -69,8 +69,8 @@ class _MeasurementActor:
 class RayWorker:
     """A worker on the Ray node that offers a resource with the device's name. It waits until there is such a node.
 
-    If the node or its process is lost, the current group is measured again as soon as such a node is available again.
-    Raises `DeviceError` if this node is a different machine, because latencies of two machines cannot be compared.
+    If the node or its process is lost, the current group is measured again as soon as a node offers the resource again.
+    Raises `DeviceError` if that node is a different machine, because latencies of two machines cannot be compared.
     """
 
     def __init__(self, device: Device) -> None:
@@ -81,7 +81,7 @@ class RayWorker:
         self._actor: Any = None
         self.environment: dict[str, Any] = {}
         try:
-            self.environment = self._call_actor("environment")
+            self._call_actor("environment")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -97,40 +97,49 @@ class RayWorker:
         return peak
 
     def _call_actor(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the actor. If the actor is lost, start another one and call it again."""
+        """Call a method of the actor. If the actor is lost, start a new actor and repeat the call."""
         for _ in range(_MAX_LOSSES):
-            if self._actor is None:
-                actor_class = ray.remote(num_cpus=0, resources={self.device.name: 1})(_MeasurementActor)
-                self._actor = actor_class.remote(self.device)
-                if self.environment:
-                    self._check_machine()
-            call = getattr(self._actor, method).remote(*arguments)
-            while not ray.wait([call], timeout=_WAIT_TIMEOUT_S)[0]:
-                if not ray.cluster_resources().get(self.device.name):
-                    say(f"{self.device.name}: waiting for a Ray node that offers this resource")
             try:
-                return ray.get(call)
+                if self._actor is None:
+                    self._start_actor()
+                return self._call_once(method, *arguments)
             except RayActorError as problem:
                 origin = problem.args[0] if problem.args else None  # set if the actor's constructor failed
                 if isinstance(cause := getattr(origin, "cause", None), DeviceError):
                     raise cause from problem
                 say(f"{self.device.name}: its node or process was lost; measurements resume when it is back")
                 self._actor = None
-            except RayTaskError as problem:
-                raise DeviceError(str(problem.cause)) from problem
         raise DeviceError(
             f"devices.{self.device.name}: its Ray node was lost {_MAX_LOSSES} times while measuring; look for the "
             "cause in Ray's logs"
         )
 
-    def _check_machine(self) -> None:
-        before, now = self.environment["fingerprint"], self._call_actor("environment")["fingerprint"]
+    def _start_actor(self) -> None:
+        """Start an actor. Raises `DeviceError` if it runs on a different machine than the first actor."""
+        actor_class = ray.remote(num_cpus=0, resources={self.device.name: 1})(_MeasurementActor)
+        self._actor = actor_class.remote(self.device)
+        environment = self._call_once("environment")
+        self.environment = self.environment or environment
+        before, now = self.environment["fingerprint"], environment["fingerprint"]
         if now != before:
+            ray.kill(self._actor)
+            self._actor = None
             raise DeviceError(
-                f"devices.{self.device.name}: the node that replaced the lost one is another machine or has another "
-                f"runtime (fingerprint {now}, before {before}), so its latencies cannot be compared with earlier ones; "
-                "bring the first node back, or measure the profile again"
+                f"devices.{self.device.name}: the node that replaced the lost one is a different machine or has a "
+                f"different runtime (fingerprint {now}, before {before}), so its latencies cannot be compared with "
+                "earlier ones; bring the first node back, or measure the profile again"
             )
+
+    def _call_once(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the actor, however long it takes. Raises `RayActorError` if the actor is lost."""
+        call = getattr(self._actor, method).remote(*arguments)
+        while not ray.wait([call], timeout=_WAIT_TIMEOUT_S)[0]:
+            if not ray.cluster_resources().get(self.device.name):
+                say(f"{self.device.name}: waiting for a Ray node that offers this resource")
+        try:
+            return ray.get(call)
+        except RayTaskError as problem:
+            raise DeviceError(str(problem.cause)) from problem
 
     def __enter__(self) -> Self:
         return self
@@ -146,9 +155,9 @@ class RayWorker:
 
 
 def _file_contents(items: Any) -> dict[str, bytes]:
-    """Return the contents of the networks' files, and of the weight files that OpenVINO has next to them.
+    """Return the contents of the networks' files, and of the weight files that OpenVINO stores next to them.
 
-    Each file is named after the index of its network in `items` and keeps its suffix.
+    They are keyed by new file names: the index of the network in `items`, with the suffix of the original file.
     """
     paths = [(index, Path(item["file"])) for index, item in enumerate(items)]
     paths += [(index, path.with_suffix(".bin")) for index, path in paths if path.suffix == ".xml"]

@@ -32,14 +32,15 @@ class LatencyRecord:
     measured_at: str
     """The date and time of the measurement, in ISO format and UTC."""
     spread: float = 0.0
-    """The interquartile range of samples of one length, divided by their median.
+    """The interquartile range of the samples of one length, divided by their median.
 
-    More than 0.15 suggests that the machine was disturbed.
+    If there are several lengths, the median of their values is used. A value above 0.15 suggests that the machine was
+    disturbed.
     """
     drift: float = 0.0
     """The relative change of the reference network's median latency from before the measurement to after it."""
     noisy: bool = False
-    """Whether the machine was disturbed during every attempt to measure the group."""
+    """Whether the machine was disturbed during every attempt to measure the network's group."""
     reference_ms: float = 1.0
     """The `best_ms` of the reference network that was interleaved with this network's group; 1 if there was none."""
 
@@ -53,32 +54,35 @@ class LatencyRecord:
         return self.percentile_ms(_UNDISTURBED_PERCENTILE)
 
     def scaled(self, factor: float) -> LatencyRecord:
-        """Return the record of a machine that takes `factor` times as long."""
+        """Return a copy of the record with all latencies multiplied by `factor`."""
         samples = tuple(sample * factor for sample in self.samples_ms)
         return replace(self, samples_ms=samples, reference_ms=self.reference_ms * factor)
 
     def by_length(self) -> np.ndarray:
-        """Return the samples as (lengths, samples per length), if the network was fed all the device's lengths."""
+        """Return the samples as an array, (lengths, samples per length).
+
+        This works only if the network was fed texts of all the device's lengths.
+        """
         return np.reshape(self.samples_ms, (len(self.device.lengths), -1))
 
     @property
     def p50_ms(self) -> float:
-        """The median latency."""
+        """The median latency in milliseconds."""
         return self.percentile_ms(50)
 
     @property
     def p95_ms(self) -> float:
-        """The 95th percentile of the latency."""
+        """The 95th percentile of the latency in milliseconds."""
         return self.percentile_ms(95)
 
     @property
     def expected_ms(self) -> float:
-        """The mean latency."""
+        """The mean latency in milliseconds."""
         return float(np.mean(self.samples_ms))
 
     @property
     def longest_ms(self) -> float:
-        """The median latency of the longest texts, whose samples are assumed to be the largest of all."""
+        """The median latency of the longest texts in milliseconds. Their samples are assumed to be the largest ones."""
         lengths = sorted(self.device.lengths)
         share = lengths.count(lengths[-1]) / len(lengths)
         return self.percentile_ms(100 * (1.0 - share / 2))
@@ -107,9 +111,9 @@ class LatencyRecord:
 
 
 def latency_metrics(record: LatencyRecord, worst: LatencyRecord | None = None) -> dict[str, float]:
-    """Return the latency metrics that a budget may limit, by name.
+    """Return the latency metrics that a budget may limit, keyed by metric name.
 
-    For a network with early exits, `worst` is its record when every text runs through all layers.
+    For a network with early exits, `worst` is the record of a measurement in which every text runs through all layers.
     """
     return {
         "p50_ms": record.p50_ms,
@@ -138,9 +142,9 @@ def pooled(records: Sequence[LatencyRecord]) -> LatencyRecord:
 
 
 def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> LatencyRecord:
-    """Return one record that mixes several, each of which represents a share of the texts.
+    """Return one record that mixes `records`, each of which stands for a share of the texts.
 
-    Each record contributes evenly spaced quantiles of its samples. Their number is proportional to the share.
+    Each record contributes evenly spaced quantiles of its samples. Their number is proportional to its share.
     """
     samples: list[float] = []
     for record, share in zip(records, shares, strict=True):

@@ -2,12 +2,12 @@
 
 In a study, `workers.py` starts the program and exchanges lines of JSON with it. In an archive of `nas device bundle`,
 this file is `run.py`: there it measures the networks that `job.json` lists, and writes `result.json`. If `run.py` is
-interrupted and started again, it resumes.
+interrupted and started again, it resumes its measurements.
 
 The networks of a group take turns, in a new random order in every round, so that a disturbance of the machine affects
-all of them alike. The first network is the reference: it has additional turns, and it is timed before and after all
-others. The group is measured again if the latency of the reference has changed too much by the end, or if the samples
-vary too much. If every attempt is disturbed, the best one is kept and marked as noisy.
+all of them alike. The first network is the reference network: it has additional turns, and it is timed before and after
+all others. The group is measured again if the latency of the reference network has changed too much by the end, or if
+the samples vary too much. If every attempt is disturbed, the best one is kept and marked as noisy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Load = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Mapping[str, np.
 Its arguments are the network's entry in a group, the device and the sets of inputs."""
 
 ANSWER, ROUND = "answer ", "round "
-"""The prefixes of the lines that the measuring process itself prints. Libraries may print other lines."""
+"""The prefixes of the lines that the measuring process itself prints. Libraries may print lines without them."""
 _SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
 """At the start of each turn a network runs untimed, because it is slow until its own data have replaced the data of the
 previous network in the caches. There are many short turns, because a disturbance of the machine lasts longer than one
@@ -46,8 +46,8 @@ run."""
 _MAX_SAMPLES, _MIN_SAMPLES = 12, 2
 _WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABILITY_TOLERANCE = 1.0, 3, 0.05
 _REFERENCE_SAMPLES, _TURNS_BETWEEN = 12, 10
-"""How many times the reference is timed before and after all others, and how many turns of other networks lie between
-its additional turns."""
+"""How many times the reference network is timed before and after all other networks, and how many turns of other
+networks lie between its additional turns."""
 _ATTEMPTS = 3
 _MAX_DRIFT, _MAX_SPREAD = 0.1, 0.15
 _MB = 1e6
@@ -61,10 +61,10 @@ def wall_clock(run: Run) -> float:
 
 
 def prepare_process(device: Mapping[str, Any]) -> None:
-    """Pin this process to the cores that the device names, if any, and stop the garbage collector."""
+    """Pin this process to the cores in the device's `pin_to`, if there are any, and disable the garbage collector."""
     if device["pin_to"]:
         if not hasattr(os, "sched_setaffinity"):
-            raise OSError("pin_to: this operating system cannot pin a process to cores, so pin_to must be removed")
+            raise OSError("pin_to: this operating system cannot pin a process to cores; remove pin_to")
         os.sched_setaffinity(0, device["pin_to"])
     gc.collect()
     gc.disable()
@@ -79,11 +79,11 @@ def measure_group(
 ) -> dict[str, Any]:
     """Measure the networks of a group, and repeat the measurement if the machine was disturbed.
 
-    Return a dictionary with these entries about the best attempt:
+    Return a dictionary about the best attempt, with these entries:
 
-    - `samples_ms`: the samples by name and input
-    - `spread`: by name, the interquartile range divided by the median
-    - `drift`: the relative change of the reference's latency
+    - `samples_ms`: for each network name, one list of samples per set of inputs
+    - `spread`: for each network name, the interquartile range of the samples divided by their median
+    - `drift`: the relative change of the reference network's latency
     - `attempts`: the number of attempts
     - `noisy`: whether even the best attempt was disturbed
     """
@@ -140,7 +140,7 @@ def _with_reference_turns(reference: str, names: Sequence[str]) -> Iterator[str]
 def _settle(run: Run, clock: Clock, seconds: float) -> None:
     """Run a network untimed for some seconds, at least once and at most `_SETTLING_RUNS` times.
 
-    The runs use `clock`, although the times are ignored, because it waits until a GPU has finished.
+    The runs are timed although the times are ignored, because `clock` waits until a GPU has finished a run.
     """
     deadline = time.perf_counter() + seconds
     for _ in range(_SETTLING_RUNS):
@@ -159,7 +159,7 @@ def _disturbance(result: Mapping[str, Any]) -> float:
 
 
 def _warm_up(run: Run, min_runs: int, clock: Clock) -> float:
-    """Run a network at least `min_runs` times and until it is stable, and return the shortest time in milliseconds.
+    """Run a network at least `min_runs` times, until its times are stable. Return the shortest time in milliseconds.
 
     If the times do not become stable, stop after `_WARM_UP_SECONDS`.
     """
@@ -175,7 +175,7 @@ def _warm_up(run: Run, min_runs: int, clock: Clock) -> float:
 def answer(
     device: Mapping[str, Any], requests: Iterable[Mapping[str, Any]], load: Load, clock: Clock = wall_clock
 ) -> None:
-    """Print the environment and then the answer to each request in `requests`, each as one line of JSON.
+    """Print one line of JSON with the environment, and then one line for the answer to each of the `requests`.
 
     A request is a group to measure, or `{"memory": item}` for the peak memory of one network. If an `OSError` occurs,
     the process prints its message to standard error and ends.
@@ -215,9 +215,9 @@ def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Loa
 
 
 def peak_memory_apart(item: Mapping[str, Any], device: Mapping[str, Any]) -> float | None:
-    """Return the peak memory of a new process that imports only the runtime and serves a network, in 10^6 bytes.
+    """Return the peak memory, in 10^6 bytes, of a new process that imports only the runtime and serves one network.
 
-    The item names the network's file by its full path. Raises `OSError` if the process fails.
+    `item` names the network's file by its full path. Raises `OSError` if the process fails.
     """
     flags = ["-P"] if sys.version_info >= (3, 11) else []  # keeps files in this folder from shadowing modules
     command = [sys.executable, *flags, str(Path(__file__).resolve()), "--memory"]
@@ -246,9 +246,10 @@ def _input_array(spec: Mapping[str, Any], rng: np.random.Generator) -> np.ndarra
 
 
 def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> Any:
-    """Return an ONNX Runtime session for a file or its bytes, with all graph optimisations, as in serving.
+    """Return an ONNX Runtime session with all graph optimisations, as in serving.
 
-    Raises `OSError` if ONNX Runtime cannot use the processor (`cpu` or `cuda`).
+    `source` is the path or the content of an ONNX file. Raises `OSError` if ONNX Runtime cannot use the processor
+    (`cpu` or `cuda`).
     """
     import onnxruntime
 
@@ -266,7 +267,7 @@ def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> A
 
 
 def openvino_request(source: str, threads: int, number_format: str) -> Any:
-    """Return an OpenVINO inference request on the CPU for an ONNX or OpenVINO file, tuned for latency."""
+    """Return a request, tuned for latency, with which OpenVINO runs an ONNX or OpenVINO file on the CPU."""
     import openvino
 
     core = openvino.Core()
@@ -279,9 +280,9 @@ def openvino_request(source: str, threads: int, number_format: str) -> Any:
 
 
 def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """Return, for each set of inputs, a function that runs an OpenVINO network. Inputs that it lacks are ignored.
+    """Return one function per set of inputs, which runs an ONNX or OpenVINO file in OpenVINO.
 
-    `source` is an ONNX or OpenVINO file.
+    Inputs that the network lacks are ignored.
     """
     request = openvino_request(source, device["threads"], device["number_format"])
     input_names = {port.get_any_name() for port in request.get_compiled_model().inputs}
@@ -293,7 +294,10 @@ def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mappi
 
 
 def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """Return, for each set of inputs, a function that runs an ONNX network. Inputs that it lacks are ignored."""
+    """Return one function per set of inputs, which runs an ONNX file (given as a path or as bytes) in ONNX Runtime.
+
+    Inputs that the network lacks are ignored.
+    """
     session = onnx_session(source, device["threads"], device["processor"])
     input_names = {value.name for value in session.get_inputs()}
 
@@ -306,7 +310,7 @@ def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[M
 def environment(device: Mapping[str, Any]) -> dict[str, Any]:
     """Return the conditions that latency depends on: processor, instructions, operating system, runtime and versions.
 
-    The entry `fingerprint` is a hash of all others.
+    The entry `fingerprint` is a hash of all other entries.
     """
     flags = cpuinfo("flags") or cpuinfo("Features")
     conditions = {
@@ -330,7 +334,7 @@ def environment(device: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cpuinfo(key: str) -> str:
-    """Return the value of a key of the first processor in /proc/cpuinfo, or an empty string if there is none."""
+    """Return the value of `key` for the first processor in /proc/cpuinfo; empty if the key does not occur."""
     for line in _read("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:
@@ -385,16 +389,17 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def load_file(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
-    """Return, for each set of inputs, a function that runs a network's file in the device's runtime."""
-    runs = openvino_runs if device["runtime"] == "openvino" else onnx_runs
-    return runs(item["file"], device, inputs)
+    """Return one function per set of inputs, which runs the network's file in the device's runtime."""
+    runs = {"onnxruntime": onnx_runs, "openvino": openvino_runs}
+    return runs[device["runtime"]](item["file"], device, inputs)
 
 
 def main() -> None:
     """Measure the job in the folder of this file.
 
-    With `--lines`, read the device from the first line of standard input, and answer the requests on the other lines.
-    With `--memory`, read a network and a device from standard input, and print the peak memory.
+    With `--lines`, read the device from the first line of standard input, and answer the requests on all further lines.
+    With `--memory`, read a network and a device from standard input, and print the peak memory of a process that serves
+    this network.
     """
     if sys.argv[1:] == ["--lines"]:
         lines = map(json.loads, sys.stdin)

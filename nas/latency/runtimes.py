@@ -1,6 +1,6 @@
-"""The runtimes PyTorch, ONNX Runtime and OpenVINO. Each writes networks to files, loads them and runs them.
+"""The runtimes PyTorch, ONNX Runtime and OpenVINO. Each writes networks to files, loads these files and runs them.
 
-A network is either a whole sub-network or a `BlockChain`. `measure.py` writes networks through the `Runtime` of the
+A network is either a complete model or a `BlockChain`. `measure.py` writes networks through the `Runtime` of the
 device, the measuring process loads them, and the verification of exports computes outputs with `Runtime.session`.
 """
 
@@ -42,7 +42,7 @@ class BlockChain:
 
     kind: Block
     layer: Layer
-    """A layer with the size and the compression method of the block. The layer's other block has no effect."""
+    """A layer whose block of this kind has the size and the compression method. Its other block has no effect."""
     copies: int
     first_only: bool = False
     """Whether the blocks compute only the first token, as at the end of a network.
@@ -59,18 +59,22 @@ class Runtime(ABC):
 
     @abstractmethod
     def write_model(self, model: CompactBert, path: Path) -> None:
-        """Write a whole sub-network to a file that `load` reads."""
+        """Write a model to a file that `load` can read."""
 
     @abstractmethod
     def write_chain(self, chain: BlockChain, config: CompactBertConfig, path: Path) -> None:
-        """Write a chain of blocks to a file that `load` reads; its inputs are `hidden` and `attention_mask`."""
+        """Write a chain of blocks to a file that `load` can read.
+
+        The inputs of the chain are `hidden` and `attention_mask`. A runtime may give further blocks separate inputs,
+        which are called `hidden_1`, `hidden_2` and so on.
+        """
 
     @abstractmethod
     def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
-        """Return, for each set of inputs, a function that runs a network. Inputs that the network lacks are ignored."""
+        """Return one function per set of inputs, which runs the network. Inputs that the network lacks are ignored."""
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
-        """Return a function that runs an exported file and maps inputs to outputs, both by name."""
+        """Return a function that runs an exported file and maps inputs to outputs, both keyed by name."""
         raise NotImplementedError(f"{self.name} cannot serve a file")
 
     def check(self, device: Device) -> None:
@@ -102,9 +106,9 @@ class OnnxRuntime(Runtime):
         from nas.graph import GraphBuilder, save
         from nas.model.onnx import emit_attention, emit_feed_forward, emit_first, emit_mask, emit_most_attended
 
-        # The dimensions are unnamed, like those of values inside a whole network. If shapes were known, ONNX Runtime
-        # would fuse residual and norm into one operator that is six times slower than the two separate operators
-        # (SkipLayerNormalization of version 1.32 on the CPU).
+        # The dimensions are unnamed, like those of values inside a complete network. If shapes were known, ONNX
+        # Runtime would fuse residual and norm into one operator that is six times slower than the two separate
+        # operators (SkipLayerNormalization of version 1.32 on the CPU).
         graph, shape = GraphBuilder(), (None, None, None)
         hidden = graph.input("hidden", TensorProto.FLOAT, shape)
         # If only the first token is computed, every copy reads all tokens. Each copy gets an input of its own, because
@@ -169,7 +173,7 @@ class OpenVino(OnnxRuntime):
 
 
 class Torch(Runtime):
-    """PyTorch, eager or compiled. Networks are written without weights, because these do not affect latency."""
+    """PyTorch, eager or compiled. Networks are written without weights, because weights do not affect latency."""
 
     name = "torch"
 
@@ -239,7 +243,7 @@ def _torch_input(value: torch.Tensor, device: Device) -> torch.Tensor:
 
 
 def _cuda_clock(run: Run) -> float:
-    """Return the time of one run in milliseconds, between two events on the GPU."""
+    """Return the time of one run in milliseconds, measured between two events on the GPU."""
     import torch
 
     started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -288,8 +292,8 @@ def _layers(chain: BlockChain, config: CompactBertConfig) -> list[Any]:
 def with_repeating_weights(module: M) -> M:
     """Overwrite the module's parameters with weights that repeat within each matrix, and return the module.
 
-    Such weights compress well in archives, and a runtime computes with them as with any others. No two matrices are
-    equal, so the runtime cannot merge them.
+    Such weights compress well in archives, and runtimes compute with them as fast as with any other weights. No two
+    matrices are equal, so that a runtime cannot merge them.
     """
     import torch
 
@@ -303,7 +307,7 @@ def with_repeating_weights(module: M) -> M:
 
 
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (OnnxRuntime(), Torch(), OpenVino())}
-"""All runtimes, by the value of `devices.runtime` in a study file."""
+"""All runtimes, keyed by the value of `devices.runtime` in a study file."""
 
 
 def runtime_of(device: Device) -> Runtime:
@@ -314,7 +318,7 @@ def runtime_of(device: Device) -> Runtime:
 def check_runtime(device: Device) -> None:
     """Raise `DeviceError` if a device's runtime is not installed, or if the device is this machine and cannot be used.
 
-    The package must be installed here even if the device is another machine, because accuracy is computed here.
+    The package must be installed here even if the device is a different machine, because accuracy is computed here.
     """
     name = device.runtime
     if importlib.util.find_spec(name) is None:

@@ -18,7 +18,7 @@ from nas.latency.runtimes import runtime_of
 
 
 def main() -> None:
-    """Read the device from the first line of standard input, and answer the requests on the other lines."""
+    """Read the device from the first line of standard input, and answer the requests on all further lines."""
     lines = map(json.loads, sys.stdin)
     settings: dict[str, Any] = next(lines)
     device = Device(**settings)

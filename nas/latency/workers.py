@@ -48,7 +48,10 @@ class MeasurementWorker(Protocol):
         """Measure a group and return its samples; see `runner.measure_group`."""
 
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
-        """Return the peak memory of a separate process that serves one network; see `runner.peak_memory_mb`."""
+        """Return the peak memory, in 10^6 bytes, of a separate process that serves one network.
+
+        Return None if the operating system does not report it; see `runner.peak_memory_mb`.
+        """
 
     def __enter__(self) -> Self: ...
 
@@ -98,7 +101,7 @@ class LocalWorker:
         return self.device.runtime != "torch" and self.device.processor == "cpu"
 
     def _send(self, value: Any, process: subprocess.Popen[str]) -> None:
-        with suppress(BrokenPipeError):  # `_answer` reports why the process has ended
+        with suppress(BrokenPipeError):  # `_read_answer` reports why the process has ended
             process.stdin.write(json.dumps(value) + "\n")  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
 
@@ -119,7 +122,7 @@ class LocalWorker:
         return peak
 
     def _read_answer(self, progress: Rounds) -> Any:
-        """Return the next answer of the process. If it ends without an answer, raise an error with its last line."""
+        """Return the next answer of the process. If there is none, raise an error with the last line of its output."""
         last_line = ""
         for line in self._process.stdout or ():
             if line.startswith(runner.ROUND):

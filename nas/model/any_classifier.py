@@ -35,7 +35,7 @@ _LARGEST_REAL_LIMIT = 1_000_000
 
 @dataclass(frozen=True)
 class AnyClassifier:
-    """The configuration and tokenizer of a text classifier, whose weights are loaded only by `load`."""
+    """A text classifier of transformers: its configuration and tokenizer. Only `load` reads its weights."""
 
     source: str
     """The folder that holds the model."""
@@ -88,9 +88,9 @@ class AnyClassifier:
     def load(self, problem_type: Problem, outputs: Mapping[int, str] | None = None) -> PreTrainedModel:
         """Return the classifier in float32.
 
-        `outputs` maps the numbers of new outputs to their names. If it is given, head weights that are missing or of
-        another shape are initialised at random. Raises `TeacherError` if any other weight is missing or has another
-        shape.
+        `outputs` maps the index of each output of a new head to its name. If `outputs` is given, head weights that are
+        missing or whose shape does not fit the new head are initialised at random. Raises `TeacherError` if any other
+        weight is missing or has the wrong shape.
         """
         config = self.config
         config.problem_type = problem_type

@@ -22,7 +22,7 @@ class Axis(StrEnum):
     HIDDEN = "hidden"
     """Hidden units: the features of the hidden states."""
     POOLED = "pooled"
-    """The pooler's output units, as many as there are hidden units."""
+    """The pooler's output units. There are as many of them as hidden units."""
     HEADS = "heads"
     """The attention heads of one layer."""
     HEAD_FEATURES = "head features"
@@ -45,9 +45,9 @@ def along(module: M, *axes: Axis | None) -> M:
 
 
 def labelled(module: nn.Module) -> Iterator[tuple[nn.Parameter, Axes]]:
-    """Yield the weight and the bias of a module with their axes, if `along` has recorded axes for it.
+    """Yield the weight and the bias of a module, each with its axes, if `along` has recorded axes for the module.
 
-    If a compression method replaces the weight by other matrices, these are not yielded.
+    Matrices with which a compression method replaces the weight are not yielded.
     """
     axes = cast(Axes, getattr(module, "axes", ()))
     for name, parameter_axes in (("weight", axes), ("bias", axes[:1])):

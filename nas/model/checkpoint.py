@@ -1,9 +1,9 @@
 """A teacher's weights in safetensors files.
 
-`Checkpoint.of` reads only the names and shapes of the weights. It translates the names to those of the family's own
-class, and checks names and shapes against the configuration. `Checkpoint.load` then loads the weights in float32. The
-head may be missing or have another size, because the teacher can be fine-tuned for the task with a new head. Any other
-missing weight is an error, because it would have to be trained from scratch.
+`Checkpoint.of` reads only the names and shapes of the weights. It translates the names to those of the model family's
+class in transformers, and checks names and shapes against the configuration. `Checkpoint.load` then loads the weights
+in float32. The head may be missing or have the wrong size, because the teacher can be fine-tuned for the task with a
+new head. Any other missing weight is an error, because it would have to be trained from scratch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CONVERSION_COMMAND = (
     "contiguous() for file in glob.glob('pytorch_model*.bin') for name, weight in torch.load(file, map_location='cpu', "
     "weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})\""
 )
-"""A command that converts any pickled checkpoint without running code from it."""
+"""A command that converts any pickled checkpoint to safetensors without running code from the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _StoredTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a teacher, under the parameter names of its family's own class."""
+    """The weights of a teacher, keyed by the parameter names of its model family's class in transformers."""
 
     source: str
     tensors: Mapping[str, _StoredTensor]
@@ -63,10 +63,10 @@ class Checkpoint:
     head: frozenset[str]
     """The names of all parameters of the head, which consists of the classifier and, in most families, a pooler."""
     classifier: str
-    """The name of the last weight matrix, (labels, hidden size)."""
+    """The parameter name of the classifier's weight matrix, (labels, hidden size)."""
     network_type: NetworkType = "sequence_classifier"
     encoder_prefix: str = ""
-    """The prefix that parameter names have in this object but lack in the model; empty if there is a head."""
+    """The prefix of parameter names in this object that the loaded model lacks; empty if that model has a head."""
 
     @classmethod
     def of(cls, source: str, config: PreTrainedConfig, network_type: NetworkType = "sequence_classifier") -> Checkpoint:
@@ -103,7 +103,7 @@ class Checkpoint:
 
     @property
     def new(self) -> list[str]:
-        """The names of the head's parameters that the checkpoint lacks or stores in another shape than configured."""
+        """The names of the head's parameters that the checkpoint lacks or stores in the wrong shape."""
         return sorted(
             name for name in self.head if name not in self.tensors or self.tensors[name].shape != self.shapes[name]
         )
@@ -164,13 +164,16 @@ class Checkpoint:
 
 
 def _has_other_head(config: PreTrainedConfig, network_type: NetworkType) -> bool:
-    """Whether the configuration names a head of another type, whose weights may have the same names."""
+    """Whether the stored head is not of this network type, according to the class names in the configuration.
+
+    The weights of heads of different types may have the same names.
+    """
     named = types_named(config.architectures or ())
     return bool(named) and network_type not in named
 
 
 def _stored_tensors(source: str) -> Iterator[_StoredTensor]:
-    """Yield every tensor of a checkpoint, as the headers of its files describe it."""
+    """Yield a description of every tensor of a checkpoint, read from the headers of the checkpoint's files."""
     for file in _weight_files(source):
         with _open_weights(source, file) as weights:
             for name in weights.keys():  # noqa: SIM118 (it is not a mapping)
@@ -180,7 +183,7 @@ def _stored_tensors(source: str) -> Iterator[_StoredTensor]:
 
 @contextmanager
 def _open_weights(source: str, file: Path) -> Iterator[Any]:
-    """Open a safetensors file. Raises `TeacherError` if it is damaged."""
+    """Open a safetensors file. Raises `TeacherError` if the file is damaged."""
     try:
         with safe_open(file, "pt") as weights:
             yield weights
@@ -233,11 +236,11 @@ def _missing_weights_error(source: str) -> TeacherError:
 def _under_family_names(
     source: str, family: Family, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[_StoredTensor]
 ) -> dict[str, _StoredTensor]:
-    """Return the tensors under the parameter names of the family's own class.
+    """Return the tensors, keyed by the parameter names of the model family's class in transformers.
 
     Prefixes that wrappers put before all names (`module.`, `_orig_mod.`, `model.`) are removed. The weights of an
-    encoder that was saved without a head get the family's prefix (`bert.`). The parameters of norms in checkpoints from
-    TensorFlow get their current names.
+    encoder that was saved without a head get the family's prefix (`bert.`). In checkpoints from TensorFlow, the old
+    names of norm parameters (`gamma`, `beta`) are replaced by the current names (`weight`, `bias`).
     """
     by_stored_name = {tensor.name: tensor for tensor in tensors}
     base, anchor = (

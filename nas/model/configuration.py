@@ -10,7 +10,7 @@ from nas.architecture import Architecture, Layer
 from nas.form import NetworkType, Readout
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""All inputs that a network may take, each int64 of shape (batch, sequence)."""
+"""The names of all inputs that a network may have. Each input is int64 of shape (batch, sequence)."""
 _BLOCK_FORM_SETTINGS = (
     "position_table",
     "relative_attention_num_buckets",
@@ -30,20 +30,21 @@ class CompactBertConfig(PretrainedConfig):
     """Everything that defines a sub-network except its weights.
 
     `layers` holds one mapping per layer, with the keys `num_attention_heads`, `intermediate_size`, `attention` and
-    `feed_forward` (the compression methods of the two blocks), and `source` (the number of the teacher's layer from
-    which the layer was made). The mapping of a layer that drops tokens also has the key `keep_tokens`, the number of
+    `feed_forward` (the compression methods of the two blocks), and `source` (the index of the corresponding layer
+    in the teacher). The mapping of a layer that drops tokens also has the key `keep_tokens`, the number of
     tokens that the layer passes on. `attention_head_size` is the teacher's head size, so the number of heads times the
     head size need not equal `hidden_size`.
 
     If `exit_threshold` is above 0, each layer except the last is followed by a classifier. A text exits at the first
-    layer whose classifier gives the likeliest class at least this probability, and this classifier returns the text's
-    logits.
+    layer whose classifier assigns the likeliest class at least this probability, and the text's logits are those of
+    this classifier.
 
     `network_type` is the type of transformers model that the network corresponds to. `readout` is the part of the
     last hidden states that the head reads: the first token, the mean over all tokens, or every token. `normalize`
     says whether outputs are scaled to length 1. `pooler_act` is the activation of a dense layer between readout and
-    outputs, or None if there is no such layer. `projection_dim` is the number of outputs of an encoder; it is None
-    for a classifier, which has one output per label.
+    outputs, or None if there is no such layer. `projection_dim` is the number of outputs to which an encoder projects
+    its readout. It is None for an encoder without a projection, whose outputs are the readout itself, and for a
+    classifier, which has one output per label.
 
     The remaining settings cover the differences between families of teachers. `family` is the teacher's `model_type`.
     `embedding_size` is the width of embeddings that are projected to `hidden_size` (ELECTRA), or None if there is no
@@ -106,7 +107,12 @@ class CompactBertConfig(PretrainedConfig):
     @property
     def outputs(self) -> int:
         """The number of outputs per text or, if the readout is every token, per token."""
-        return int(self.projection_dim or self.num_labels or 1)
+        return self.hidden_size if self.own_width else int(self.projection_dim or self.num_labels or 1)
+
+    @property
+    def own_width(self) -> bool:
+        """Whether the outputs are the readout itself, as wide as the hidden states, without a last linear layer."""
+        return self.network_type == "encoder" and self.projection_dim is None
 
     @property
     def embedding_width(self) -> int:
@@ -115,7 +121,7 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def block_form(self) -> dict[str, Any]:
-        """The settings, other than sizes, that all blocks share and that differ from BERT's."""
+        """The block settings, other than sizes, whose values differ from BERT's. Keyed by setting name."""
         defaults = CompactBertConfig()
         return {
             name: value for name in _BLOCK_FORM_SETTINGS if (value := getattr(self, name)) != getattr(defaults, name)
@@ -128,7 +134,7 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The names of the network's inputs. `token_type_ids` is left out if all tokens have the same type."""
+        """The names of the network's inputs. `token_type_ids` is left out if there are fewer than two token types."""
         return INPUTS if self.type_vocab_size > 1 else INPUTS[:2]
 
     @property
@@ -138,7 +144,7 @@ class CompactBertConfig(PretrainedConfig):
         return Architecture(self.hidden_size, layers, self.embedding, self.exit_threshold)
 
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
-        """Return a copy with another architecture; the vocabulary, the labels and all other settings stay the same."""
+        """Return a copy that has this architecture and keeps the vocabulary, the labels and all other settings."""
         values = self.to_dict()
         values.pop("num_hidden_layers")
         values.update(

@@ -25,7 +25,7 @@ class Compressed(nn.Module):
     """The matrices that replace a weight of shape (rows, columns), as the block's compression method defines them."""
 
     weight: nn.Parameter
-    """Exists only if the compression method has a matrix of this name."""
+    """Exists only if the compression method has a matrix named `weight`."""
 
     def __init__(self, rows: int, columns: int, choice: str, block: Block) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class Compressed(nn.Module):
 
     @property
     def matrices(self) -> dict[str, torch.Tensor]:
-        """The matrices that replace the weight, by name."""
+        """The matrices that replace the weight, keyed by name."""
         return {name: getattr(self, name) for name in self.compression.matrices(self.rows, self.columns)}
 
     def freeze(self, dtype: torch.dtype = torch.float32) -> None:
         """Quantise or sparsify the matrices once, instead of in every forward pass.
 
-        Call it only if the weights will not change any more. The results are stored as `dtype`. If the network runs
-        under autocast, give the data type of the autocast.
+        Call this method only if the weights will not change again. The results are stored as `dtype`. If the network
+        runs under autocast, pass the data type of the autocast.
         """
         prepared = self.compression.prepared(self.matrices)
         self._prepared = {name: matrix.to(dtype) for name, matrix in prepared.items()}
@@ -59,7 +59,7 @@ class BlockLinear(Compressed):
     def forward(self, input: torch.Tensor, quantised: torch.Tensor | None = None) -> torch.Tensor:
         """Return the layer's output, (batch, tokens, out_features).
 
-        `quantised` is the quantised input, if it has already been computed for another layer with the same input.
+        `quantised` is the quantised input, if it has already been computed for another layer that reads this input.
         """
         prepared = self.compression.prepared(self.matrices) if self._prepared is None else self._prepared
         quantised = self.compression.quantised_inputs(input) if quantised is None else quantised
@@ -74,12 +74,12 @@ class BlockEmbedding(Compressed):
 
     @property
     def num_embeddings(self) -> int:
-        """The size of the vocabulary, named as in `nn.Embedding`."""
+        """The size of the vocabulary. `nn.Embedding` has a property of the same name."""
         return self.rows
 
     @property
     def embedding_dim(self) -> int:
-        """The number of features, named as in `nn.Embedding`."""
+        """The number of features per token. `nn.Embedding` has a property of the same name."""
         return self.columns
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,7 @@ class BlockEmbedding(Compressed):
 
     @torch.no_grad()
     def resize(self, rows: int) -> None:
-        """Change the size of the vocabulary in place. Added rows are the mean of the previous rows."""
+        """Change the size of the vocabulary in place. Each added row is the mean of all previous rows."""
         name = self.compression.writes
         old: nn.Parameter = getattr(self, name)
         if rows == self.rows:
@@ -98,7 +98,7 @@ class BlockEmbedding(Compressed):
 
 
 def add_matrices(module: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Register parameters with these names and shapes in a module, initialised as in BERT (normal, std 0.02)."""
+    """Register parameters with the given names and shapes. As in BERT, initial values are normal, std 0.02."""
     for name, shape in shapes.items():
         matrix = torch.empty(shape)
         if not matrix.is_meta:  # drawing values on the meta device is slow and has no effect
@@ -118,7 +118,7 @@ def _borrow(module: nn.Module, name: str, part: nn.Module) -> None:
 
 
 class Embeddings(nn.Module):
-    """The sum of token, position and token-type embeddings, then a norm. Only token embeddings can be compressed.
+    """The sum of token, position and token-type embeddings, followed by a norm. Only token embeddings are compressible.
 
     `position_embeddings` is None if the configuration has no `position_table`. `token_type_embeddings` is None if
     `type_vocab_size` is 0.
@@ -169,9 +169,12 @@ class Embeddings(nn.Module):
 
 
 def additive_mask(attention_mask: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Convert a mask (batch, tokens), 0 for padding, into a summand for attention scores, (batch, 1, 1, tokens)."""
+    """Convert a mask (batch, tokens), which is 0 at padding, into a summand (batch, 1, 1, tokens) for attention scores.
+
+    The summand has the data type of `hidden`.
+    """
     # Half of the lowest number stays finite when a negative score is added to it. With the lowest number itself, the
-    # sum could be -infinity, and a text that consists only of padding would give NaN.
+    # sum could be -infinity, and a text that consists only of padding would yield NaN.
     blocked = torch.finfo(hidden.dtype).min / 2
     return (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * blocked
 
@@ -180,7 +183,7 @@ class SelfAttention(nn.Module):
     """Multi-head attention. Each head has the teacher's head size."""
 
     same_input = ("query", "key", "value")
-    """The linear layers that read the same input."""
+    """The names of the linear layers that have one common input."""
 
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
         super().__init__()
@@ -205,11 +208,11 @@ class SelfAttention(nn.Module):
         mask: torch.Tensor | None,
         return_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Let the tokens of `query_states` attend to those of `hidden`; return their context and the attention weights.
+        """Let the tokens of `query_states` attend to the tokens of `hidden`. Returns the context and attention weights.
 
         `query_states` and `hidden` are (batch, tokens, hidden_size). The context is (batch, tokens of `query_states`,
-        heads * head size). The attention weights are (batch, heads, tokens of `query_states`, tokens of `hidden`), or
-        None unless `return_attentions` is set.
+        heads * head size). The attention weights are (batch, heads, tokens of `query_states`, tokens of `hidden`). They
+        are None unless `return_attentions` is set.
         """
         quantised = self.key.compression.quantised_inputs(hidden)
         query, key, value = (
@@ -237,8 +240,9 @@ class SelfAttention(nn.Module):
 def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
     """Return the positions of the first token and of the tokens that received the most attention.
 
-    This is the selection rule of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens); attention
-    from padding does not count. The result is (batch, at most `count`), with the first token first and padding last.
+    This is the selection rule of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens). Attention
+    from padding tokens is ignored. The result is (batch, at most `count`), with the first token first and padding
+    last.
     """
     real = torch.ones_like(weights[:, :1, :, :1]) if mask is None else (mask == 0).transpose(2, 3)
     received = (weights * real).float().sum(dim=(1, 2)).detach()
@@ -248,7 +252,7 @@ def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) 
 
 
 def at_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Return the tokens of `hidden`, (batch, tokens, features), at the positions `positions`, (batch, kept)."""
+    """Return the tokens of `hidden` (batch, tokens, features) at `positions` (batch, kept tokens)."""
     return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
@@ -308,7 +312,7 @@ class AttentionBlock(nn.Module):
         mask: torch.Tensor | None,
         return_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the block's output for the tokens of `query_states`, and attention weights as `SelfAttention` does."""
+        """Return the block's output for the tokens of `query_states`, and the attention weights of `SelfAttention`."""
         normed = self.output.block_input(hidden)
         context, weights = self.self(
             normed if query_states is hidden else self.output.block_input(query_states), normed, mask, return_attentions
@@ -319,8 +323,8 @@ class AttentionBlock(nn.Module):
 class Intermediate(nn.Module):
     """The first half of a feed-forward block, up to the activation.
 
-    In a gated block, the activation is multiplied by the output of a second linear layer with the same input (Shazeer,
-    arXiv:2002.05202).
+    In a gated block, the activation is multiplied by the output of a second linear layer that reads the block's input
+    (Shazeer, arXiv:2002.05202).
     """
 
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
@@ -349,7 +353,7 @@ class CompactBertLayer(nn.Module):
     `has_attention` and `has_feed_forward` say which of the two blocks exist. `quantises_inputs` says whether a block
     quantises its inputs with a scale that depends on all tokens of a text. If `keep_tokens` is not 0, the layer passes
     on only that many tokens: the first token and those that received the most attention. `attention_owner` and
-    `feed_forward_owner` are the layers whose weights this layer uses instead of its own.
+    `feed_forward_owner` are the layers whose weights these two blocks use instead of weights of their own.
     """
 
     attention: AttentionBlock

@@ -1,10 +1,10 @@
-"""The definition of sub-networks: a BERT with individual sizes and compression methods per layer, a readout and a head.
+"""The definition of sub-networks: a BERT with a readout, a head, and sizes and compression methods for each layer.
 
 The readout is the part of the last hidden states from which the outputs are computed: the first token, the mean over
 all tokens, or every token. The head is a linear layer, preceded by a pooler if the configuration has one. Parameters
 have the names of Hugging Face's `BertForSequenceClassification`, so that weights can be copied between the two without
-renaming; `nas/model/families/` holds the parameter names of other families. There are no buffers, so that the same code
-can run on slices of a supernet's weights.
+renaming. `nas/model/families/` holds the parameter names of families other than BERT. There are no buffers, so that the
+code can also run on slices of a supernet's weights.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from nas.model.layers import (
 class Encoder(nn.Module):
     """The layers of a network, in order.
 
-    transformers sets `gradient_checkpointing` if it is asked to save memory. In training, the backward pass then
-    recomputes each layer.
+    transformers sets `gradient_checkpointing` if a user enables gradient checkpointing to save memory. In training, the
+    backward pass then recomputes each layer.
     """
 
     gradient_checkpointing: bool = False
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         self.layer = nn.ModuleList(built)
 
     def run(self, number: int, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run layer `number` on the inputs of its `forward`, and return its outputs."""
+        """Run layer `number` with `inputs` as the arguments of its `forward`, and return its outputs."""
         layer = self.layer[number]
         if self.gradient_checkpointing and self.training:
             return cast(tuple[torch.Tensor, torch.Tensor], self._gradient_checkpointing_func(layer.__call__, *inputs))
@@ -77,7 +77,7 @@ class States:
     hidden: list[torch.Tensor]
     """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
     positions: list[torch.Tensor | None]
-    """For each hidden state, its tokens' positions in the text, (batch, tokens); None for a state of all tokens."""
+    """For each hidden state, its tokens' positions in the text, (batch, tokens); None if the state has all tokens."""
     attentions: list[torch.Tensor | None]
     """The attention weights of each layer, (batch, heads, tokens, tokens). None if they were not requested, or if the
     layer has no attention.
@@ -107,7 +107,7 @@ READOUTS: dict[Readout, Callable[[torch.Tensor, torch.Tensor | None], torch.Tens
     "mean": _mean_over_tokens,
     "every": _every_token,
 }
-"""Functions that compute the head's input from the last hidden states (batch, tokens, hidden_size) and the mask."""
+"""For each readout, the function that computes the head's input from the last hidden states and the attention mask."""
 
 
 class Pooler(nn.Module):
@@ -131,7 +131,7 @@ class Pooler(nn.Module):
 
 
 class CompactBertPreTrainedModel(PreTrainedModel):
-    """The common base of networks with and without a head, as models of transformers."""
+    """The common base class of networks with and without a head, which makes them models of transformers."""
 
     config: CompactBertConfig
     config_class = CompactBertConfig
@@ -150,9 +150,9 @@ class CompactBertPreTrainedModel(PreTrainedModel):
                     matrix.normal_(std=self.config.initializer_range)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save as transformers does, and copy the modelling file if the model was loaded from a folder with one.
+        """Save the model as transformers does. If the folder it was loaded from has a modelling file, copy that file.
 
-        transformers itself copies that file only if it loaded the class from the file, not if `nas` provides the class.
+        transformers itself copies the file only if it loaded the class from the file, not if `nas` provides the class.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
         module = (getattr(self.config, "auto_map", None) or {}).get("AutoConfig", "").partition(".")[0]
@@ -165,11 +165,11 @@ class CompactBertPreTrainedModel(PreTrainedModel):
         return cast(CompactBertModel, self.base_model).embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings by those of `value`, (vocabulary, features).
+        """Replace the token embeddings by those of `value`, (vocabulary, features). The compression method stays.
 
-        The compression method stays the same.
-        Raises `ValueError` if the new embeddings have another width, or if this network's embeddings are not stored as
-        a plain table and `value` has another compression method.
+        If `value` is a `BlockEmbedding` with this compression method, it is used unchanged. Otherwise, both the
+        present and the new embeddings must be a single table named `weight`, and both tables must have the same width.
+        Raises `ValueError` if they do not.
         """
         table, weight = self.get_input_embeddings(), getattr(value, "weight", None)
         if isinstance(value, BlockEmbedding) and value.compression == table.compression:
@@ -191,7 +191,7 @@ class CompactBertPreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(  # type: ignore[override]
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> BlockEmbedding:
-        """Change the size of the vocabulary, as in `PreTrainedModel`. Added rows are the mean of the previous rows."""
+        """Change the vocabulary size, as `PreTrainedModel` does. Each added row is the mean of all previous rows."""
         table = self.get_input_embeddings()
         rows = new_num_tokens or table.rows
         table.resize(rows if pad_to_multiple_of is None else -(-rows // pad_to_multiple_of) * pad_to_multiple_of)
@@ -203,8 +203,8 @@ class CompactBertModel(CompactBertPreTrainedModel):
     """Embeddings and layers, without a head: a model that maps token ids to hidden states.
 
     `embeddings_project` exists if `embedding_size` is set, `final_norm` if `norm_first` is set, and `pooler` if
-    `pooler_act` is set; otherwise they are None. The pooler is part of the head, but belongs to this class, as in
-    BERT, so that its parameters have the same names.
+    `pooler_act` is set. Otherwise, these attributes are None. The pooler is part of the head, but it is an attribute of
+    this class, so that its parameters have the names that they have in BERT.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -231,9 +231,9 @@ class CompactBertModel(CompactBertPreTrainedModel):
         return hidden if self.embeddings_project is None else self.embeddings_project(hidden)
 
     def after(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the tokens that layer `number` passes on, for texts of equal length without padding.
+        """Run layer `number` on texts of equal length without padding, and return the tokens that it passes on.
 
-        If no later layer reads any token except the first, only the first token is computed.
+        If only the first token is read after this layer, only that token is computed.
         """
         layer = cast(CompactBertLayer, self.encoder.layer[number])
         hidden_after, weights = layer(hidden, None, number >= self.first_token_from)
@@ -267,19 +267,19 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def checked(
         self, attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, *inputs: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the result of `embedded`. Raises `ValueError` if the inputs do not fit together."""
+        """Check the inputs, then return the result of `embedded`. Raises `ValueError` if inputs do not fit together."""
         if (input_ids is None) == (inputs[-1] is None):
             raise ValueError("give either input_ids or inputs_embeds, but not both")
         hidden = self.embedded(input_ids, *inputs)
         if attention_mask is not None and attention_mask.shape != hidden.shape[:2]:
             raise ValueError(
                 f"attention_mask must have the shape of the tokens, {tuple(hidden.shape[:2])}, but has the shape "
-                f"{tuple(attention_mask.shape)}"
+                f"{tuple(attention_mask.shape)}; give one value per token"
             )
         return hidden
 
     def normed(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the last hidden states as the head reads them: after the final norm, if there is one."""
+        """Return the last hidden states as the head reads them: after the final norm, if the network has one."""
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
     def states(
@@ -289,11 +289,11 @@ class CompactBertModel(CompactBertPreTrainedModel):
         every_token: bool = False,
         return_attentions: bool = False,
     ) -> States:
-        """Run the layers on the result of `embedded`, and return their states.
+        """Run all layers on `hidden`, the result of `embedded`, and return the states of the layers.
 
-        If the readout is the first token, no other token is read after the last attention. The layers from that
-        attention on therefore compute only the first token, unless `every_token` is set. The result for the first token
-        is the same in both cases, even with quantisation.
+        If the readout is the first token, no other token is read after the last attention block. The layers from that
+        block on therefore compute only the first token, unless `every_token` is set. `every_token` does not change the
+        result for the first token, even with quantisation.
         """
         mask = None if attention_mask is None else additive_mask(attention_mask, hidden)
         states = States([hidden], [None], [])
@@ -316,7 +316,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def _layer_output(
         self, number: int, hidden: torch.Tensor, mask: torch.Tensor | None, every_token: bool, return_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the output of layer `number`. If no other token is read or requested, it has only the first token."""
+        """Return the output of layer `number`. It has only the first token if no other token is read or requested."""
         first_only = number >= self.first_token_from
         if not first_only or (every_token and not self.encoder.layer[number].quantises_inputs):
             return self.encoder.run(number, hidden, mask, False, return_attentions)
@@ -331,7 +331,10 @@ class CompactBertModel(CompactBertPreTrainedModel):
 
 @dataclass
 class CompactBertOutput(SequenceClassifierOutput):
-    """An output with details: the positions of the tokens in the hidden states (see `States`), and each text's exit."""
+    """The output of a network with details: the output of a classifier in transformers, and three further fields.
+
+    `positions` holds the positions of the tokens in each hidden state (see `States`).
+    """
 
     positions: tuple[torch.Tensor | None, ...] | None = None
     every_logits: tuple[torch.Tensor, ...] | None = None
@@ -343,7 +346,8 @@ class CompactBertOutput(SequenceClassifierOutput):
 class CompactBert(CompactBertPreTrainedModel):
     """A sub-network with its head: the model that is trained, profiled and exported.
 
-    `logits` are its outputs, (batch, num_labels), or (batch, tokens, num_labels) if the readout is every token.
+    The `logits` in its output are (batch, num_labels), or (batch, tokens, num_labels) if the readout is every token.
+    `classifier` is the last linear layer. It is None if the outputs of an encoder are the readout itself.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -353,7 +357,8 @@ class CompactBert(CompactBertPreTrainedModel):
         dropout = config.classifier_dropout
         self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
         read_axis = Axis.HIDDEN if config.pooler_act is None else Axis.POOLED
-        self.classifier = along(nn.Linear(config.hidden_size, config.outputs), None, read_axis)
+        last_layer = nn.Linear(config.hidden_size, config.outputs)
+        self.classifier = None if config.own_width else along(last_layer, None, read_axis)
         self.post_init()
 
     @property
@@ -362,11 +367,11 @@ class CompactBert(CompactBertPreTrainedModel):
         return cast(list[CompactBertLayer], list(self.bert.encoder.layer))
 
     def classify(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the logits for the last hidden states, (batch, tokens, hidden_size)."""
+        """Return the logits that the head computes from the last hidden states, (batch, tokens, hidden_size)."""
         features = READOUTS[self.config.readout](self.bert.normed(hidden), attention_mask)
         if self.bert.pooler is not None:
             features = self.bert.pooler(features)
-        logits: torch.Tensor = self.classifier(self.dropout(features))
+        logits: torch.Tensor = features if self.classifier is None else self.classifier(self.dropout(features))
         return functional.normalize(logits.float(), dim=-1) if self.config.normalize else logits
 
     @can_return_tuple
@@ -386,10 +391,10 @@ class CompactBert(CompactBertPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Return the logits for token ids of shape (batch, sequence).
 
-        The arguments have the meaning that they have for classifiers in transformers, including `return_dict`. Further
-        arguments are accepted, but ignored. With `labels`, the output has a loss, which depends on the configuration's
-        readout and `problem_type`. Hidden states and attention weights cover all tokens that the network has not
-        dropped; the weights of a layer without attention are None.
+        The arguments, including `return_dict`, have the same meaning as for classifiers in transformers. Arguments that
+        are not listed are ignored. With `labels`, the output has a loss, which depends on the configuration's readout
+        and `problem_type`. Hidden states and attention weights cover all tokens that the network has not dropped. For a
+        layer without attention, the attention weights are None.
 
         With `details`, the output is a `CompactBertOutput`. Its hidden states then have only the tokens that the logits
         depend on, unless `every_token` is set.
@@ -417,11 +422,11 @@ class CompactBert(CompactBertPreTrainedModel):
 
 
 class CompactBertForSequenceClassification(CompactBert):
-    """A sub-network that classifies or scores texts, as `AutoModelForSequenceClassification` loads it."""
+    """A sub-network that classifies or scores texts. `AutoModelForSequenceClassification` loads this class."""
 
 
 class CompactBertForTokenClassification(CompactBert):
-    """A sub-network that classifies every token of a text, as `AutoModelForTokenClassification` loads it."""
+    """A sub-network that classifies every token of a text. `AutoModelForTokenClassification` loads this class."""
 
 
 AUTO_MODELS: dict[NetworkType, tuple[str, type[CompactBertPreTrainedModel]]] = {
@@ -429,7 +434,7 @@ AUTO_MODELS: dict[NetworkType, tuple[str, type[CompactBertPreTrainedModel]]] = {
     "token_classifier": ("AutoModelForTokenClassification", CompactBertForTokenClassification),
     "encoder": ("AutoModel", CompactBertModel),
 }
-"""For each network type, the Auto class of transformers that loads it, and the class of the loaded model.
+"""For each network type, the name of the transformers Auto class that loads it, and the class of the loaded model.
 
 A loaded encoder ends with the last hidden states, because its folder holds the readout and the projection as separate
 modules of sentence-transformers.
@@ -457,7 +462,7 @@ def types_named(architectures: Iterable[str]) -> list[NetworkType]:
 
 
 def as_public_class(model: CompactBert) -> CompactBertPreTrainedModel:
-    """Return the network as an object of the class that `AUTO_MODELS` names for its type, with the same parameters."""
+    """Return the network as an object of the class in `AUTO_MODELS` for its network type, with the same parameters."""
     cls = AUTO_MODELS[model.config.network_type][1]
     if isinstance(model.bert, cls):
         return model.bert
@@ -470,7 +475,10 @@ def as_public_class(model: CompactBert) -> CompactBertPreTrainedModel:
 def _requested_outputs(
     config: CompactBertConfig, attentions: bool | None, hidden_states: bool | None
 ) -> tuple[bool, bool]:
-    """Return whether to output attention weights and hidden states. For None, the configuration decides."""
+    """Return whether to output attention weights, and whether to output hidden states.
+
+    If an argument is None, the configuration decides.
+    """
     return_attentions = config.output_attentions if attentions is None else attentions
     return_hidden = config.output_hidden_states if hidden_states is None else hidden_states
     return bool(return_attentions), bool(return_hidden)

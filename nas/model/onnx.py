@@ -1,6 +1,6 @@
 """Sub-networks as ONNX graphs, written block by block from their weights.
 
-`to_onnx` writes a whole network for an export. The latency runtimes use the `emit_` functions to write single blocks
+`to_onnx` writes a complete network for an export. The latency runtimes use the `emit_` functions to write single blocks
 for profiling. These functions take and return the names of values in the graph. The shapes in their docstrings are the
 shapes of these values.
 
@@ -36,14 +36,14 @@ from nas.model.modeling import CompactBert
 
 _BLOCKED = np.array(-1e9, dtype=np.float32)
 _SMALLEST_NORM = 1e-12
-"""Outputs that are shorter than this are divided by it instead of by their length, as in torch."""
+"""The smallest length by which outputs are divided when they are scaled to length 1, as in torch."""
 _NO_COMPRESSION = matrix_compression("none")
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
 def to_onnx(model: CompactBert) -> onnx.ModelProto:
-    """Return a whole network as an ONNX model.
+    """Return a complete network, with its embeddings and head, as an ONNX model.
 
     The inputs are those of `CompactBertConfig.input_names`, int64 (batch, sequence). A sequence classifier has the
     float output `logits`, (batch, num_labels), and a token classifier has `logits` (batch, sequence, num_labels). An
@@ -86,7 +86,8 @@ def _emit_layers_from(graph: GraphBuilder, model: CompactBert, number: int, hidd
     last_attention = first_token_from(architecture.resolved, config.readout)
     query_states = emit_first(graph, hidden) if number == last_attention else hidden
     # In the last attention, queries are computed separately from keys and values, because only the first token needs a
-    # query. A block that shares weights with it does the same, so that equal constants are stored only once.
+    # query. A block that shares weights with the last attention also computes its queries separately, so that equal
+    # constants are stored only once.
     separate_queries = last_attention < len(layers) and architecture.owner(number, "attention") == architecture.owner(
         last_attention, "attention"
     )
@@ -115,14 +116,14 @@ def _emit_layers_from(graph: GraphBuilder, model: CompactBert, number: int, hidd
 
 
 def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) -> str:
-    """Write the part after the layers: readout, pooler, linear layer, and scaling to length 1, as far as configured."""
+    """Write the part after the layers: readout, pooler (if any), last linear layer and scaling to length 1 (if any)."""
     readout, pooler = model.config.readout, model.bert.pooler
     features = _READOUTS[readout](graph, hidden, mask)
     linear = _emit_linear_of_tokens if readout == "every" else _emit_dense
     if pooler is not None and model.config.pooler_act is not None:
         features = _emit_activation(graph, model.config.pooler_act, linear(graph, pooler.dense, features))
         features = features if pooler.LayerNorm is None else _emit_norm(graph, pooler.LayerNorm, features)
-    outputs = linear(graph, model.classifier, features)
+    outputs = features if model.classifier is None else linear(graph, model.classifier, features)
     if not model.config.normalize:
         return outputs
     least = graph.constant(np.array(_SMALLEST_NORM, dtype=np.float32))
@@ -131,7 +132,7 @@ def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) 
 
 
 def _emit_first_state(graph: GraphBuilder, hidden: str, mask: str = "") -> str:
-    """Write the features of the first token, (batch, features)."""
+    """Write the selection of the first token's features, (batch, features)."""
     return graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
 
 
@@ -154,7 +155,7 @@ _READOUTS: dict[Readout, Callable[[GraphBuilder, str, str], str]] = {
     "mean": _emit_mean_state,
     "every": _emit_every_state,
 }
-"""The ONNX counterparts of `modeling.READOUTS`; the mask is the additive one of `emit_mask`."""
+"""For each readout, the ONNX counterpart of its function in `modeling.READOUTS`. The mask is that of `emit_mask`."""
 
 
 def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, token_types: str | None) -> str:
@@ -181,7 +182,7 @@ def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, token
 
 
 def emit_mask(graph: GraphBuilder, attention_mask: str) -> str:
-    """Write the conversion of a 0/1 mask (batch, sequence) into a summand for scores, (batch, 1, 1, sequence)."""
+    """Write the conversion of a 0/1 mask (batch, sequence) to a summand (batch, 1, 1, sequence) of attention scores."""
     is_padding = graph.add("Sub", graph.constant(np.array(1, dtype=np.float32)), graph.cast_to_float(attention_mask))
     scaled = graph.add("Mul", is_padding, graph.constant(_BLOCKED))
     return graph.add("Unsqueeze", scaled, graph.constant(np.array([1, 2])))
@@ -196,7 +197,7 @@ def _emit_layer(
     mask: str,
     separate_queries: bool,
 ) -> tuple[str, str]:
-    """Write the blocks that a layer has, and return the tokens that are passed on and their mask."""
+    """Write the blocks of a layer. Returns the tokens that the layer passes on, and the mask of these tokens."""
     weights = None
     if layer.has_attention:
         query_states, weights = emit_attention(
@@ -253,9 +254,9 @@ def emit_attention(
 ) -> tuple[str, str]:
     """Write an attention block with residual connection and norm.
 
-    The tokens of `query_states` attend to those of `hidden`. With `separate_queries`, the queries are a separate
-    product even if `query_states` and `hidden` are the same. Returns the tokens of `query_states` after the block, and
-    the attention weights, (batch, heads, tokens of `query_states`, tokens of `hidden`).
+    The tokens of `query_states` attend to those of `hidden`. With `separate_queries`, the queries are computed as a
+    separate product even if `query_states` and `hidden` are the same value. Returns the tokens of `query_states` after
+    the block, and the attention weights, (batch, heads, tokens of `query_states`, tokens of `hidden`).
     """
     projections, head_size, residual = block.self, block.self.head_size, query_states
     is_same, hidden = query_states == hidden, _emit_block_input(graph, block.output, hidden)

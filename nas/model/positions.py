@@ -1,9 +1,9 @@
 """How attention takes the positions of tokens into account.
 
-In most families, attention ignores positions, because they are added to the embeddings. In MPNet, each head has a
-learnt bias for the distance between two tokens (as in T5, Raffel et al., arXiv:1910.10683). In ModernBERT, queries and
-keys are rotated by their position (Su et al., arXiv:2104.09864), and most layers attend only to nearby tokens
-(arXiv:2412.13663).
+In most families, attention ignores positions, because position embeddings are added to the token embeddings. In MPNet,
+each head has a learnt bias for the distance between two tokens (as in T5, Raffel et al., arXiv:1910.10683). In
+ModernBERT, queries and keys are rotated by angles that depend on their position (Su et al., arXiv:2104.09864), and most
+layers attend only to nearby tokens (arXiv:2412.13663).
 
 `positions_of` returns the `Positions` of a layer, a module that computes rotations and biases in torch and writes them
 as ONNX. Queries belong either to all tokens of a text or only to its first token. Keys always belong to all tokens.
@@ -30,7 +30,7 @@ _LARGEST_DISTANCE = 128
 
 
 class Positions(nn.Module):
-    """The module for attention that does not depend on positions; the base class of the other kinds."""
+    """The module for attention that ignores positions. It is also the base class of modules that use positions."""
 
     rotates: bool = False
     """Whether queries and keys are rotated."""
@@ -38,22 +38,22 @@ class Positions(nn.Module):
     """Whether a bias may be added to attention scores."""
 
     def rotated(self, features: torch.Tensor) -> torch.Tensor:
-        """Return queries or keys, (batch, heads, tokens, head size), rotated by their position."""
+        """Return queries or keys, (batch, heads, tokens, head size), after rotating each according to its position."""
         return features
 
     def bias(self, queries: int, keys: int, like: torch.Tensor) -> torch.Tensor | None:
-        """Return the bias to add to scores, (heads or 1, queries, keys); None if there is none.
+        """Return the bias to add to attention scores, (heads or 1, queries, keys); None if there is no bias.
 
-        Its device and data type are those of `like`.
+        The device and the data type of the bias are those of `like`.
         """
         return None
 
     def emit_rotated(self, graph: GraphBuilder, features: str, tokens: str) -> str:
-        """Write `rotated` for queries or keys. `tokens` is the name of the value that holds their number, (1,)."""
+        """Write the operators of `rotated`. `tokens` names the value that holds the number of queries or keys, (1,)."""
         return features
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
-        """Write `bias`. `queries` and `keys` are the names of the values that hold their numbers, each (1,)."""
+        """Write the operators of `bias`. `queries` and `keys` name values (1,) that hold the number of each."""
         raise NotImplementedError("these positions add no bias to attention scores")
 
 
@@ -104,7 +104,7 @@ class RotaryPositions(Positions):
         return self.window is not None
 
     def _frequencies(self) -> torch.Tensor:
-        """Return the angles, in radians, by which rotations of neighbouring tokens differ, (head size / 2)."""
+        """Return the angles, in radians, by which the rotations of two neighbouring tokens differ, (head size / 2,)."""
         return 1.0 / (self.theta ** (torch.arange(0, self.head_size, 2, dtype=torch.float) / self.head_size))
 
     def rotated(self, features: torch.Tensor) -> torch.Tensor:
@@ -165,8 +165,8 @@ def positions_of(config: CompactBertConfig, layer: Layer) -> Positions:
 def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
     """Return the bucket of each distance from a query to a key. Distances are negative if the key comes first.
 
-    Each direction has half of the buckets. The first half of a direction's buckets hold one distance each. Its other
-    buckets hold ranges of distances, which become wider on a logarithmic scale up to a distance of 128.
+    Each direction has half of the buckets. In each direction, the first half of the buckets hold one distance each. The
+    other half hold ranges of distances, which are equally wide on a logarithmic scale up to a distance of 128.
     """
     half = buckets // 2
     single_count = half // 2
@@ -177,7 +177,7 @@ def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
 
 
 def emit_positions(graph: GraphBuilder, tokens: str) -> str:
-    """Write the positions 0, 1, 2 and so on, as int64. `tokens` is the name of the value that holds their number."""
+    """Write the positions 0, 1, 2 and so on, as int64. `tokens` names the value that holds the number of positions."""
     import numpy as np
 
     def positions() -> str:

@@ -25,7 +25,7 @@ def uses_bf16(hidden_size: int, processor: str) -> bool:
 
 
 def precision_name(bf16: bool) -> str:
-    """Return the name of a computation's number format, as recorded with results."""
+    """Return the name of the number format, `bf16` or `float32`, that is recorded with results."""
     return "bf16" if bf16 else "float32"
 
 

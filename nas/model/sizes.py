@@ -23,7 +23,7 @@ from nas.model.modeling import CompactBert
 
 MB = 1e6
 _Extent = Axis | int
-"""The kind of units that an axis runs over, or a fixed length."""
+"""The extent of a parameter's axis: the kind of units that the axis runs over, or a fixed length."""
 
 
 def count_parameters(config: CompactBertConfig) -> int:
@@ -32,7 +32,7 @@ def count_parameters(config: CompactBertConfig) -> int:
 
 
 def stored_mb(config: CompactBertConfig) -> float:
-    """Return the megabytes (10^6 bytes) that the network's weights take in an export, in their compressed form."""
+    """Return the size of the network's weights in an export, after compression, in megabytes (10^6 bytes)."""
     return Sizes(config).stored_mb(config.architecture)
 
 
@@ -58,14 +58,14 @@ class _BlockParameters:
 
 
 class _Size(NamedTuple):
-    """The number of parameters and of stored bytes of a block."""
+    """The size of a block: its number of parameters, and how many bytes they take in an export."""
 
     parameters: int
     stored_bytes: int
 
 
 class Sizes:
-    """A calculator for the sizes of all sub-networks of a teacher, or of networks that differ only in architecture."""
+    """A calculator for the sizes of all networks that differ from `config` only in their architecture."""
 
     def __init__(self, config: CompactBertConfig) -> None:
         self.config = config
@@ -83,28 +83,29 @@ class Sizes:
         layer_modules = {module for layer in model.layers for module in layer.modules()}
         token_embeddings = model.bert.embeddings.word_embeddings
         [self._table_extents] = _parameter_extents([token_embeddings])
-        self._classifier_extents = _parameter_extents([model.classifier])
+        classifier = [model.classifier] if model.classifier is not None else []
+        self._classifier_extents = _parameter_extents(classifier)
         type_embeddings = model.bert.embeddings.token_type_embeddings
         # If there is only one token type, an export adds its embedding to those of the positions and does not store it.
         folded: list[nn.Module] = []
         if type_embeddings is not None and len(type_embeddings.weight) == 1 and config.position_table:
             folded.append(type_embeddings)
         self._folded_extents = _parameter_extents(folded)
-        counted_separately = {token_embeddings, model.classifier, *folded, *layer_modules}
+        counted_separately = {token_embeddings, *classifier, *folded, *layer_modules}
         self._other_extents = _parameter_extents(
             module for module in model.modules() if module not in counted_separately
         )
         self._size_cache: dict[tuple[int, Block, int, str, int], _Size] = {}
 
     def parameters(self, architecture: Architecture) -> int:
-        """Return the exact number of parameters of the extracted network."""
+        """Return the exact number of parameters of the network with this architecture."""
         table = _matrix_count(matrix_compression(architecture.embedding).matrices(*self._table_shape(architecture)))
         uncompressed = self._uncompressed_count(architecture)
         uncompressed += _count(self._folded_extents, self._outer_lengths(architecture))
         return table + uncompressed + sum(size.parameters for size in self._sizes(architecture))
 
     def stored_mb(self, architecture: Architecture) -> float:
-        """Return the megabytes (10^6 bytes) that the weights take in an export, in their compressed form."""
+        """Return the size of the weights in an export, after compression, in megabytes (10^6 bytes)."""
         table = matrix_compression(architecture.embedding).table_bytes(*self._table_shape(architecture))
         blocks = sum(size.stored_bytes for size in self._sizes(architecture))
         return (4 * self._uncompressed_count(architecture) + table + blocks) / MB
@@ -170,7 +171,7 @@ def _linear_extents(linear: BlockLinear) -> _Linear:
 
 
 def _parameter_extents(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:
-    """Return the extents of all parameters of these modules, without those of their submodules."""
+    """Return the extents of all parameters of the modules, without those of their submodules."""
     return tuple(_extents(parameter, axes) for module in modules for parameter, axes in labelled(module))
 
 

@@ -1,13 +1,12 @@
 """Conversion between `CompactBert` and the model classes of transformers, which preserves the network's function.
 
-`from_stock` converts a teacher into a `CompactBert`. `to_stock` converts a network into a model of the family's own
-class, if that class can express it. For a network that embeds texts, the family's class is only the encoder, which
-ends with the last hidden states.
+`from_stock` converts a teacher into a `CompactBert`. `to_stock` converts a network into a model of its family's class
+in transformers, if that class can express the network. For a network that embeds texts, the family's class is only the
+encoder, which ends with the last hidden states.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ _CLASSIFIER_FORM = NetworkForm()
 
 
 def shape_of(config: PreTrainedConfig) -> Shape:
-    """Return the sizes of a teacher.
+    """Return a teacher's dimensions: number of layers, hidden size, number of heads and intermediate size.
 
     Raises `TeacherError` if the teacher's family is not supported, or if the teacher computes something that a
     `CompactBert` cannot.
@@ -74,9 +73,10 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
 
 
 def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBertConfig:
-    """Return the configuration of the teacher as a `CompactBert`. Raises `TeacherError` as `shape_of` does.
+    """Return the configuration of the `CompactBert` that computes the same function as a teacher.
 
-    If the network is an encoder, it has as many outputs as hidden units.
+    If the network is an encoder, it has as many outputs as hidden units. Unless `form.own_width` is set, networks with
+    fewer hidden units have the same number of outputs. Raises `TeacherError` as `shape_of` does.
     """
     shape, family = shape_of(teacher), family_of(teacher.model_type)
     form = family.form(teacher, form)
@@ -92,22 +92,29 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FO
         values["embedding_size"] = teacher.embedding_size
     if form.network_type == "encoder":
         values = {name: value for name, value in values.items() if name not in _LABEL_SETTINGS}
-        values["projection_dim"] = shape.hidden_size
+        values["projection_dim"] = None if form.own_width else shape.hidden_size
     config = CompactBertConfig(
         family=teacher.model_type,
-        **asdict(form),
+        network_type=form.network_type,
+        readout=form.readout,
+        normalize=form.normalize,
         attention_head_size=shape.head_size,
         **values,
     )
     return config.with_architecture(Architecture(hidden_size=shape.hidden_size, layers=tuple(layers)))
 
 
-def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBert:
-    """Return a `CompactBert` in evaluation mode that computes the same function as the teacher, with copied weights.
+def form_of(config: CompactBertConfig) -> NetworkForm:
+    """Return the form of a network with this configuration."""
+    return NetworkForm(config.network_type, config.readout, config.normalize, config.own_width)
 
-    `teacher` must be of the class that `AUTO_CLASSES` names for the network type of `form`. An encoder gets an
-    additional last linear layer, which starts as the identity. With this layer, networks with fewer hidden units can
-    project their readout to the teacher's width.
+
+def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBert:
+    """Return a `CompactBert` in evaluation mode that computes the same function as a teacher. The weights are copied.
+
+    `teacher` must be of the class that `AUTO_CLASSES` names for the network type of `form`. Unless `form.own_width` is
+    set, an encoder gets an additional last linear layer, which starts as the identity. With this layer, networks with
+    fewer hidden units can project their readout to the teacher's width.
 
     RoBERTa skips padding when it counts positions, but a `CompactBert` does not. Padding must therefore come after the
     text.
@@ -115,20 +122,19 @@ def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -
     family, teacher_state = family_of(teacher.config.model_type), teacher.state_dict()
     model, kind = CompactBert(compact_config(teacher.config, form)), form.network_type
     compact_state = model.state_dict()
-    last_layer = (
-        {name: _identity(compact_state.pop(name)) for name in _CLASSIFIER_PARAMETERS} if kind == "encoder" else {}
-    )
+    added = [name for name in _CLASSIFIER_PARAMETERS if kind == "encoder" and name in compact_state]
+    last_layer = {name: _identity(compact_state.pop(name)) for name in added}
     model.load_state_dict(family.to_compact(teacher_state, compact_state, teacher.config, kind) | last_layer)
     return model.eval()
 
 
 def _identity(parameter: torch.Tensor) -> torch.Tensor:
-    """Return the weight or the bias of a linear layer that is the identity, in the shape of `parameter`."""
+    """Return the value that a weight or bias of this shape has in a linear layer that computes the identity."""
     return torch.eye(len(parameter)) if parameter.dim() == 2 else torch.zeros_like(parameter)
 
 
 def fits_stock(model: CompactBert) -> bool:
-    """Whether the family's own class can express a network.
+    """Whether the class of a network's model family in transformers can express the network.
 
     All layers must have the same sizes, the number of heads times the head size must equal the hidden size, and there
     must be no compression, no early exits and no dropped tokens. ELECTRA's class cannot express a projection between
@@ -149,7 +155,10 @@ def fits_stock(model: CompactBert) -> bool:
 
 
 def to_stock(model: CompactBert) -> PreTrainedModel:
-    """Return the same network as a model of its family's own class. Raises `ExportError` if `fits_stock` is false."""
+    """Return the network as a model of its family's class in transformers.
+
+    Raises `ExportError` if `fits_stock` is false.
+    """
     config = model.config
     if not fits_stock(model):
         raise ExportError(

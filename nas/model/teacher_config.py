@@ -1,7 +1,7 @@
 """A teacher's configuration, read from its folder and checked. Only the settings that define the model are kept.
 
-Published configuration files can contain numbers written as text, settings of other tools, and options that belong to a
-single call of the model. `read_config` rebuilds the configuration from the settings that define the network, so
+Published configuration files can contain numbers written as strings, settings of other tools, and options that belong
+to a single call of the model. `read_config` rebuilds the configuration from the settings that define the network, so
 that no other setting can change what the network computes.
 """
 
@@ -51,7 +51,7 @@ def teacher_file(source: str, name: str) -> Path | None:
 
 
 def read_config(source: str) -> PreTrainedConfig:
-    """Return the configuration in a teacher's folder, as an object of its family's class.
+    """Return the configuration in a teacher's folder, as an object of the model family's configuration class.
 
     Raises `TeacherError` if the file cannot be read, the family is not supported, or a value is not valid.
     """
@@ -85,7 +85,7 @@ def read_config(source: str) -> PreTrainedConfig:
 
 
 def teacher_settings(source: str) -> dict[str, Any]:
-    """Return all settings in a teacher's folder, including those for sentence-transformers."""
+    """Return all settings in a teacher's `config.json` and, if it exists, `config_sentence_transformers.json`."""
     path = teacher_file(source, _SENTENCE_TRANSFORMERS)
     try:
         further = json.loads(path.read_bytes()) if path else {}
@@ -119,9 +119,10 @@ def _read(source: str) -> dict[str, Any]:
 
 
 def _settings(source: str, family: Family, config_class: Any, values: Mapping[str, Any]) -> Any:
-    """Yield names and values of the settings that define the network, under the family's own names.
+    """Yield the name and the value of each setting that defines the network.
 
-    Settings that the file lacks are not yielded, so that they keep their defaults.
+    The names are those that the model family uses in transformers. Settings that the file lacks are not yielded, so
+    that they keep their defaults.
     """
     defaults = config_class()
     for setting in (*_COUNTS, *_RATES, "layer_norm_eps", "initializer_range", "pad_token_id"):
@@ -155,7 +156,7 @@ def _is_whole(setting: str) -> bool:
 
 
 def _rule(setting: str) -> str:
-    """Return the rule that the number of a setting must satisfy, as text for messages."""
+    """Return the rule that the number of a setting must satisfy, as a phrase for messages."""
     if _is_whole(setting):
         return "a whole number above 0" if setting in _COUNTS else "a whole number of at least 0, or null"
     if setting in _RATES:
@@ -172,7 +173,7 @@ def _is_valid(setting: str, number: float) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """Return a value as a float if it is a finite number or text that can be read as one; otherwise None."""
+    """Return a value as a float if it is a finite number or a string that represents one; otherwise None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -183,9 +184,9 @@ def _number(value: Any) -> float | None:
 
 
 def _labels(source: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `id2label` and `label2id`, made from `label2id` or `num_labels` if there is no `id2label`.
+    """Return the entries `id2label` and `label2id`. Without an `id2label`, `label2id` or `num_labels` determines both.
 
-    As in transformers, a configuration without any of these has two labels.
+    As in transformers, a configuration without any of these three settings has two labels.
     """
     id2label, label2id = values.get("id2label"), values.get("label2id")
     if not id2label and isinstance(label2id, Mapping) and label2id:

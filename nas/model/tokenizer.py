@@ -20,7 +20,7 @@ from nas.model.families import family_of
 _FILE_GROUPS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 """Groups of files. A tokenizer can be loaded from any one of these groups."""
 _CALL_OPTIONS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
-"""Options of the last call of the tokenizer, which transformers stores among the tokenizer's settings."""
+"""Options of the tokenizer's last call. Transformers stores these options among the tokenizer's settings."""
 _EXAMPLE_WORDS = ["Tagged", "words", ",", "one", "by", "one"]
 _UNUSUAL_TEXT = "\u2603 \u6f22 \U0001f9ea \u00df"
 """A text of characters that hardly any vocabulary covers completely."""
@@ -29,12 +29,12 @@ _UNUSUAL_TEXT = "\u2603 \u6f22 \U0001f9ea \u00df"
 def load_tokenizer(
     source: str | Path, config: PreTrainedConfig | None = None, of_words: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model folder. It pads on the right, and pads or truncates only on request.
+    """Return the tokenizer of a model folder. It pads and truncates texts only on request, and pads on the right.
 
     Texts are truncated on the side that the folder's settings define. `config` replaces the folder's own
     configuration, which may have values that transformers cannot read. With `of_words`, the tokenizer splits a list
-    of words into the same tokens as the text that the words form. Raises `TeacherError` if there is no tokenizer,
-    if it cannot be loaded or is written in Python, or if it cannot split lists of words in this way.
+    of words into the same tokens as the text that the words form. Raises `TeacherError` if there is no tokenizer, if
+    it cannot be loaded or is written in Python, or if `of_words` is set and it cannot split lists of words in this way.
     """
     # For a folder without a tokenizer, transformers silently creates an empty one.
     folder = Path(source)
@@ -67,15 +67,15 @@ def load_tokenizer(
 
 
 def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the space before a word belongs to the word's first token, so that a single word also needs a space."""
+    """Whether the space before a word is part of the word's first token. A single word then needs a space before it."""
     pre_tokenizer: Any = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
     return pre_tokenizer is not None and b"ByteLevel" in pre_tokenizer.__getstate__()
 
 
 def ignored_code(source: str | Path) -> str:
-    """Return the file and class of a custom tokenizer in a model folder, or an empty text if there is none.
+    """Return the name, as `file.Class`, of a model folder's custom tokenizer class; an empty string if there is none.
 
-    Its code is not run: the tokenizer of such a folder is read only from `tokenizer.json`.
+    The code of the class is not run: the tokenizer of such a folder is read only from `tokenizer.json`.
     """
     path = Path(source) / "tokenizer_config.json"
     try:
@@ -104,8 +104,8 @@ def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
     """Raise `TeacherError` if a tokenizer cannot be used with a teacher of this configuration.
 
-    It must have a padding token and encode unknown characters, and all tokens that it adds to texts must have
-    embeddings.
+    The tokenizer must have a padding token and be able to encode unknown characters. All tokens that it adds to texts
+    must have embeddings, and so must their token types if the teacher distinguishes token types.
     """
     start = f"teacher.model: {source}: its tokenizer"
     if tokenizer.pad_token_id is None:
@@ -136,7 +136,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
 
 
 def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
-    """Raise `TeacherError` if the texts contain a token id that the teacher cannot read.
+    """Raise `TeacherError` if `ids`, the token ids of texts, include one that the teacher cannot read.
 
     Tokens that were added without resizing the model have no embedding. They do no harm as long as no text contains
     them.

@@ -20,14 +20,14 @@ from nas.pipeline.unlabelled import unlabelled_lengths
 from nas.study import Study
 
 _ROW_DEPENDENT_STEPS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "teacher-logits")
-"""Steps whose duration depends on rows that may not have been read yet. They count as a fixed cost only once they have
-finished."""
+"""Steps whose duration depends on rows that may not have been read yet. They are treated as a fixed cost only once they
+have finished."""
 
 
 def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> float:
-    """Return how many seconds are left for a step that shares the hours and for all later steps that share them.
+    """Return the seconds that `training.hours` leaves for `step` and for the later steps among which it is divided.
 
-    Return infinity if the study sets no hours.
+    Return infinity if the study does not set `training.hours`.
     """
     hours = run.study.training.hours
     if not hours:
@@ -40,7 +40,11 @@ def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> floa
 
 
 def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
-    """Raise `StudyError` if the run's hours are not even enough for the steps with a fixed cost."""
+    """Raise `StudyError` if the steps with a fixed cost use up all of `training.hours`.
+
+    These are all steps except supernet, search and final training. Steps whose duration depends on rows that may not
+    have been read yet are included only once they have finished.
+    """
     if not run.study.training.hours:
         return
     seconds_taken, workload = run.seconds(), _workload(run)
@@ -57,7 +61,7 @@ def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
 
 
 def refuse(study: Study, work: Workload, fixed: float) -> None:
-    """Raise `StudyError` if the steps with a fixed cost, `fixed` seconds in total, use up all of a study's hours."""
+    """Raise `StudyError` if the steps with a fixed cost, which take `fixed` seconds, use up all of `training.hours`."""
     fixed, hours = fixed + division.OUTSIDE_STEPS, study.training.hours or 0.0
     if 3600 * hours <= fixed:
         least_hours = ceil(1000 * (fixed + _shortest_seconds(study, work)) / 3600) / 1000
@@ -68,10 +72,10 @@ def refuse(study: Study, work: Workload, fixed: float) -> None:
 
 
 def divided_seconds(study: Study, work: Workload, steps: Sequence[tuple[Step, float | None]]) -> dict[str, float]:
-    """Return the estimated seconds that each step of a study with hours will still take, in the order of `steps`.
+    """Return the estimated remaining seconds of each step, keyed by step name, for a study that sets `training.hours`.
 
     `steps` pairs each step with the seconds that it took, or with None if it is not up to date. For steps that are up
-    to date, the estimate is 0. Raises `StudyError` if no time is left for the steps that share the hours.
+    to date, the estimate is 0. Raises `StudyError` if no time is left for supernet, search and final training.
     """
     seconds_by_step = {step.name: step.seconds(study, work) for step, _ in steps if not step.shares_hours}
     seconds_by_step |= {step.name: took for step, took in steps if took is not None}
@@ -105,7 +109,7 @@ def _shortest_seconds(study: Study, work: Workload) -> float:
 
 
 def _workload(run: Run) -> Workload:
-    """Return the workload of a run's steps. If the data has not been read yet, typical numbers of rows are assumed."""
+    """Return the workload of a run's steps. Until the data is read, typical numbers of texts and tokens are assumed."""
     study, rate, seconds_taken = run.study, measured_rate(), run.seconds()
     baselines = [seconds_taken.get(f"baselines-{device.name}") for device in study.devices]
     baselines_seconds = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
@@ -115,7 +119,7 @@ def _workload(run: Run) -> Workload:
         workload = Workload.of(study, None, rate, baselines_seconds)
     profiles = [seconds for device in study.devices if (seconds := seconds_taken.get(f"profile-{device.name}"))]
     # On a busy machine, disturbed measurements are repeated. If profiles took longer for this reason, the measurements
-    # of the front will take longer too.
+    # in the step `front` will take longer too.
     slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, workload))
     return replace(workload, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
 

@@ -1,6 +1,6 @@
-"""The functions behind the commands on a run, such as `nas train`, and behind the public API.
+"""The functions that implement the public API, and commands such as `nas train`.
 
-Each of them brings the steps that it needs up to date, then returns their results.
+Each function first runs the steps that it needs, unless they are up to date, and then returns their results.
 """
 
 from __future__ import annotations
@@ -41,38 +41,41 @@ def prepare_teacher(run: Run) -> TaskData:
 
 
 def train(run: Run) -> None:
-    """Bring all steps that the supernet needs up to date, then train the supernet."""
+    """Train the supernet, after running the steps that it needs. Steps that are up to date are skipped."""
     bring_up_to_date(run, steps_of(run), "supernet")
 
 
 def profile(run: Run) -> dict[str, Profile]:
-    """Profile the devices whose profile is missing or out of date; return all profiles by the device's name.
+    """Profile the devices whose profile is missing or out of date; return all profiles, keyed by device name.
 
-    Raises `DeviceError` if no profile was imported for an off-cluster device. All other devices are profiled first.
+    Raises `DeviceError` if an off-cluster device has no imported profile. Before that, it profiles all other devices.
     """
     bring_up_to_date(run, steps_of(run), *(f"profile-{device.name}" for device in run.study.devices))
     return profiles_of(run)
 
 
 def evaluate_candidates(run: Run) -> SearchState:
-    """Run the search, without measuring its best candidates; return all evaluated candidates and their outcomes."""
+    """Run the search, without measuring its best candidates.
+
+    Returns all evaluated candidates, and the number of trials with each outcome.
+    """
     return _bring_up_to_date_and_read(run, "search", searched)
 
 
 def search_candidates(run: Run) -> SearchState:
-    """Run the search, then measure the best candidates of each budget as whole networks.
+    """Run the search, then measure the best candidates of each budget end to end on the devices.
 
-    Returns all evaluated candidates and their outcomes.
+    Returns all evaluated candidates, and the number of trials with each outcome.
     """
     return _bring_up_to_date_and_read(run, "front", searched)
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one sub-network for each budget. All earlier steps that are not up to date are made first.
+    """Export one sub-network for each budget.
 
-    Returns the verifications by the budget's name. Without `fine_tune`, exports keep the supernet's weights.
-
-    Raises `MissedBudgetsError` if no measured candidate meets one of the budgets. The other budgets are exported first.
+    First runs all prerequisite steps that are not up to date. Returns the verification of each export, keyed by budget
+    name. Without `fine_tune`, exports keep the supernet's weights. Raises `MissedBudgetsError` if there is a budget for
+    which no measured candidate can be exported. Before that, it exports networks for all other budgets.
     """
     names = {f"export-{budget.name}": budget.name for budget in run.study.budgets}
     problems = bring_up_to_date(run, steps_of(run, fine_tune), *names, tolerated=ExportError)
@@ -82,7 +85,7 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
 
 
 def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one candidate of the front, given by its trial number or by the first digits of its digest.
+    """Export one candidate of the search, given by its trial number or by the first digits of its digest.
 
     Returns a mapping from the export's name to its verification. Raises `ExportError` unless exactly one candidate
     matches.

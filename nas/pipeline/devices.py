@@ -1,6 +1,6 @@
-"""Off-cluster devices, which do not run `nas`: writes archives that measure networks there, and imports the results.
+"""Writes archives that measure networks on off-cluster devices, which do not run `nas`, and imports the results.
 
-`nas device bundle` and `nas device import` call these functions, for profiles and for the verification of exports.
+`nas device bundle` and `nas device import` call these functions, both to profile devices and to verify exports.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from nas.pipeline.steps import steps_of
 from nas.report.card import write_card
 
 _MOST_ERROR = 0.5
-"""Measurements of one device are implausible if they contradict each other by more than this share."""
+"""The largest relative deviation between the measurements of one device that is considered plausible."""
 
 
 def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write an archive that measures a profile when it is run on an off-cluster device; return its path, `output`.
+    """Write an archive that, run on an off-cluster device, measures the device's profile; return `output`.
 
-    `variables` are the values of the option `--set`, each in the form `NAME=VALUE`. The archive tells the user which
-    command imports the result, and that command has the same options `--set`.
+    `output` is the path of the archive. `variables` holds the values of the option `--set`, each in the form
+    `NAME=VALUE`. The archive's README contains the command that imports the result, including these options.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
     recipe, _ = _recipe_and_inputs(run, device)
@@ -54,9 +54,9 @@ def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str]
 
 
 def import_profile(run: Run, device: str, result: Path) -> Profile:
-    """Build an off-cluster device's profile from measurements made there, store it in the run, and return it.
+    """Build an off-cluster device's profile from the measurements in `result`, store it in the run, and return it.
 
-    Raises `DeviceError` if the measurements belong to another bundle, or are implausible.
+    Raises `DeviceError` if the measurements belong to a different bundle, or are implausible.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
     recipe, inputs = _recipe_and_inputs(run, device)
@@ -69,9 +69,10 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     is_teacher_too_fast = profile.teacher_p50_ms < (1.0 - _MOST_ERROR) * profile.smallest_p50_ms
     if is_teacher_too_fast or profile.error["mape"] > _MOST_ERROR:
         raise DeviceError(
-            f"{result}: is implausible: the sums of block latencies deviate from the latencies of whole networks by "
-            f"{profile.error['mape']:.0%}, the teacher takes {profile.teacher_p50_ms:.4g} ms, and the smallest "
-            f"sub-network takes {profile.smallest_p50_ms:.4g} ms; measure again while nothing else runs on the device"
+            f"{result}: the measurements are implausible: the sums of block latencies deviate by "
+            f"{profile.error['mape']:.0%} from the latencies of networks measured end to end, the teacher takes "
+            f"{profile.teacher_p50_ms:.4g} ms, and the smallest sub-network takes {profile.smallest_p50_ms:.4g} ms; "
+            "measure again while nothing else runs on the device"
         )
     path = run.profile(device)
     with run.step(f"profile-{device}", inputs, path):
@@ -80,7 +81,7 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
 
 
 def bundle_export(run: Run, budget: str, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write an archive that measures an export when it is run on an off-cluster device; see `bundle_profile`."""
+    """Write an archive that, run on an off-cluster device, measures an export there; see `bundle_profile`."""
     job, _, _ = _export_job(run, budget, device)
     job.write(output, f"{_command(run, device, variables)} --export {shlex.quote(budget)}")
     return output
@@ -89,7 +90,7 @@ def bundle_export(run: Run, budget: str, device: str, output: Path, variables: S
 def import_verification(run: Run, budget: str, device: str, result: Path) -> dict[str, Any]:
     """Add the measurements of an off-cluster device to an export's verification; return the verification.
 
-    If the export misses its budget on the device, that is recorded, and the next `nas export` exports the next best
+    If the export misses its budget on the device, the miss is recorded, and the next `nas export` exports the next best
     candidate.
     """
     job, requested_budget, verification = _export_job(run, budget, device)
@@ -153,15 +154,15 @@ def _profile_job(recipe: ProfileRecipe) -> Job:
 
 
 def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[str, Any]]:
-    """Return the job that measures an export on a device, its budget, and its verification so far."""
+    """Return the job that measures an export on a device, the export's budget, and its current verification."""
     _off_cluster_device(run, device)
     requested_budget = next((item for item in run.study.budgets if item.name == budget), None)
     limits = requested_budget.on(device) if requested_budget else None
     if requested_budget is None or limits is None:
         budget_names = ", ".join(item.name for item in run.study.budgets if item.on(device))
         raise StudyError(
-            f"{run.study.path}: there is no budget {budget!r} on device {device}; use "
-            f"{budget_names or 'another device'}"
+            f"{run.study.path}: there is no budget {budget!r} with limits on device {device}; use "
+            f"{budget_names or 'a different device'}"
         )
     folder = run.export(budget)
     if not is_exported(run, requested_budget):

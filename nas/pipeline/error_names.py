@@ -1,4 +1,4 @@
-"""Makes errors about the compressed model name the table `[student]` if the study describes this model there."""
+"""Corrects errors about the model to be compressed: they name `[student]` if the study has this table."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TEACHER_KEYS = re.compile(r"\bteacher\.(model|revision|fine_tune|prune_vocabula
 
 @contextmanager
 def student_named(study: Study) -> Iterator[None]:
-    """In errors of the `with` block, replace keys such as `teacher.model` by `student.model` if there is a student.
+    """If the study has a `[student]`, replace `teacher.model` and similar keys by `student.model` in error messages.
 
-    The code that reads the compressed model always says `teacher.model`, since in most studies this model is the
-    teacher.
+    This affects all errors that the `with` block raises. The code that reads the model to be compressed always writes
+    `teacher.model`, since in most studies this model is the teacher.
     """
     try:
         yield

@@ -27,11 +27,11 @@ _TYPICAL_LENGTH_SHARE = 1 / 3
 _ASSUMED_ROWS = 20_000
 """Assumed number of training rows, if the rows are not on this machine."""
 _MEASUREMENT_SECONDS = 2.0
-"""Seconds that the measurement of one candidate as a whole network takes."""
+"""Seconds that the end-to-end measurement of one candidate takes."""
 _WRITING_SECONDS = 3.0
 """Seconds that an export takes in addition to its verification."""
 _EFFICIENCY = 0.35
-"""Share of the measured speed of matrix products that whole training and evaluation loops reach."""
+"""The speed of training and evaluation loops as a share of the measured speed of matrix products."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,27 @@ class Workload:
     rate: float
     """Measured operations per second of a matrix product."""
     baselines_seconds: float | None = None
-    """Seconds that the baselines of all devices took; None until they are made."""
+    """Seconds that it took to write and measure the baselines of all devices; None until they exist."""
     slowness: float = 1.0
-    """The duration of the slowest device profile divided by its estimate, but at least 1; 1 if there is no profile."""
+    """The longest time that it took to measure a device profile, divided by the estimated time, but at least 1.
+
+    If nothing has been profiled yet, it is 1.
+    """
     unlabelled: int = 0
     """Number of unlabelled texts."""
     unlabelled_tokens: float = 0.0
     """Mean number of tokens per unlabelled text."""
     judged_tokens: float = 0.0
-    """Mean number of tokens per text of the search set; 0 if it is unknown and taken to be `tokens`."""
+    """Mean number of tokens per text of the search set; 0 if it is unknown and assumed to be `tokens`."""
     teacher_operations: float = 0.0
-    """Operations per token of a student's separate teacher; 0 if none has to be run, or if the number is unknown."""
+    """Operations per token of the separate teacher from which the study's `[student]` learns.
+
+    It is 0 if no separate teacher has to be run, or if the number of operations is unknown.
+    """
 
     @classmethod
     def of(cls, study: Study, rows: Rows | None, rate: float, baselines_seconds: float | None = None) -> Workload:
-        """Return the workload of a study with the described rows. If `rows` is None, typical numbers are assumed."""
+        """Return the workload of a study whose data `rows` describes. If `rows` is None, typical data is assumed."""
         training_set = rows.sets["train"] if rows else None
         unlabelled_set = rows.sets.get("unlabelled") if rows else None
         return cls(
@@ -87,7 +93,7 @@ class Workload:
         baselines_seconds: float | None = None,
         unlabelled: Sequence[int] = (),
     ) -> Workload:
-        """Return the workload of a study with tokenised data. `unlabelled` holds the unlabelled texts' lengths."""
+        """Return the workload of a study with tokenised data. `unlabelled` holds the lengths of unlabelled texts."""
         lengths, judged_lengths = data.train["length"], data.search["length"]
         return cls(
             rows=len(lengths),
@@ -110,31 +116,32 @@ class Workload:
 
     @property
     def by_teacher(self) -> Workload:
-        """The workload with the operations of a student's separate teacher instead of the student's."""
+        """This workload, but with the operations per token of the student's separate teacher, if they are known."""
         return replace(self, operations=self.teacher_operations or self.operations)
 
     def seconds(self, texts: float) -> float:
-        """Return the seconds of a forward pass over `texts` texts, with `operations` per token.
+        """Estimate the seconds of a forward pass of the largest network over `texts` texts of mean length.
 
-        Training on them takes three times as long.
+        Training on these texts takes three times as long.
         """
         return texts * self.tokens * self.operations / (self.rate * _EFFICIENCY)
 
     @property
     def judging_seconds(self) -> float:
-        """The seconds of a forward pass over the texts on which candidates are evaluated."""
+        """The estimated seconds of a forward pass of the largest network over the texts that evaluate candidates."""
         return replace(self, tokens=max(8.0, self.judged_tokens or self.tokens)).seconds(self.judged)
 
 
 def embedded(study: Study, work: Workload) -> float:
-    """Return the seconds to build the built-in task."""
+    """Estimate the seconds needed to build the built-in task."""
     return 15.0
 
 
 def data(study: Study, work: Workload) -> float:
-    """Return the seconds to read, split and tokenise the rows, and for the teacher's outputs if these are the labels.
+    """Estimate the seconds needed to read, split and tokenise the rows.
 
-    The test set is assumed to be as large as the search set.
+    This includes the time to compute the teacher's outputs if these are the labels. The test set is then assumed to be
+    as large as the search set.
     """
     return _reading(work) + (2 * work.judging_seconds if study.task.evaluated_on == "texts" else 0.0)
 
@@ -144,24 +151,28 @@ def _reading(work: Workload) -> float:
 
 
 def unlabelled(study: Study, work: Workload) -> float:
-    """Return the seconds to read the rows again, and to read and tokenise the unlabelled texts."""
+    """Estimate the seconds needed to read the rows again, and to read and tokenise the unlabelled texts."""
     return _reading(work) + work.unlabelled * work.unlabelled_tokens / 1e5
 
 
 def teacher(study: Study, work: Workload) -> float:
-    """Return the seconds to load or fine-tune the teacher."""
+    """Estimate the seconds needed to load the teacher or, if the study asks for it, to fine-tune it."""
     tuning = study.compressed.fine_tune
     return 3 * work.seconds(work.rows) * tuning.epochs_on(work.rows) if tuning else 5.0
 
 
 def separate_teacher(study: Study, work: Workload) -> float:
-    """Return the seconds to fine-tune a student's separate teacher."""
+    """Estimate the seconds needed to fine-tune the separate teacher from which the study's `[student]` learns."""
     tuning = study.teacher.fine_tune
     return 3 * work.by_teacher.seconds(work.rows) * tuning.epochs_on(work.rows) if tuning else 0.0
 
 
 def teacher_logits(study: Study, work: Workload) -> float:
-    """Return the seconds to tokenise all texts for a student's separate teacher and to compute its logits."""
+    """Estimate the seconds needed to compute the logits of the separate teacher from which a `[student]` learns.
+
+    This includes the time to tokenise all texts for that teacher. If the study reads the logits from columns of the
+    data, it is only the time to read the data.
+    """
     if not study.teacher.is_loaded:
         return unlabelled(study, work)
     distilled = work.distilled
@@ -169,7 +180,7 @@ def teacher_logits(study: Study, work: Workload) -> float:
 
 
 def supernet(study: Study, work: Workload) -> float:
-    """Return the seconds to train the supernet."""
+    """Estimate the seconds needed to train the supernet."""
     settings = study.supernet
     # Each step has one forward pass of the teacher, and a forward and a backward pass of each sub-network, which count
     # as three forward passes. The sub-networks are either near the budgets, or they are the largest one and random ones
@@ -180,26 +191,27 @@ def supernet(study: Study, work: Workload) -> float:
 
 
 def profile(study: Study, work: Workload) -> float:
-    """Return the seconds to measure the profile of one device."""
+    """Estimate the seconds needed to measure the latency profile of one device."""
     space = study.space
     blocks = len(space.attention_options) + len(space.feed_forward_options)
     return 20 + 0.4 * blocks * len(space.dimensions.hidden_size)
 
 
 def search(study: Study, work: Workload) -> float:
-    """Return the seconds to evaluate all candidates of the search."""
+    """Estimate the seconds needed to evaluate all candidates of the search."""
     return study.search.evaluations * evaluation(study, work)
 
 
 def evaluation(study: Study, work: Workload) -> float:
-    """Return the seconds to evaluate one candidate."""
+    """Estimate the seconds needed to evaluate one candidate."""
     return _CANDIDATE_SHARE * work.judging_seconds
 
 
 def front(study: Study, work: Workload) -> float:
-    """Return the seconds to measure the best candidates, and to evaluate the teacher and the uniform baselines.
+    """Estimate the seconds needed to measure the best candidates, and to evaluate the teacher and uniform baselines.
 
-    If the study sets hours, the search has already evaluated the uniform baselines of budgets without a floor.
+    If the study sets `training.hours`, the search has already evaluated the uniform baselines of budgets without an
+    accuracy floor.
     """
     measuring_seconds = (
         _count_candidate_lists(study) * study.export.candidates + len(study.budgets)
@@ -211,33 +223,33 @@ def front(study: Study, work: Workload) -> float:
 
 
 def baselines(study: Study, work: Workload) -> float:
-    """Return the seconds to write and verify the baselines of one device."""
+    """Estimate the seconds needed to write and verify the baselines of one device: the teacher and its int8 form."""
     return 15.0
 
 
 def static(study: Study, work: Workload) -> float:
-    """Return the seconds to fit and measure the static model of one device."""
+    """Estimate the seconds needed to fit and measure one device's static model, a classifier of averaged embeddings."""
     return 10.0
 
 
 def finalists(study: Study, work: Workload) -> float:
-    """Return the seconds of the final training. On average, half of the finalists are assumed to take part in it."""
+    """Estimate the seconds of the final training, assuming that half of the finalists take part in it on average."""
     settings, work = study.export, work.distilled
     passes = 1 + 3 * _CANDIDATE_SHARE * _count_candidate_lists(study) * settings.finalists / 2
     return passes * work.seconds(study.final_steps(work.rows) * settings.batch_size)
 
 
 def export(study: Study, work: Workload) -> float:
-    """Return the seconds to write and verify the export for one budget.
+    """Estimate the seconds needed to write and verify the export for one budget.
 
-    Once the baselines are made, the time to verify the export is estimated as half of the time that they took, since
-    each device has two large baselines.
+    Once the baselines exist, the time to verify the export is estimated as half of the time that the baselines took,
+    since each device has two large baselines.
     """
     return 15.0 if work.baselines_seconds is None else _WRITING_SECONDS + work.baselines_seconds / 2
 
 
 def _count_candidate_lists(study: Study) -> int:
-    """Return the number of budgets. A budget with an accuracy floor counts `FLOOR_FACTOR` times."""
+    """Return the number of budgets, counting each budget with an accuracy floor `FLOOR_FACTOR` times."""
     return sum(FLOOR_FACTOR if budget.has_floor else 1 for budget in study.budgets)
 
 

@@ -1,8 +1,8 @@
 """The last steps of a study: for each budget, export the best network that meets it, and verify the exported files.
 
 The best network is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches the
-floor. A user can also export a single candidate of the front. The teacher is exported and verified in the same way, as
-a baseline for each device.
+floor. A user can also export a single candidate of the search. The teacher is exported and verified in the same way,
+as a baseline for each device.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _RESULT_VERSION = 7
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
-    """Whether an export is up to date. Without `fine_tune`, an export that was fine-tuned counts as up to date too."""
+    """Whether an export is up to date. Without `fine_tune`, a fine-tuned export is also treated as up to date."""
     step = f"export-{name}"
     if run.is_done(step, inputs(run, fine_tune=fine_tune)):
         return True
@@ -84,34 +84,35 @@ def exported(run: Run) -> list[str]:
 
 
 def is_exported(run: Run, budget: Budget) -> bool:
-    """Whether a budget has an export that is up to date with the study, fine-tuned or not."""
+    """Whether a budget has an up-to-date export, no matter whether the exported network was fine-tuned."""
     return _is_written(run, budget.name, partial(export_inputs, run, budget))
 
 
 def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
-    """Whether an export is up to date, fine-tuned or not.
+    """Whether an export is up to date, no matter whether the exported network was fine-tuned.
 
-    `inputs` returns the digest of its inputs with or without fine-tuning. It is called only if the export exists.
+    `inputs(True)` and `inputs(False)` return the digest of the export's inputs with and without fine-tuning. They are
+    called only if the export exists.
     """
     step = f"export-{name}"
     return run.is_finished(step) and any(run.is_done(step, inputs(tuned)) for tuned in (True, False))
 
 
 def trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
-    """Return the digest of everything that a single candidate's export is made from, including all device profiles."""
+    """Return the digest of everything that a single candidate's export depends on, including all device profiles."""
     inputs = [_RESULT_VERSION, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune]
     return digest([*inputs, measured_on(run)])
 
 
 def trial_name(candidate: dict[str, Any]) -> str:
-    """Return the name of a single candidate's export. It contains the trial number or, without one, the digest."""
+    """Return the name of a single candidate's export. It contains the trial number or the start of the digest."""
     return f"{TRIAL}{candidate.get('trial', candidate['digest'][:8])}"
 
 
 def candidate_of(run: Run, trial: str) -> dict[str, Any]:
     """Return the candidate whose trial number is `trial`, or else the one whose digest begins with `trial`.
 
-    Raises `ExportError` unless exactly one candidate of the front matches.
+    Raises `ExportError` unless exactly one candidate of the search matches.
     """
     candidates = front(run)["candidates"]
     matches = [item for item in candidates if str(item.get("trial")) == trial]
@@ -126,7 +127,7 @@ def candidate_of(run: Run, trial: str) -> dict[str, Any]:
 
 
 def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
-    """Return the digest of everything that the export for a budget is made from."""
+    """Return the digest of everything that the export for a budget depends on."""
     limits, settings = budget.model_dump(mode="json"), run.study.digest("export")
     inputs = [
         _RESULT_VERSION,
@@ -140,7 +141,7 @@ def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
 
 
 def record_miss(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
-    """Record that an architecture missed a budget on an off-cluster device; `make_export` then skips it."""
+    """Record that an architecture missed a budget on an off-cluster device, so that `make_export` skips it."""
     digests = [*_missed_architectures(run, budget), Architecture.from_json(architecture).digest]
     write_json(run.missed(budget.name), {"of": _misses_digest(run, budget), "digests": digests})
 
@@ -148,7 +149,7 @@ def record_miss(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
 def _missed_architectures(run: Run, budget: Budget) -> list[str]:
     """Return the digests of architectures whose exports missed a budget on an off-cluster device.
 
-    Recorded misses are ignored if the budget, the supernet or a profile has changed since.
+    Recorded misses are ignored if the budget, the supernet or a profile has changed since they were recorded.
     """
     path = run.missed(budget.name)
     record: dict[str, Any] = read_json(path, ExportError) if path.exists() else {"of": None}
@@ -161,9 +162,9 @@ def _misses_digest(run: Run, budget: Budget) -> str:
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
-    """Return the verifications of all baselines that exist, by `<device>/<kind>`.
+    """Return the verifications of all baselines that exist, keyed by `<device>/<kind>`.
 
-    The kinds are `teacher`, `teacher-int8` (its int8 form) and `static` (the static model).
+    The kinds are `teacher`, `teacher-int8` (the teacher in int8) and `static` (the static model).
     """
     names = [f"{device.name}/{kind}" for device in run.study.devices for kind in ("teacher", "teacher-int8", "static")]
     files = {name: run.folder / "baselines" / name / VERIFICATION_FILE for name in names}
@@ -171,7 +172,7 @@ def baselines(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def verification(run: Run, name: str) -> dict[str, Any]:
-    """Return the verification of an export, which holds the measurements of its files."""
+    """Return the content of an export's `verification.json`: the measurements of the exported files."""
     content: dict[str, Any] = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
     return content
 
@@ -185,7 +186,7 @@ def baselines_inputs(run: Run, device: str) -> str:
 
 
 def make_baselines(run: Run, stopwatch: Stopwatch, device: str) -> None:
-    """Write and verify the uncompressed teacher and, if the device's runtime can run int8, its int8 form."""
+    """Write and verify the uncompressed teacher and, if the device's runtime supports int8, the teacher in int8."""
     resolved_device, folder = device_of(run, device), _teacher_folder(run, device)
     teacher, test, input_texts = load_teacher(run), splits(run).test, texts(run)
     metric = _write_network(run, teacher, folder, [resolved_device.runtime])
@@ -211,9 +212,9 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
 
 
 def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
-    """Write a network with the teacher's tokenizer to a folder; return the metric to evaluate it with.
+    """Write a network with the teacher's tokenizer to a folder; return the metric to evaluate the network with.
 
-    Raises `ExportError` if the written tokenizer returns other tokens for a text than the test set contains.
+    Raises `ExportError` if the written tokenizer does not reproduce the tokens of the test set.
     """
     task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _calibrated_metric(run, model)
     served = served_as(run)
@@ -229,7 +230,7 @@ def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collect
 
 
 def _calibrated_metric(run: Run, model: CompactBert) -> Metric:
-    """Return the study's metric. A setting that it leaves open, such as a threshold, is chosen on the search set."""
+    """Return the study's metric. If its settings, such as a threshold, are left open, choose them on the search set."""
     metric = metric_of(run)
     if metric.is_calibrated:
         return metric
@@ -246,7 +247,7 @@ def _int8_teacher(teacher: CompactBert) -> CompactBert:
 
 
 def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool) -> None:
-    """Export the best candidate that meets a budget when its files are verified.
+    """Export the best candidate whose exported files are verified to meet a budget.
 
     The best one is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches the
     floor. Raises `ExportError` if no measured candidate meets the budget.
@@ -301,7 +302,7 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
 
 
 def _missed_floor_message(floor: Floor, below_floor: list[tuple[float, dict[str, Any]]]) -> str:
-    """Return a message about a floor that no candidate reaches, which describes the most accurate candidate."""
+    """Return a message that no candidate reaches an accuracy floor. It describes the most accurate candidate."""
     accuracy, nearest = max(below_floor, key=lambda pair: pair[0])
     return (
         f"no measured candidate reaches {floor.minimum:.4f} on the search set, where the teacher reaches "
@@ -311,7 +312,7 @@ def _missed_floor_message(floor: Floor, below_floor: list[tuple[float, dict[str,
 
 
 def missed_floors(run: Run) -> dict[str, str]:
-    """Return a message for each budget whose floor no finalist reaches, by the budget's name."""
+    """Return a message for each budget whose accuracy floor no finalist reaches, keyed by budget name."""
     if not run.is_finished("front") or not run.is_done("finalists", finalists_inputs(run)):
         return {}
     finalists, measured = trained(run.finalists), front(run)["budgets"]
@@ -335,7 +336,7 @@ def make_trial(run: Run, stopwatch: Stopwatch, candidate: dict[str, Any], fine_t
 
 
 class _WithWeights(NamedTuple):
-    """A network with the weights with which it is exported, and its accuracies."""
+    """A network with the weights that are exported, and its accuracies before and after training."""
 
     model: CompactBert
     finalist: Finalist
@@ -366,11 +367,11 @@ class _Writer:
         return evaluator_of(self.run)
 
     def with_weights(self, name: str, candidate: dict[str, Any], accept_dropped: bool) -> _WithWeights:
-        """Return a candidate with its trained weights, or with its inherited weights if these are better.
+        """Return a candidate with its trained weights, or with the supernet's weights if these are more accurate.
 
         A candidate that was not in the final training is trained here, on its own. So is a candidate that was dropped
         during the final training, unless `accept_dropped` permits the weights that it had when it was dropped.
-        Without `self.fine_tune`, nothing is trained, and every candidate gets its inherited weights.
+        Without `self.fine_tune`, nothing is trained, and every candidate gets the supernet's weights.
         """
         architecture = Architecture.from_json(candidate["architecture"])
         return (
@@ -387,7 +388,7 @@ class _Writer:
         budget: Budget | None,
         references: dict[Device, Reference],
     ) -> dict[str, Any]:
-        """Export a candidate under a name; return its verification."""
+        """Export a candidate as the export called `name`; return the verification of the export."""
         run, folder = self.run, self.run.export(name)
         metric = _write_network(run, network.model, folder, [device.runtime for device in references])
         entries: dict[str, Any] = {
@@ -428,7 +429,7 @@ class _Writer:
     def _has_trained_weights(self, architecture: Architecture, accept_dropped: bool) -> bool:
         """Whether the final training provides the weights of a network.
 
-        The weights of a network that was dropped during the training count only if `accept_dropped` is set.
+        The weights of a network that was dropped during this training are used only if `accept_dropped` is set.
         """
         if not self.run.is_done("finalists", finalists_inputs(self.run)):
             return False

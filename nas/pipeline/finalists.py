@@ -2,7 +2,7 @@
 
 The supernet's weights rank candidates well, but they are not the best weights for a single network, since all
 candidates share them. So the finalists of every budget continue to learn from the teacher without sharing weights. The
-finalists of a budget compete, and the less accurate ones are dropped during the training.
+finalists of a budget compete, and the less accurate ones are dropped during this training.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
 
 _RESULT_VERSION = 2
-"""Increase this when the training leads to other weights than before, so that older results are rebuilt."""
+"""Increase this when the final training yields different weights than before, so that older results are rebuilt."""
 _RUNGS = (0.25, 0.5)
 """After each of these shares of the steps, the less accurate half of each budget's finalists is dropped."""
 _RESULT_FILE = "finalists.json"
@@ -60,26 +60,26 @@ class Finalist:
 
     @property
     def is_gain(self) -> bool:
-        """Whether the accuracy of the trained weights is at least `inherited_corrected`."""
+        """Whether the trained weights are at least as accurate as the supernet's, corrected for selection bias."""
         return self.accuracies[-1][1] >= self.inherited_corrected
 
     @property
     def inherited_corrected(self) -> float:
-        """The inherited accuracy, corrected for selection bias.
+        """The accuracy with the supernet's weights, corrected for selection bias.
 
-        Without the correction it would be too high, because the network was selected by this accuracy.
+        Without the correction, the accuracy would be too high, because the network was selected by it.
         """
         return self.inherited - SELECTION_BIAS * self.standard_error
 
     @property
     def corrected_accuracy(self) -> float:
-        """The accuracy of the trained weights or, if that is higher, `inherited_corrected`."""
+        """The accuracy of the trained weights, or `inherited_corrected` if the latter is higher."""
         return max([self.inherited_corrected, *(accuracy for _, accuracy in self.accuracies[-1:])])
 
     def expected(self, steps: int) -> float:
-        """Return the `corrected_accuracy` expected after `steps` steps.
+        """Return the `corrected_accuracy` that is expected after `steps` training steps.
 
-        If the network was dropped earlier, its accuracy is extrapolated.
+        If the network was dropped before that step, its accuracy is extrapolated.
         """
         if not self.accuracies:
             return self.corrected_accuracy
@@ -105,8 +105,8 @@ class Contest:
     def goal(self, numbers: Sequence[int], inherited: Sequence[float]) -> Goal | None:
         """Return the contest's accuracy floor and costs as a `Goal`; None without a floor.
 
-        `numbers` are the indices of the contest's networks among all networks of the training. `inherited` holds the
-        accuracies of all networks before the training.
+        `numbers` are the indices of the contest's networks among all networks of the training run. `inherited` holds
+        the accuracies of all networks before training.
         """
         if self.floor is None:
             return None
@@ -116,7 +116,7 @@ class Contest:
 
 @once
 def finalists_inputs(run: Run) -> str:
-    """Return the digest of everything that the final training is made from."""
+    """Return the digest of everything that the final training depends on."""
     groups = {name: [each.digest for each in group] for name, group in finalists_of(run).items()}
     floors = {name: floor.minimum for name, floor in floors_of_exports(run).items()}
     return digest([groups, _origin(run), *([floors] if floors else [])])
@@ -132,10 +132,10 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:
-    """Return, for each budget, the best candidates that are measured to meet it, at most `export.finalists`.
+    """Return up to `export.finalists` candidates for each budget: the best ones that were measured to meet the budget.
 
-    Candidates are ranked by the search's objective. A budget with an accuracy floor has up to twice as many finalists,
-    spread evenly over its candidates from the most to the least accurate one.
+    The keys are the budget names. Candidates are ranked by the search's objective. A budget with an accuracy floor has
+    up to twice as many finalists, spread evenly over its candidates from the most to the least accurate one.
     """
     return {
         name: [Architecture.from_json(item["architecture"]) for item in items]
@@ -144,7 +144,7 @@ def finalists_of(run: Run) -> dict[str, list[Architecture]]:
 
 
 def _finalist_entries(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Return the entries of the front that describe the finalists of each budget."""
+    """Return the entries of `front.json` that describe the finalists of each budget, keyed by budget name."""
     count, floors = run.study.export.finalists, {budget.name for budget in run.study.budgets if budget.has_floor}
     met_by_budget = {
         name: [item for item in candidates if item["met"]] for name, candidates in front(run)["budgets"].items()
@@ -156,7 +156,7 @@ def _finalist_entries(run: Run) -> dict[str, list[dict[str, Any]]]:
 
 
 def _evenly_spaced_items(items: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return at most `count` evenly spaced items of a list, with its first and its last one."""
+    """Return at most `count` evenly spaced items of a list, including its first and last items."""
     return [items[index] for index in evenly_spaced(min(count, len(items)), len(items))]
 
 
@@ -178,11 +178,11 @@ def make_finalists(run: Run, stopwatch: Stopwatch) -> None:
 def train_together(
     run: Run, folder: Path, contests: Sequence[Contest], title: str, stopwatch: Stopwatch | None = None
 ) -> None:
-    """Train the networks of all contests together. At every rung, each contest drops the worse half of its networks.
+    """Train the networks of all contests together. Each contest drops the worse half of its networks at certain steps.
 
-    An interrupted training is resumed. The weights are written to `folder`, in a Hugging Face folder per network that
-    is named by the digest of the network's architecture. If the study sets hours and a `stopwatch` is given, the time
-    left on the stopwatch determines the number of steps.
+    An interrupted training is resumed. The weights of each network are written to a Hugging Face folder in `folder`,
+    named by the digest of the architecture. If the study sets `training.hours` and a `stopwatch` is given, the number
+    of steps depends on the time left on the stopwatch.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
     evaluator = evaluator_of(run)
@@ -224,7 +224,7 @@ def train_together(
 
 
 def evaluator_of(run: Run) -> Evaluator:
-    """Return an evaluator like the one of the search, but without the limit to `search.examples` texts."""
+    """Return an evaluator like the search's, but without the limit of `search.examples` texts."""
     return replace(evaluation(run), examples=None).load()
 
 
@@ -271,9 +271,9 @@ def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Ar
 def training_steps(run: Run) -> int:
     """Return the number of steps of the final training.
 
-    The study sets this number. With `training.hours`, it is decided from the time that is left when the final training
-    starts. Without a final training, for example if only a single candidate is exported, it is the supernet's number
-    of steps.
+    Without `training.hours`, this number follows from the study's settings. With `training.hours`, it is decided when
+    the final training starts, from the time that is left then. If there is no final training in this case, for example
+    because only a single candidate is exported, the supernet's number of steps is used.
     """
     if run.study.training.hours:
         return decided(run, "finalists") or supernet_steps(run)
@@ -281,7 +281,7 @@ def training_steps(run: Run) -> int:
 
 
 def trained(folder: Path) -> dict[str, Finalist]:
-    """Return the outcomes of the training in a folder, by the digest of the network's architecture."""
+    """Return the outcome for each network that was trained in a folder, keyed by the digest of its architecture."""
     outcomes = read_json(folder / _RESULT_FILE, ExportError)
     return {
         name: Finalist(
@@ -294,5 +294,5 @@ def trained(folder: Path) -> dict[str, Finalist]:
 
 
 def load_trained(folder: Path, architecture: Architecture) -> CompactBert:
-    """Load a network with its trained weights."""
+    """Load a network with the weights that a training run wrote to `folder`."""
     return CompactBert.from_pretrained(folder / architecture.digest).eval()

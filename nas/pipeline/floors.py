@@ -21,15 +21,18 @@ from nas.pipeline.teachers import load_teacher
 
 @once
 def floors_of_candidates(run: Run) -> dict[str, Floor]:
-    """Return the floors by the budget's name, computed on the texts on which candidates are evaluated."""
+    """Return the accuracy floor of each budget that has one, keyed by budget name.
+
+    The floors are computed on the texts of the search set on which candidates are evaluated.
+    """
     return _floors(run, run.study.search.examples)
 
 
 @once
 def floors_of_exports(run: Run) -> dict[str, Floor]:
-    """Return the floors by the budget's name, computed on the whole search set.
+    """Return the accuracy floor of each budget that has one, keyed by budget name.
 
-    Trained networks are evaluated on the whole search set too.
+    The floors are computed on the entire search set, because trained networks are evaluated on it.
     """
     return _floors(run, None)
 
@@ -44,9 +47,9 @@ def _floors(run: Run, examples: int | None) -> dict[str, Floor]:
 
 
 def _teacher_accuracy(run: Run, examples: int | None) -> tuple[float, float]:
-    """Return the teacher's accuracy on texts of the search set, and its standard error.
+    """Return the teacher's accuracy on texts of the search set, and the standard error of this accuracy.
 
-    Both are measured once, and stored in the folder of evaluations.
+    Both are measured once, and stored in the folder `evaluations`.
     """
     least_tokens = run.study.search.least_tokens
     path = run.evaluations(f"teacher-{digest([teacher_inputs(run), examples, least_tokens])}").with_suffix(".json")

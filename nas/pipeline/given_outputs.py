@@ -1,6 +1,7 @@
-"""Reads the outputs of a teacher that is not itself available, from columns of the training data and unlabelled texts.
+"""Reads a teacher's outputs from columns of the data, for studies that do not have the teacher itself.
 
-A study names these columns in `teacher.outputs`. `separate_teacher.py` stores the outputs for the distillation.
+The columns are in the training data and in the unlabelled texts. A study names them in `teacher.outputs`.
+`separate_teacher.py` stores the outputs for the distillation.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from nas.pipeline.unlabelled import sources
 
 
 def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> list[str]:
-    """Return the columns that hold the teacher's outputs, in the order of the task's labels.
+    """Return the names of the columns with the teacher's outputs, in the order of the task's labels.
 
-    If the task predicts one number, it has no label names, and there is one column. Raises `TeacherError` unless
-    `outputs` names exactly one column for each label.
+    `outputs` maps each label to its column. If the task predicts one number, it has no label names, and `outputs` names
+    one column. Raises `TeacherError` if labels are missing from `outputs`, or if it has additional entries.
     """
     if not label_names:
         if len(outputs) != 1:
@@ -42,9 +43,10 @@ def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> li
 
 
 def read_outputs(run: Run, task: ReadTask, unlabelled: Unlabelled | None) -> dict[str, np.ndarray]:
-    """Return the teacher's outputs (texts, outputs) by `train`, `search` and, if there are such texts, `unlabelled`.
+    """Return the teacher's outputs for each set of texts as an array of shape (texts, outputs).
 
-    Raises `DataError` if a column is missing or a value is not a finite number.
+    The keys are `train`, `search` and, if the study has unlabelled texts, `unlabelled`. Raises `DataError` if a column
+    is missing or a value is not a finite number.
     """
     study = run.study
     columns = output_columns(study.teacher.outputs or {}, task.splits.label_names)

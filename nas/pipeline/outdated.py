@@ -1,4 +1,4 @@
-"""Finds the outdated results of a run: those made from earlier settings or files, or by an older `nas`.
+"""Finds the outdated results of a run: those of an older `nas`, or of settings or files that have since changed.
 
 The report and `nas front` still show such results, together with the warning that `outdated` returns.
 """
@@ -16,10 +16,10 @@ from nas.pipeline.supernets import supernet_inputs
 
 
 def outdated(run: Run) -> str:
-    """Return a line that names the outdated results of a run and the command to rebuild them; empty if there are none.
+    """Return a line that names a run's outdated results and the command to rebuild them; empty if there are none.
 
-    Results that were measured on another machine do not count as outdated, since a run may be viewed on any machine.
-    The database of the search, if there is one, is not accessed.
+    Results that were measured on a different machine are not treated as outdated, since a run may be viewed on
+    any machine. The database of the search, if there is one, is not accessed.
     """
     try:
         outdated_names = _outdated_steps(run)
@@ -27,9 +27,7 @@ def outdated(run: Run) -> str:
         return ""
     if not outdated_names:
         return ""
-    return (
-        f"Made for an older version of this study or by an older nas: {', '.join(outdated_names)}; rebuild with nas run"
-    )
+    return f"Results of an older study version or of an older nas: {', '.join(outdated_names)}; rebuild with nas run"
 
 
 def _outdated_steps(run: Run) -> list[str]:
@@ -51,7 +49,7 @@ def _outdated_steps(run: Run) -> list[str]:
 
 
 def _readable_profile(run: Run, device: Device) -> Profile | None:
-    """Return a device's profile; None if an older version of nas wrote it in another format."""
+    """Return a device's profile; None if an older version of nas wrote it in a different format."""
     try:
         return Profile.load(run.profile(device.name))
     except DeviceError:
@@ -59,7 +57,7 @@ def _readable_profile(run: Run, device: Device) -> Profile | None:
 
 
 def _is_front_current(run: Run, teachers_ms: dict[str, float]) -> bool:
-    """Whether the front was made from the current profiles, and from all candidates of the current search."""
+    """Whether `front.json` is based on the current profiles, and on all candidates of the current search."""
     stored_front = front(run)
     return (
         run.is_done("search", search_inputs(run))

@@ -1,6 +1,6 @@
-"""Stores the teacher's outputs for the training texts if that saves time, and deletes them after the last training.
+"""Stores the teacher's outputs for the training texts if that saves time, and deletes them once training has ended.
 
-The trainings of the supernet and of the finalists then read these outputs, and need not run the teacher in every step.
+The supernet and the finalists are then trained on these outputs, without running the teacher in every step.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from nas.supernet.outputs import TeacherOutputs, size_in_bytes, stored_inputs, w
 _RESULT_VERSION = 1
 """Increase this when the values in the files change, so that older files are rebuilt."""
 _LEAST_EPOCHS = 2.0
-"""The fewest epochs for which outputs are stored. With fewer, computing them in advance saves too little time."""
+"""Outputs are stored only if training has at least this many epochs. With fewer epochs, this saves too little time."""
 _GB = 1e9
 
 
 def outputs_of(run: Run, texts: Dataset, teacher: CompactBert) -> TeacherOutputs | None:
-    """Return the ordered teacher's stored outputs for the distillation texts.
+    """Return the teacher's stored outputs for the distillation texts.
 
-    Return None if `keep_outputs` does not store them, so that every training step has to compute them.
+    `teacher` has its units in order of importance, and `texts` are the distillation texts. Returns None if
+    `keep_outputs` does not store outputs, so that every training step has to compute them.
     """
     return TeacherOutputs(run.outputs, texts, teacher.config.readout) if keep_outputs(run, texts, teacher) else None
 
 
 def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
-    """Store the ordered teacher's outputs for the texts, unless they are stored already. Return whether they exist now.
+    """Store the outputs of the teacher for the texts, unless they are stored already; return whether they are stored.
 
-    The outputs are not stored in any of these cases:
+    `teacher` has its units in order of importance. Its outputs are not stored in any of these cases:
 
     - Training runs on a GPU, or is too short for stored outputs to save time.
     - The files would need more disk space than `training.outputs_gb`, or than half of the free space.
@@ -60,7 +61,7 @@ def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
 
 
 def drop_outputs(run: Run) -> None:
-    """Delete the stored outputs, which may take gigabytes."""
+    """Delete the teacher's stored outputs, which may take up gigabytes of disk space."""
     shutil.rmtree(run.outputs, ignore_errors=True)
 
 
@@ -70,9 +71,10 @@ def _saves_time(run: Run, texts: Dataset) -> bool:
 
 
 def _epochs(run: Run, texts: Dataset) -> float:
-    """Return how often each text is read in the supernet's training and the final training together.
+    """Return how many times the supernet's training and the final training together read each text.
 
-    If the study sets `training.hours`, this is not known in advance. Enough epochs to store outputs are then assumed.
+    If the study sets `training.hours`, this number is not known in advance, and enough epochs to store outputs are
+    assumed.
     """
     study, rows = run.study, max(1, len(texts))
     if study.training.hours:

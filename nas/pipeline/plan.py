@@ -29,6 +29,7 @@ from nas.pipeline.steps import steps_of
 from nas.pipeline.teachers import check_teacher
 from nas.report.numbers import in_points
 from nas.study import Study, TeacherSettings
+from nas.tasks import task_kind
 
 _PLACE_IN_WORDS = {
     "here": "",
@@ -69,12 +70,14 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         {"step": step.name, "state": "done" if done else "to do", "estimated_s": round(estimated_seconds[step.name])}
         for step, done in step_states
     ]
+    outputs = task_kind(study.task.kind).variant(study.task).describe_outputs(space.dimensions.hidden_size)
     return {
         "study": study.name,
         "task": f"{study.task.kind}, {metric_of(run).label}, {len(study.task.text)} text column(s)"
         + (f", {snapshots['dataset']}" if "dataset" in snapshots else ""),
         "teacher": _model_in_words(study.teacher, snapshots.get("separate teacher" if study.student else "model")),
         **({"student": _model_in_words(study.student, snapshots.get("model"))} if study.student else {}),
+        **({"outputs": outputs} if outputs else {}),
         "space": space.name,
         "architectures": space.count(),
         "devices": [
@@ -93,7 +96,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
 
 
 def _budget_in_words(budget: Budget) -> Iterator[str]:
-    """Yield a line for each device of a budget, and one for its accuracy floor."""
+    """Yield a line for each device on which a budget has limits, and a line for the budget's accuracy floor."""
     for limits in budget.limits:
         conditions = (f"{key} {'>=' if key in RATES else '<='} {value}" for key, value in limits.given.items())
         yield f"{budget.name} on {limits.device}: {', '.join(conditions)}"
@@ -108,7 +111,7 @@ def _budget_in_words(budget: Budget) -> Iterator[str]:
 
 
 def _model_in_words(settings: TeacherSettings, snapshot: Snapshot | None) -> str:
-    """Return the name of a model, with a note if it will be fine-tuned or if the data contains its outputs instead."""
+    """Return the name of a model, with a note if it will be fine-tuned, or if its outputs are read from the data."""
     tuned = " (to be fine-tuned)" if settings.fine_tune else ""
     return str(snapshot or settings.model) + (tuned if settings.is_loaded else " (its outputs are columns of the data)")
 
@@ -129,7 +132,7 @@ def check_sources(study: Study) -> None:
 
 @errors_with_hub_ids
 def check_hub(run: Run) -> dict[Role, Snapshot]:
-    """Return the hub snapshots that a run uses. Raises the error that would occur when they are read.
+    """Return the hub snapshots that a run uses, keyed by role. Raises the error that reading them would raise.
 
     Weights are neither downloaded nor checked.
     """

@@ -1,7 +1,7 @@
 """Prepares the data and the teacher of a study: splits and tokenises the rows, and loads or fine-tunes the teacher.
 
-"Teacher" here means the model that is compressed. If the study has a student, that is the student's checkpoint, and
-`separate_teacher.py` computes the outputs from which the student learns.
+"Teacher" here means the model that is compressed. If the study has a `[student]`, this model is the student's
+checkpoint, and `separate_teacher.py` computes the outputs from which the student learns.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from nas.tasks import Metric, task_kind
 from nas.vocabulary import prune_embeddings, prune_tokenizer
 
 _DATA_VERSION = 4
-"""Increase this when the same files lead to other tokenised data than before, so that older data is rebuilt."""
+"""Increase this when the same files lead to different tokenised data than before, so that older data is rebuilt."""
 _TEACHER_VERSION = 3
-"""Increase this when the same files lead to another teacher than before, so that older teachers are rebuilt."""
+"""Increase this when the same files lead to a different teacher than before, so that older teachers are rebuilt."""
 _SOURCE_FILE = "source.json"
 """The file that records the origin of the run's teacher and the scale of its outputs."""
 _TOKENIZER_FOLDER, _KEPT_TOKENS_FILE = "tokenizer", "vocabulary.json"
@@ -61,16 +61,20 @@ _PATIENCE = 3
 
 
 def data_files(run: Run) -> dict[str, tuple[Path, ...]]:
-    """Return the files from which the run reads each set (`train`, `search`, `test`); empty for a hub data set."""
+    """Return the files from which the run reads each set of rows, keyed by set; empty for a hub data set.
+
+    The sets are `train`, `test` and, if the study names a file for it, `search`.
+    """
     if run.study.task.train == "embedded":
         return {name: (run.embedded / f"{name}.parquet",) for name in ("train", "test")}
     return given_files(run.study)
 
 
 def given_files(study: Study) -> dict[str, tuple[Path, ...]]:
-    """Return a study's data files for each set (`train`, `search`, `test`).
+    """Return the files that a study names for each set of rows, keyed by set; empty for a hub data set.
 
-    Empty for a hub data set or the built-in task.
+    The sets are `train`, `test` and, if the study names a file for it, `search`. The result is also empty for the
+    built-in task.
     """
     if study.task.hub or study.task.train == "embedded":
         return {}
@@ -84,21 +88,22 @@ def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
             if file_digest(path) == file_digest(other):
                 raise DataError(
                     f"{other}: has the same content as {path}, but the {first} set and the {second} set must be "
-                    f"disjoint; give other rows as task.{second}"
+                    f"disjoint; give different rows as task.{second}"
                 )
 
 
 @once
 def task_identity(run: Run) -> dict[str, Any]:
-    """Return the task's settings as JSON values, with digests instead of paths, and with the commit of hub data."""
+    """Return the task's settings as JSON values, with digests of files instead of paths, and the commit of hub data."""
     identities_by_set = {name: list(map(content_of, paths)) for name, paths in data_files(run).items()}
     file_identities = {
         name: identities if len(identities) > 1 else identities[0] for name, identities in identities_by_set.items()
     }
     # Unlabelled texts have a step of their own. Settings that older versions of nas did not have are left out if they
-    # are not set, so that older digests stay valid.
+    # are not set or have the former value, so that older digests stay valid.
     newer_settings = ("threshold", "query", "search", "pair")
     left_out = {"unlabelled"} | {key for key in newer_settings if not getattr(run.study.task, key)}
+    left_out |= {"output_width"} if run.study.task.output_width == "teacher" else set()
     task = run.study.task.model_dump(mode="json", exclude=left_out)
     # If the search set is a file, nothing is held out, but digests of older runs contain this former default.
     if run.study.task.search:
@@ -107,13 +112,13 @@ def task_identity(run: Run) -> dict[str, Any]:
 
 
 def content_of(path: Path) -> list[str | None]:
-    """Return the suffix and the digest of a data file. The suffix matters because it determines the file's format."""
+    """Return the suffix of a data file, which determines its format, and its digest (None if the file is missing)."""
     return [path.suffix, file_digest(path) if path.is_file() else None]
 
 
 @once
 def teacher_identity(run: Run) -> dict[str, Any]:
-    """Return the teacher's settings as JSON values, without the path of a folder and with the commit of a hub model."""
+    """Return the teacher's settings as JSON values. They include the commit of a hub model, but no path of a folder."""
     is_folder = Path(teacher_source(run)).is_dir()
     exclude = {"outputs", *(["model"] if is_folder else [])}  # only a separate teacher has `outputs`
     values = run.study.compressed.model_dump(mode="json", exclude=exclude)
@@ -122,7 +127,7 @@ def teacher_identity(run: Run) -> dict[str, Any]:
 
 @once
 def data_inputs(run: Run) -> str:
-    """Return the digest of everything that the tokenised data is made from."""
+    """Return the digest of everything that the tokenised data depends on."""
     teacher = teacher_identity(run)
     relevant_settings = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
     # Labels get the numbers that the teacher gives them, unless the teacher is fine-tuned.
@@ -136,13 +141,16 @@ def data_inputs(run: Run) -> str:
 
 @once
 def teacher_inputs(run: Run) -> str:
-    """Return the digest of everything that the teacher is made from."""
+    """Return the digest of everything that the teacher depends on."""
     weights = _file_digests(teacher_source(run), "*.safetensors")
     return digest([_TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights])
 
 
 def _file_digests(source: str, *patterns: str) -> dict[str, str]:
-    """Return the digests of files in a teacher's folder, by the file's name; empty for a hub id."""
+    """Return the digest of each file that matches a pattern in the folder `source`, keyed by file name.
+
+    The result is empty if `source` is a hub id.
+    """
     return {path.name: file_digest(path) for pattern in patterns for path in Path(source).glob(pattern)}
 
 
@@ -154,7 +162,7 @@ def teacher_source(run: Run) -> str:
 
 
 def given_teacher(study: Study) -> str:
-    """Return the folder or hub id of the model that a study compresses. Raises the errors of `given_model`."""
+    """Return the folder or hub id of the model that a study compresses; raises the same errors as `given_model`."""
     with student_named(study):
         return given_model(study, study.compressed)
 
@@ -162,13 +170,14 @@ def given_teacher(study: Study) -> str:
 def given_model(study: Study, model: TeacherSettings) -> str:
     """Return the folder or hub id of `model`, one of the study's models.
 
-    Raises `TeacherError` if the study gives a path at which there is no folder, or a revision for a folder.
+    Raises `TeacherError` if the study names a folder that does not exist, or sets a revision for a folder.
     """
     folder = study.resolve(model.model)
     if folder.is_dir():
         if model.revision:
             raise TeacherError(
-                f"teacher.revision: {model.revision!r} is for a hub model, but {folder} is a folder; remove it"
+                f"teacher.revision: is {model.revision!r}, but only hub models have revisions, and {folder} is a "
+                "folder; remove it"
             )
         return str(folder)
     if model.model.startswith((".", "/", "~")):
@@ -191,7 +200,7 @@ def teacher_folder(run: Run, weights: bool = True) -> str:
 
 @dataclass(frozen=True)
 class ReadTask:
-    """A study's rows, split into sets and with numbered labels, together with the teacher and its tokenizer."""
+    """The inputs of tokenisation: a study's rows in sets with numbered labels, the teacher, and the maximum length."""
 
     splits: Splits
     teacher: Teacher
@@ -203,7 +212,7 @@ class ReadTask:
         return self.teacher.tokenizer
 
     def encode(self, splits: Splits | None = None) -> TaskData:
-        """Return the task's splits, or other splits if these are given, tokenised by the teacher's tokenizer.
+        """Return `splits`, or by default the task's own splits, tokenised by the teacher's tokenizer.
 
         Raises `TeacherError` if a text contains a token for which the teacher has no embedding.
         """
@@ -213,11 +222,14 @@ class ReadTask:
         return data
 
     def encode_with(self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None) -> TaskData:
-        """Return the splits, tokenised by another tokenizer. Whether each token has an embedding is not checked."""
+        """Return `splits`, or by default the task's own splits, tokenised by `tokenizer`.
+
+        The teacher may lack an embedding for some of the tokens; this is not checked.
+        """
         return (splits or self.splits).encode(tokenizer, self.max_length, self._has_types)
 
     def tokenised(self, texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
-        """Return columns of unlabelled texts, tokenised by the teacher's tokenizer or another one.
+        """Return unlabelled texts, given as columns, after tokenising them by `tokenizer` or else by the teacher's.
 
         Raises `TeacherError` if the teacher's tokenizer returns a token for which the teacher has no embedding.
         """
@@ -229,8 +241,8 @@ class ReadTask:
     def pruned(self, used: Iterable[int]) -> tuple[PreTrainedTokenizerBase, list[int]]:
         """Return the teacher's tokenizer, pruned to the ids `used`, and the ids that it keeps; see `prune_tokenizer`.
 
-        In some model families, positions are counted from the id of the padding token. That id and all lower ones are
-        then kept, so that it does not change.
+        In some model families, positions are counted from the id of the padding token. For these families, that id and
+        all lower ids are kept, so that the id of the padding token does not change.
         """
         config, kept_ids = self.teacher.config, set(used)
         uncounted = family_of(config.model_type).uncounted(config.pad_token_id)
@@ -248,7 +260,7 @@ class ReadTask:
 
 
 def read_task(run: Run, weights: bool = True) -> ReadTask:
-    """Read and split the data of a study. Raises a `NasError` if the files, the labels or the teacher do not fit.
+    """Read and split a study's data. Raises a `NasError` if files, labels or teacher do not fit the study.
 
     Without `weights`, the weights of a hub teacher are neither downloaded nor checked.
     """
@@ -265,12 +277,15 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
 
 
 def tokenizer_of(run: Run, task: ReadTask) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of the run's data: the teacher's, which is pruned if the study asks for that."""
+    """Return the tokenizer of the run's data: the teacher's tokenizer, pruned if the study sets `prune_vocabulary`."""
     return load_tokenizer(run.data / _TOKENIZER_FOLDER) if run.study.compressed.prune_vocabulary else task.tokenizer
 
 
 def embedded_inputs(run: Run) -> str:
-    """Return the digest of the built-in task's settings. It does not cover the documentation with the task's texts."""
+    """Return the digest of the built-in task's settings.
+
+    It does not cover the task's texts, which are taken from the documentation of installed packages.
+    """
     return digest([run.study.seed, embedded.VERSION])
 
 
@@ -290,7 +305,7 @@ def settle_sources(run: Run) -> None:
 
 @errors_with_hub_ids
 def make_data(run: Run, stopwatch: Stopwatch) -> None:
-    """Read, split, tokenise and store the data, with a pruned tokenizer if the study asks for that."""
+    """Read, split, tokenise and store the data. If the study sets `prune_vocabulary`, also prune the tokenizer."""
     with busy("Reading and splitting the data"):
         task = read_task(run)
     if run.study.task.evaluated_on == "texts":
@@ -342,7 +357,7 @@ def check_labels(run: Run) -> None:
 
 @once
 def metric_of(run: Run) -> Metric:
-    """Return the study's metric. Until the data has been read, a metric for one class lacks the class's number."""
+    """Return the study's metric. Until the data is read, a metric of a single class lacks the number of the class."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
     return _metric(run.study, splits(run) if read else None)
 
@@ -366,7 +381,7 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
         context = FineTuningContext(run.teacher, origin, title, watchers_of(run))
         fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, context)
     model.save_pretrained(run.teacher)
-    form, network = task_kind(study.task.kind).form(source), cast(nn.Module, model)
+    form, network = task_kind(study.task.kind).variant(study.task).form(source), cast(nn.Module, model)
     if form.network_type == "encoder":
         write_modules(run.teacher, form, shape_of(model.config).hidden_size)
         network = SentenceEncoder(model, run.teacher)
@@ -383,7 +398,7 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def served_as(run: Run) -> dict[str, Any]:
-    """Return the entries of an export's `config.json` that describe how to turn its outputs into answers."""
+    """Return the entries of an export's `config.json` that describe how to turn the network's outputs into answers."""
     stored = read_json(run.teacher / _SOURCE_FILE, TeacherError).get("served_as")  # absent in older runs
     entries: dict[str, Any] = stored or task_kind(run.study.task.kind).served_as({}, False)
     return entries
@@ -391,11 +406,11 @@ def served_as(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FineTuningContext:
-    """The folder in which a fine-tuning keeps its checkpoints, and the means by which it reports its progress."""
+    """The folder in which fine-tuning keeps its checkpoints, and the means by which it reports its progress."""
 
     folder: Path
     origin: dict[str, Any]
-    """JSON values that identify the inputs of the fine-tuning. Checkpoints with another origin are refused."""
+    """JSON values that identify the inputs of the fine-tuning. Checkpoints with a different origin are refused."""
     title: str = "Fine-tuning the teacher"
     watchers: Watchers = NO_WATCHERS
 
@@ -410,8 +425,8 @@ def fine_tune(
 ) -> None:
     """Fine-tune a model in place.
 
-    Numeric labels are standardised for the training. Afterwards the last layer is rescaled, so that the model's outputs
-    are on the original scale of the labels.
+    Numeric labels are standardised for training. After training, the last layer is rescaled, so that the
+    model's outputs are on the original scale of the labels.
     """
     train, scale = data.train, STANDARD
     if task_kind(study.task.kind).predicts_numbers:
@@ -444,14 +459,14 @@ def fine_tune(
 
 
 def _accuracy_function(study: Study, data: TaskData) -> AccuracyOf:
-    """Return a function that measures a model's accuracy on part of the search set, on which no model is trained."""
+    """Return a function that measures a model's accuracy on part of the search set. No model is trained on this set."""
     metric, texts = _metric(study, data), first_rows(data.search, _EVALUATED_TEXTS)
     labels = truth_of(texts)
     return lambda model: metric.score(logits_of(model, texts), labels)
 
 
 def scale_of(run: Run) -> Scale:
-    """Return the scale of the teacher's output in a task with one output, else the standard scale."""
+    """Return the mean and standard deviation of the teacher's output; 0 and 1 in a task with several outputs."""
     return Scale(**read_json(run.teacher / _SOURCE_FILE, TeacherError)["outputs"])
 
 
@@ -472,7 +487,7 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
     if accuracy <= constant_accuracy:
         say(
             f"Warning: giving every text the same answer scores {constant_accuracy:.3f}, so there is nothing to learn "
-            "from this teacher; give another teacher, number the labels as this one does, or set teacher.fine_tune"
+            "from this teacher; give a different teacher, number the labels as this one does, or set teacher.fine_tune"
         )
     kind = task_kind(study.task.kind)
     if not kind.has_one_output:
@@ -484,8 +499,8 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
     is_shifted = abs(output_scale.mean - label_scale.mean) > 2 * label_scale.deviation
     if is_shifted or not 0.2 < output_scale.deviation / label_scale.deviation < 5.0:
         say(
-            f"Note: the teacher's outputs ({output_scale.mean:.4g} ± {output_scale.deviation:.2g}) are on another "
-            f"scale than the targets ({label_scale.mean:.4g} ± {label_scale.deviation:.2g}); exports will use the "
+            f"Note: the teacher's outputs ({output_scale.mean:.4g} ± {output_scale.deviation:.2g}) are on a different "
+            f"scale from the targets ({label_scale.mean:.4g} ± {label_scale.deviation:.2g}); exports will use the "
             "teacher's scale"
         )
     return output_scale

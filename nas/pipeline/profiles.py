@@ -1,6 +1,6 @@
 """The latency profiles of a study's devices: their inputs, the step that measures them, and the costs of candidates.
 
-The costs are predicted from the profiles. The search compares them with the budgets.
+The costs are predicted from the profiles. The search compares these costs with the budgets.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TEXT_COUNT = 256
 def devices(run: Run) -> tuple[Device, ...]:
     """Return the study's devices. Devices with `sequence_length = "task"` get the lengths of the search set's texts.
 
-    Texts with fewer than `search.least_tokens` tokens do not count, since candidates are not evaluated on them.
+    Texts with fewer than `search.least_tokens` tokens are ignored, since candidates are not evaluated on them.
     """
     if all(device.sequence_length != "task" for device in run.study.devices):
         return run.study.devices
@@ -40,19 +40,19 @@ def devices(run: Run) -> tuple[Device, ...]:
 
 
 def device_of(run: Run, name: str) -> Device:
-    """Return the device of this name, with the sequence lengths at which it is measured."""
+    """Return the device called `name`, with the sequence lengths at which networks are measured on it."""
     return next(device for device in devices(run) if device.name == name)
 
 
 @once
 def texts(run: Run) -> Texts:
-    """Return the token ids of texts from the search set, which networks get as input when they are measured."""
+    """Return token ids from texts of the search set. Networks get them as input when latency is measured."""
     return Texts(tuple(chain.from_iterable(splits(run).search[:_TEXT_COUNT]["input_ids"])))
 
 
 @once
 def recipes(run: Run) -> list[ProfileRecipe]:
-    """Return one recipe per device. It holds everything that the device's profile depends on, except the machine."""
+    """Return one recipe per device: everything that the device's profile depends on, except the machine."""
     study, config, input_texts = run.study, teacher_config(run), texts(run)
     limits = [limits for budget in study.budgets for limits in budget.limits]
     memory_limited = {limit.device for limit in limits if limit.peak_memory_mb is not None}
@@ -63,10 +63,10 @@ def recipes(run: Run) -> list[ProfileRecipe]:
 
 
 def fingerprint(device: Device) -> str:
-    """Return a text that identifies the device's machine and runtime.
+    """Return a string that identifies the device's machine and runtime.
 
-    Raises `DeviceError` if the runtime is not installed.
-    An off-cluster device cannot be queried, so its fingerprint is always the same.
+    An off-cluster device cannot be queried, so its fingerprint is always "elsewhere". Raises `DeviceError` if the
+    runtime is not installed.
     """
     check_runtime(device)
     if device.where == "elsewhere":
@@ -88,7 +88,7 @@ def profile_inputs(run: Run, device: str) -> str:
 
 
 def samples_of(run: Run, device: str) -> Path:
-    """Return the file with all measurements from which the profile of a device is made."""
+    """Return the path of the file with all measurements from which the profile of a device is computed."""
     return run.profile(device).with_suffix(".samples.json")
 
 
@@ -111,23 +111,23 @@ def refuse_unmeasured(run: Run) -> None:
 
 
 def profiles_of(run: Run) -> dict[str, Profile]:
-    """Load the profiles of the study's devices, by the device's name."""
+    """Load the profiles of the study's devices, keyed by device name."""
     return {device.name: Profile.load(run.profile(device.name)) for device in run.study.devices}
 
 
 @once
 def costs_of(run: Run) -> Costs:
-    """Return the costs of candidates, as predicted from the profiles."""
+    """Return an object that predicts the costs of candidates from the latency profiles of the devices."""
     return Costs(teacher_config(run), profiles_of(run), run.study.budgets)
 
 
 def check_feasible(run: Run) -> None:
-    """Raise `InfeasibleBudgetError` if, according to the profiles, no sub-network can meet a budget."""
+    """Raise `InfeasibleBudgetError` if there is a budget that no sub-network can meet, according to the profiles."""
     costs_of(run).check_feasible(run.study.space)
 
 
 def measured_on(run: Run, *names: str) -> list[str]:
-    """Return the digests of the named devices' profiles, or of all profiles if no device is named.
+    """Return the digests of the profiles of the devices in `names`, or of all devices if no name is given.
 
     The digest of a profile that does not exist is "".
     """

@@ -28,13 +28,13 @@ from nas.supernet.loops import LOG_FILE
 from nas.tasks import task_kind
 
 RANKING_FILE = "rank_correlation.json"
-"""Written by `scripts/bench/rank_correlation`."""
+"""The file with the supernet's rank correlation, which `scripts/bench/rank_correlation` writes."""
 
 
 def report(run: Run) -> Path:
-    """Write `report.html`, and pictures of the first device's front and of the exports; return the page's path.
+    """Write `report.html`, a picture of the exported architectures and one of the first searched device's Pareto front.
 
-    Raises `NasError` if the run has no results yet.
+    Return the path of `report.html`. Raises `NasError` if the run has no results yet.
     """
     contents = _contents(run)
     if contents.outdated:
@@ -53,7 +53,8 @@ def report(run: Run) -> Path:
 def _contents(run: Run) -> Contents:
     """Return the results of a run. Exports are included only if they are up to date with the study.
 
-    Other outdated results are included, with a warning on the page. Results of interrupted steps are left out.
+    All other results are included even if they are outdated, but the page then shows a warning. Results of interrupted
+    steps are left out.
     """
     study = run.study
     names = exported(run)
@@ -69,6 +70,7 @@ def _contents(run: Run) -> Contents:
         baselines=_baselines(run),
         exports={name: read_json(run.export(name) / VERIFICATION_FILE, ExportError) for name in names},
         snippets={name: _snippets(run, name) for name in names},
+        usage=task_kind(study.task.kind).variant(study.task).usage,
         profiles={name: read_json(run.profile(name), DeviceError) for name in profiled_devices},
         supernet_log=_training_log(run.supernet, run.is_finished("supernet")),
         teacher_log=_training_log(run.teacher, run.is_finished("teacher")),
@@ -86,7 +88,7 @@ def _contents(run: Run) -> Contents:
 
 
 def _ranking(run: Run) -> dict[str, Any] | None:
-    """Return the rank correlation if it was measured on this supernet, else None."""
+    """Return the rank correlation that was measured on the run's current supernet; None if there is none."""
     path = run.folder / RANKING_FILE
     found: dict[str, Any] = read_json(path, SearchError) if path.exists() else {}
     return found if found and found.get("supernet") == supernet_inputs(run) else None
@@ -99,7 +101,7 @@ def _snippets(run: Run, name: str) -> list[Snippet]:
 
 
 def _export_log(run: Run, name: str) -> list[dict[str, Any]]:
-    """Return the accuracies of an export's network during its final training, in the form of a training's log."""
+    """Return the accuracies of an exported network during its final training, as entries of a training log."""
     found = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
     return [{"step": step, "eval_accuracy": value} for step, value in found["search_accuracy_in_training"]]
 
@@ -113,6 +115,6 @@ def _baselines(run: Run) -> dict[str, Any]:
 
 
 def _training_log(folder: Path, finished: bool) -> list[dict[str, Any]]:
-    """Return the log of a training; empty if nothing was trained."""
+    """Return the log of a completed training run; empty if there is none."""
     path = folder / LOG_FILE
     return read_json(path, TeacherError) if finished and path.exists() else []

@@ -1,7 +1,7 @@
 """Describes a study's rows for `nas check`: lengths, classes, repeated texts, and the standard error of the metric.
 
-The rows are read, split and tokenised in the same way as for `nas train`, so that any error that it would raise is
-raised here. Nothing is written.
+The rows are read, split and tokenised in the same way as for `nas train`, so that any error that `nas train` would
+raise is raised here. Nothing is written.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from nas.study import Study
 from nas.tasks import Metric, TaskKind, task_kind
 
 ASSUMED = 0.9
-"""The share of right answers, or the correlation, that is assumed to estimate a standard error of the metric."""
+"""The share of right answers, or the correlation, that is assumed when a metric's standard error is estimated."""
 _MAX_CHARACTERS = 15_000_000
 """If the training set, the test set or the unlabelled texts have more characters, only a random sample with about this
-many characters is tokenised, which takes a few seconds."""
+many characters is tokenised. Tokenising this sample takes a few seconds."""
 _MAX_SIMULATED_ANSWERS = 2000
 """The largest number of answers that are simulated to estimate a standard error. The estimate is then scaled to the
 number of texts."""
@@ -60,7 +60,7 @@ class Lengths:
 
     rows: int
     tokenised: int
-    """Number of rows that were tokenised: all rows, or a random sample. The other numbers refer to these rows."""
+    """Number of rows that were tokenised: all rows, or a random sample. The fields below refer to these rows."""
     cut: int
     """Number of texts that are longer than `task.max_length`."""
     longest: int
@@ -88,38 +88,41 @@ class Rows:
     """A description of a study's rows, with warnings."""
 
     sets: Mapping[str, Lengths]
-    """Text lengths by `train`, `search` and `test`, and by `unlabelled` if the study has unlabelled texts."""
+    """Text lengths of the sets `train`, `search`, `test` and, if the study has unlabelled texts, `unlabelled`."""
     in_test: int
     """Number of training rows that were removed because their text or query also occurs in the test set."""
     repeated: int
     """Number of rows of the training and search sets that repeat the text of an earlier row."""
     contradicted: int
-    """Number of these repeated rows whose label differs from that of the first row with the same text."""
+    """Number of repeated rows whose label differs from the label of the first row with the same text."""
     classes: Mapping[str, Mapping[str, int]]
-    """Number of rows, or of words if the task tags words, by label and by set; empty if the labels have no names."""
+    """For each label, the number of its rows (of its words, if the task tags words) in each set.
+
+    It is empty if the labels have no names.
+    """
     label_word: str
-    """The plural of the word for labels in this kind of task."""
+    """The plural noun for labels in this kind of task, such as "classes" or "tags"."""
     targets: Targets | None
     unknown: float
     """Share of the training set's tokens that are the tokenizer's unknown token."""
     without_embedding: tuple[str, ...]
-    """Tokens of the tokenizer for which the teacher has no embedding. A text that contains one raises an error."""
+    """Tokens of the tokenizer without an embedding in the teacher. A text that contains one of them raises an error."""
     judged: int
     """Number of texts of the search set on which candidates are evaluated."""
     judged_by: str
     """A phrase that states the number `judged`, and the number of groups if groups of texts are evaluated."""
     figures: Mapping[str, Mapping[str, int]]
-    """Further counts for this kind of task, by a description of the count and by set."""
+    """Further counts for this kind of task. Each description of a count maps to the counts in the sets."""
     shared: str
     """The part of a row that must not occur both in the test set and in another set: "text" or "query"."""
     metric: str
     """The metric's name, as shown in tables."""
     standard_error: float
-    """Standard error of the metric on the search set's texts, for a network with the assumed accuracy `ASSUMED`."""
+    """Standard error of the metric on the evaluated texts, for a network with the assumed accuracy `ASSUMED`."""
     assumption: str
     """What this assumption means for the metric, as a phrase that follows "assuming"."""
     unlabelled: Counts | None = None
-    """Numbers of unlabelled texts that were read and left out; None if the study has no unlabelled texts."""
+    """How many unlabelled texts were read, and how many of them were left out; None if the study has none."""
     unlabelled_unknown: float = 0.0
     """Share of the unlabelled texts' tokens that are the tokenizer's unknown token."""
     warnings: tuple[str, ...] = ()
@@ -133,7 +136,7 @@ class Rows:
 def not_seen(study: Study) -> str:
     """Return the reason why the rows of a study cannot be read before `nas train`; an empty string if they can."""
     if study.task.train == "embedded":
-        return "the built-in task is made by nas train"
+        return "the built-in task is built by nas train"
     if study.task.hub:
         return f"the data set {study.task.hub} is downloaded by nas train"
     return ""
@@ -198,7 +201,7 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
 
 
 def _with_unlabelled(description: Rows, task: ReadTask, unlabelled: Unlabelled) -> Rows:
-    """Return the description of the rows, extended by the unlabelled texts."""
+    """Return `description`, extended by facts about the unlabelled texts."""
     row_numbers = _sample_rows(unlabelled.texts)
     texts = [[column[row] for row in row_numbers] for column in unlabelled.texts] if row_numbers else unlabelled.texts
     encoded = task.tokenised(texts)
@@ -213,7 +216,7 @@ def _with_unlabelled(description: Rows, task: ReadTask, unlabelled: Unlabelled) 
 
 
 def _with_sample(splits: Splits, name: str) -> Splits:
-    """Return the splits. If it would take long to tokenise the set `name`, it is replaced by a random sample."""
+    """Return the splits, with a random sample in place of the set `name` if that set would take long to tokenise."""
     rows = _sample_rows(splits.texts[name])
     return splits.select(name, rows) if rows else splits
 
@@ -227,7 +230,7 @@ def _sample_rows(texts: Sequence[Sequence[Text]]) -> list[int]:
 
 
 def _token_counts(split: Dataset) -> np.ndarray:
-    """Return how often each token id occurs in a split (largest id + 1,)."""
+    """Return the number of occurrences of each token id in a split, as an array of shape (largest id + 1,)."""
     return np.bincount(np.fromiter(chain.from_iterable(values_of(split, "input_ids")), np.int64), minlength=1)
 
 
@@ -237,7 +240,11 @@ def _token_share(counts: np.ndarray, token: int) -> float:
 
 
 def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded: Dataset) -> Lengths:
-    """Return the lengths of a set with `rows` rows. `texts` are those that were tokenised, and `encoded` the result."""
+    """Return text-length statistics of a data set with `rows` rows.
+
+    `texts` holds the columns of the (possibly sampled) texts before tokenisation, and `encoded` the same texts as
+    token ids.
+    """
     lengths = np.asarray(values_of(encoded, "length"))
     full_rows = np.flatnonzero(lengths >= task.max_length).tolist()
     longest, cut = int(lengths.max()), 0
@@ -255,7 +262,7 @@ def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded
 def _count_repeated(splits: Splits) -> tuple[int, int]:
     """Return the number of rows in the training and search sets that repeat the text of an earlier row.
 
-    Also return how many of them contradict the first row with this text, that is, have another label.
+    Also return how many of these rows have a label that differs from the label of the first row with the same text.
     """
     first_labels: dict[str, Any] = {}
     repeated = contradicted = 0
@@ -295,7 +302,7 @@ def _without_embedding(task: ReadTask) -> tuple[str, ...]:
 
 
 def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
-    """Return the standard error of a metric on texts with these labels, if a share `ASSUMED` of the answers is right.
+    """Return the standard error of a metric on texts with the given labels, if a share `ASSUMED` of answers is right.
 
     If the metric is the share of right answers, this is the binomial standard error. For all other metrics, it is
     estimated from random answers, which the metric simulates.
@@ -320,6 +327,13 @@ def _warnings(rows: Rows, study: Study) -> Iterator[str]:
             f"candidates are evaluated on {rows.judged_by} of the search set, on which {rows.metric} has a "
             f"standard error of {100 * rows.standard_error:.1f} points: smaller differences between candidates can "
             f"hardly be detected; {enlarge} (or raise search.examples)"
+        )
+    hidden_sizes = study.space.dimensions.hidden_size
+    if study.task.output_width == "own" and len(hidden_sizes) == 1:
+        yield (
+            "task.output_width is 'own', but the only hidden size of the search space is the teacher's, "
+            f"{hidden_sizes[0]}: embeddings will be in a space of their own, but not smaller; remove output_width, or "
+            "add smaller hidden sizes to the search space"
         )
     for budget in study.budgets:
         if budget.accuracy_loss is not None and budget.accuracy_loss < 100 * rows.standard_error:
@@ -346,8 +360,8 @@ def _text_warnings(rows: Rows, max_length: int) -> Iterator[str]:
         )
     if rows.contradicted:
         yield (
-            f"{rows.contradicted:,} training {_rows_have(rows.contradicted)} the text of an earlier row but another "
-            "label; check how they were labelled"
+            f"{rows.contradicted:,} training {_rows_have(rows.contradicted)} the text of an earlier row but a "
+            "different label; check how they were labelled"
         )
     if rows.unknown > _LARGEST_UNKNOWN_SHARE:
         yield (

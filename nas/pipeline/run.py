@@ -2,15 +2,16 @@
 
     runs/<study>/
         study.json            the study's settings, as read by the last command that wrote to the run
-        hub.json              commits of the models and the data set that were taken from the Hugging Face hub
-        steps/<step>.json     a step's mark: digest of its inputs, when it finished, how long it took, its notes
-        given/                study file, data and models of a run that was made from Python objects
+        hub.json              commits of the models and the data set that come from the Hugging Face hub
+        steps/<step>.json     a step's record: digest of its inputs, when it finished, how long it took, its notes
+        given/                study file, data and models of a run that was created from Python objects
         embedded/             data and teacher of the built-in task, if the study uses it
         data/                 train.parquet, search.parquet, test.parquet (tokenised), labels.json, sample.json (some
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
                               teacher's token embeddings that are kept
         unlabelled/           unlabelled texts, if the study has some: texts.parquet (tokenised), counts.json
-        teacher/              the fine-tuned teacher, or the student if there is one: Hugging Face folder
+        teacher/              the model that is compressed, after fine-tuning if the study asks for it: Hugging Face
+                              folder of the student if the study has one, else of the teacher
         separate-teacher/     the fine-tuned teacher of a student: Hugging Face folder
         teacher-logits/       logits of a student's separate teacher in logits.safetensors, its accuracy in about.json
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
@@ -25,17 +26,17 @@
         baselines/<device>/   the teacher, its int8 form and a static model, written and verified like exports
         finalists/            final training of the best candidates: finalists.json with their accuracies, the log, and
                               a Hugging Face folder for each candidate, named by its architecture's digest
-        fine-tuning/<export>/ the same for a candidate that is trained on its own when it is exported, because it was
-                              not a finalist or was dropped in the final training
+        fine-tuning/<export>/ training of a candidate that is trained separately when it is exported, because it was
+                              not a finalist or was dropped in the final training; same files as in finalists/
         missed/<budget>.json  digests of architectures that missed a budget on an off-cluster device
         exports/<export>/     Hugging Face folder that loads without nas, onnx/model.onnx, infer.py, README.md,
                               architecture.json, verification.json; an export is named by its budget, or trial-<number>
-        */tensorboard/        logs of trainings, if TensorBoard or tensorboardX is installed
+        */tensorboard/        training logs, if TensorBoard or tensorboardX is installed
         report.html, front.svg, architectures.svg
         log.jsonl             events with their times: steps, messages, evaluations; each command appends to it
 
-A step marks its start and its end. If an interrupted step is run again and its inputs are the same, it resumes. If they
-have changed, it starts from scratch.
+The record of a step is written when the step starts and when it ends. If an interrupted step is run again with
+unchanged inputs, it resumes. If its inputs have changed, it starts from scratch.
 """
 
 from __future__ import annotations
@@ -64,13 +65,13 @@ T = TypeVar("T")
 
 
 class Run:
-    """The folder with one study's results, and with marks that show which steps are up to date."""
+    """The folder with one study's results, and with a record of each step that shows whether it is up to date."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.folder = folder
         self.callbacks: list[TrainerCallback] = []
-        """Callbacks for transformers' Trainer, used in every training of this process."""
+        """Callbacks for transformers' Trainer, used in every training stage of this process."""
         self._listeners: list[Listener] = []
         self._cache: dict[Callable[..., Any], Any] | None = None
 
@@ -85,7 +86,7 @@ class Run:
     def listen(self, listener: Listener) -> Run:
         """Call `listener` with each event of the work that this process does on the run; return the run.
 
-        An event is a mapping. Its entry `event` is one of the following names, on which its other entries depend:
+        An event is a mapping. Its entry `event` is one of the names below, which determines the other entries:
 
         - `started`, `finished` or `stopped`: a step has started, finished or failed; `step` is its name
         - `progress`: work has progressed; with `title`, `done`, `total` and `note`
@@ -100,7 +101,7 @@ class Run:
         return self
 
     def add_callback(self, callback: TrainerCallback) -> Run:
-        """Add a callback for transformers' Trainer to every training of this process; return the run."""
+        """Add a callback for transformers' Trainer to every training stage of this process; return the run."""
         self.callbacks.append(callback)
         return self
 
@@ -141,21 +142,21 @@ class Run:
 
     @property
     def ordered_teacher(self) -> Path:
-        """The folder of the teacher with its units in order of importance, from which the supernet starts."""
+        """The folder of the teacher with its units in order of importance. The supernet's training starts from it."""
         return self.supernet / "ordered"
 
     @property
     def outputs(self) -> Path:
-        """The folder of the ordered teacher's outputs for the training texts, kept only while trainings need them."""
+        """The folder of the teacher's outputs for the training texts, deleted after the last training stage."""
         return self.supernet / "outputs"
 
     @property
     def journal(self) -> Path:
-        """The file of Optuna's storage, unless the study names a database."""
+        """The file in which Optuna stores the trials of the search, unless the study names a database."""
         return self.folder / "search" / "journal.log"
 
     def evaluations(self, identity: str) -> Path:
-        """Return the file of known accuracies. `identity` is a digest of the supernet and the evaluation's settings."""
+        """Return the path of a file with accuracies. `identity` is a digest of the networks and evaluation settings."""
         return self.folder / "evaluations" / f"{identity}.jsonl"
 
     @property
@@ -181,7 +182,7 @@ class Run:
         return self.folder / "finalists"
 
     def trainings(self, export: str) -> Path:
-        """Return the folder of candidates that were trained on their own for an export, each in a subfolder."""
+        """Return the folder of the candidates that were trained individually for an export. Each has a subfolder."""
         return self.folder / "fine-tuning" / export
 
     def missed(self, budget: str) -> Path:
@@ -197,16 +198,16 @@ class Run:
         return self.folder / "steps" / f"{step}.json"
 
     def is_started(self, step: str, inputs: str | None = None) -> bool:
-        """Whether the step was started. If `inputs` are given, whether it was started from exactly these inputs."""
+        """Whether the step was started. If `inputs` is given, whether it was started from inputs with this digest."""
         mark = self._mark_path(step)
         return mark.exists() and inputs in (None, read_json(mark, StudyError)["inputs"])
 
     def is_done(self, step: str, inputs: str) -> bool:
-        """Whether the step finished from exactly these inputs, and its result still exists."""
+        """Whether the step was finished from inputs with the digest `inputs`, and its result still exists."""
         return self.is_finished(step) and bool(read_json(self._mark_path(step), StudyError)["inputs"] == inputs)
 
     def is_finished(self, step: str) -> bool:
-        """Whether the step finished, even if from other inputs than the current ones, and its result still exists."""
+        """Whether the step was finished, no matter from which inputs, and its result still exists."""
         mark = self._mark_path(step)
         if not mark.exists():
             return False
@@ -217,11 +218,11 @@ class Run:
     def step(
         self, step: str, inputs: str, result: Path, *other_outputs: Path, allowed: float = float("inf")
     ) -> Iterator[Stopwatch]:
-        """Mark a step as started, and as finished if the `with` block ends without an error.
+        """Record that a step has started and, if the `with` block ends without an error, that it has finished.
 
-        If an earlier attempt had other inputs, its result and the files `other_outputs` are removed first. Yields a
-        `Stopwatch`, with which the block can record how its time was spent. Its `left` is the number of `allowed`
-        seconds that remain, after the time spent before an interruption is deducted.
+        If an earlier attempt had different inputs, its `result` and `other_outputs` are removed first. Yields a
+        `Stopwatch`, with which the block can record how its time was spent. The stopwatch's `left` is the number of
+        `allowed` seconds that remain. The time spent before an interruption has been deducted from them.
         """
         mark = self._mark_path(step)
         entry: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
@@ -236,7 +237,7 @@ class Run:
             name = result.relative_to(self.folder).as_posix()
             entry = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
             write_json(mark, entry)
-        elif not result.exists():  # it was deleted; without this, an incomplete new result would count as finished
+        elif not result.exists():  # it was deleted; without this, an incomplete new result would seem finished
             entry["finished"] = None
             write_json(mark, entry)
         started, finished = time.monotonic(), entry["finished"]
@@ -245,7 +246,7 @@ class Run:
         with logged(self.folder / LOG_FILE):
             log("started", step=step)
             if replaces:
-                say(f"{step}: its settings, its files or nas itself have changed since it was made; rebuilding it")
+                say(f"{step}: its settings, its files or nas itself have changed since it was run; rebuilding it")
             try:
                 yield stopwatch
                 finished = datetime.now(UTC).isoformat()
@@ -261,15 +262,18 @@ class Run:
             log("finished", step=step, seconds=seconds, parts=parts)
 
     def add_note(self, step: str, **facts: Any) -> None:
-        """Add facts to the mark of a step that has been started, from which `get_note` reads them."""
+        """Add facts to the record of a step that has been started. `get_note` returns them."""
         write_json(self._mark_path(step), read_json(self._mark_path(step), StudyError) | facts)
 
     def get_note(self, step: str, fact: str) -> Any:
-        """Return a fact from the mark of a step that has been started; None if `add_note` did not add it."""
+        """Return a fact that `add_note` added to the record of a started step; None if it was not added."""
         return read_json(self._mark_path(step), StudyError).get(fact)
 
     def seconds(self, order: Sequence[str] = ()) -> dict[str, float]:
-        """Return the seconds that each finished step took: first the steps in `order`, then all others by name."""
+        """Return the seconds that each finished step took, keyed by step name.
+
+        The steps in `order` come first, and all others follow in alphabetical order.
+        """
         steps = sorted(mark.stem for mark in (self.folder / "steps").glob("*.json"))
         steps.sort(key=lambda step: order.index(step) if step in order else len(order))
         return {
@@ -277,7 +281,10 @@ class Run:
         }
 
     def parts(self) -> dict[str, dict[str, float]]:
-        """Return the seconds that each part of each finished step took; empty for a step that recorded no parts."""
+        """Return the seconds that each part of each finished step took, keyed by step and by part.
+
+        The inner mapping is empty for a step that recorded no parts.
+        """
         return {step: read_json(self._mark_path(step), StudyError).get("parts", {}) for step in self.seconds()}
 
     @contextmanager
@@ -317,13 +324,13 @@ class Run:
             except BlockingIOError:
                 raise NasError(
                     f"{self.folder}: another nas command is working on this run; wait until it ends, join its search "
-                    "with nas search --join, or choose another folder with --runs"
+                    "with nas search --join, or choose a different folder with --runs"
                 ) from None
             yield
 
 
 def once(compute: Callable[[Run], T]) -> Callable[[Run], T]:
-    """Decorate a function of a run so that its result is cached for all steps that need it; see `Run.remembering`."""
+    """Decorate a function of a run so that its result is cached until a step starts or ends; see `Run.remembering`."""
 
     @wraps(compute)
     def cached(run: Run) -> T:

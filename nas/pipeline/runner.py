@@ -1,4 +1,4 @@
-"""The runner: skips the steps of a run that are up to date, and makes or resumes all others. It times and logs them."""
+"""The runner: starts or resumes the steps of a run that are not up to date, and skips all others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from nas.supernet.checkpoints import remove_checkpoints
 def bring_up_to_date(
     run: Run, steps: Sequence[Step | Check], *names: str, tolerated: type[NasError] | tuple[()] = ()
 ) -> dict[str, NasError]:
-    """Make the named steps and all steps that they need, in the order of the list, unless they are up to date.
+    """Run the steps `names` and all steps that they need, in the order of `steps`, unless they are up to date.
 
-    A `tolerated` error in a named step does not prevent later steps. Returns the tolerated errors by the step's name.
+    A `tolerated` error in one of the steps `names` does not prevent later steps from being run. Returns the tolerated
+    errors, keyed by step name.
     """
     problems: dict[str, NasError] = {}
     with run.remembering():
@@ -45,9 +46,9 @@ def _bring_step_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | 
 
 
 def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
-    """Return pairs of a step and whether the step and all steps that it needs are up to date.
+    """Return a pair for each step: the step, and whether it and all steps that it needs are up to date.
 
-    No step is made, and no check is run.
+    This does not run any `Step` or `Check`.
     """
     is_done_by_name: dict[str, bool] = {}
     step_states = []
@@ -63,7 +64,7 @@ def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
 
 
 def _needed(steps: Sequence[Step | Check], names: Iterable[str]) -> list[Step | Check]:
-    """Return the named steps, and all steps and checks that they need, in the order of the list."""
+    """Return the steps `names`, and all steps and checks that they need, in the order of `steps`."""
     needed_names = set(names)
     for step in reversed(steps):
         if step.name in needed_names:

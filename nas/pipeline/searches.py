@@ -1,6 +1,6 @@
-"""The steps after the supernet's training: the search, and the front of its best candidates with measured latencies.
+"""The steps after the supernet's training: the search, and the measurement of its best candidates.
 
-The final training and the exports read the front.
+The final training and the exports read the result, `front.json`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nas.search.uniform import best_uniform, every_uniform
 from nas.study import Study
 
 _RESULT_VERSION = 3
-"""Increase this when the contents of the front change, so that older fronts are rebuilt."""
+"""Increase this when the contents of `front.json` change, so that older files are rebuilt."""
 
 
 @once
@@ -120,16 +120,16 @@ def trials_of(run: Run, costs: Costs) -> Trials:
 
 @once
 def searched(run: Run) -> SearchState:
-    """Return the candidates that the search has evaluated so far, and their outcomes."""
+    """Return the candidates that the search has evaluated so far, and the number of trials with each outcome."""
     return SearchState.of(trials_of(run, costs_of(run)))
 
 
 def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchState:
-    """Evaluate candidates until their number reaches `evaluations(run)`; return all of them and their outcomes.
+    """Evaluate candidates until their number reaches `evaluations(run)`; return the state of the search.
 
     With `knapsack`, the accuracies of single changes to the largest network are measured first. A knapsack solver
-    combines these changes into the first candidates. Raises `SearchError` if earlier trials were based on other
-    profiles or weights.
+    combines these changes into the first candidates. Raises `SearchError` if earlier trials were based on
+    different profiles or weights.
     """
     costs, recipe, settings, count = costs_and_floors_of(run), evaluation(run), run.study.search, evaluations(run)
     trials = trials_of(run, costs)
@@ -180,7 +180,7 @@ def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
     known_seconds = [
         result.seconds / run.study.search.workers for results in results_by_budget.values() for result in results
     ]
-    # Results that an earlier search stored take no time now. If they were used, their stored times count instead.
+    # Results that an earlier search stored take no time now. If they were reused, use their stored times instead.
     seconds_each = mean(known_seconds) if sum(known_seconds) > seconds_taken else seconds_taken / count
     steps = evaluations_within(search_share - seconds_taken, seconds_each)
     run.add_note("search", steps=steps)
@@ -193,7 +193,7 @@ def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
 def join_search(run: Run) -> SearchState:
     """Help another command that searches this run: evaluate candidates until the search has enough of them.
 
-    Only trials and accuracies are written. The other command makes the steps before and after the search. Raises
+    Only trials and accuracies are written. The other command runs the steps before and after the search. Raises
     `SearchError` if no search has been started from the study's current inputs.
     """
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
@@ -212,14 +212,14 @@ def make_search(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def is_searched(run: Run) -> bool:
-    """Whether the search has ended, and was made for the current supernet and profiles."""
+    """Whether the search for the current supernet and profiles has ended."""
     return run.is_done("search", search_inputs(run)) and has_ended(run, len(searched(run).results))
 
 
 def has_ended(run: Run, count: int) -> bool:
     """Whether a search with `count` results has ended.
 
-    It has ended if these are as many as the study asks for, or if it was recorded that no new candidates were left.
+    It has ended if `count` reaches `evaluations(run)`, or if it was recorded that no new candidates were left.
     """
     return count >= evaluations(run) or run.get_note("search", "ended") == _end_note(run, count)
 
@@ -227,13 +227,14 @@ def has_ended(run: Run, count: int) -> bool:
 def _end_note(run: Run, count: int) -> list[object]:
     """Return the note that records how a search ended.
 
-    It includes the sampler and the number of evaluations, since the search may find more candidates with others.
+    It includes the sampler and the number of evaluations, since a search in which one of them differs may find more
+    candidates.
     """
     return [evaluations(run), run.study.search.sampler, count]
 
 
 def front_inputs(run: Run) -> str:
-    """Return the digest of everything that the front is made from."""
+    """Return the digest of everything that `front.json` depends on."""
     results = [result.to_json() for result in searched(run).results]
     floors = [budget.model_dump(mode="json") for budget in run.study.budgets if budget.has_floor]
     inputs = [_RESULT_VERSION, results, run.study.export.candidates, measured_on(run)]
@@ -241,7 +242,7 @@ def front_inputs(run: Run) -> str:
 
 
 def make_front(run: Run, stopwatch: Stopwatch) -> None:
-    """Measure the best candidates of each budget and uniform baselines as whole networks; write the front."""
+    """Measure the best candidates and uniform networks of each budget end to end on the devices; write `front.json`."""
     study, costs, recipe = run.study, costs_and_floors_of(run), evaluation(run)
     results = searched(run).results
     comparable_costs = compared_at(costs, results, study.export.candidates)
@@ -255,7 +256,10 @@ def make_front(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def front(run: Run) -> dict[str, Any]:
-    """Return the measured Pareto front of a finished search. Raises `SearchError` if there is none yet."""
+    """Return the content of `front.json`: all candidates, the Pareto front, and each budget's measured candidates.
+
+    Raises `SearchError` if the file does not exist yet.
+    """
     if not run.front.exists():
         raise SearchError(f"{run.front}: does not exist yet; run nas search or nas run to write it")
     content: dict[str, Any] = read_json(run.front, SearchError)

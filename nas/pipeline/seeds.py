@@ -1,6 +1,6 @@
-"""Runs of the same study with several seeds, which show how much the accuracy of exports varies by chance.
+"""Runs of one study with several seeds. They show how much the accuracy of exports varies by chance.
 
-`nas run --seeds` uses this, and the report shows the result.
+`nas run --seeds` calls these functions, and the report shows the result.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _SEEDS_FILE = "seeds.json"
 
 
 def runs_of_seeds(run: Run, count: int) -> dict[int, Run]:
-    """Return `count` runs of the same study by their seeds: the given run, and runs with the seeds that follow.
+    """Return `count` runs of one study, keyed by seed: `run` itself, and runs with the seeds that follow its seed.
 
     The seed determines how the rows are split, and everything that is random in training, profiling and search. The
-    folders of the other runs are created next to the folder of the given run.
+    folders of the additional runs are next to the folder of `run`.
     """
     runs = {run.study.seed: run}
     for seed in range(run.study.seed + 1, run.study.seed + count):
@@ -33,8 +33,8 @@ def runs_of_seeds(run: Run, count: int) -> dict[int, Run]:
 def spread(verified: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Return the test accuracies of each budget's exports over all seeds, with their mean and standard error.
 
-    `verified` holds the verifications of the exports, by seed and by the budget's name. A budget is left out if a seed
-    has no export for it. The standard error is None if there is only one seed.
+    The keys are the budget names. `verified` maps each seed to the verifications of its exports, keyed by budget name.
+    A budget is left out if a seed has no export for it. The standard error is None if there is only one seed.
     """
     names = [name for name in next(iter(verified.values())) if all(name in exports for exports in verified.values())]
     return {name: _statistics({seed: exports[name] for seed, exports in verified.items()}) for name in names}

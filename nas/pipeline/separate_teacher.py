@@ -1,8 +1,8 @@
-"""The steps of a student's separate teacher: fine-tune it, if the study asks for that, and store its logits.
+"""The steps of the separate teacher from which a `[student]` learns: optionally fine-tune it, then store its logits.
 
 This teacher may belong to any model family and has its own tokenizer, so the texts are tokenised a second time for it.
 Its logits are the only outputs that the distillation uses, and a student's distillation never alters texts. So the
-logits of all texts are computed once before the training, and the training itself does not need the teacher.
+logits of all texts are computed once before training, and training itself does not need the teacher.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from nas.tasks.labels import numbering
 from nas.threads import side_by_side
 
 _RESULT_VERSION = 1
-"""Increase this when the same files lead to another teacher or other logits, so that older ones are rebuilt."""
+"""Increase this when the same files lead to a different teacher or different logits, so that older ones are rebuilt."""
 _TEXTS_PER_PART = 8192
 """Number of texts whose logits are stored in one file. An interruption loses the logits of at most this many texts."""
 _LOGITS_FILE, _ABOUT_FILE, _SCALE_FILE = "logits.safetensors", "about.json", "scale.json"
@@ -51,7 +51,7 @@ _ROLE: Role = "separate teacher"
 
 
 def source_of(run: Run) -> str:
-    """Return the folder or hub id that the study gives for the separate teacher."""
+    """Return the folder or hub id of the separate teacher from which the study's student learns."""
     return given_model(run.study, run.study.teacher)
 
 
@@ -62,7 +62,7 @@ def _teacher_folder(run: Run, weights: bool = True) -> str:
 
 @once
 def separate_identity(run: Run) -> dict[str, Any]:
-    """Return JSON values that identify the separate teacher: its settings, and digests of its files or its commit."""
+    """Return JSON values that identify the separate teacher: its settings, and its commit or digests of its files."""
     if not run.study.teacher.is_loaded:
         return {"outputs": run.study.teacher.outputs}  # the files with these columns are part of `data_inputs`
     folder = Path(source_of(run))
@@ -75,23 +75,23 @@ def separate_identity(run: Run) -> dict[str, Any]:
 
 @once
 def separate_teacher_inputs(run: Run) -> str:
-    """Return the digest of everything that the fine-tuned separate teacher is made from."""
+    """Return the digest of everything that the fine-tuned separate teacher depends on."""
     return digest([_RESULT_VERSION, data_inputs(run), separate_identity(run)])
 
 
 @once
 def logits_inputs(run: Run) -> str:
-    """Return the digest of everything that the separate teacher's logits are made from."""
+    """Return the digest of everything that the separate teacher's logits depend on."""
     texts = [unlabelled_inputs(run)] if run.study.task.unlabelled else []
     return digest([_RESULT_VERSION, separate_teacher_inputs(run), *texts])
 
 
 @errors_with_hub_ids
 def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
-    """Raise `TeacherError` if a student's separate teacher cannot be loaded as a classifier, or lacks a label.
+    """Raise `TeacherError` if a student's separate teacher cannot be loaded as a classifier or lacks labels.
 
-    The weights of a hub model are not checked. Nothing is checked if the study has no student, or if the logits are
-    already stored.
+    The weights of a hub model are not checked. Nothing is checked if the study has no `[student]`, or if the teacher's
+    logits are already stored.
     """
     if not run.study.student or run.is_done("teacher-logits", logits_inputs(run)):
         return
@@ -193,9 +193,10 @@ def _compute_logits(run: Run) -> None:
 
 
 def _store(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: dict[str, Any]) -> None:
-    """Store the teacher's logits, and facts about it. The first `labelled` logits belong to the training rows.
+    """Store the teacher's logits, and facts about the teacher. The first `labelled` logits belong to the training rows.
 
-    In a task with one output, they are standardised: on the training rows, the mean is 0 and the standard deviation 1.
+    In a task with one output, all logits are standardised, so that the logits of the training rows have mean 0 and
+    standard deviation 1.
     """
     scale = Scale.of(logits[:labelled, 0]) if task_kind(run.study.task.kind).has_one_output else STANDARD
     say(f"The student's teacher: {metric.label} {about['search_accuracy']:.3f} on the search set")
@@ -205,9 +206,9 @@ def _store(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: d
 
 
 def _scores(metric: Metric, data: TaskData, logits_in_parts: _LogitsInParts) -> dict[str, float]:
-    """Return the accuracy on the search and test sets.
+    """Return the teacher's accuracy on the search set and on the test set.
 
-    Settings that the metric leaves open, such as a threshold, are chosen on the search set.
+    Settings of the metric that are left open, such as a threshold, are chosen on the search set.
     """
     scores = {}
     for name in ("search", "test"):
@@ -218,9 +219,9 @@ def _scores(metric: Metric, data: TaskData, logits_in_parts: _LogitsInParts) -> 
 
 
 def teacher_logits(run: Run) -> np.ndarray | None:
-    """Return the separate teacher's logits for all distillation texts (texts, outputs); None without a student.
+    """Return the separate teacher's logits for all distillation texts, as an array of shape (texts, outputs).
 
-    In a task with one output, the logits are standardised.
+    In a task with one output, the logits are standardised. Return None if the study has no `[student]`.
     """
     return load_file(run.teacher_logits / _LOGITS_FILE)["logits"] if run.study.student else None
 
@@ -228,7 +229,7 @@ def teacher_logits(run: Run) -> np.ndarray | None:
 def about_separate_teacher(run: Run) -> dict[str, Any] | None:
     """Return facts about a student's separate teacher, such as its name and accuracy.
 
-    Return None if the study has no student, or if the teacher's logits are not stored yet.
+    Return None if the study has no `[student]`, or if the teacher's logits are not stored yet.
     """
     if not run.study.student or not run.is_finished("teacher-logits"):
         return None
@@ -237,10 +238,10 @@ def about_separate_teacher(run: Run) -> dict[str, Any] | None:
 
 
 def _output_columns(study: Study, teacher: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:
-    """Return the number of the teacher's output for each of the task's labels, and a message for the user.
+    """Return the index of the teacher's output for each of the task's labels, and a message for the user.
 
-    The message describes the numbering of the labels. It is empty if there is nothing to report. Raises `TeacherError`
-    if the teacher has no output for one of the labels.
+    The message describes how the teacher numbers the labels. It is empty if there is nothing to report. Raises
+    `TeacherError` if the teacher has no output for one of the labels.
     """
     names = teacher.output_names
     if not label_names:
@@ -267,12 +268,12 @@ class _TeacherTexts:
         return cls(run, read_task(run, weights=False), teacher)
 
     def labelled(self) -> TaskData:
-        """Return the tokenised splits, with rows in the same order as in the run's own data."""
+        """Return the tokenised splits. Their rows have the same order as those in the run's folder `data`."""
         teacher = self.teacher
         return self.task.splits.encode(teacher.tokenizer, self._longest, teacher.has_types)
 
     def unlabelled(self) -> Dataset | None:
-        """Return the tokenised unlabelled texts, in the same order as in the run's own data; None if there are none."""
+        """Return the tokenised unlabelled texts, in the same order as in the run's folder; None if there are none."""
         if not self.run.study.task.unlabelled:
             return None
         texts = read_new_texts(self.run, self.task).texts
@@ -300,7 +301,7 @@ class _LogitsInParts:
         self._dtype = torch.bfloat16 if uses_bf16(model.config.hidden_size, self._processor) else torch.float32
 
     def stored(self, name: str, texts: Dataset) -> np.ndarray:
-        """Return the logits of texts (texts, outputs), with outputs in the order of the task's labels.
+        """Return the logits of texts as an array of shape (texts, outputs), with outputs in the order of the labels.
 
         Parts that are already stored are read, and all others are computed and stored.
         """

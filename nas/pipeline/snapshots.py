@@ -1,8 +1,8 @@
 """The snapshots of the Hugging Face hub that a run uses. They are recorded when the run starts.
 
-`hub.json` holds the commits of the models and of the data set. If a branch on the hub moves later, the run keeps its
-commit, since a new commit must not cause hours of training to be repeated. A message then explains how to use the newer
-commit.
+`hub.json` holds the commits of the models and of the data set. If a branch on the hub moves later, the run keeps the
+recorded commit, since a new commit must not cause hours of training to be repeated. A message then explains how to use
+the new commit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KINDS: dict[Role, Kind] = {"model": "model", "separate teacher": "model", "data
 
 
 def hub_sources(study: Study) -> dict[Role, tuple[str, str | None]]:
-    """Return the hub ids of the models and the data set that a study names, each with its revision."""
+    """Return the hub id and the revision of each model and data set that a study takes from the hub, keyed by role."""
     sources: dict[Role, tuple[str, str | None]] = {}
     if has_hub_teacher(study):
         sources["model"] = (study.compressed.model, study.compressed.revision)
@@ -59,18 +59,18 @@ def _study_table(study: Study, role: Role) -> str:
 def snapshot(run: Run, role: Role) -> Snapshot:
     """Return the snapshot that the run uses: the recorded one or, if there is none, the hub's current one.
 
-    A recorded snapshot is used only if the study still names the same id and revision.
+    A recorded snapshot is used only if the study still names its id and revision, and the step `data` is finished.
     """
     return _recorded(run, role) or _resolved(_KINDS[role], *hub_sources(run.study)[role])[0]
 
 
 def commit(run: Run, role: Role) -> str | None:
-    """Return the commit of a model or of the data set; None if that does not come from the hub."""
+    """Return the commit of the model or data set in this role; None if it does not come from the hub."""
     return snapshot(run, role).commit if role in hub_sources(run.study) else None
 
 
 def commits(run: Run) -> dict[str, str]:
-    """Return the commits of all models and the data set that come from the hub, by the name of the study's table."""
+    """Return the commit of each model and data set that comes from the hub, keyed by its table in the study."""
     return {_study_table(run.study, role): snapshot(run, role).commit for role in hub_sources(run.study)}
 
 
@@ -86,7 +86,7 @@ def record_snapshots(run: Run) -> None:
 
 
 def snapshots_of(run: Run) -> dict[Role, Snapshot]:
-    """Return the snapshots that a run uses, or will use once it starts. Report if the hub has newer ones."""
+    """Return the snapshots that a run uses or will use, keyed by role. Report if the hub has newer ones."""
     return {role: _snapshot_with_news(run, role) for role in hub_sources(run.study)}
 
 
@@ -144,12 +144,12 @@ def _recorded(run: Run, role: Role) -> Snapshot | None:
     name, revision = hub_sources(run.study)[role]
     record = _records(run).get(role)
     if not record or (record["id"], record["revision"]) != (name, revision) or not run.is_finished("data"):
-        return None  # none of the run's current results was made from a recorded commit: use the newest commit
+        return None  # none of the run's current results is based on a recorded commit: use the newest commit
     return Snapshot(_KINDS[role], name, record["commit"])
 
 
 def _snapshot_with_news(run: Run, role: Role) -> Snapshot:
-    """Return a run's snapshot, and report if its branch or tag has moved."""
+    """Return the snapshot that a run uses, and report if the snapshot's branch or tag has moved on the hub."""
     name, revision = hub_sources(run.study)[role]
     recorded = _recorded(run, role)
     if recorded:
@@ -160,7 +160,7 @@ def _snapshot_with_news(run: Run, role: Role) -> Snapshot:
 
 @lru_cache(maxsize=8)
 def _resolved(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """Return the snapshot of a revision, and why the hub was unreachable (empty if it was reachable).
+    """Return the snapshot of a revision, and the reason why the hub was unreachable (empty if it was reachable).
 
     The answer is cached, so that a revision refers to the same commit in the whole process. An unreachable hub is
     reported.
@@ -173,7 +173,7 @@ def _resolved(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, st
 
 @lru_cache(maxsize=8)
 def _say_newer(recorded: Snapshot, revision: str | None, table: str) -> None:
-    """Report, once per process, if a branch or tag has moved away from the run's commit."""
+    """Report at most once per process that a branch or tag has moved away from the run's commit."""
     if revision and is_commit(revision):
         return
     stays_message = f"this run stays at commit {recorded.commit[:7]}, from which it was started"

@@ -1,6 +1,7 @@
-"""The step that makes the static model of a device: a linear classifier on the mean of a text's token embeddings.
+"""The step that fits the static model of a device: a linear classifier on the mean of a text's token embeddings.
 
-It is one of the device's baselines. A compressed network is worth its cost only if it is more accurate than this model.
+The static model is one of the device's baselines. A compressed network is worth its cost only if it is more accurate
+than this model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nas.progress import Stopwatch, busy
 
 KIND = "static"
 _RESULT_VERSION = 1
-"""Increase this when static models are made differently than before, so that older ones are rebuilt."""
+"""Increase this when static models are fitted differently than before, so that older ones are rebuilt."""
 
 
 def folder_of(run: Run, device: str) -> Path:
@@ -37,7 +38,7 @@ def static_inputs(run: Run, device: str) -> str:
 
 
 def make_static(run: Run, stopwatch: Stopwatch, device: str) -> None:
-    """Fit the static model and write it, then measure it together with the teacher and write its verification."""
+    """Fit and write the static model, then measure it together with the teacher; write the model's verification."""
     resolved_device, folder, data, metric = device_of(run, device), folder_of(run, device), splits(run), metric_of(run)
     with busy("Fitting the static model"):
         vectors = load_teacher(run).state_dict()["bert.embeddings.word_embeddings.weight"].numpy()

@@ -1,4 +1,4 @@
-"""The types that describe the steps of a study: a `Step` makes a result, and a `Check` tests a condition.
+"""The types that describe the steps of a study: a `Step` produces a result, and a `Check` tests a condition.
 
 `steps.py` lists the steps and checks of a study. The runner, `nas check` and the report read that list.
 """
@@ -17,7 +17,7 @@ from nas.study import Study
 
 @dataclass(frozen=True)
 class Check:
-    """A condition that must hold before the steps that need it are made. Every command tests it again."""
+    """A condition that must hold before the steps that need it are run. Every command tests it again."""
 
     name: str
     needs: tuple[str, ...]
@@ -31,23 +31,23 @@ class Step:
     """One step of a study. `inputs`, `make` and `current` are called only once everything in `needs` is up to date."""
 
     name: str
-    """Names the step, and the file `steps/<name>.json` in the run's folder that marks it as started or finished."""
+    """The name of the step. The file `steps/<name>.json` in the run's folder records when it started and finished."""
     needs: tuple[str, ...]
     """Names of the steps and checks that must come first."""
     inputs: Callable[[Run], str]
-    """Returns the digest of everything that the result is made from."""
+    """Returns the digest of everything that the result depends on."""
     make: Callable[[Run, Stopwatch], None] | None
-    """Makes the result, or resumes an interrupted attempt. None if the result is imported."""
+    """Produces the result, or resumes an interrupted attempt. None if the result is imported."""
     result: Path
-    """The file or folder that holds the result. It is removed if the step has to be made from other inputs."""
+    """The file or folder that holds the result. It is removed if the step has to be run with different inputs."""
     seconds: Callable[[Study, Workload], float]
     """Estimates how many seconds the step takes."""
     other_outputs: tuple[Path, ...] = field(default=(), kw_only=True)
     """Other files and folders that the step writes. They are removed together with the result."""
     current: Callable[[Run], bool] | None = field(default=None, kw_only=True)
-    """Returns whether the result is up to date. By default, a result made from the current `inputs` is up to date."""
+    """Returns whether the result is up to date. By default, a result of the current `inputs` is up to date."""
     shares_hours: bool = field(default=False, kw_only=True)
-    """Whether the step is one of those among which `training.hours` is divided, if the study sets it."""
+    """Whether the step gets a share of `training.hours`, if the study sets it, instead of having a fixed cost."""
     is_remote: bool = field(default=False, kw_only=True)
     """Whether `inputs` needs an answer from another machine. `nas check` does not contact that machine, and assumes
     that a finished result is up to date."""

@@ -96,25 +96,25 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
 
 
 def seconds(run: Run) -> dict[str, float]:
-    """Return how many seconds each finished step of a run took, in the order of `steps_of`."""
+    """Return the seconds that each finished step of a run took, keyed by step name in the order of `steps_of`."""
     return run.seconds([step.name for step in steps_of(run)])
 
 
 def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
-    """Return the step that exports one candidate of the front, in the same way as a candidate for a budget."""
+    """Return the step that exports a single candidate of the search, instead of the best candidate for a budget."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
     return _export_step(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
 
 
 def _refuse_hours(run: Run, fine_tune: bool) -> None:
-    """Raise `StudyError` if the study's hours are too few, unless the supernet's training has already started."""
+    """Raise `StudyError` if `training.hours` is too short, unless the supernet's training has already started."""
     has_started = run.is_finished("teacher") and run.is_started("supernet", supernets.supernet_inputs(run))
     if not has_started:
         allowance.refuse_too_few(run, steps_of(run, fine_tune))
 
 
 def _check_separate_teacher(run: Run) -> None:
-    """Raise `TeacherError` if a student's separate teacher does not fit the data. Runs before any fine-tuning."""
+    """Raise `TeacherError` if a student's separate teacher does not fit the data, before anything is fine-tuned."""
     separate_teacher.check_separate_teacher(run, prepare.splits(run).label_names)
 
 
@@ -130,7 +130,7 @@ def _unlabelled_step(run: Run) -> Step:
 def _separate_teacher_steps(run: Run) -> Iterable[Step]:
     """Yield the steps of a student's separate teacher.
 
-    The first fine-tunes it, if the study asks for that, and the last computes its logits.
+    The first step fine-tunes this teacher, if the study asks for that. The last step stores its logits.
     """
     needs = ["taught labels", *(["unlabelled"] if run.study.task.unlabelled else [])]
     if run.study.teacher.fine_tune:

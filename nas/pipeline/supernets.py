@@ -1,4 +1,4 @@
-"""The step that makes the supernet: it orders the teacher's units by importance, then trains the shared weights.
+"""The step that builds the supernet: it orders the teacher's units by importance, then trains the shared weights.
 
 This module also prepares the distillation, which the final training in `finalists.py` uses as well.
 """
@@ -45,12 +45,12 @@ from nas.supernet.training import Distillation
 from nas.tasks import task_kind
 
 _RESULT_VERSION = 4
-"""Increase this when supernets get other weights or another `_origin` than before, so that older ones are rebuilt."""
+"""Increase this when the weights or the `_origin` of supernets change, so that older supernets are rebuilt."""
 
 
 @once
 def supernet_inputs(run: Run) -> str:
-    """Return the digest of everything that the supernet's weights are made from."""
+    """Return the digest of everything that the supernet's weights depend on."""
     return digest(_origin(run))
 
 
@@ -75,7 +75,7 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def _near_budget_settings(study: Study) -> dict[str, Any]:
-    """Return the settings that determine which sub-networks are near the budgets: the limits and their devices."""
+    """Return the settings that determine which sub-networks are near the budgets: limits and devices of the budgets."""
     limited_budgets = [budget for budget in study.budgets if not budget.has_floor]
     device_names = {device for budget in limited_budgets for device in budget.devices}
     limits = {
@@ -93,9 +93,9 @@ def _near_budget_settings(study: Study) -> dict[str, Any]:
 
 
 def _training_origin(run: Run) -> dict[str, Any]:
-    """Return the settings and inputs from which an unfinished training must have been started to be resumed.
+    """Return the settings and inputs of the supernet's training, which is resumed only if they have not changed.
 
-    If the study sets hours, they include the number of steps that was decided.
+    If the study sets `training.hours`, they include the number of steps that was decided.
     """
     if not run.study.training.hours:
         return _origin(run)
@@ -103,7 +103,7 @@ def _training_origin(run: Run) -> dict[str, Any]:
 
 
 def decided(run: Run, step: str) -> int | None:
-    """Return the number of training steps or evaluations for which a step has time within the study's hours.
+    """Return how many training steps or evaluations a step of the study may perform within `training.hours`.
 
     Return None if this number is not decided yet.
     """
@@ -111,9 +111,9 @@ def decided(run: Run, step: str) -> int | None:
 
 
 def refuse_other_training(run: Run) -> None:
-    """Raise `TrainingError` if an unfinished training of the supernet was started from other inputs.
+    """Raise `TrainingError` if the inputs have changed since an unfinished training run of the supernet began.
 
-    This check comes before all steps. Checkpoints of a finished training are removed.
+    This check comes before all steps. Checkpoints of a completed training run are removed.
     """
     if run.is_finished("supernet"):
         remove_checkpoints(run.supernet)
@@ -163,14 +163,14 @@ def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
 
 @contextmanager
 def to_be_timed(run: Run, learning_rate: float, batch_size: int) -> Iterator[Distillation]:
-    """Yield a training of a few steps, to measure the speed. The folder of this training is removed afterwards."""
+    """Yield a training run of a few steps, to measure its speed. Its folder is removed when the `with` block ends."""
     schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
         yield distillation(run, splits(run), schedule, Path(folder), {})
 
 
 def draws_of(run: Run, steps: int) -> Draws:
-    """Return a function that draws the sub-networks of a step, given its number. The training has `steps` steps.
+    """Return a function that, given the number of one of `steps` training steps, draws the sub-networks of that step.
 
     The sub-networks are near the budgets if the study asks for that and at least one budget has no accuracy floor.
     Otherwise, sub-networks of all sizes are drawn.
@@ -198,14 +198,14 @@ def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> floa
 def supernet_steps(run: Run) -> int:
     """Return the number of steps of the supernet's training.
 
-    The study sets this number or, with `training.hours`, it is decided from the time left before the training.
+    The study sets this number or, with `training.hours`, it is decided from the time left before training starts.
     """
     decided_steps = decided(run, "supernet") if run.study.training.hours else None
     return decided_steps or run.study.supernet.steps
 
 
 def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
-    """Train the supernet from the ordered teacher, as the only process or as one of several; save its weights."""
+    """Train the supernet from the ordered teacher, in one of possibly several processes; save the trained weights."""
     settings = run.study.supernet
     schedule = Schedule(
         settings.learning_rate,
@@ -222,7 +222,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
 
 
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
-    """Return a training by distillation from the run's ordered teacher, with checkpoints in `folder`."""
+    """Return the inputs of a training run that distils the teacher and keeps its checkpoints in `folder`."""
     teacher, texts = load_ordered(run), distilled_texts(run, data)
     return Distillation(
         teacher=teacher,
@@ -233,7 +233,7 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         folder=folder,
         seed=run.study.seed,
         origin=origin,
-        kind=task_kind(run.study.task.kind),
+        kind=task_kind(run.study.task.kind).variant(run.study.task),
         scale=scale_of(run),
         replaced_tokens=run.study.replaced_tokens,
         logits=teacher_logits(run),
@@ -254,7 +254,7 @@ def load_supernet(run: Run) -> BertSupernet:
 
 
 def load_ordered(run: Run) -> SupernetWeights:
-    """Load the teacher with its units in order of importance, from which the supernet starts."""
+    """Load the teacher with its units in order of importance. The supernet's training starts from it."""
     return SupernetWeights.from_pretrained(run.ordered_teacher).eval()
 
 
@@ -275,7 +275,7 @@ def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights
 def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, torch.Tensor]]:
     """Return the batches on which units are ranked and small sub-networks are fitted.
 
-    While they are used, progress is shown under `title`.
+    While the batches are processed, progress is shown under `title`.
     """
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
     count, size, has_words = (

@@ -1,6 +1,6 @@
 """Checks the teacher that a study names before its weights are loaded, and loads the teacher from the run's folder.
 
-"Teacher" here means the model that is compressed, which is a student's checkpoint if the study has a student.
+"Teacher" here means the model that is compressed. If the study has a `[student]`, this is the student's checkpoint.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class Teacher:
 
 
 def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactBertConfig:
-    """Return the `CompactBert` configuration of a teacher. Raises a `NasError` if it does not fit the study."""
+    """Return the `CompactBert` configuration of a teacher. Raises a `NasError` if that does not fit the study."""
     with student_named(study):
         study.check_teacher(shape_of(config))
-        compact = compact_config(config, task_kind(study.task.kind).form(source))
+        compact = compact_config(config, task_kind(study.task.kind).variant(study.task).form(source))
     if study.space.dimensions.keep_tokens and compact.knows_distances:
         raise SearchSpaceError(
             f"search_space: {study.space.name!r} drops tokens (keep_tokens), but attention in {config.model_type} "
-            "models depends on the distance between tokens, which would change; use another space"
+            "models depends on the distance between tokens, which would change; use a different space"
         )
     for name in study.space.compression.embedding:
         if not compression(name).suits(compact.vocab_size, compact.embedding_width):
@@ -130,7 +130,7 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
 
 
 def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int | None) -> None:
-    """Raise `TeacherError` if a fine-tuned classifier with `labels` labels is not for the study's kind of task."""
+    """Raise `TeacherError` if a fine-tuned classifier with `labels` labels does not suit the study's kind of task."""
     kind = task_kind(study.task.kind)
     if not kind.accepts(config.problem_type, labels):
         raise TeacherError(
@@ -141,7 +141,7 @@ def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int 
 
 
 def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the teacher, in float32, and its tokenizer. A teacher to be fine-tuned gets a head if it has none yet.
+    """Load the teacher in float32, and its tokenizer. Add a new head if the teacher is to be fine-tuned and has none.
 
     Raises the errors of `check_teacher`, and `TeacherError` if the teacher and the data differ in the number of labels.
     """
@@ -170,7 +170,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
 
 
 def _report_replaced_head(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
-    """Report which parts of an existing head are replaced. If there is no head, nothing is reported about it."""
+    """Report which parts of the checkpoint's classification head are replaced, if it has such a head."""
     labels = checkpoint.labels
     if checkpoint.new and labels not in (None, config.num_labels):
         say(
@@ -195,4 +195,5 @@ def teacher_config(run: Run) -> CompactBertConfig:
 
 
 def _network_form(run: Run) -> NetworkForm:
-    return task_kind(run.study.task.kind).form(str(run.teacher))
+    task = run.study.task
+    return task_kind(task.kind).variant(task).form(str(run.teacher))

@@ -1,7 +1,7 @@
 """The step that reads unlabelled texts, and functions that return all texts for the distillation.
 
 The step is separate from the step `data`. If the unlabelled texts change, the supernet and everything that depends on
-it are made again, but the data is not split again and the teacher is not fine-tuned again.
+it are rebuilt, but the data is not split again and the teacher is not fine-tuned again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas.progress import Stopwatch, busy, say
 from nas.tasks import GROUP
 
 _RESULT_VERSION = 1
-"""Increase this when the same files lead to other texts than before, so that older ones are rebuilt."""
+"""Increase this when the same files lead to different texts than before, so that older ones are rebuilt."""
 _TEXTS_FILE, _COUNTS_FILE = "texts.parquet", "counts.json"
 
 
@@ -44,12 +44,12 @@ def unlabelled_identity(run: Run) -> list[Any]:
 
 @once
 def unlabelled_inputs(run: Run) -> str:
-    """Return the digest of everything that the tokenised unlabelled texts are made from."""
+    """Return the digest of everything that the tokenised unlabelled texts depend on."""
     return digest([_RESULT_VERSION, data_inputs(run), unlabelled_identity(run)])
 
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
-    """Read the study's unlabelled texts. Texts that its splits already contain are left out."""
+    """Read the study's unlabelled texts, leaving out texts that `task.splits` already contains."""
     settings = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
     return read_unlabelled(settings, sources(run), task.splits)
 
@@ -69,7 +69,10 @@ def make_unlabelled(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def unlabelled_counts(run: Run) -> Counts | None:
-    """Return how many unlabelled texts were read and left out; None if there are none, or if they are not read yet."""
+    """Return how many unlabelled texts were read, and how many of them were left out.
+
+    Return None if the study has no unlabelled texts, or if they are not read yet.
+    """
     if not run.study.task.unlabelled or not run.is_finished("unlabelled"):
         return None
     return Counts(**read_json(run.unlabelled / _COUNTS_FILE, DataError))
@@ -98,7 +101,7 @@ def distilled_from(run: Run) -> list[Path]:
 
 
 def unlabelled_lengths(run: Run) -> list[int]:
-    """Return each unlabelled text's number of tokens; empty if there are none, or if they are not read yet."""
+    """Return the number of tokens of each unlabelled text; empty if there are none, or if they are not read yet."""
     if unlabelled_counts(run) is None:
         return []
     return values_of(unlabelled_texts(run), "length")

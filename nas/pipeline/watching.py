@@ -1,4 +1,7 @@
-"""Connects a run's trainings to loggers outside nas: transformers' integrations that the study names, and callbacks."""
+"""Connects a run's training loops to external loggers.
+
+These are the `transformers` integrations named in the study, and the run's callbacks.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ _OPTIONAL = {"tensorboard"}
 
 
 def watchers_of(run: Run) -> Watchers:
-    """Return the integrations and callbacks that receive the events of every training of a run."""
+    """Return the integrations and callbacks that receive the events of every training stage of a run."""
     return Watchers(run.study.training.report_to, tuple(run.callbacks))
 
 

@@ -1,7 +1,7 @@
-"""Drawings of architectures: each layer's sizes as bars within the teacher's sizes, coloured by compression method.
+"""Drawings of architectures. Bars show sizes as shares of the teacher's sizes, and colours show compression methods.
 
 `architecture_drawing` returns a drawing for the report, `architectures_picture` returns a separate SVG file, and
-`in_words` returns the same facts as text for tooltips.
+`in_words` returns the content of a drawing as text for tooltips.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def methods_of(architectures: Iterable[Architecture]) -> list[str]:
 
 
 def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
-    """Return the architectures of exports, given their verification records or similar JSON records."""
+    """Return the architecture in each record. `exports` are verification records or entries of `front.json`."""
     return [Architecture.from_json(export["architecture"]) for export in exports]
 
 
 def methods_legend(methods: Sequence[str]) -> list[tuple[Markup, str]]:
-    """Return the marks and their meanings for the legend that explains the colours."""
+    """Return the entries of the legend that explains the colours: pairs of a mark and its meaning."""
     marks = [
         (f'<rect y="3" width="16" height="10" rx="2" class="{method_class(name, methods)}"/>', _method_in_words(name))
         for name in methods
@@ -68,16 +68,16 @@ def in_words(architecture: Architecture) -> list[str]:
 
 
 def architecture_drawing(architecture: Architecture, teacher: Shape, methods: Sequence[str], label: str) -> Markup:
-    """Return a drawing as an SVG element: one row for the embeddings, then one per layer of the teacher.
+    """Return a drawing as an SVG element with one row for the embeddings, then one row for each layer of the teacher.
 
     Bars show sizes as shares of the teacher's sizes. `methods` determines the colours of the compression methods, as in
-    `methods_legend`; `label` is for screen readers.
+    `methods_legend`. Screen readers read `label`.
     """
     return drawing(_WIDTH, _height(teacher), label, "chart", _rows(architecture, teacher, methods))
 
 
 def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
-    """Return the text of an SVG file that shows several architectures side by side, each one below its name."""
+    """Return the content of an SVG file that shows several architectures side by side, each one below its name."""
     methods, pitch = methods_of(named.values()), _WIDTH + 2 * _MARGIN
     width, height = pitch * len(named), _height(teacher) + _TITLE_HEIGHT + 2 * _MARGIN
     parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]
@@ -148,7 +148,7 @@ def _layer(layer: Layer, resolved: Layer, teacher: Shape, methods: Sequence[str]
 
 
 def _heads(kept: int, full: int, method: str, methods: Sequence[str], y: float, description: str) -> str:
-    """Draw one cell per attention head of the teacher; the first `kept` are coloured."""
+    """Draw one cell for each attention head of the teacher, and colour the first `kept` cells."""
     pitch = _BAR_WIDTH / full
     cells = "".join(
         element(
@@ -181,9 +181,9 @@ def _outline(x: float, y: float, width: float, word: str) -> str:
 
 
 def method_class(method: str, methods: Sequence[str]) -> str:
-    """Return the CSS class that colours a compression method; the first colour is reserved for `none`.
+    """Return the CSS class that colours a compression method.
 
-    The other colours repeat if there are more methods than colours.
+    The first colour is reserved for `none`. The other colours repeat if there are more methods than colours.
     """
     if method == "none":
         return "choice-0"

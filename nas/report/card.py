@@ -1,7 +1,7 @@
 """The model card of an export: a `README.md` with Hugging Face metadata, measured results, usage and provenance.
 
-`write_card` makes it from `verification.json`, the architecture and the study. The pipeline calls it when an export has
-been verified, and again when measurements from another device have been added.
+`write_card` creates the card from `verification.json`, the architecture and the study. The pipeline calls it when an
+export has been verified, and again when measurements from an additional device have been imported.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def write_card(folder: Path, study: Study) -> None:
     labels = list(read_json(folder / "config.json", ExportError).get("id2label", {}).values())
     teacher_facts = verification.get("separate_teacher")
     files = [path.name for path in folder.iterdir()]
-    task, kind, is_pair = study.task, task_kind(study.task.kind), len(study.task.text) > 1
+    task, is_pair = study.task, len(study.task.text) > 1
+    kind = task_kind(task.kind).variant(task)
     card = fill(
         "card.md",
         metadata=_metadata(study, folder.name, verification).to_yaml(),
@@ -81,7 +82,7 @@ def write_card(folder: Path, study: Study) -> None:
 
 
 def _metadata(study: Study, name: str, verification: Mapping[str, Any]) -> ModelCardData:
-    """Return the metadata block that the Hugging Face hub reads."""
+    """Return the metadata at the start of the model card, which the Hugging Face hub reads."""
     task, teacher, kind = study.task, study.compressed.model, task_kind(study.task.kind)
     result = EvalResult(
         task_type=kind.hub_task,
@@ -108,27 +109,30 @@ def _metadata(study: Study, name: str, verification: Mapping[str, Any]) -> Model
 
 
 def _compressed(study: Study) -> str:
-    """Return the role of the compressed model in the study: "Student" or "Teacher"."""
+    """Return the role of the model that the study compresses: "Student" or "Teacher"."""
     return "Student" if study.student else "Teacher"
 
 
 def _is_local(study: Study) -> bool:
-    """Whether the compressed model is a local folder or the built-in model, rather than a hub id."""
+    """Whether the model that the study compresses is a local folder or the built-in model, rather than a hub id."""
     name = study.compressed.model
     return name == "embedded" or name.startswith((".", "/", "~")) or study.resolve(name).is_dir()
 
 
 def _commit(verification: Mapping[str, Any], table: str) -> str | None:
-    """Return the hub commit of the model or data set in a table of the study.
+    """Return the hub commit of the model or data set that a table of the study names.
 
-    None for local files, and for verifications by older versions of nas, which did not record the commit.
+    Return None for local files, and for verifications by older versions of nas, which did not record commits.
     """
     commit: str | None = verification.get("commits", {}).get(table)
     return commit
 
 
 def _licence(study: Study, verification: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the licence fields of the compressed model's own card; empty if that card is not on this machine."""
+    """Return the licence fields in the model card of the model that the study compresses.
+
+    The result is empty if that card is not on this machine.
+    """
     name = study.compressed.model
     if _is_local(study):
         path: Any = study.resolve(name) / CARD_FILE
@@ -145,7 +149,7 @@ def _licence(study: Study, verification: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _methods(architecture: Architecture) -> dict[str, str]:
-    """Return a description of each compression method of a network, by its name: the first line of its docstring."""
+    """Return the first docstring line of each compression method that a network uses, keyed by method name."""
     names = sorted({name for method in architecture.choices for name in compression(method).names})
     return {name: next(iter((REGISTRY[name].__doc__ or "").strip().splitlines()), "") for name in names}
 

@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 
 
 def on_device(record: Record, device: str) -> Record:
-    """Return the measurements of a candidate or export on one device; empty if it was not measured there."""
+    """Return the measurements of a candidate or export on `device`; empty if it was not measured on that device."""
     records_by_device: Mapping[str, Record] = record.get("devices") or {record.get("device", device): record}
     return records_by_device.get(device, {})
 
@@ -38,37 +38,42 @@ class Contents:
     front: Record | None = None
     """The content of `front.json`: all candidates, the Pareto front, and the measured candidates of each budget."""
     baselines: Mapping[str, Record] = field(default_factory=dict)
-    """Verifications of the teacher and the other baselines, by `<device>/<kind>`."""
+    """Verifications of the teacher and all other baselines, keyed by `<device>/<kind>`."""
     exports: Mapping[str, Record] = field(default_factory=dict)
-    """Verifications of the exports, by the name of the budget, or `trial-<number>` for single candidates."""
+    """Verifications of the exports, keyed by budget name or, for single candidates, by `trial-<number>`."""
     snippets: Mapping[str, Sequence[Snippet]] = field(default_factory=dict)
-    """Code that loads each export, by the name of the export."""
+    """Code that loads each export, keyed by export name."""
+    usage: str = ""
+    """Notes on how to read the answers of an export, as in the model card; empty if there are none."""
     profiles: Mapping[str, Record] = field(default_factory=dict)
-    """Latency profiles, by the name of the device."""
+    """Latency profiles, keyed by device name."""
     supernet_log: Sequence[Record] = ()
     """Log of the supernet's training; only entries with `step` and with `loss` or `eval_accuracy` are drawn."""
     teacher_log: Sequence[Record] = ()
-    """Log of the teacher's fine-tuning, with the same keys."""
+    """Log of the teacher's fine-tuning. Its entries have the same keys as those of `supernet_log`."""
     export_logs: Mapping[str, Sequence[Record]] = field(default_factory=dict)
-    """Log of the final training of each export, with the same keys, by the name of the export."""
+    """Log of each export's final training, keyed by export name. Entries have the same keys as in `supernet_log`."""
     rank_correlation: Record | None = None
-    """The rank correlation of the supernet's accuracies; None unless `scripts/bench/rank_correlation` was run."""
+    """The rank correlation of accuracies before and after individual training of sub-networks.
+
+    It is None unless `scripts/bench/rank_correlation` was run.
+    """
     seeds: Mapping[str, Record] = field(default_factory=dict)
-    """Test accuracies with several seeds, by the name of the budget; empty if the study was run with one seed."""
+    """Test accuracies of exports with several seeds, keyed by budget name; empty if only one seed was run."""
     separate_teacher: Record | None = None
-    """The student's teacher and its accuracy; None if the teacher itself is compressed."""
+    """Facts about the teacher of a student, such as its accuracy; None if the teacher itself is compressed."""
     student: str = ""
     """Path or hub id of the student; empty if the teacher itself is compressed."""
     unlabelled: str = ""
-    """A line with the numbers of unlabelled texts that were read and left out; empty if the study has none."""
+    """A line that states how many unlabelled texts were read and left out; empty if the study has none."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Duration of each finished step, in seconds."""
     sample: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The texts of some rows of the test set, by row number."""
+    """The texts of some rows of the test set, keyed by row number."""
     missed: Mapping[str, str] = field(default_factory=dict)
-    """The reason why a budget has no export, by the name of the budget, if the reason is known."""
+    """For each budget without an export, the reason for this, if it is known; keyed by budget name."""
     outdated: str = ""
-    """A line that lists the results of an older version of the study; empty if there are none."""
+    """A line that lists the results that are out of date with the study; empty if there are none."""
 
     @property
     def is_empty(self) -> bool:
@@ -82,7 +87,10 @@ class Contents:
         return [device.name for device in self.devices if device.name in teacher_latencies]
 
     def exports_on(self, device: str) -> dict[str, Record]:
-        """Return the exports that have a measured latency on a device, by name, with their measurements on it."""
+        """Return a record for each export whose latency was measured on `device`, keyed by export name.
+
+        A record is the export's verification, extended by the measurements on that device.
+        """
         limited_budgets = {budget.name for budget in self.budgets if budget.on(device)}
         exports = {
             name: {**export, **on_device(export, device)}
@@ -92,7 +100,10 @@ class Contents:
         return {name: export for name, export in exports.items() if on_device(export, device).get("p50_ms") is not None}
 
     def uniform_on(self, device: str) -> dict[str, Record]:
-        """Return the best uniform network of each budget with limits on a device, with its measurements on it."""
+        """Return a record of the best uniform network for each budget with limits on `device`, keyed by budget name.
+
+        A record includes the network's measurements on that device.
+        """
         uniform = (self.front or {}).get("uniform", {})
         limited_budgets = (budget.name for budget in self.budgets if budget.on(device))
         return {
@@ -100,9 +111,9 @@ class Contents:
         }
 
     def teacher_p50_ms(self, device: str) -> float | None:
-        """Return the teacher's median latency on a device in ms, from its profile or else from the search.
+        """Return the teacher's median latency on a device in ms: from the device's profile or else from the search.
 
-        None if neither has one.
+        Return None if neither of them contains it.
         """
         if device in self.profiles:
             return float(self.profiles[device]["teacher"]["p50_ms"])

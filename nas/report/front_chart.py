@@ -43,13 +43,13 @@ _LEGEND = (
 
 
 def front_chart(contents: Contents, device: str) -> Markup:
-    """Return the chart of one device as an SVG element that takes its colours from the surrounding page."""
+    """Return the chart of one device as an SVG element, which is coloured by the style sheet of the page."""
     content = _FrontChart(contents, device).draw()
     return drawing(WIDTH, HEIGHT, f"Pareto front on {device}", "chart wide", content, role="group")
 
 
 def front_picture(contents: Contents, device: str) -> str:
-    """Return the same chart as the text of an SVG file, with fixed colours, a background and the legend."""
+    """Return the chart of one device as an SVG file's content, with fixed colours, a background and the legend."""
     width, height = WIDTH + 2 * _MARGIN, HEIGHT + _LEGEND_HEIGHT + 2 * _MARGIN
     ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
     chart = element(
@@ -63,7 +63,7 @@ def front_picture(contents: Contents, device: str) -> str:
 
 
 def legend() -> list[tuple[Markup, str]]:
-    """Return the marks of the charts and their meanings, for the legend below the charts."""
+    """Return the entries of the legend below the charts: pairs of a mark and its meaning."""
     return [(legend_mark(mark), name) for mark, name in _LEGEND]
 
 
@@ -77,7 +77,7 @@ def _legend_in_picture() -> str:
 
 @dataclass(frozen=True)
 class _FrontChart:
-    """The chart of one device. Scales and drawing need at least one candidate in `contents.front`."""
+    """The chart of one device. The scales `x` and `y` and `draw` need at least one candidate in `contents.front`."""
 
     contents: Contents
     device: str
@@ -109,7 +109,7 @@ class _FrontChart:
 
     @cached_property
     def measured(self) -> dict[str, Record]:
-        """The candidates that were measured end to end on the device, by digest."""
+        """The candidates that were measured end to end on the device, keyed by digest."""
         candidates_by_budget = self.front["budgets"]
         all_measured = (
             {**item, **on_device(item, self.device)}
@@ -120,7 +120,7 @@ class _FrontChart:
 
     @cached_property
     def limits(self) -> list[tuple[str, float]]:
-        """The names of the budgets that limit median latency, and their limits in ms, in ascending order."""
+        """The name and the limit in ms of each budget that limits median latency, sorted by limit."""
         teacher, limits_ms = self.teacher_p50_ms, list[tuple[str, float]]()
         for budget in self.budgets:
             device_limits = budget.on(self.device)
@@ -133,7 +133,7 @@ class _FrontChart:
 
     @cached_property
     def floors(self) -> list[tuple[str, float]]:
-        """The names of the budgets with an accuracy floor, and their floors."""
+        """The name and the accuracy floor of each budget that has such a floor."""
         floors_by_budget = self.front.get("floors", {})
         return [
             (budget.name, floors_by_budget[budget.name]["least"])
@@ -152,7 +152,7 @@ class _FrontChart:
 
     @cached_property
     def y(self) -> AxisScale:
-        """The vertical scale. It leaves out outliers far below the median, which would compress all other marks."""
+        """The vertical scale. It leaves out outliers far below the median; they would compress all other marks."""
         scores = sorted(item["search_accuracy"] for item in self.front["candidates"])
         best, median = scores[-1], scores[len(scores) // 2]
         floor = best - _DEPTH_BELOW_BEST * (best - median) if median < best else scores[0]
@@ -188,7 +188,7 @@ class _FrontChart:
         return self.x(self._predicted(item)), self.y(max(item["search_accuracy"], self.y.low))
 
     def _staircase(self) -> str:
-        """Draw a line that shows the best attainable score at each latency; it steps up at each member of the front."""
+        """Draw the best score attained at each latency as a line, with a step at each Pareto-optimal candidate."""
         points: list[tuple[float, float]] = []
         reached = self.y.low
         for item in sorted(self.front["front"], key=self._predicted):
@@ -252,7 +252,7 @@ class _FrontChart:
         return line + element("path", tooltip("\n".join(lines)), d=shape, class_="export", tabindex=0)
 
     def _limits(self) -> str:
-        """Draw budgets and teacher as vertical lines; names that would overlap are put on different lines of text."""
+        """Draw budgets and teacher as vertical lines, with names that would overlap on different lines of text."""
         marks = [(self.x(limit), name, milliseconds(limit), "budget") for name, limit in self.limits]
         if self.teacher_p50_ms is not None:
             line_x = self.x(self.teacher_p50_ms)
@@ -285,6 +285,6 @@ class _FrontChart:
 
 
 def _name_of(item: Record) -> str:
-    """Return the number of the trial, if known, and the start of the digest; `nas export --trial` accepts either."""
+    """Return the trial number, if known, and the start of the digest. `nas export --trial` accepts both."""
     trial = f"trial {item['trial']}, " if "trial" in item else ""
     return f"{trial}digest {item['digest'][:8]}"

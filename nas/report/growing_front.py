@@ -25,11 +25,11 @@ class Candidate:
     architecture: str
     """Description of the architecture."""
     accuracy: float
-    """The task's metric on the search set, with inherited weights."""
+    """The task's metric on the search set, with the supernet's weights."""
     predicted_ms: Mapping[str, float]
-    """Predicted median latency in ms, by the name of the device."""
+    """Predicted median latency in ms, keyed by device name."""
     complete: bool
-    """Whether the candidate was evaluated on all examples; if not, the accuracy is an estimate."""
+    """Whether the candidate was evaluated on all examples. Otherwise, the accuracy is an estimate."""
 
 
 class GrowingFront:
@@ -57,7 +57,7 @@ class GrowingFront:
     def show(self) -> GrowingFront:
         """Display a chart in a notebook cell, and update it at most once a second while candidates are evaluated.
 
-        Without IPython, nothing is displayed. Return the instance itself, for `run.listen(GrowingFront().show())`.
+        Without IPython, nothing is displayed. Returns the instance itself, for `run.listen(GrowingFront().show())`.
         """
         try:
             from IPython.display import display
@@ -67,9 +67,10 @@ class GrowingFront:
         return self
 
     def front(self, device: str | None = None) -> list[Candidate]:
-        """Return the Pareto front of accuracy and predicted latency on a device, by default the first one.
+        """Return the Pareto front of accuracy and predicted latency on `device`.
 
-        The most accurate candidate comes first. Candidates whose evaluation was stopped early are left out.
+        By default, this is the first device in `predicted_ms`. The most accurate candidate comes first. Candidates
+        whose evaluation was stopped early are left out.
         """
         members: list[Candidate] = []
         complete = [candidate for candidate in self.candidates if candidate.complete]
@@ -82,7 +83,7 @@ class GrowingFront:
         return candidate.predicted_ms[device or next(iter(candidate.predicted_ms))]
 
     def _repr_svg_(self) -> str:
-        """Return the chart as SVG; notebooks call this to display the instance."""
+        """Return the chart as SVG. Notebooks call this method to display the instance."""
         if not self.candidates:
             return drawing(
                 _WIDTH, 60.0, "No candidate yet", "chart", standalone_style() + text(10, 34, "no candidate yet")

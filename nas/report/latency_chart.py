@@ -15,9 +15,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 
 def latency_chart(contents: Contents, device: str) -> Markup:
-    """Return the chart as an SVG element. Dots are held-out networks of the profile; rings are candidates and exports.
+    """Return the chart of one device as an SVG element; empty if nothing was measured on the device.
 
-    Empty if nothing was measured on the device.
+    Dots are networks that the fit of the profile did not use. Rings are candidates and exports.
     """
     held_out = [(item["predicted_ms"], item["measured_ms"]) for item in contents.profiles[device]["held_out"]]
     networks = list(measured_networks(contents, device))

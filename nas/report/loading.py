@@ -1,4 +1,4 @@
-"""Code that loads an export, with PyTorch or with ONNX Runtime, shown in the model card and in the report."""
+"""Code that loads an export with PyTorch or ONNX Runtime. The model card and the report show it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class Snippet(NamedTuple):
 
 
 def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -> list[Snippet]:
-    """Return code that loads the export in `folder`, which holds `files`, for single texts or for `pairs`."""
+    """Return code that loads the export in `folder` and applies it to a text or, if `pairs` is set, to a pair of texts.
+
+    `files` are the names of the files in the folder.
+    """
     has_own_class, quoted = MODELING_FILE in files, json.dumps(folder, ensure_ascii=False)
     trust = ", trust_remote_code=True" if has_own_class else ""
     example = '{"text": "one text", "text_pair": "another"}' if pairs else '"a text"'

@@ -1,4 +1,4 @@
-"""Numbers as text, with units and a sensible number of digits, for tables, charts, the page and the model card."""
+"""Numbers as strings, with units and a sensible number of digits, for tables, charts, the page and the model card."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def percent(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration that is given in seconds, such as `44 s`, `12 min` or `1 h 05 min`."""
+    """Return a number of seconds as a readable duration, such as `44 s`, `12 min` or `1 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-# For each metric, its name in words and its unit.
+# The name that is shown for each cost metric, and the metric's unit.
 _METRIC_NAMES = {
     "p50_ms": ("p50", "ms"),
     "p95_ms": ("p95", "ms"),
@@ -83,7 +83,7 @@ _METRIC_NAMES = {
 
 
 def metric_in_words(name: str, value: float | None) -> str:
-    """Return a metric of `nas.budget` with its name and unit: `mean 3.1 ms`, `parameters 758,760`."""
+    """Return the name, value and unit of a cost metric, such as `mean 3.1 ms` or `parameters 758,760`."""
     word, unit = _METRIC_NAMES[name]
     if value is None:
         return f"{word} {UNKNOWN}"
@@ -93,8 +93,8 @@ def metric_in_words(name: str, value: float | None) -> str:
 def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) -> list[str]:
     """Return the conditions of a budget, such as `p50 ≤ 6.7 ms = 20% of the teacher's` and `size ≤ 20 MB`.
 
-    `teacher` holds the known metrics of the teacher on the budget's first device. With `several` devices in the study,
-    each limit names its device.
+    `teacher` holds the known metrics of the teacher on the budget's first device. `several` states whether the study
+    has several devices. If so, each limit includes the name of its device.
     """
     all_conditions = _floor_in_words(budget)
     for device_limits in budget.limits:
@@ -117,7 +117,7 @@ def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) 
 
 
 def limits_of(verification: Mapping[str, Any]) -> list[str]:
-    """Return the conditions of the budget of a verification record, as `limits` does; empty if it has no budget."""
+    """Return the conditions of the budget in a verification record, in the form of `limits`; empty without a budget."""
     if not verification["budget"]:
         return []
     teacher = {} if verification["teacher_p50_ms"] is None else {"p50_ms": verification["teacher_p50_ms"]}
@@ -133,10 +133,11 @@ def _floor_in_words(budget: Budget) -> list[str]:
 
 
 def other_metrics(verification: Any) -> list[str]:
-    """Return the measured values of limited metrics that have no column in the tables, such as `mean 3.1 ms`.
+    """Return the measured values of the metrics that a budget limits, such as `mean 3.1 ms`.
 
-    Columns show size, parameters and the median latency on the budget's first device. Values on another device
-    include its name: `longest 4.2 ms on phone`. `verification` is a verification record.
+    Metrics that have a column in the tables are left out: size, parameters, and the median latency on the budget's
+    first device. Values on all other devices include the device's name, as in `longest 4.2 ms on phone`. `verification`
+    is a verification record.
     """
     budget_limits = Budget.model_validate(verification["budget"]).limits if verification["budget"] else ()
     texts = []

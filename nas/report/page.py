@@ -1,7 +1,7 @@
 """The report of a run as one self-contained HTML page: results, charts, tables and code, without external resources.
 
-`render` turns `Contents` into the page; `nas.pipeline.reports` writes it to `report.html`. The markup and the text
-are in `templates/page.html`, which leaves out a section if the run has no values for it.
+`render` turns `Contents` into the page, and `nas.pipeline.reports` writes the page to `report.html`. The markup and the
+text are in `templates/page.html`, which leaves out a section if the run has no values for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LEAST_SHARE = 0.005
 
 
 def render(contents: Contents) -> str:
-    """Return the page as HTML. Raises `NasError` if the run has no results yet."""
+    """Return the report of a run as HTML. Raises `NasError` if the run has no results yet."""
     if contents.is_empty:
         raise NasError(f"{contents.study}: there is nothing to report yet; run `nas search` or `nas run` first")
     on_front = contents.front["front"] if contents.front else ()
@@ -67,7 +67,7 @@ def _importance(contents: Contents) -> dict[str, float]:
 
 
 def _dimension(name: str) -> str:
-    """Return the name of a dimension in words, such as "attention, layer 3" for layer 3 of the teacher."""
+    """Return a readable name for a dimension of the search space, such as "attention, layer 3"."""
     kind, _, layer = name.rpartition("_")
     words = {"attention": "attention", "feed_forward": "feed-forward", "keep_tokens": "tokens kept"}
     if layer.isdigit() and kind in words:
@@ -76,7 +76,7 @@ def _dimension(name: str) -> str:
 
 
 def _latencies(contents: Contents) -> Iterator[tuple[str, Markup, list[float]]]:
-    """Yield each profiled device's name, chart, and relative prediction errors of measured candidates and exports."""
+    """Yield each profiled device's name and chart, and the prediction error of each network that was measured on it."""
     for device in contents.profiles:
         networks = measured_networks(contents, device)
         errors = [abs(predicted - measured) / measured for _, predicted, measured in networks]
@@ -84,7 +84,7 @@ def _latencies(contents: Contents) -> Iterator[tuple[str, Markup, list[float]]]:
 
 
 def _trainings(contents: Contents) -> Iterator[tuple[str, list[Markup]]]:
-    """Yield the name and the charts of each training that has charts."""
+    """Yield the name and the charts of each training stage that has charts."""
     logs = {"Supernet, by distillation": contents.supernet_log, "Teacher, fine-tuning": contents.teacher_log}
     logs |= {f"Export {name}, by distillation": log for name, log in contents.export_logs.items()}
     metric = f"{contents.metric} on the search set"

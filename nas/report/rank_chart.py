@@ -1,4 +1,4 @@
-"""The chart that compares accuracy with inherited weights and accuracy after individual training.
+"""The chart that compares the accuracy of sub-networks with the supernet's weights and after individual training.
 
 The closer the dots are to a rising curve, the better the supernet ranks sub-networks.
 """
@@ -18,7 +18,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 
 def rank_chart(rows: Sequence[Record]) -> Markup:
-    """Return the chart as an SVG element; each row has the accuracies `inherited` and `tuned` and a `description`."""
+    """Return the chart as an SVG element. Each row holds a `description` and the accuracies `inherited` and `tuned`."""
     x = AxisScale.around([row["inherited"] for row in rows], _LEFT, _RIGHT, logarithmic=False)
     y = AxisScale.around([row["tuned"] for row in rows], _BOTTOM, _TOP, logarithmic=False)
     dots = "".join(

@@ -1,6 +1,6 @@
 """Render the templates of the HTML report and of the model card, which are in `nas/report/templates`.
 
-Templates contain the markup and the text; the other modules of `nas.report` prepare the values. In HTML templates, all
+Templates contain the markup and the text. All other modules of `nas.report` prepare the values. In HTML templates, all
 values are escaped except `Markup`, such as charts. Every function of `nas.report.numbers` is available as a filter. A
 template that uses a name without a value raises an error.
 """
@@ -25,5 +25,5 @@ _environment.filters |= {"thousands": "{:,}".format, **dict(getmembers(numbers, 
 
 
 def fill(template: str, **values: object) -> str:
-    """Return the text of a template, such as `page.html`, filled with values."""
+    """Return a template, such as `page.html`, filled with values."""
     return _environment.get_template(template).render(values)

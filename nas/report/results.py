@@ -1,7 +1,7 @@
-"""The results section of the report: accuracy, latency and size of each export, compared with its teacher.
+"""The results section of the report: accuracy, latency and size of each export, compared with the teacher.
 
-`templates/results.html` shows them: a card per export, the table of all measured networks, a warning if averaged
-word vectors are as good as an export, and the comparison with uniform networks.
+`templates/results.html` shows a card for each export, the table of all measured networks, a warning if averaged word
+vectors are as good as an export, and the comparison with uniform networks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def results(contents: Contents) -> dict[str, Any] | None:
 
 
 def _static_warnings(contents: Contents) -> list[tuple[Record, str]]:
-    """Return each classifier on averaged word vectors that is as good as some exports, with these exports' names."""
+    """Return a pair for each classifier on averaged word vectors that is as good as an export on the same device.
+
+    A pair holds the classifier's verification, and the names and accuracies of all such exports.
+    """
     warnings = []
     for key, static in contents.baselines.items():
         device, kind = key.split("/", 1)
@@ -69,7 +72,10 @@ def _measured_how(contents: Contents) -> str:
 
 
 def _against_uniform(contents: Contents) -> dict[str, Any] | None:
-    """Return the best candidate and the best uniform network of each budget; None if there is no uniform network."""
+    """Return a comparison of each budget's best candidate with the budget's best uniform network.
+
+    Return None if no budget has both.
+    """
     front, rows = contents.front or {}, []
     for name, uniform in front.get("uniform", {}).items():
         against = (uniform or {}).get("against")

@@ -11,11 +11,11 @@ from typing import Any
 from nas.data.unlabelled import Counts
 
 _FEW_CLASSES = 6
-"""If there are at most this many classes, all of them are listed; otherwise only the largest and the smallest."""
+"""If there are at most this many classes, all of them are listed; otherwise only the largest and the smallest class."""
 
 
 def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines. `rows` is the JSON form of `nas.pipeline.rows.Rows`."""
+    """Yield the lines of the description. `rows` is the JSON form of `nas.pipeline.rows.Rows`."""
     yield from _labels(rows)
     if rows["sets"]["train"]["words"]:
         yield f"words: {', '.join(_words(name, lengths) for name, lengths in rows['sets'].items() if lengths['words'])}"

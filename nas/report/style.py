@@ -1,4 +1,4 @@
-"""Colours, style sheets and script. The page follows the reader's light or dark setting; SVG files are always light."""
+"""Colours, style sheets and script. The page follows the reader's light or dark setting. SVG files are always light."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ DARK = {
     "choice-8": "#b8977a",
 }
 NUM_METHOD_COLOURS = sum(name.startswith("choice-") for name in LIGHT)
-"""The number of colours for compression methods; the first colour is reserved for `none`."""
+"""The number of colours for compression methods, including the first colour, which is reserved for `none`."""
 
 
 def _read_resource(name: str) -> str:
@@ -66,7 +66,7 @@ def _variables(palette: dict[str, str]) -> str:
 
 
 def page_style() -> Markup:
-    """Return the style element of the page, with light and dark colours; printed pages are always light."""
+    """Return the style element of the page, with light and dark colours. Printed pages are always light."""
     dark = f"@media screen and (prefers-color-scheme:dark){{{_variables(DARK)}}}"
     return Markup(
         f"<style>{_variables(LIGHT)}{dark}\n{_read_resource('page.css')}\n{_read_resource('chart.css')}</style>"
@@ -79,6 +79,6 @@ def page_script() -> Markup:
 
 
 def standalone_style() -> str:
-    """Return the style element of an SVG file; colours are literal, since some viewers do not know CSS variables."""
+    """Return the style element of an SVG file. It contains no CSS variables, since some viewers do not support them."""
     rules = re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: LIGHT[match.group(1)], _read_resource("chart.css"))
     return f"<style>{rules}</style>"

@@ -1,4 +1,4 @@
-"""Building blocks of all charts: escaped SVG elements, scales with round ticks, and axes with a grid."""
+"""Building blocks of all charts: escaped SVG elements, scales with ticks at round numbers, and axes with a grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOGARITHMIC_RATIO = 6.0
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:
-    """Return an element as text. Attributes are escaped; `content` is not, because it must be markup.
+    """Return an element as a string. Attributes are escaped; `content` is not, because it must be markup.
 
     In the names of attributes, a trailing `_` is removed and any other `_` becomes `-`. Empty attributes are left out.
     """
@@ -30,12 +30,12 @@ def _value(value: object) -> str:
 
 
 def text(x: float, y: float, content: str, class_: str = "", anchor: str = "start") -> str:
-    """Return a text element at a position; `content` is escaped."""
+    """Return a text element at a position. `content` is escaped."""
     return element("text", escape(content), x=x, y=y, class_=class_, text_anchor=anchor)
 
 
 def tooltip(content: str) -> str:
-    """Return a tooltip, which belongs inside the element that it describes; `content` is escaped."""
+    """Return a tooltip, to be put inside the element that it describes. `content` is escaped."""
     return element("title", escape(content))
 
 
@@ -46,13 +46,13 @@ def path(points: Sequence[tuple[float, float]], class_: str) -> str:
 
 
 def drawing(width: float, height: float, label: str, class_: str, content: str, role: str = "img") -> Markup:
-    """Return an SVG element that scales to the available width. `role` must be `group` if parts of it are focusable."""
+    """Return an SVG element that scales to the available width. `role` must be `group` if parts can get focus."""
     xmlns, box = "http://www.w3.org/2000/svg", f"0 0 {width:g} {height:g}"
     return Markup(element("svg", content, xmlns=xmlns, viewBox=box, role=role, aria_label=label, class_=class_))
 
 
 def legend_mark(content: str) -> Markup:
-    """Return a mark for a legend on the page; `content` is drawn on 16 by 16 units."""
+    """Return an SVG element for a legend on the page. `content` is its markup, drawn on an area of 16 by 16 units."""
     return Markup(element("svg", content, viewBox="0 0 16 16", aria_hidden="true", class_="chart key"))
 
 
@@ -68,7 +68,10 @@ class AxisScale:
 
     @classmethod
     def around(cls, values: Sequence[float], start: float, end: float, logarithmic: bool | None = None) -> AxisScale:
-        """Return a scale that covers values with a margin; by default, it is logarithmic if their ratio is large."""
+        """Return a scale that covers all values with a margin.
+
+        By default, it is logarithmic if the ratio of the largest to the smallest value is large.
+        """
         low, high = min(values), max(values)
         if logarithmic is None:
             logarithmic = low > 0 and high / low >= _LOGARITHMIC_RATIO
@@ -87,7 +90,7 @@ class AxisScale:
         return math.log(value) if self.logarithmic else value
 
     def ticks(self) -> list[float]:
-        """Return round values within the scale, in ascending order."""
+        """Return the round numbers at which ticks are drawn, in ascending order."""
         if self.logarithmic:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             values = [round(digit * 10.0**power, 12) for power in decades for digit in (1, 2, 5)]
@@ -102,7 +105,7 @@ class AxisScale:
 def frame(
     x: AxisScale, y: AxisScale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format
 ) -> str:
-    """Return grid, ticks and labels of both axes. The label of the vertical axis is written horizontally above it."""
+    """Return grid, ticks and labels of both axes. The label of the vertical axis is horizontal, above that axis."""
     parts = []
     for number, value in enumerate(y.ticks()):
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))

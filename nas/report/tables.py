@@ -1,4 +1,4 @@
-"""Tables that the subcommands of `nas` print on the terminal: plan, profiles, front, results, seeds and times."""
+"""Tables that the subcommands of `nas` print: plan, profiles, Pareto front, results, seeds and times."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     for model in ("teacher", "student"):
         if model in plan:
             console.print(f"{model}: {plan[model]}", soft_wrap=True, markup=False)
+    if "outputs" in plan:
+        console.print(f"outputs: {plan['outputs']}", soft_wrap=True, markup=False)
     console.print(
         f"search space: {plan['space']}, {plan['architectures']:,} architectures", soft_wrap=True, markup=False
     )
@@ -113,7 +115,7 @@ def print_front(front: dict[str, Any]) -> None:
 
 
 def _without_the_only_device(baselines: dict[str, Any]) -> dict[str, Any]:
-    """Return baselines with the name `<kind>` in place of `<device>/<kind>` if there is only one device."""
+    """Return baselines, keyed by `<kind>` instead of `<device>/<kind>` if there is only one device."""
     if len({name.split("/")[0] for name in baselines}) > 1:
         return baselines
     return {name.split("/")[1]: baseline for name, baseline in baselines.items()}
@@ -164,7 +166,7 @@ def print_spread(spread_by_budget: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> None:
-    """Print the time that each step and its parts took, and their shares of the total; arguments are in seconds."""
+    """Print the time that each step and its parts took, and the shares of the total. Arguments are in seconds."""
     total = sum(seconds.values())
     table = _table("Time spent", "step", "time", "share")
     for step, step_seconds in seconds.items():

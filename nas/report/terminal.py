@@ -1,6 +1,6 @@
 """The console for all tables, and the tables of `nas doctor`.
 
-It imports only rich, because `nas doctor` must run even if other packages are missing.
+This module imports only rich, because `nas doctor` must run even if other packages are missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predicted costs of candidates, and by how much these costs violate the budgets.
+"""Prediction of the costs of candidates, and of the amounts by which these costs violate the budgets.
 
 `Costs` combines the latency profiles of the devices with a study's budgets. Samplers use it to propose candidates
 that are likely to meet a budget, and `selection.py` uses it to choose the candidates that are measured. `cheapest`
@@ -27,12 +27,13 @@ _TRIES = 20_000
 
 
 def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Architecture:
-    """Return the architecture with the lowest cost, assuming that the parts of a network contribute independently.
+    """Return the architecture with the lowest cost, assuming that the parts of a network add to the cost independently.
 
-    The function starts from the smallest architecture. As long as the cost falls, it first optimises each dimension
-    of the whole network, then the dimensions of all layers together, with equal values in all layers, and then each
-    layer. The dimensions of a layer are optimised in pairs, because they depend on each other: only a layer with
-    attention can drop tokens, and a layer must keep at least one of its two blocks.
+    The function starts from the smallest architecture, and repeats three steps as long as the cost falls. It optimises
+    the dimensions that concern the whole network, such as the hidden size, then the dimensions of all layers, with the
+    same values in each layer, and then the dimensions of each single layer. In the last step, dimensions are optimised
+    in pairs, because they depend on each other: only a layer with attention can drop tokens, and a layer must keep at
+    least one of its two blocks.
     """
     encoding, known_costs = Encoding(space), dict[Architecture, float]()
     sizes = encoding.sizes()
@@ -43,10 +44,10 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
         return known_costs[architecture]
 
     def cheapest_variant(best: Architecture, *dimensions: Sequence[str]) -> Architecture:
-        """Return the cheapest of `best` and its variants with all combinations of values of `dimensions`.
+        """Return the cheapest architecture among `best` and its variants.
 
-        Each dimension is a sequence of names of integers in the encoding. If it has several names, they all get the
-        same value.
+        There is a variant for each combination of values of `dimensions`. Each dimension is a sequence of names of
+        integers in the encoding. If a dimension has several names, all of these integers get the same value.
         """
         values = encoding.encode(best)
         variants = []
@@ -76,20 +77,26 @@ class Costs:
     profiles: Mapping[str, Profile]
     budgets: tuple[Budget, ...]
     floors: Mapping[str, Floor] = field(default_factory=dict)
-    """The accuracy floors, by the name of the budget, for the texts on which candidates are evaluated."""
+    """The accuracy floor of each budget that has one, keyed by budget name.
+
+    The floors hold for accuracies on the texts on which candidates are evaluated.
+    """
     shares: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
     """Fractions of each budget, in descending order.
 
-    The guided search looks for the most accurate candidate within each of them. The fractions below 1 fill the cheap
-    end of the front.
+    The guided search looks for the most accurate candidate within each fraction. Fractions below 1 fill the cheap end
+    of the Pareto front.
     """
 
     def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
-        """Return the predicted median latency on each device, in milliseconds. For `exits` see `Profile.predict`."""
+        """Return the predicted median latency on each device in milliseconds, keyed by device name.
+
+        For `exits`, see `Profile.predict`.
+        """
         return {name: profile.predict(architecture, exits)["p50_ms"] for name, profile in self.profiles.items()}
 
     def teacher(self, device: str) -> dict[str, float]:
-        """Return the uncompressed teacher's metrics on a device: `size_mb`, `params` and those in its profile."""
+        """Return the uncompressed teacher's metrics on a device: `size_mb`, `params` and the metrics in its profile."""
         return self._teachers[device]
 
     @cached_property
@@ -104,10 +111,10 @@ class Costs:
     def violation(
         self, architecture: Architecture, budget: Budget, exits: Sequence[float] = (), slowdown: float = 1.0
     ) -> float:
-        """Return the predicted violation of a budget: the largest violation of its limits, each relative to the limit.
+        """Return the predicted violation of a budget: the largest relative violation of any of its limits.
 
-        The violation is at most 0 if the budget is met. `slowdown` is the factor by which the devices are assumed to
-        be slower than when they were profiled.
+        The violation is 0.1 if a cost is 10 % above its limit, and at most 0 if the budget is met. `slowdown` is the
+        factor by which the devices are assumed to be slower than when they were profiled.
         """
         predicted = {
             limits.device: self.metrics(architecture, limits.device, exits, limits.given) for limits in budget.limits
@@ -118,7 +125,7 @@ class Costs:
         return max(limits.violation(predicted[limits.device], self.teacher(limits.device)) for limits in budget.limits)
 
     def cautious_violation(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
-        """Return the violation of one budget with a safety margin; see `cautious_violations`."""
+        """Return the predicted violation of one budget, including a safety margin; see `cautious_violations`."""
         return self.cautious_violations(architecture, exits)[self.budgets.index(budget)]
 
     def metrics(
@@ -128,7 +135,10 @@ class Costs:
         exits: Sequence[float] = (),
         names: Collection[str] = COST_METRICS,
     ) -> dict[str, float]:
-        """Return the predicted metrics of an architecture on a device: the metrics in `names`, by default all."""
+        """Return an architecture's predicted cost metrics on a device, keyed by metric name.
+
+        `names` selects the metrics; by default, all of `COST_METRICS` are returned.
+        """
         profile, predicted = self.profiles[device], dict[str, float]()
         if {*STORED, "peak_memory_mb"} & set(names):
             predicted |= self.stored(architecture)
@@ -138,24 +148,24 @@ class Costs:
         return {name: predicted[name] for name in names}
 
     def minimised(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
-        """Return the predicted value of the metric that a budget with an accuracy floor minimises."""
+        """Return an architecture's predicted value of the metric that the budget with this floor minimises."""
         return self.metrics(architecture, floor.device, exits, (floor.minimise,))[floor.minimise]
 
     def saving(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
-        """Return log(teacher's value / architecture's value) of the metric that a budget with a floor minimises."""
+        """Return log(teacher's value / architecture's value) of the metric that the floor's budget minimises."""
         return math.log(self.teacher(floor.device)[floor.minimise] / self.minimised(architecture, floor, exits))
 
     def cost_vector(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
         """Return the predicted costs of an architecture: `p50_ms` on each device, and all metrics that budgets limit.
 
-        Lower values are better, so rates are negated.
+        Rates are negated, so that lower values are better for all costs.
         """
         predicted = self._predicted_metrics(architecture, exits)
         values = ((name, predicted[device][name]) for device, name in self._device_metrics)
         return tuple(-value if name in RATES else value for name, value in values)
 
     def _predicted_metrics(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
-        """Return, by device, the predicted values of the metrics that `_device_metrics` lists."""
+        """Return the predicted values of the metrics that `_device_metrics` lists, keyed by device and by metric."""
         names_by_device = {device: list[str]() for device in self.profiles}
         for device, name in self._device_metrics:
             names_by_device[device].append(name)
@@ -173,11 +183,12 @@ class Costs:
         return {"size_mb": self._sizes.stored_mb(architecture), "params": self._sizes.parameters(architecture)}
 
     def cautious_violations(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
-        """Return the violation of each budget with a safety margin.
+        """Return the predicted violation of each budget, including a safety margin.
 
-        The margin is the mean relative error of the profile: predicted latencies are increased by it, and predicted
-        rates are reduced. If a network has early exits, the shares of texts that exit after each layer are known only
-        after its evaluation. If `exits` is empty, all texts are assumed to exit such a network after its first layer.
+        The margin is the mean relative error of the device's profile: it increases predicted latencies and lowers
+        predicted rates. `exits` holds the shares of texts that exit after each layer, which are known only after a
+        network has been evaluated. If `exits` is empty, all texts are assumed to exit a network with early exits after
+        its first layer.
         """
         predicted = self._predicted_metrics(architecture, exits or _earliest_exits(architecture))
         for device, metrics in predicted.items():
@@ -193,9 +204,9 @@ class Costs:
         return min(self.cautious_violations(architecture, exits))
 
     def check_feasible(self, space: SearchSpace) -> None:
-        """Raise `InfeasibleBudgetError` if there is a budget that even the cheapest sub-networks violate.
+        """Raise `InfeasibleBudgetError` if even the cheapest sub-networks violate one of the budgets.
 
-        The predictions include the same safety margin as in the search.
+        The predicted costs include the safety margin that `cautious_violations` adds during the search.
         """
         for budget in self.budgets:
             for limits in budget.limits:
@@ -216,19 +227,19 @@ class Costs:
             if budget_violation(cheapest(space, budget_violation)) > 0.0:
                 raise InfeasibleBudgetError(
                     f"budgets.{budget.name}: each limit can be met by itself, but no sub-network was found that meets "
-                    "all of them; relax one of them, or add smaller values to the search space"
+                    "all of them; relax a limit, or add smaller values to the search space"
                 )
 
     def _best_case_cost(self, name: str, device: str, architecture: Architecture) -> float:
-        """Return a predicted metric as a cost (rates are negated), if all texts exit as early as possible."""
+        """Return the predicted value of a metric, negated for rates, assuming that texts exit as early as possible."""
         value = self.metrics(architecture, device, _earliest_exits(architecture), (name,))[name]
         return -value if name in RATES else value
 
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
-        """Return up to `size` architectures: first the one that stays farthest below a budget, then random ones.
+        """Return up to `size` architectures: first the one whose costs are farthest below a budget, then random ones.
 
         The random architectures are drawn for each budget in turn. Each is predicted to meet its budget and, unless
-        that budget has an accuracy floor, to use at least 70 % of it.
+        that budget has an accuracy floor, to use at least 70 % of the budget.
         """
         population = [cheapest(space, self.least_violation)]
         tries = 0
@@ -256,7 +267,7 @@ def _safety_factor(profile: Profile) -> float:
 
 
 def weakly_dominates(cost: Sequence[float], limit: Sequence[float]) -> bool:
-    """Whether `cost` weakly dominates `limit`, that is, none of its components is larger."""
+    """Whether `cost` weakly dominates `limit`: none of its components exceeds the corresponding one of `limit`."""
     return all(own <= other for own, other in zip(cost, limit, strict=True))
 
 
@@ -265,7 +276,7 @@ def _bound(name: str, value: float) -> str:
 
 
 def _earliest_exits(architecture: Architecture) -> tuple[float, ...]:
-    """Return the shares of texts that exit after each layer in the cheapest case: all texts after the first layer.
+    """Return the shares of texts that exit after each layer in the cheapest case: all texts exit after the first layer.
 
     The result is empty for a network without early exits.
     """

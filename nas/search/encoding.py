@@ -17,7 +17,7 @@ class Encoding:
     """Translates between the architectures of a search space and flat mappings from names to small integers.
 
     Decoding ignores the integers of layers that the architecture leaves out. It repairs combinations that cannot be
-    built, namely a layer that borrows weights although no layer below it has any, and a layer without any block.
+    built: a layer that borrows weights although no layer below it has any, and a layer without any block.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -38,7 +38,7 @@ class Encoding:
         return [f"{block}_{source}" for block in self._layer_dimensions]
 
     def sizes(self) -> dict[str, int]:
-        """Return the number of options of each integer, by name."""
+        """Return the number of values that each integer can have, keyed by the integer's name."""
         sizes = {name: len(values) for name, values in self.global_dimensions.items()}
         for source in range(self.space.teacher.num_hidden_layers):
             sizes |= dict(zip(self.of_layer(source), map(len, self._layer_dimensions.values()), strict=True))

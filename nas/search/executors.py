@@ -1,8 +1,8 @@
 """Executors evaluate candidates, either in this process or on Ray workers (`ray_executor.py`).
 
-An `Executor` takes architectures and returns results; it knows nothing about the search. `executor_for` creates the
-executor that a study names, and `CachingExecutor` adds a memory of earlier evaluations to an executor. The search loop
-and the uniform baseline use executors.
+An `Executor` evaluates the architectures that are submitted to it, and does not depend on the search. `executor_for`
+creates the executor that a study names, and `CachingExecutor` adds a memory of earlier evaluations to an executor. The
+search loop and the uniform baseline use executors.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from nas.model.precision import training_processor
 from nas.study import Search
 
 Waiting = tuple[int, Architecture, float]
-"""A waiting candidate: its ticket, its architecture, and the objective that it has to beat."""
+"""A waiting candidate: the number that identifies it, its architecture, and the objective that it has to beat."""
 AHEAD = 8
-"""The number of waiting candidates that are compared with a worker's previous candidate to choose the next one."""
+"""The number of waiting candidates among which the next candidate of a worker is chosen."""
 
 
 def pop_longest_prefix(waiting: list[Waiting], previous_keys: list[Key]) -> Waiting:
@@ -38,9 +38,9 @@ class Executor(Protocol):
     """The maximum number of submitted candidates whose results have not been returned yet."""
 
     def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        """Queue a candidate under a ticket that the caller chooses.
+        """Queue a candidate under `ticket`, a number that the caller chooses to identify the result.
 
-        The evaluation may stop as soon as the candidate cannot reach the objective `to_beat`.
+        The evaluation may stop as soon as the candidate is very unlikely to reach the objective `to_beat`.
         """
 
     def next_result(self) -> tuple[int, CandidateResult]:
@@ -87,7 +87,7 @@ class InlineExecutor:
 
 
 class Forwarding:
-    """Forwards all calls to another executor. This is the base class of executors that change one aspect of another."""
+    """Forwards all calls to a wrapped executor. Subclasses change one aspect of the wrapped executor."""
 
     def __init__(self, executor: Executor) -> None:
         self.capacity, self._executor = executor.capacity, executor
@@ -109,7 +109,10 @@ class Forwarding:
 
 
 class CachingExecutor(Forwarding):
-    """Returns known results from a memory. Another executor evaluates the rest, and the memory stores these results."""
+    """Returns known results from a memory. A wrapped executor evaluates all other candidates.
+
+    The results of these evaluations are added to the memory.
+    """
 
     def __init__(self, executor: Executor, memory: Memory) -> None:
         super().__init__(executor)

@@ -32,10 +32,10 @@ def pareto_front(
 def ranking(
     results: Sequence[CandidateResult], costs: Costs, budget: Budget, tolerance: float
 ) -> list[CandidateResult]:
-    """Return the completely evaluated candidates that may meet a budget, by descending objective.
+    """Return the completely evaluated candidates that may meet a budget, in descending order of objective.
 
-    Predictions have errors, so candidates with a predicted violation of up to `tolerance` are included. Measurements
-    decide later.
+    Predictions have errors, so candidates with a predicted violation of up to `tolerance` are included. Whether they
+    meet the budget is decided by later measurements.
     """
 
     def violation(result: CandidateResult) -> float:
@@ -48,7 +48,7 @@ def ranking(
 def cheapest_reaching(
     ranked: Sequence[CandidateResult], costs: Costs, floor: Floor, accuracy: float
 ) -> CandidateResult | None:
-    """Return the cheapest of a budget's candidates that reach the given accuracy, or None if none of them does."""
+    """Return the cheapest candidate in `ranked` whose accuracy is at least `accuracy`, or None if there is none."""
     reaching = [result for result in ranked if result.accuracy >= accuracy]
     return min(reaching, key=lambda result: costs.minimised(result.architecture, floor, result.exits), default=None)
 
@@ -57,7 +57,7 @@ def along_the_front(ranked: Sequence[CandidateResult], costs: Costs, floor: Floo
     """Return up to `count` candidates of a budget with an accuracy floor, the most accurate first.
 
     Each of them may turn out to be the cheapest network that reaches the floor, which is known only after the final
-    training. All are on the Pareto front of accuracy and cost, about evenly spaced by the logarithm of cost. They range
+    training. They lie on the Pareto front of accuracy and cost, about evenly spaced by the logarithm of cost, and range
     from the cheapest candidate that reaches `floor.confident` (or the most accurate one if none reaches it) to the
     cheapest candidate that reaches the lowest of `floor.levels`.
     """

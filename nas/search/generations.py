@@ -18,9 +18,10 @@ Child = Callable[[Study, dict[str, BaseDistribution], list[FrozenTrial]], dict[s
 
 
 class Generations(NSGAIISampler):
-    """An NSGA-II sampler that caches the members and the parents of each generation. It selects parents as Optuna does.
+    """An NSGA-II sampler that caches the members and the parents of each generation.
 
-    All trials have the same `distributions`. `child` returns the parameters of a new child of the given parents.
+    It selects parents as Optuna's own sampler does. All trials have the same `distributions`. `child` is a function
+    that returns the parameters of a new child of the parents.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], population: int, child: Child, seed: int) -> None:

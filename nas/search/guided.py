@@ -2,9 +2,9 @@
 
 The profiles predict the cost of a candidate, so only its accuracy is uncertain. The sampler does not optimise the whole
 Pareto front, but some points of it, called levels (`levels.py`). A level is the highest accuracy within a budget or
-within a fraction of it. If a budget has an accuracy floor, the lowest costs at which certain accuracies are reached are
-levels too. The acquisition function is the expected improvement at a level (Jones, Schonlau and Welch, 1998; with a
-constraint: Gardner and others, ICML 2014).
+within a fraction of a budget. If a budget has an accuracy floor, the lowest costs at which certain accuracies are
+reached are also levels. The acquisition function is the expected improvement at a level (Jones, Schonlau and Welch,
+1998; with a constraint: Gardner and others, ICML 2014).
 
 `Trials` uses `GuidedSampler` as its Optuna sampler, and `Guide` chooses the candidates.
 """
@@ -32,13 +32,13 @@ from nas.search.surrogate import PoolPosterior, Surrogate
 from nas.space import SearchSpace
 
 BATCH, _MOST = 8, 128
-"""The minimum size of a batch, and the largest size to which the number of results can raise it.
+"""The minimum size of a batch of candidates, and the largest size that the number of results alone can cause.
 
 The surrogate is updated once per batch, which takes longer than choosing the candidates. Batches therefore grow with
-the number of results: once there are many, a few more results hardly change the surrogate. Batches also grow with the
-number of pending candidates, because many of these finish at about the same time."""
+the number of results: once there are many results, a few more hardly change the surrogate. Batches also grow with the
+number of pending candidates, because many pending candidates finish at about the same time."""
 _KNOWN_PER_CHOICE, _RUNNING_PER_CHOICE = 16, 4
-"""A batch has one candidate for this many results, or for this many pending candidates if that gives a larger batch."""
+"""A batch has one candidate per this many results, or one per this many pending candidates, whichever is more."""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
 """The number of rounds in which the pool of candidates grows, the number of children that are generated per round, and
 the number of parents per level from the second round on."""
@@ -97,7 +97,7 @@ class GuidedSampler(BaseSampler):
 
 
 class _Candidate(NamedTuple):
-    """The features of an architecture and its row of `CostStanding`, which do not depend on its accuracy."""
+    """An architecture's features and its row of `CostStanding`. Both are independent of its accuracy."""
 
     features: np.ndarray
     within: np.ndarray
@@ -116,10 +116,11 @@ class Guide:
     def choose(
         self, results: Sequence[CandidateResult], running: Collection[Architecture], rng: random.Random
     ) -> list[Architecture]:
-        """Return the next batch of candidates, which are neither evaluated nor pending and should meet a budget.
+        """Return the next batch of candidates: new architectures that are predicted to meet at least one budget.
 
-        Each result is of a different architecture, and at least one is complete. The hyperparameters of the surrogate
-        are fitted to the first results. If the pool has too few candidates, the batch is smaller than usual or empty.
+        The `results` must be of different architectures, and at least one must be complete. `running` holds the pending
+        candidates. The hyperparameters of the surrogate are fitted only to the first results; see `_surrogate`. If the
+        pool has too few candidates, the batch is smaller than usual or empty.
         """
         evaluated = [self._evaluated_candidate(result) for result in results]
         surrogate = self._surrogate(results, evaluated)
@@ -143,9 +144,9 @@ class Guide:
     def _incumbents(
         self, results: Sequence[CandidateResult], evaluated: Sequence[_Candidate], least: float
     ) -> tuple[Levels, list[Architecture]]:
-        """Return the levels with their incumbents, and the best architectures of each level.
+        """Return the levels with their incumbents, and a list of the best architectures at any level.
 
-        Only complete results count. `least` is the accuracy to improve at levels that no result reaches.
+        Only complete results are considered. `least` is the log-scaled accuracy from which each accuracy level starts.
         """
         complete = [index for index, result in enumerate(results) if result.complete]
         accuracies = _log_scaled([results[index].objective for index in complete])
@@ -167,7 +168,10 @@ class Guide:
     def _new_candidates(
         self, parents: Sequence[Architecture], known: Iterable[Container[Architecture]], rng: random.Random
     ) -> dict[Architecture, _Candidate]:
-        """Return children of the parents that are not known yet and are predicted to meet at least one budget."""
+        """Generate children of `parents`, and return the new ones that are predicted to meet at least one budget.
+
+        A child is new if no container in `known` has it.
+        """
         found = dict[Architecture, _Candidate]()
         for child in self._children(parents, rng):
             if not any(child in group for group in (*known, found)):
@@ -179,8 +183,8 @@ class Guide:
     def _levels_of_batch(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
         """Yield, for each candidate of a batch, the index of the level for which it is chosen.
 
-        Every third candidate is chosen for a random fraction of a random budget. The others are chosen for the budgets
-        in turn. If the budget has an accuracy floor, one of the floor's levels is drawn at random.
+        Every third candidate is chosen for a random fraction of a random budget. The other candidates are chosen for
+        the budgets in turn. If the budget has an accuracy floor, one of the floor's levels is drawn at random.
         """
         budgets, floors = len(self._costs.budgets), self._levels_of_floors()
         for turn in range(done, done + count):
@@ -191,7 +195,7 @@ class Guide:
                 yield rng.choice(floors[budget]) if budget in floors else budget
 
     def _levels_of_floors(self) -> dict[int, range]:
-        """Return the indices of the cost levels of each budget that has an accuracy floor, by the budget's index."""
+        """Return the indices of the cost levels of each budget with an accuracy floor, keyed by the budget's index."""
         start, levels = len(self._costs.budgets) * len(self._costs.shares), dict[int, range]()
         for index, budget in enumerate(self._costs.budgets):
             if floor := self._costs.floors.get(budget.name):
@@ -228,7 +232,7 @@ class Guide:
         return _Candidate(features(self._space, architecture), within, self._savings(architecture, exits, costs))
 
     def _savings(self, architecture: Architecture, exits: Sequence[float], costs: np.ndarray) -> np.ndarray:
-        """Return the saving of an architecture at each cost level, or minus infinity if it violates the budget."""
+        """Return an architecture's saving at each cost level: minus infinity if it violates the level's budget."""
         savings = list[float]()
         for cost, budget in zip(costs, self._costs.budgets, strict=True):
             if floor := self._costs.floors.get(budget.name):
@@ -238,7 +242,7 @@ class Guide:
 
 
 class _Pool:
-    """The candidates that can be chosen for a batch, with their posterior."""
+    """The candidates that can be chosen for a batch, with the posterior of their accuracies."""
 
     def __init__(self, surrogate: Surrogate) -> None:
         self._candidates: dict[Architecture, _Candidate] = {}
@@ -265,10 +269,10 @@ class _Pool:
         return levels.expected_improvement(self._posterior.mean, self._posterior.standard_deviation, self._standing)
 
     def choose(self, levels: Levels, levels_in_turn: Iterable[int]) -> Iterator[Architecture]:
-        """Yield, for the index of each level, the architecture with the largest expected improvement at that level.
+        """Yield an architecture for each level in turn: the one with the largest expected improvement at this level.
 
-        Each later choice assumes that the candidates chosen so far reach their posterior means. The iterator stops
-        early if no candidates are left. Afterwards the pool cannot be extended any more.
+        Each choice assumes that the candidates chosen before it reach their posterior means. The iterator stops early
+        if no candidates are left. After the first choice, the pool cannot be extended any more.
         """
         architectures = self.architectures
         is_left = np.ones(len(architectures), bool)
@@ -288,7 +292,7 @@ class _Pool:
 def _examples(
     results: Sequence[CandidateResult], evaluated: Sequence[_Candidate]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the surrogate's observations: feature rows, scaled objectives, and the number of texts of each objective.
+    """Return the surrogate's observations: the features, scaled objective and number of texts of each result.
 
     If there are at least `_KNOWN` results, only the best `_KNOWN / 2` and an evenly spaced selection of the others are
     used.
@@ -305,7 +309,7 @@ def _examples(
 
 
 def _batch(known: int, running: Collection[Architecture]) -> int:
-    """Return the batch size, given the number of results and the pending candidates; see `BATCH`."""
+    """Return the batch size for a number of results (`known`) and the pending candidates (`running`); see `BATCH`."""
     return max(BATCH, min(known // _KNOWN_PER_CHOICE, _MOST), len(running) // _RUNNING_PER_CHOICE)
 
 
@@ -318,7 +322,7 @@ def _standing(candidates: Iterable[_Candidate]) -> CostStanding:
 
 
 def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
-    """Return accuracies on a logarithmic scale: a point counts more the closer the accuracy is to 1."""
+    """Return accuracies on a logarithmic scale, on which equal gains count more the closer an accuracy is to 1."""
     scaled: np.ndarray = -np.log(1.02 - np.asarray(accuracy))
     return scaled
 
@@ -353,5 +357,5 @@ def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
 
 
 def _size(share: float) -> float:
-    """Return a share of the teacher's heads or neurons on a logarithmic scale, so that halving it is a similar step."""
+    """Return a share of the teacher's heads or neurons on a logarithmic scale, on which halvings are similar steps."""
     return math.log2(1.0 + 15.0 * share)

@@ -1,10 +1,11 @@
 """Initial candidates from a multiple-choice knapsack problem (`search.knapsack`).
 
-Each option of each block is scored once, as the only change to the largest network. If the accuracy losses of such
-changes were additive, as latencies nearly are, the best network within a budget would be the solution of a knapsack
-problem: choose one option for each block so that the sum of losses is minimal. `best_sums` solves this problem exactly.
-The sums predict the accuracies of much smaller networks poorly, but the networks with the smallest sums are good
-nevertheless (`studies/LOG.md`, 2026-11-28). A search proposes these networks first.
+An option of a block is a size and a compression method. Each option is scored once, as the only change to the largest
+network. If the accuracy losses of such changes were additive, as latencies nearly are, the best network within a budget
+would be the solution of a knapsack problem: choose one option for each block so that the sum of losses is minimal.
+`best_sums` solves this problem exactly. The sums predict the accuracies of much smaller networks poorly, but the
+networks with the smallest sums are good nevertheless (`studies/LOG.md`, 2026-11-28). A search proposes these networks
+first.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from nas.search.executors import Executor
 from nas.space import SearchSpace
 
 _SHARES = (1.0, 0.5, 0.25, 0.125)
-"""Fractions of the limit on the minimised metric that are tried for a budget with an accuracy floor."""
+"""For a budget with an accuracy floor, the factors by which the limit on the minimised metric is multiplied."""
 _MAX_TARGETS, _MIN_STEP = 50, 0.001
 """The maximum number of targets (tightened or relaxed limits) that are tried for each limit, and the smallest
 difference between two targets, relative to the limit."""
 
 
 def single_changes(space: SearchSpace) -> list[Architecture]:
-    """Return the largest network and all networks that differ from it in one respect.
+    """Return the largest network and all networks that differ from it in only one respect.
 
-    They differ in the hidden size, the compression of the embeddings, the set of layers, or one block.
+    This respect is the hidden size, the compression of the embeddings, the set of layers, or the option of one block.
     """
     largest, dimensions = space.largest(), space.dimensions
     changes = [largest, *(replace(largest, hidden_size=hidden) for hidden in dimensions.hidden_size)]
@@ -46,7 +47,7 @@ def single_changes(space: SearchSpace) -> list[Architecture]:
 
 
 def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Architecture, float]:
-    """Evaluate architectures completely, and return the objective of each."""
+    """Evaluate architectures on all texts, and return their objectives, keyed by architecture."""
     objectives, submitted = dict[Architecture, float](), 0
     with executor, track("Scoring single changes", len(architectures)) as progress:
         while len(objectives) < len(architectures):
@@ -60,14 +61,14 @@ def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Arc
 
 
 def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture, float]) -> list[Architecture]:
-    """Return, for each budget, the network within the budget that has the smallest sum of accuracy losses.
+    """Return the network with the smallest sum of accuracy losses within each budget.
 
-    `accuracies` holds the objectives of the networks in `single_changes`. The solver assumes that costs are additive
-    too. Because they are only nearly additive, the cost of the resulting network is then predicted as a whole, and the
-    limit is tightened or relaxed until little of the budget is left. If a budget has several limits, the problem is
-    solved separately for each limit, and the best of the networks that meet the whole budget is returned. There may be
-    several networks for a budget with an accuracy floor. Early exits, dropped tokens and borrowed weights are not
-    considered.
+    `accuracies` holds the objectives of the networks in `single_changes`. The solver assumes that accuracy losses and
+    costs are additive. Because costs are only nearly additive, the cost of the complete resulting network is then
+    predicted, and the limit is tightened or relaxed until little of the budget is left. If a budget has several limits,
+    the problem is solved separately for each limit, and the best of the networks that meet all limits is returned. For
+    a budget with an accuracy floor, several networks may be returned. Early exits, dropped tokens and borrowed weights
+    are not considered.
     """
     networks = dict[Architecture, None]()
     targets = [target for budget in costs.budgets for target in _targets(budget)]
@@ -83,10 +84,11 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
 
 
 def _targets(budget: Budget) -> list[Budget]:
-    """Return the budgets to solve for: the given one or, if it has an accuracy floor, several with tighter limits.
+    """Return the budgets for which the knapsack problem is solved.
 
-    The tighter limits are fractions of the limit on the minimised metric. Several are tried, because the sums of losses
-    do not show which fraction is enough for the required accuracy.
+    A budget without an accuracy floor is returned unchanged. A budget with a floor is replaced by several budgets
+    without one, in which the limit on the minimised metric is lowered to the fractions in `_SHARES`. Several fractions
+    are tried, because the sums of losses do not show which fraction is enough for the required accuracy.
     """
     if not budget.has_floor:
         return [budget]
@@ -109,9 +111,9 @@ def _single_limits(budget: Budget) -> list[Budget]:
 
 
 class _Combinations(NamedTuple):
-    """Combinations of options for some layers, with their total costs and losses, the cheapest first.
+    """Combinations of options for some layers, with their total costs and losses, in ascending order of cost.
 
-    No combination dominates another one.
+    No combination dominates another combination.
     """
 
     costs: np.ndarray
@@ -143,7 +145,7 @@ def _best_sum(
 ) -> tuple[float, Architecture] | None:
     """Return the smallest sum of losses within one `limit` of a budget, and the network that has this sum.
 
-    Return None if no network was found that is predicted to meet the whole budget.
+    Return None if no network was found that is predicted to meet all limits of the budget.
     """
     fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).least_violation, accuracies)), _pairs(space)
     best: tuple[float, Architecture] | None = None
@@ -182,9 +184,9 @@ Value = Callable[[Architecture], float]
 def _fronts(
     space: SearchSpace, violation: Value, accuracies: Mapping[Architecture, float]
 ) -> Iterator[tuple[GlobalDimensions, _Combinations]]:
-    """Yield all `GlobalDimensions`, each with its non-dominated combinations of options.
+    """Yield all `GlobalDimensions`, each with the non-dominated combinations of options for its layers.
 
-    The cost of a combination is its violation of a limit.
+    The cost of a combination is its `violation` of a limit.
     """
     largest = space.largest()
 
@@ -210,9 +212,9 @@ def _fronts(
 
 
 def _pair_values(space: SearchSpace, network: Architecture, index: int, value: Value) -> np.ndarray:
-    """Return, for each pair of options of a layer, the sum of the values of two networks, (pairs,).
+    """Return a number for each pair of options of a layer, (pairs,): the sum of the values of two networks.
 
-    Each of these networks is `network` with one option of the pair applied.
+    Each of the two networks is `network` with one option of the pair.
     """
     option_values = {
         (block, option): value(_with_option(network, index, block, option))

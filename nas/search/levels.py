@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 
 class CostStanding(NamedTuple):
-    """The predicted costs of candidates in relation to each level, one row per candidate. Accuracies are not needed."""
+    """The predicted costs of candidates in relation to each level, one row per candidate."""
 
     within: np.ndarray
     """Whether a candidate is within the fraction of a budget that defines an accuracy level:
@@ -32,7 +32,7 @@ class CostStanding(NamedTuple):
         return cls(np.stack(within), np.stack(savings))
 
     def at(self, indices: slice | list[int]) -> CostStanding:
-        """Return the rows of the candidates at some indices."""
+        """Return the rows of the candidates at `indices`."""
         return CostStanding(self.within[indices], self.savings[indices])
 
 
@@ -40,7 +40,7 @@ class Levels:
     """The incumbent value at each level: first accuracies at the accuracy levels, then savings at the cost levels."""
 
     def __init__(self, best: np.ndarray, required_accuracies: np.ndarray) -> None:
-        """Start from the incumbents `best`, (accuracy levels,), and from savings of zero at the cost levels.
+        """Start from the accuracies `best`, (accuracy levels,), and from savings of zero at the cost levels.
 
         `required_accuracies` holds the accuracy that a candidate must reach at each cost level, (cost levels,).
         """

@@ -1,4 +1,4 @@
-"""The search loop, which proposes candidates, has them evaluated and stores the results until there are enough.
+"""The search loop: it proposes candidates, has them evaluated and stores their results, until enough are evaluated.
 
 `search` connects the trials (`sampler.py`) with an executor (`executors.py`) and the live view (`view.py`).
 """
@@ -18,7 +18,7 @@ from nas.search.view import View
 _PROPOSALS_UNTIL_EXHAUSTED = 200
 """The sampler is considered exhausted after this many proposals in a row that need no evaluation."""
 _POLL_INTERVAL_S = 0.2
-"""The interval at which the storage is read while only other drivers have candidates in flight."""
+"""The interval, in seconds, at which the storage is read while only other drivers have candidates in flight."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class SearchState:
 def search(
     trials: Trials, evaluations: int, make_executor: Callable[[], Executor], stopwatch: Stopwatch | None = None
 ) -> SearchState:
-    """Evaluate candidates until the trials hold `evaluations` results, and return them all.
+    """Evaluate candidates until the trials hold `evaluations` results, and return all results.
 
-    The search resumes from the results that the trials already hold. Other drivers (processes that run the same search)
-    may use the same storage. The unfinished candidates of a dead driver are evaluated again. `stopwatch` receives the
-    seconds spent on starting workers (`start`), in this driver (`driver`) and on waiting for evaluations
-    (`evaluation`).
+    The search resumes from the results that the trials already hold. Several drivers (processes that run the search)
+    may share a storage. The unfinished candidates of a dead driver are evaluated again. `stopwatch` receives the
+    seconds that were spent on three activities: starting workers (`start`), proposing and storing candidates
+    (`driver`), and waiting for evaluations (`evaluation`).
     """
     stopwatch, view = (
         Stopwatch() if stopwatch is None else stopwatch,
@@ -87,7 +87,7 @@ def search(
 
 
 def _submit_candidates(in_flight: dict[int, Proposal], trials: Trials, executor: Executor, evaluations: int) -> None:
-    """Submit candidates until the executor is full, enough are in flight, or the sampler is exhausted."""
+    """Submit candidates until the executor is full, enough candidates are in flight, or the sampler is exhausted."""
     while len(in_flight) < executor.capacity:
         proposal = _next_proposal(trials, evaluations)
         if proposal is None:
@@ -97,7 +97,10 @@ def _submit_candidates(in_flight: dict[int, Proposal], trials: Trials, executor:
 
 
 def _proposal_counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
-    """Return the counts that decide whether a candidate can be proposed. The loop tries again only if one changes."""
+    """Return the counts that decide whether a candidate can be proposed.
+
+    After a failed attempt, the loop tries to propose a candidate again only if one of these counts has changed.
+    """
     return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
 
 
@@ -112,7 +115,10 @@ def _logged_fields(result: CandidateResult) -> dict[str, object]:
 
 
 def _next_proposal(trials: Trials, evaluations: int) -> Proposal | None:
-    """Return the next proposal that needs an evaluation, or None if there are enough or the sampler is exhausted."""
+    """Return the next proposal that needs an evaluation.
+
+    Return None if enough candidates are evaluated or in flight, or if the sampler is exhausted.
+    """
     for _ in range(_PROPOSALS_UNTIL_EXHAUSTED):
         if not trials.has_room(evaluations):
             return None

@@ -22,7 +22,9 @@ from nas.search.executors import AHEAD, Waiting, evaluating_processor, pop_longe
 from nas.study import Search
 
 _MAX_LOSSES = 5
-"""The search fails once the worker of a candidate has been lost this many times, because its process or node died."""
+"""The search fails once this many workers were lost while they evaluated the same candidate.
+
+A worker is lost if its process or node dies."""
 _WAIT_TIMEOUT_S = 30.0
 """The seconds between messages about what the search is waiting for while it has no worker."""
 
@@ -50,7 +52,9 @@ class _Slot:
 
 
 class RayExecutor:
-    """Evaluates candidates on up to `workers` actors of a Ray cluster. Starts a local cluster if none is joined.
+    """Evaluates candidates on up to `settings.workers` actors of a Ray cluster.
+
+    If this process is not connected to a cluster, a local cluster is started.
 
     Weights and texts are sent to each node once, through Ray's object store, and all actors of the node read that copy.
     Actors for which the cluster has no room stay queued, so that an autoscaler sees the demand and adds nodes. If an
@@ -136,10 +140,9 @@ class RayExecutor:
         return finished[0]
 
     def _count_loss(self, candidate: Waiting | None) -> None:
-        """Queue the candidate of a lost worker again.
+        """Queue the candidate of a lost worker again. Raises `SearchError` if too many workers have been lost.
 
-        `candidate` is None if the worker was lost while it loaded the supernet. Raises `SearchError` after too many
-        losses.
+        `candidate` is None if the worker was lost while it loaded the supernet.
         """
         if candidate is None:
             self._lost_starts += 1
@@ -176,4 +179,6 @@ def _failure(candidate: Waiting | None, problem: RayTaskError) -> NasError:
     if isinstance(problem.cause, NasError):
         return problem.cause
     failed = f"candidate {candidate[1].digest} failed on its worker" if candidate else "a search worker failed to load"
-    return SearchError(f"{failed}: {problem.cause!r}; set search.executor = 'inline' to reproduce this here")
+    return SearchError(
+        f"{failed}: {problem.cause!r}; set search.executor = 'inline' to reproduce the error in this process"
+    )

@@ -91,11 +91,14 @@ class Trials:
         return self.costs.initial_population(self.space, settings.population, rng)
 
     def begin_with(self, architectures: Sequence[Architecture]) -> None:
-        """Propose the given architectures first, before the initial ones and before the sampler is used."""
+        """Propose `architectures` first, before the initial candidates and before the sampler is used."""
         self._initial_candidates[:0] = architectures
 
     def record_dependency(self, name: str, digest: str) -> None:
-        """Record the digest of an input that results depend on. Raises `SearchError` if it has changed."""
+        """Record the digest of an input on which results depend, such as the weights.
+
+        Raises `SearchError` if a different digest was recorded under this name before.
+        """
         self._storage.record_dependency(name, digest)
 
     def _sampler(self, settings: Search) -> BaseSampler:
@@ -116,7 +119,7 @@ class Trials:
     def _child(
         self, study: optuna.Study, search_space: dict[str, BaseDistribution], parents: list[FrozenTrial]
     ) -> dict[str, Any]:
-        """Return the parameters of a child: two parents are crossed by whole layers, and the result is mutated.
+        """Return the parameters of a child: a mutated crossover of two random parents.
 
         Up to `_CHILD_TRIES` children are tried until one of them needs an evaluation.
         """
@@ -179,9 +182,9 @@ class Trials:
                 self._update_front(result.objective, self.costs.cost_vector(result.architecture, result.exits))
 
     def _update_front(self, accuracy: float, cost: tuple[float, ...]) -> None:
-        """Add a result to the front, which `to_beat` reads, and drop the results that it dominates.
+        """Add a result to the Pareto front that `to_beat` reads, and remove the results that the new one dominates.
 
-        Does nothing if the result is dominated itself.
+        Does nothing if a result on the front dominates the new one.
         """
         if not any(best >= accuracy and weakly_dominates(best_cost, cost) for best, best_cost in self._front):
             kept = [
@@ -228,10 +231,10 @@ class Trials:
     def _reason_to_give_up(
         self, number: int, architecture: Architecture, evaluations: int
     ) -> Literal["repeated", "surplus"] | None:
-        """Return why a stored proposal is not to be evaluated after all, because of what other drivers stored first.
+        """Return why a stored proposal must not be evaluated, or None if it must be evaluated.
 
-        `repeated`: another driver evaluates the same architecture, or has done so. `surplus`: the earlier trials
-        already make up the number of `evaluations`.
+        The reason is `repeated` if another driver evaluates the same architecture or has evaluated it, and `surplus` if
+        there are already `evaluations` results and earlier running trials.
         """
         earlier = [other for other in self._running if other < number]
         if architecture in self._known:
@@ -243,7 +246,7 @@ class Trials:
     def _propose(self) -> optuna.Trial:
         """Create a trial in the in-memory copy, and return it.
 
-        Lost candidates come first, then the initial ones, then the sampler's proposals.
+        Candidates whose trials were lost come first, then the initial candidates, then the sampler's proposals.
         """
         for trial in self._uncopied:
             self._copy_to_study(trial)
@@ -301,7 +304,7 @@ class Trials:
         self.catch_up()
 
     def _finish(self, number: int, result: CandidateResult, constrain: bool) -> None:
-        """Store a result.
+        """Store the result of the trial `number`.
 
         If `constrain` is set, the trial's constraint is stored too. This is needed for networks with early exits, whose
         costs are known only after their evaluation.
@@ -312,9 +315,9 @@ class Trials:
         self._storage.finish(number, self._values(result), trial)
 
     def to_beat(self, architecture: Architecture) -> float:
-        """Return the objective that an architecture has to beat: the best objective of any result that costs no more.
+        """Return the objective that an architecture has to beat: the best one among results that are no more costly.
 
-        A candidate with a lower objective is useless for every budget. Return 0 if there is no such result.
+        With a lower objective, the architecture would be useless for every budget. Return 0 if there is no such result.
         """
         own_cost = self.costs.cost_vector(architecture)
         return max((accuracy for accuracy, cost in self._front if weakly_dominates(cost, own_cost)), default=0.0)
@@ -332,7 +335,7 @@ class Trials:
         return [result for _, result in sorted(self._results.items())]
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the trials with results, in the order of `results`."""
+        """Return the trial numbers of the results, in the order of `results`."""
         return sorted(self._results)
 
     def importance(self) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""Selection after the search: measure the best candidates of each budget as whole networks on the budget's devices.
+"""Selection after the search: measure the best candidates of each budget as complete networks on its devices.
 
-`measure_front` returns the content of `front.json`, from which the final training takes its finalists. Before that,
-`compared_at` sets the limits of the uniform baseline. `nas/pipeline/searches.py` calls both functions.
+`measure_front` returns the content of `front.json`, from which the final training selects its finalists. Before the
+candidates are measured, `compared_at` sets the limits of the uniform baseline. `nas/pipeline/searches.py` calls both
+functions.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _ENOUGH_CANDIDATES = 3
 FLOOR_FACTOR = 2
 """For a budget with an accuracy floor, the numbers of measured candidates and of finalists are multiplied by this.
 
-More are needed, because it is not known beforehand how much the final training improves each of them.
+More candidates are needed than for other budgets, because it is not known in advance how much the final training
+improves each of them.
 """
 _MARGIN = 0.04
 """The relative margin by which latencies and rates must meet their limits, so that noise does not reverse a verdict."""
@@ -40,21 +42,21 @@ Extract = Callable[[Architecture], CompactBert]
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything that is needed to measure candidates as whole networks."""
+    """Everything that is needed to measure candidates as complete networks."""
 
     extract: Extract
     teacher: Architecture
-    """The reference, which is measured together with the candidates."""
+    """The teacher's architecture. It is measured together with the candidates, as the reference network."""
     costs: Costs
     texts: Texts
 
 
 def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) -> Costs:
-    """Return the costs with limits instead of accuracy floors, so that uniform networks compete at equal cost.
+    """Return `costs` with accuracy floors replaced by limits, so that uniform networks compete at equal cost.
 
-    The limit is the predicted cost of one candidate, plus the safety margin. This candidate is one of those that will
-    be measured, at most `FLOOR_FACTOR * count`: the cheapest one that reaches the second of the floor's levels, or the
-    most accurate one if none reaches it.
+    The limit is one candidate's predicted cost plus the safety margin. The candidate is one of the at most
+    `FLOOR_FACTOR * count` candidates that will be measured for the budget: the cheapest one that reaches the second of
+    the floor's levels, or the most accurate one if no candidate reaches that level.
     """
     budgets = list[Budget]()
     for budget in costs.budgets:
@@ -73,7 +75,7 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
 def _compared_candidate(
     costs: Costs, results: Sequence[CandidateResult], budget: Budget, floor: Floor, count: int
 ) -> CandidateResult | None:
-    """Return the candidate that uniform networks are compared with, for a budget with an accuracy floor."""
+    """Return the candidate of a budget with an accuracy floor with which uniform networks are compared."""
     measured = along_the_front(
         ranking(results, costs, budget, _tolerance(costs, budget)), costs, floor, FLOOR_FACTOR * count
     )
@@ -90,9 +92,9 @@ def measure_front(
 ) -> dict[str, Any]:
     """Measure the best candidates, and return the content of `front.json`.
 
-    The content includes all evaluated candidates, the front, and the measured candidates of each budget. `uniform`
-    holds the uniform networks of each budget, best first. For each budget, the content includes the first of them that
-    meets the budget when it is measured.
+    The content includes all evaluated candidates, the Pareto front, and the measured candidates of each budget.
+    `uniform` holds the uniform networks of each budget, best first, keyed by budget name. For each budget, the content
+    includes the first uniform network that meets the budget when it is measured.
     """
     costs = measurement.costs
     reports = {
@@ -152,16 +154,16 @@ def measure_budget(
     count: int,
     baselines: Sequence[CandidateResult] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure the best candidates of a budget, `count` at a time, until enough of them meet it.
+    """Measure the best candidates of a budget, `count` at a time, until enough of them meet the budget.
 
-    Returns a list of reports of the candidates, best first, and a list of reports of the networks in `baselines`, which
-    are measured together with the first candidates. Several candidates must meet the budget: if one misses it later,
-    when its export is verified, another one can replace it. For a budget with an accuracy floor, `FLOOR_FACTOR` times
-    as many candidates are measured. They are spread along the front around the floor.
+    Returns two lists of reports: about the candidates, best first, and about the networks in `baselines`. The baselines
+    are measured together with the first candidates. Several candidates must meet the budget, so that a candidate whose
+    export violates it in the later verification can be replaced. For a budget with an accuracy floor, `FLOOR_FACTOR`
+    times as many candidates are measured as for other budgets. They are spread along the Pareto front around the floor.
 
     The measurements correct the predictions for the remaining candidates. If the machine is slower than when it was
     profiled, fewer candidates qualify. If it is faster, more accurate candidates may qualify. A device outside the
-    cluster cannot be measured from here, so predictions are used, and the export is verified on the device later.
+    cluster cannot be measured from here: predictions are used instead, and the export is verified on the device later.
     """
     costs = measurement.costs
     waiting, slowdown = ranking(results, costs, budget, float("inf")), 1.0
@@ -192,10 +194,10 @@ def _next_candidates(
     count: int,
     slowdown: float,
 ) -> list[CandidateResult]:
-    """Return the candidates to measure next, or none if enough of them meet the budget or no other is likely to.
+    """Return the candidates to measure next; empty if enough candidates meet the budget or no more are likely to.
 
-    `waiting` holds the candidates that are not measured yet, best first, and `met` the objectives of those that were
-    measured to meet the budget. `slowdown` is the ratio of measured to predicted latencies so far.
+    `waiting` holds the candidates that are not measured yet, best first. `met` holds the objectives of the candidates
+    that met the budget when they were measured. `slowdown` is the ratio of measured to predicted latencies so far.
     """
     enough = min(count, _ENOUGH_CANDIDATES)
     objective_to_exceed = sorted(met, reverse=True)[enough - 1] if len(met) >= enough else -float("inf")
@@ -219,14 +221,14 @@ def _predicted_use(costs: Costs, budget: Budget, result: CandidateResult, slowdo
 def _measure_candidates(
     measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget
 ) -> list[dict[str, Any]]:
-    """Measure candidates for a budget, and return a report of each.
+    """Measure candidates for a budget, and return a report about each of them.
 
-    A candidate counts as meeting the budget only if it would still meet it with latencies and rates that are worse by
-    `_MARGIN`.
+    A candidate is considered to meet the budget only if it would still meet the budget if its latencies and rates were
+    worse by `_MARGIN`.
     """
     costs = measurement.costs
     devices = [costs.profiles[name].device for name in budget.devices]
-    # The first model is the reference of the measurement.
+    # The first model is the reference network of the measurement.
     models = {_TEACHER: measurement.extract(measurement.teacher)}
     models |= {result.architecture.digest: measurement.extract(result.architecture) for result in chosen}
     metrics_by_device = {
@@ -271,7 +273,10 @@ def _metrics_on(
     budget: Budget,
     texts: Texts,
 ) -> dict[str, dict[str, float]]:
-    """Return the metrics of the candidates and the teacher on a device: measured, or predicted outside the cluster."""
+    """Return the metrics of the candidates and the teacher on a device, one dictionary per network.
+
+    They are measured or, if the device is outside the cluster, predicted.
+    """
     device = profile.device
     limits = budget.on(device.name)
     if device.where == "elsewhere":

@@ -16,14 +16,15 @@ from nas.search.uniform import widths
 from nas.space import SearchSpace
 
 _SHARE_COUNT = 3
-"""The number of fractions of each budget, including the full budget, for which there are designs."""
+"""The number of fractions of each budget for which designs are generated, including the full budget."""
 
 
 def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
-    """Return at most `count` designs: first the architecture that stays farthest below a budget, then uniform networks.
+    """Return at most `count` designs: first the architecture that is farthest below a budget, then uniform ones.
 
-    The uniform networks are taken in turn from the lists of all budgets and fractions, and in random order from each
-    list. If there are too few, random architectures that use much of a budget follow.
+    `uniform` returns a list of networks for each fraction of each budget. The designs are taken from these lists in
+    turn, in random order within each list. If there are fewer than `count`, random architectures that are predicted to
+    meet a budget are added.
     """
     shuffled = [rng.sample(networks, len(networks)) for networks in uniform(space, costs)]
     mixed = (network for networks in zip_longest(*shuffled) for network in networks if network)
@@ -34,9 +35,10 @@ def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) ->
 
 
 def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
-    """Return one list for each budget and each fraction of it, with the widest uniform network for each set of layers.
+    """Return a list of uniform networks, whose layers are all alike, for each fraction of each budget.
 
-    Lists that repeat an earlier list are left out.
+    Each list has the widest network within the fraction for each set of layers. Lists that are equal to an earlier list
+    are left out.
     """
     candidates = [(candidate, costs.cautious_violations(candidate)) for candidate in _uniform_candidates(space)]
     lists = list[list[Architecture]]()
@@ -49,10 +51,10 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
 
 
 def _uniform_candidates(space: SearchSpace) -> Iterator[Architecture]:
-    """Yield networks of full hidden size whose layers are all alike and whose blocks all use one compression method.
+    """Yield networks of full hidden size whose layers are all alike and use one compression method for both blocks.
 
-    Narrow networks come first, because `uniform` keeps the last network of each set of layers. Networks that differ
-    only in the compression of the embeddings come in the reverse order of the search space's methods.
+    Narrow networks come first, because `uniform` keeps the last network of each set of layers. If networks differ only
+    in the compression of the embeddings, the method that the search space lists last comes first.
     """
     methods = space.compression
     for heads, neurons in widths(space):

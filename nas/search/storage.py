@@ -1,8 +1,8 @@
 """Persistent storage of a search's trials: a journal file, or a database that is given by its URL.
 
-`Trials` (`sampler.py`) stores here everything that must survive if a driver, a process that runs the search, is killed.
-Several drivers may share a storage: each sees the trials that the others start and finish, and can detect which trials
-a dead driver left unfinished.
+A driver is a process that runs the search. `Trials` (`sampler.py`) stores here everything that must survive if a driver
+is killed. Several drivers may share a storage: each sees the trials that the other drivers start and finish, and can
+detect which trials a dead driver left unfinished.
 """
 
 from __future__ import annotations
@@ -40,14 +40,17 @@ _TRIES, _RETRY_DELAY_S = 5, 0.2
 
 
 class Storage:
-    """The trials of one search, shared by all its drivers. Methods raise `SearchError` if the storage fails."""
+    """The trials of one search, shared by all drivers, the processes that run the search.
+
+    Methods raise `SearchError` if the storage fails.
+    """
 
     def __init__(self, where: Path | str, name: str, inputs: str, values: Sequence[str]) -> None:
         """Open the journal file or the database at `where`, and create it if it does not exist.
 
-        `name` is the name of the study, and `inputs` a digest of everything that results depend on. A database holds
-        one search for each pair of a name and a digest; a file holds only one search. `values` names the values of a
-        trial: the first is maximised, and the others are minimised.
+        `name` is the name of the study, and `inputs` a digest of everything that its results depend on. A database
+        holds one search for each pair of a study name and a digest; a journal file holds only one search. `values` are
+        the names of a trial's values: the first value is maximised, and all others are minimised.
         """
         self._where = where
         with _translated_errors(self._where), warnings.catch_warnings():
@@ -73,10 +76,13 @@ class Storage:
         self._driver_id = uuid.uuid4().hex[:12]
         self._unfinished: dict[int, FrozenTrial] = {}
         self.count = 0
-        """The number of trials that `changes` has returned so far."""
+        """The number of different trials that `changes` has returned so far."""
 
     def record_dependency(self, name: str, digest: str) -> None:
-        """Record the digest of an input that results depend on. Raises `SearchError` if it has changed."""
+        """Record the digest of an input on which results depend, such as the weights.
+
+        Raises `SearchError` if a different digest was recorded under this name before.
+        """
         with _translated_errors(self._where):
             if name not in self._storage.get_study_user_attrs(self._study_id):
                 self._storage.set_study_user_attr(self._study_id, name, digest)
@@ -88,14 +94,14 @@ class Storage:
                 else f"run `optuna delete-study --study-name {self._name}`"
             )
             raise SearchError(
-                f"{_printable(self._where)}: the search was started with other {name} (digest {recorded}, now "
-                f"{digest}); restore the earlier ones, or {remedy} to start a new search"
+                f"{_printable(self._where)}: the search was started with different {name} (digest {recorded}, "
+                f"now {digest}); restore the original ones, or {remedy} to start a new search"
             )
 
     def changes(self) -> list[FrozenTrial]:
         """Return the trials that any driver started or finished since the last call.
 
-        Other running trials may be included.
+        Running trials that have not changed may be returned again.
         """
         with _translated_errors(self._where):
             trials = self._changes_in_journal(self._journal) if self._journal else self._changes_in_database()
@@ -124,7 +130,7 @@ class Storage:
         return [self._storage.get_trial(trial) for trial in (*older_ids, *new_ids)]
 
     def abandoned(self) -> list[FrozenTrial]:
-        """Return the running trials of dead drivers."""
+        """Return the trials that are stored as running although their driver is dead."""
         running = [trial for trial in self._unfinished.values() if trial.state == TrialState.RUNNING]
         drivers = {trial.user_attrs.get(_DRIVER, "") for trial in running} - {self._driver_id}
         with _translated_errors(self._where):
@@ -140,14 +146,14 @@ class Storage:
             return self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._study_id, trial))
 
     def finish(self, number: int, values: Sequence[float], trial: FrozenTrial) -> None:
-        """Finish a running trial: store the attributes of `trial` and then the values.
+        """Finish the running trial `number`: store the attributes of `trial`, and then `values`.
 
-        Does nothing if another driver has given up the trial.
+        Does nothing if another driver has already finished the trial or given it up.
         """
         self._set_finished(number, TrialState.COMPLETE, trial.user_attrs, trial.system_attrs, values)
 
     def give_up(self, number: int, **attributes: str) -> None:
-        """Mark a running trial as failed, without values."""
+        """Store that the running trial `number` has failed. Its `attributes` are stored, but no values."""
         self._set_finished(number, TrialState.FAIL, attributes, {}, None)
 
     def _set_finished(
@@ -176,7 +182,7 @@ class Storage:
 
 @contextmanager
 def _translated_errors(where: Path | str) -> Iterator[None]:
-    """Turn errors of a database or its Python package into a `SearchError` of one line that shows no password."""
+    """Convert errors of a database or its Python package into a `SearchError` of one line, without passwords."""
     try:
         yield
     except ImportError as problem:
@@ -196,7 +202,7 @@ def _translated_errors(where: Path | str) -> Iterator[None]:
 
 
 def check_database(url: str) -> None:
-    """Raise `SearchError` if the package for a database is missing or its server does not answer."""
+    """Raise `SearchError` if the Python package for a database is missing, or if the database cannot be opened."""
     file = _file_path(url)
     if file and not file.exists() and os.access(file.parent, os.W_OK):
         return  # connecting would create the file
@@ -234,8 +240,8 @@ def _connect(url: str) -> BaseStorage:
         return get_storage(_open_database(url))
     except RuntimeError:
         raise SearchError(
-            f"search.storage: {_printable(url)} was created by another version of Optuna; name another database, or "
-            "upgrade this one with `optuna storage upgrade`"
+            f"search.storage: {_printable(url)} was created by a different version of Optuna; name a different "
+            "database, or upgrade this one with `optuna storage upgrade`"
         ) from None
 
 
@@ -324,10 +330,10 @@ class Journal(BaseJournalBackend):
 
 
 class _Drivers(Protocol):
-    """Shows which drivers are alive."""
+    """Records and reports which drivers (processes that run a search) are alive."""
 
     def join(self, driver: str) -> None:
-        """Declare that the driver of this process is alive from now on. Further calls do nothing."""
+        """Declare that this process, whose id is `driver`, is alive from now on. Repeated calls do nothing."""
 
     def is_alive(self, driver: str) -> bool: ...
 
@@ -336,7 +342,7 @@ class _Drivers(Protocol):
 
 
 class _LockFiles:
-    """Liveness by file locks: each driver locks a file, and the operating system unlocks it when the driver dies."""
+    """Detection of live drivers by file locks: the system releases a driver's lock when the driver dies."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -368,11 +374,11 @@ class _LockFiles:
 
 
 class _Heartbeats:
-    """Liveness by counters in the database.
+    """Detection of live drivers by counters in the database.
 
     Each driver increments its counter every 5 s, and is presumed dead after 30 s without an increment. The clocks of
     different machines are never compared. Optuna's own heartbeat is not used, because it belongs to trials instead of
-    drivers: a trial whose driver dies before the first heartbeat would stay running for ever.
+    drivers: a trial whose driver dies before the first heartbeat would be stored as running for ever.
     """
 
     def __init__(self, storage: BaseStorage, study_id: int) -> None:

@@ -1,7 +1,8 @@
 """The surrogate model of the guided search: a Gaussian process over the features of architectures.
 
 `Surrogate` is conditioned on the candidates evaluated so far. `PoolPosterior` holds the posterior of a growing pool of
-candidates that have not been evaluated yet, and updates it while a batch is picked from them. `guided.py` uses both.
+candidates that have not been evaluated yet, and updates it while a batch is picked from the pool. `guided.py` uses both
+classes.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
 _MAX_FITTED = 150
-"""The maximum number of results to which the kernel's hyperparameters are fitted. If there are more, only every n-th
-result is used."""
+"""The maximum number of results to which the kernel's hyperparameters are fitted. If there are more, only an
+evenly spaced selection of them is used."""
 _EXACT_NOISE = 1e-6
-"""The noise variance of an observation that counts as exact, relative to the variance of all values."""
+"""The noise variance of an observation that is treated as exact, relative to the variance of all values."""
 
 
 class Posterior(NamedTuple):
-    """The posterior of the process at some feature rows."""
+    """The posterior of the Gaussian process at some feature rows."""
 
     mean: np.ndarray
     """The posterior means, (rows,)."""
     variance: np.ndarray
-    """The posterior variances of the part that the features explain, without the noise, (rows,)."""
+    """The posterior variances of the process itself, without the noise of observations, (rows,)."""
     whitened: np.ndarray
     """The prior covariances of the observations and the rows, whitened by the Cholesky factor of the observations'
     covariance: (observations, rows).
 
-    The posterior covariance of two rows is their prior covariance minus the dot product of their columns.
+    The posterior covariance of two rows is their prior covariance minus the dot product of their columns in this array.
     """
 
 
@@ -44,9 +45,10 @@ class Surrogate:
     def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray, kernel: Kernel | None = None) -> None:
         """Condition the process on values `y`, (rows,), of feature rows `x`, (rows, features).
 
-        `examples`, (rows,), is the number of texts from which each value was computed; a value from fewer texts has
-        more noise. If no kernel is given, the hyperparameters of a new one are fitted. Values below the 20 % quantile,
-        `least`, are raised to it, because exact values of poor networks would only distort the fit.
+        `examples`, (rows,), is the number of texts from which each value was computed: the fewer texts, the noisier the
+        value. Without a `kernel`, the hyperparameters of a new kernel are fitted. Values below the 20 % quantile of `y`
+        are raised to this quantile, which is stored as `least`, because exact values of poor networks would only
+        distort the fit.
         """
         self.least = np.quantile(y, 0.2)
         y = np.maximum(y, self.least)
@@ -80,17 +82,20 @@ class Surrogate:
         return Posterior(mean, variance * self._spread**2, whitened * self._spread)
 
     def prior_covariance(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Return the prior covariance of each of the feature rows `x` with another `row`, (rows,)."""
+        """Return the prior covariance between each of the feature rows `x` and one more row, `row`: (rows,)."""
         covariance: np.ndarray = self.kernel(x / self._scale, row[None] / self._scale)[:, 0] * self._spread**2
         return covariance
 
     @property
     def noise_variance(self) -> float:
-        """The noise variance of an exact observation: the variance that the features do not explain."""
+        """The residual variance, which the features do not explain.
+
+        It remains even for values without measurement noise.
+        """
         return float((self.kernel.k2.noise_level + _EXACT_NOISE) * self._spread**2)
 
     def fantasise(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Also condition the process on fantasies: assumed values `y` of feature rows `x`, which count as exact."""
+        """Condition the process also on assumed values `y` of feature rows `x`, which are treated as exact."""
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
         self._noise = np.concatenate([self._noise, np.full(len(y), _EXACT_NOISE)])
@@ -98,7 +103,7 @@ class Surrogate:
 
 
 class PoolPosterior:
-    """The posterior of a growing pool of candidates, conditioned on fantasies for the candidates that were picked.
+    """The posterior of a growing pool of candidates, conditioned on assumed values of the candidates that were picked.
 
     Each picked candidate is assumed to reach its posterior mean ("kriging believer": Ginsbourger, Le Riche and
     Carraro, 2010). This leaves all posterior means unchanged and only shrinks the variances of candidates that
@@ -110,7 +115,7 @@ class PoolPosterior:
         self._x = np.empty((0, 0))
 
     def extend(self, x: np.ndarray) -> None:
-        """Add candidates to the pool by their feature rows, (rows, features)."""
+        """Add candidates to the pool. `x` holds their feature rows, (rows, features)."""
         added = self._surrogate.posterior(x)
         if not len(self._x):
             self._x, (self.mean, self._variance, self._whitened) = x, added
@@ -127,7 +132,7 @@ class PoolPosterior:
         return standard_deviation
 
     def fantasise(self, index: int) -> None:
-        """Condition the posterior on a fantasy, in which the candidate at `index` reaches its posterior mean.
+        """Condition the posterior on the assumption that the candidate at `index` reaches its posterior mean.
 
         After the first call, no more candidates may be added to the pool.
         """

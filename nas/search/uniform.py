@@ -26,8 +26,8 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
     """Yield the widest uniform networks that are predicted to meet a budget.
 
     There is at most one network for each combination of a number of evenly spaced layers, a hidden size and a number
-    format. All its layers have the same number of heads, and an intermediate size that is about the same share of the
-    teacher's.
+    format. In a network, all layers have the same number of heads and the same intermediate size. Both are about the
+    same share of the teacher's values.
     """
     widest_first = widths(space)[::-1]
     for kept, hidden_size, number_format in _combinations(space):
@@ -40,7 +40,7 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
 
 
 def most_uniform(space: SearchSpace, budgets: int) -> int:
-    """Return the maximum number of uniform networks that are evaluated for the given number of budgets."""
+    """Return the maximum number of uniform networks that are evaluated for a study with this number of budgets."""
     return budgets * len(list(_combinations(space)))
 
 
@@ -52,9 +52,9 @@ def _combinations(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, st
 
 
 def widths(space: SearchSpace) -> list[tuple[int, int]]:
-    """Return pairs of a number of heads and an intermediate size that are about the same share of the teacher's.
+    """Return pairs of a number of heads and an intermediate size, both about the same share of the teacher's values.
 
-    There is one pair for each number of heads, in ascending order.
+    There is one pair for each number of heads in the search space, in ascending order.
     """
     neurons_per_head, sizes = space.teacher.intermediate_size / space.teacher.num_attention_heads, space.dimensions
 
@@ -77,7 +77,7 @@ def _by_budget(space: SearchSpace, costs: Costs) -> dict[str, list[Architecture]
 def best_uniform(
     make_executor: Callable[[], Executor], space: SearchSpace, costs: Costs
 ) -> dict[str, list[CandidateResult]]:
-    """Evaluate the uniform networks, and return the best ones of each budget, the best first.
+    """Evaluate the uniform networks, and return the best of them for each budget, best first, keyed by budget name.
 
     Several networks are kept per budget, because a network that is predicted to meet a budget may miss it when it is
     measured. Budgets with an accuracy floor are left out, because their networks are not compared at a given cost. The

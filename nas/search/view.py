@@ -1,4 +1,4 @@
-"""The live view of a search on a terminal: best candidates, front, and outcomes of proposals.
+"""The live view of a search on a terminal: best candidates, Pareto front, and outcomes of proposals.
 
 The search loop adds results to a `View`, and `nas.progress.track` draws it below the progress bar.
 """
@@ -20,7 +20,7 @@ _FRONT_ROWS = 8
 
 
 class View:
-    """Collects results, and holds the front and the best candidates, which are updated only when the view is drawn."""
+    """Collects results. The Pareto front and the best candidates are updated only when the view is drawn."""
 
     def __init__(self, trials: Trials, results: list[CandidateResult]) -> None:
         self._trials = trials
@@ -33,13 +33,13 @@ class View:
         self._most_accurate = max((result.accuracy for result in results), default=0.0)
 
     def add(self, result: CandidateResult) -> None:
-        """Add a result."""
+        """Add the result of an evaluation, which is shown when the view is drawn next."""
         self._unprocessed.append(result)
         self.done += 1
         self._most_accurate = max(self._most_accurate, result.accuracy)
 
     def note(self) -> str:
-        """Return a text with the best accuracy so far and the candidates per second since this view was created."""
+        """Return a string with the best accuracy so far and the candidates per second since this view was created."""
         rate = (self.done - self._initial_count) / (time.monotonic() - self._started)
         return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
 

@@ -1,4 +1,4 @@
-"""Augmentation of the training texts by random replacement of tokens; the teacher then labels the changed texts.
+"""Augmentation of the training texts by random replacement of tokens. The teacher then labels the changed texts.
 
 A supernet that sees the same rows many times memorises them. It should learn the teacher's function instead, which is
 defined for any text.
@@ -19,7 +19,7 @@ class TokenReplacement:
     """A callable that replaces random tokens of a batch by tokens drawn at random from the training rows.
 
     For each text, the share of replaced tokens is drawn uniformly between 0 and twice `share`. Special tokens are
-    never replaced. The result for a text depends only on the seed, the step and the text. A resumed training
+    never replaced. The result for a text depends only on the seed, the step and the text. A resumed training run
     therefore sees the same texts as an uninterrupted one, and processes that share a batch replace the same tokens as
     a single process would.
     """

@@ -1,17 +1,17 @@
-"""Checkpoints of a training: safetensors and JSON files, marked when complete and bound to the training's inputs.
+"""Checkpoints of a training run, as safetensors and JSON files, with a record of the inputs of training.
 
-`SafeTrainer` writes and loads them for every training of this package. `bind` and `refuse_others` ensure that a
-training resumes only from checkpoints with the same inputs. The layout of a folder:
+`SafeTrainer` writes and loads them for every training run of this package. `bind` and `refuse_others` ensure that a
+training run resumes only from checkpoints of a training run with the same inputs. The layout of a folder:
 
 checkpoints/
-    origin.json                 the inputs that the training was started with, and their digest
+    origin.json                 the inputs that the training run was started with, and their digest
     checkpoint-<step>/
         model.safetensors       the weights, together with config.json if the model is a Hugging Face model
         optimizer.safetensors   one tensor for each parameter and moment
         trainer.json            parameter groups of the optimiser, and the learning-rate schedule
         random-<process>.json   states of the random-number generators
         trainer_state.json      written by transformers' Trainer: step, epoch, log
-        complete                written last
+        complete                an empty file, written last
 """
 
 from __future__ import annotations
@@ -40,14 +40,16 @@ _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 _WEIGHTS = "model.safetensors"
 _MEGA_BATCH_MULT = 50
-"""The number of batches that transformers sorts by length together, if an epoch has at least four times that number."""
+"""The number of batches whose texts transformers sorts by length together. If an epoch has fewer than four times as
+many batches, it is sorted in about four sections instead.
+"""
 
 
 def replaces(method: F) -> F:
-    """Mark a method that replaces a private one of transformers' Trainer.
+    """Decorate a method that replaces a private method of transformers' Trainer.
 
-    Raises `TrainingError` if the Trainer has no method of that name. Without this check, if a version of
-    transformers renamed the method, the replacement would silently never be called.
+    Raises `TrainingError` if the Trainer has no method of that name. Without this check, the replacement would silently
+    never be called if a version of transformers renamed the method.
     """
     if not hasattr(Trainer, method.__name__):
         raise TrainingError(
@@ -58,7 +60,7 @@ def replaces(method: F) -> F:
 
 
 class _ByLength(LengthGroupedSampler):
-    """A sampler that keeps texts of similar length together, in an order that depends only on seed and epoch.
+    """A sampler that keeps texts of similar length together. Its order depends only on the seed and the epoch.
 
     The sampler of transformers' Trainer draws from the global generator. A run resumed in a later epoch would
     therefore repeat the order of the first epoch.
@@ -77,8 +79,8 @@ class SafeTrainer(Trainer):
     """A Trainer that raises an error if the loss is not finite, and whose checkpoints need no unpickling.
 
     Each batch has `per_device_train_batch_size` texts in total, however many processes or GPUs share it. A
-    resumed training sees the same batches as an uninterrupted one. The incomplete last batch of an epoch is left
-    out, unless it is the only one.
+    resumed training run sees the same batches as an uninterrupted one. If the last batch of an epoch is incomplete, it
+    is left out, unless it is the only batch.
     """
 
     def __init__(self, *, train_dataset: Dataset, **kwargs: Any) -> None:
@@ -91,14 +93,14 @@ class SafeTrainer(Trainer):
     @replaces
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         start: tuple[int, int] = super()._init_training_state(*arguments)
-        # A training that has stopped early stays stopped. Transformers would forget this and train another epoch.
+        # A training run that has stopped early stays stopped. Transformers would forget this and train one more epoch.
         return (self.state.num_train_epochs, 0) if self.control.should_training_stop else start
 
     def spread(self, warm_up: int, batches: int) -> None:
-        """Restrict training to a warm-up and `batches` batches of an epoch, spread over all lengths.
+        """Restrict training to `batches` batches that cover all text lengths, preceded by a warm-up.
 
-        The warm-up uses the first `warm_up` of these batches. An epoch is sorted by length within groups of
-        `_MEGA_BATCH_MULT` batches, with the longest texts first.
+        The warm-up consists of the first `warm_up` of these batches. The batches are taken at equal distances from the
+        first `_MEGA_BATCH_MULT` batches of an epoch, which are sorted by length, with the longest texts first.
         """
         size, order = self.args.train_batch_size, list(self._get_train_sampler())
         mega_batch = [order[at : at + size] for at in range(0, min(len(order), _MEGA_BATCH_MULT * size), size)]
@@ -113,9 +115,9 @@ class SafeTrainer(Trainer):
         return self.order(_MEGA_BATCH_MULT * self.args.train_batch_size)
 
     def order(self, mega_batch_size: int) -> Any:
-        """Return the order of the texts in the coming epoch.
+        """Return a sampler that defines the order of the texts in the next epoch.
 
-        They are sorted by length within groups of `mega_batch_size` texts.
+        The texts are sorted by length within sections of `mega_batch_size` texts.
         """
         return _ByLength(self.args.train_batch_size, self._lengths, self.args.seed, self.epoch)
 
@@ -138,7 +140,7 @@ class SafeTrainer(Trainer):
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """Compute the loss of a step and add its gradients to those of the parameters; returns the loss."""
+        """Compute the loss of a step, add its gradients to those of the parameters, and return the loss."""
         return super().training_step(model, inputs, num_items_in_batch)
 
     @replaces
@@ -227,12 +229,12 @@ class SafeTrainer(Trainer):
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of a model that are not frozen, by name."""
+    """Return the parameters of a model that are not frozen, keyed by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def mark_complete(checkpoint: Path, model: nn.Module) -> None:
-    """Mark a checkpoint as completely written, unless the model has weights that are not finite."""
+    """Write the file that marks a checkpoint as complete, unless the model has weights that are not finite."""
     if all_finite(model):
         (checkpoint / _COMPLETE).touch()
 
@@ -243,7 +245,7 @@ def all_finite(model: nn.Module) -> bool:
 
 
 def last_complete(checkpoints: Path) -> Path | None:
-    """Return the latest complete checkpoint, or None. Remove checkpoints that an interrupted run left incomplete."""
+    """Return the folder of the latest complete checkpoint, or None if there is none. Removes incomplete checkpoints."""
     last = None
     for folder in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
         if (folder / _COMPLETE).exists():
@@ -254,30 +256,33 @@ def last_complete(checkpoints: Path) -> Path | None:
 
 
 def bind(checkpoints: Path, origin: dict[str, Any]) -> None:
-    """Bind a folder of checkpoints to `origin`, the inputs of its training. Raises as `refuse_others` does."""
+    """Record `origin`, the inputs of a training run, in its folder of checkpoints. Raises as `refuse_others` does."""
     refuse_others(checkpoints, origin)
     write_json(checkpoints / _ORIGIN_FILE, {"digest": digest(origin), "origin": origin})
 
 
 def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
-    """Raise `TrainingError`, naming the difference, if a folder holds checkpoints of a training with other inputs."""
+    """Raise `TrainingError` if a folder holds checkpoints of a training run whose inputs differ from `origin`.
+
+    The message names the first difference.
+    """
     if last_complete(checkpoints) is None:
         return
     try:
         stored_origin = read_json(checkpoints / _ORIGIN_FILE, TrainingError)["origin"]
     except TrainingError:
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training whose settings are unknown; remove the folder to start again"
+            f"{checkpoints}: holds an unfinished training run with unknown settings; remove the folder to start again"
         ) from None
     if stored_origin.get("form") != origin.get("form"):
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training that another version of nas started; finish it with that "
-            "version, or remove the folder to start again"
+            f"{checkpoints}: holds an unfinished training run that a different version of nas started; finish it with "
+            "that version, or remove the folder to start again"
         )
     difference = next(_differences(stored_origin, json.loads(json.dumps(origin))), None)
     if difference:
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training that was started with {difference}; "
+            f"{checkpoints}: holds an unfinished training run that was started with {difference}; "
             "undo this change to resume it, or remove the folder to start again"
         )
 
@@ -291,5 +296,5 @@ def _differences(stored: Any, current: Any, key: str = "") -> Iterator[str]:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a finished training from its folder."""
+    """Remove the checkpoints of a completed training run from its folder."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

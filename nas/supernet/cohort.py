@@ -1,10 +1,10 @@
-"""Cohorts: networks that learn together from one teacher. The less accurate ones are dropped during the training.
+"""Cohorts: networks that learn together from one teacher. The less accurate ones are dropped during training.
 
 The networks of a cohort share the batches and the teacher's forward pass. It is often clear long before the end which
-of them are the best. At each rung, the less accurate half of each group is therefore dropped (successive halving,
-Jamieson and Talwalkar, arXiv:1502.07943). In a group with a `Goal`, a rung instead drops the half that is less
-likely to contain the cheapest network of the required accuracy. The final training of the best candidates uses cohorts
-(`CohortTrainer` in `training.py`).
+of them are the best. At certain steps, called rungs, the less accurate half of each group is therefore dropped
+(successive halving, Jamieson and Talwalkar, arXiv:1502.07943). In a group with a `Goal`, a rung instead drops the half
+that is less likely to contain the cheapest network of the required accuracy. The final training of the best candidates
+uses cohorts (`CohortTrainer` in `training.py`).
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ class Cohort(nn.Module):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
-        """Return the logits of each network, (batch, num_labels)."""
+        """Return the logits (batch, num_labels) of each network."""
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "labels": labels}
         return [network(input_ids, **inputs).logits for network in self.networks]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """The goal of a group: to reach an accuracy at the end of the training at the least cost.
+    """The goal of a group of networks: to reach an accuracy at the end of training at the least cost.
 
-    The keys of the mappings are the numbers of the networks.
+    The keys of the mappings are the indices of the networks in the cohort.
     """
 
     least: float
     """The accuracy to be reached."""
     inherited: Mapping[int, float]
-    """The accuracy of each network before the training."""
+    """The accuracy of each network before training."""
     costs: Mapping[int, float]
     """The cost of each network, such as its latency."""
 
     def best_first(self, group: Collection[int], scores: Mapping[int, float], share: float) -> list[int]:
-        """Return the networks of a group, best first, given their accuracies `scores` after `share` of the steps.
+        """Return the networks of a group, best first. `scores` holds their accuracies after `share` of the steps.
 
-        Networks that are expected to reach the accuracy come first, in ascending order of cost. The others follow in
-        descending order of their expected accuracy.
+        Networks that are expected to reach the accuracy `least` come first, in ascending order of cost. The remaining
+        networks follow in descending order of their expected accuracy.
         """
 
         def expected(number: int) -> float:
@@ -76,15 +76,15 @@ class Halving:
     """A schedule: the steps after which networks of a cohort are compared, and the groups in which they compete."""
 
     groups: tuple[frozenset[int], ...]
-    """The numbers of the networks that compete with each other. A network may be in several groups; it is trained as
-    long as one of them keeps it.
+    """The groups of networks that compete with each other, as sets of indices in the cohort. A network may be in
+    several groups. It is trained as long as at least one of its groups keeps it.
     """
     rungs: tuple[int, ...]
-    """The steps after which each group keeps its better half, rounded up."""
+    """The step numbers after which each group keeps only its better half, rounded up."""
     goals: tuple[Goal | None, ...] = ()
     """The goal of each group; None for a group whose most accurate network wins. Empty if no group has a goal."""
     steps: int = 0
-    """The number of steps of the whole training."""
+    """The number of steps of the whole training run."""
 
     @classmethod
     def of(
@@ -94,7 +94,7 @@ class Halving:
         shares: Sequence[float],
         goals: Sequence[Goal | None] = (),
     ) -> Halving:
-        """Return the schedule for these groups, with rungs after these shares of a training's steps."""
+        """Return the schedule for these groups. The networks are compared after each of these shares of `steps`."""
         rungs = sorted({max(1, round(share * steps)) for share in shares})
         before_end = tuple(rung for rung in rungs if rung < steps)
         return cls(tuple(frozenset(group) for group in groups), before_end, tuple(goals), steps)
@@ -105,9 +105,10 @@ class Halving:
         return cls(tuple(frozenset({number}) for number in range(count)), ())
 
     def kept(self, scores: Sequence[Mapping[int, float]]) -> list[set[int]]:
-        """Return the networks that each group keeps after the rungs that have scores.
+        """Return, for each group, the networks that it keeps after the comparisons for which there are scores.
 
-        `scores` holds, for each rung in order, the accuracy of every network that was still trained.
+        `scores` has an item for each of these comparisons, in order. It holds the accuracy of every network that was
+        still being trained, keyed by the network's index.
         """
         goals = self.goals or (None,) * len(self.groups)
         groups = [set(group) for group in self.groups]
@@ -123,9 +124,9 @@ class Halving:
 
 
 def expected_at_end(inherited: float, accuracy: float, share: float) -> float:
-    """Return the accuracy expected at the end of a training.
+    """Return the accuracy expected at the end of a training run.
 
-    `inherited` is the accuracy before the training, and `accuracy` the accuracy after `share` of its steps. The gain is
+    `inherited` is the accuracy before training, and `accuracy` the accuracy after `share` of its steps. The gain is
     assumed to grow with the square root of the number of steps.
     """
     return accuracy + max(accuracy - inherited, 0.0) * (1.0 / math.sqrt(share) - 1.0)

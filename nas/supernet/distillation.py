@@ -11,7 +11,7 @@ queries, keys and values of the last layer. They do not depend on the number of 
 number of heads.
 
 Each loss is a mean over the texts of a batch, so the loss of a batch is the mean of the losses of its two halves. For
-kinds of task that compare the texts of a group, this is true only if no group is split.
+kinds of task that compare the texts of a group, this holds only if no group is split between the halves.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Knowledge:
     states: tuple[torch.Tensor, ...]
     """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
     positions: tuple[torch.Tensor | None, ...]
-    """For each state, its tokens' positions in the text, (batch, tokens); None for a state of all tokens."""
+    """For each state, its tokens' positions in the text, (batch, tokens); None if the state has all tokens."""
     projections: list[torch.Tensor] = field(default_factory=list)
     """The queries, keys and values of the last layer, each (batch, sequence, features); empty if not recorded."""
 
     @classmethod
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
-        """Return the outputs that the losses compare, from a model's output with details and hidden states."""
+        """Extract the outputs that the losses compare from a model's output, which must include hidden states."""
         assert output.every_logits and output.hidden_states is not None and output.positions is not None
         # If the last layer borrows its modules, they have also run in the layer that owns them. Only the outputs of the
         # last three runs are those of the last layer.
@@ -90,9 +90,10 @@ def distillation_loss(
     kind: TaskKind,
     groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the loss of a sub-network against the teacher for a kind of task.
+    """Return the weighted sum of the distillation losses of a sub-network, `student`, against the teacher.
 
-    `groups` (batch,) is needed if the kind of task compares the texts of a group.
+    `kind` defines the loss of the logits. `groups` (batch,), the group of each text, is needed if the kind of task
+    compares the texts of a group.
     """
     loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
@@ -110,10 +111,11 @@ def distillation_loss(
 def hidden_loss(
     student: Knowledge, teacher: Knowledge, architecture: Architecture, attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Return the mean squared error of the hidden states over the sub-network's hidden units, tokens and states.
+    """Return the mean squared error between the hidden states of a sub-network and those of the teacher.
 
-    The teacher's states must have all tokens, with one exception: its last state may have only the first token if the
-    same is true of the sub-network's last state.
+    The mean is taken over the sub-network's hidden units, tokens and states. The teacher's states must have all tokens,
+    with one exception: its last state may have only the first token if the same is true of the sub-network's last
+    state.
     """
     expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)
@@ -127,7 +129,10 @@ def hidden_loss(
 
 
 def relation_loss(student: Knowledge, teacher: Knowledge, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean KL divergence between the token relations of the last layer, for queries, keys and values."""
+    """Return the KL divergence between the token relations of teacher and student in the last layer.
+
+    The divergence is averaged over queries, keys and values.
+    """
     positions = student.positions[-2]
     mask = attention_mask if positions is None else attention_mask.gather(1, positions)
     blocked = mask[:, None, :] == 0
@@ -149,5 +154,5 @@ def _relations(features: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
 
 
 def _mean_over_tokens(values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean of (batch, sequence) over the real tokens of each text, then over texts."""
+    """Return the mean of `values` (batch, sequence) over the real tokens of each text, and then over all texts."""
     return ((values * attention_mask).sum(dim=1) / attention_mask.sum(dim=1)).mean()

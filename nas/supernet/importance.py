@@ -19,7 +19,7 @@ from nas.model import CompactBert
 from nas.model.axes import Axis, labelled
 
 _Units = tuple[Axis, int | None]
-"""A kind of units, and the number of the layer that the units belong to, or None if all layers share them."""
+"""A kind of units, and the index of the layer that the units belong to, or None if all layers share them."""
 _LAYER_AXES = (Axis.HEADS, Axis.HEAD_FEATURES, Axis.NEURONS)
 
 
@@ -32,9 +32,9 @@ class Importance:
     pooled: torch.Tensor | None
     """Scores of the pooler's units, (hidden_size,); None if there is no pooler."""
     heads: list[torch.Tensor] = field(default_factory=list)
-    """Scores of the attention heads, (num_attention_heads,) for each layer."""
+    """Scores of the attention heads: one tensor (num_attention_heads,) per layer."""
     neurons: list[torch.Tensor] = field(default_factory=list)
-    """Scores of the intermediate neurons, (intermediate_size,) for each layer."""
+    """Scores of the intermediate neurons: one tensor (intermediate_size,) per layer."""
 
 
 class _Taylor:
@@ -104,14 +104,14 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
 
 
 def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the product of outputs (batch, ...) with random directions, averaged over texts."""
+    """Return the scalar product of each text's outputs with a random direction, averaged over the texts."""
     directions = torch.randn(outputs.shape, generator=generator).to(outputs)
     return (outputs * directions).sum() / len(outputs)
 
 
 @torch.no_grad()
 def magnitude(model: CompactBert) -> Importance:
-    """Return a score for each unit: the sum of squares of the weights that read or write it. No data is needed."""
+    """Return a score for each unit: the sum of squares of the weights that read or write the unit. Needs no data."""
     head_size = model.config.attention_head_size
     scores: dict[_Units, torch.Tensor] = {}
     for layer, module in _modules_with_layer(model):
@@ -135,7 +135,10 @@ def _watch_input(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.Remova
 
 @torch.no_grad()
 def reorder(model: CompactBert, importance: Importance) -> None:
-    """Permute the weights in place so that the most important units come first. The network's outputs stay the same."""
+    """Permute the weights in place so that the most important units come first. The network's outputs stay the same.
+
+    Only the outputs of an encoder without a last layer are permuted, because they are hidden units.
+    """
     head_size = model.config.attention_head_size
     orders: dict[_Units, torch.Tensor] = {(Axis.HIDDEN, None): _order(importance.hidden)}
     if importance.pooled is not None:
@@ -154,7 +157,7 @@ def reorder(model: CompactBert, importance: Importance) -> None:
 
 
 def _modules_with_layer(model: CompactBert) -> Iterator[tuple[int | None, nn.Module]]:
-    """Return every module of a model with the number of its layer, or None for a module outside the layers."""
+    """Return pairs of a layer's index and a module in that layer; the index is None for modules outside the layers."""
     layer_of = {module: number for number, layer in enumerate(model.layers) for module in layer.modules()}
     return ((layer_of.get(module), module) for module in model.modules())
 

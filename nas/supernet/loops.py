@@ -1,8 +1,8 @@
 """The training loop of this package: settings, progress and checkpoints on top of transformers' Trainer.
 
 `run_trainer` runs both the distillation of `training.py` and `FineTuning`, which trains a teacher on labels. A
-training resumes from its last checkpoint when it is started again in the same folder. Networks that are wide enough
-are trained in bf16 on processors that multiply bf16 numbers natively.
+training run resumes from its last checkpoint when it is started again in the same folder. On processors that multiply
+bf16 numbers natively, networks that are wide enough to benefit are trained in bf16.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from nas.supernet.side_by_side import SideBySideTrainer
 from nas.tasks import GROUP, REFERENCE
 
 # By default, oneDNN caches the kernels for the last 1,024 shapes of matrix products, several megabytes each. In a
-# training whose shapes change at every step, the cache takes gigabytes, and hardly any kernel is used again. oneDNN
+# training run whose shapes change at every step, the cache takes gigabytes, and hardly any kernel is used again. oneDNN
 # reads the variable before its first product, so it is set here.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
@@ -53,7 +53,7 @@ _EVALUATION_SETTINGS: dict[str, Any] = {
     "greater_is_better": True,
     "restore_callback_states_from_checkpoint": True,
 }
-"""The Trainer's additional settings for a training whose accuracy is measured after each epoch."""
+"""The Trainer's additional settings for a training run whose accuracy is measured after each epoch."""
 
 AccuracyOf = Callable[[PreTrainedModel], float]
 """A function that returns the accuracy of a network."""
@@ -61,10 +61,10 @@ AccuracyOf = Callable[[PreTrainedModel], float]
 
 @dataclass(frozen=True)
 class Watchers:
-    """Integrations and callbacks that observe a training, in addition to nas's own output."""
+    """Integrations and callbacks that observe a training run, in addition to nas's own output."""
 
     report_to: tuple[str, ...] = ()
-    """Names of transformers' integrations, such as `wandb`. They must be installed, except for TensorBoard."""
+    """Names of transformers' integrations, such as `wandb`. All except `tensorboard` must be installed."""
     callbacks: tuple[TrainerCallback, ...] = ()
 
 
@@ -73,7 +73,7 @@ NO_WATCHERS = Watchers()
 
 @dataclass(frozen=True)
 class Schedule:
-    """The settings of a training. It has `steps` steps if that number is positive, otherwise `epochs` epochs."""
+    """The settings of a training run. It has `steps` steps if `steps` is positive, otherwise `epochs` epochs."""
 
     learning_rate: float
     batch_size: int
@@ -82,7 +82,7 @@ class Schedule:
     checkpoint_steps: int = 200
     patience: int = 0
     """The number of consecutive epochs without better accuracy after which training stops and returns to the weights
-    of the best epoch. With 0, it never stops early, and the accuracy is not measured.
+    of the best epoch. With 0, training never stops early, and the accuracy is not measured.
     """
     watchers: Watchers = NO_WATCHERS
 
@@ -152,10 +152,10 @@ class _ProgressAndCheckpoints(TrainerCallback):
 
 @contextmanager
 def _separate_wandb_run(watchers: Watchers) -> Iterator[None]:
-    """Give each training its own run in Weights & Biases.
+    """Give each training stage its own run in Weights & Biases.
 
-    The callback of Weights & Biases starts a run, but never finishes it, so it is finished here. A run that existed
-    before the training is not finished.
+    The callback of Weights & Biases starts a run, but never finishes it. This function therefore finishes the run when
+    the training stage ends, unless the run was already active before that stage.
     """
     if "wandb" not in watchers.report_to:
         yield
@@ -175,10 +175,10 @@ def run_trainer(
 ) -> None:
     """Run a trainer to its end, resuming from the last checkpoint if there is one, and write its log to `folder`.
 
-    If `watchers` name TensorBoard and it is installed, its log is written to `folder`/tensorboard.
+    If `watchers` include TensorBoard and TensorBoard is installed, a log for it is written to `folder`/tensorboard.
 
-    `origin` holds the inputs of the training. Raises `TrainingError` if the checkpoints in `folder` have other
-    inputs, or if the training ends with weights that are not finite.
+    `origin` holds the inputs of the training run. Raises `TrainingError` if the checkpoints in `folder` come from a
+    training run with different inputs, or if training ends with weights that are not finite.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -227,7 +227,7 @@ class _EvaluatingTrainer(SideBySideTrainer):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """The inputs for training a teacher on labels, except the teacher itself."""
+    """All inputs for training a teacher on labels, except the teacher itself."""
 
     train: Dataset
     tokenizer: PreTrainedTokenizerBase
@@ -235,9 +235,11 @@ class FineTuning:
     folder: Path
     seed: int
     origin: dict[str, Any]
-    """The inputs of this training as JSON values. Checkpoints with other inputs are refused."""
+    """The inputs of this training run as JSON values. Checkpoints with different inputs are refused."""
     accuracy_of: AccuracyOf | None = None
-    """Measures the accuracy after each epoch, so that the best epoch is kept. Required if the schedule has patience."""
+    """The function that measures the accuracy after each epoch, so that the weights of the best epoch are kept.
+    Required if `schedule.patience` is above 0.
+    """
     title: str = "Fine-tuning the teacher"
     labels_are_per_token: bool = False
     """Whether each token has a label, rather than each text."""
@@ -268,7 +270,10 @@ def labelled_batches(
     seed: int,
     labels_are_per_token: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield up to `count` random padded training batches, labelled per text, or per token if `labels_are_per_token`."""
+    """Yield up to `count` padded batches of random training rows with their labels.
+
+    Each text has a label or, if `labels_are_per_token` is set, each token has one.
+    """
     other_columns = [name for name in ("length", GROUP, REFERENCE) if name in train.column_names]
     rows = train.remove_columns(other_columns).shuffle(seed=seed, keep_in_memory=True)
     collate = padding(tokenizer, labels_are_per_token)

@@ -1,6 +1,7 @@
-"""Sums over the features of all tokens at one point of a network, for computing regressions and leading directions.
+"""Sums over the features of all tokens at one point of a network.
 
-`SupernetWeights.fit` collects these sums to initialise the maps of smaller hidden sizes and the low-rank matrices.
+Regressions and leading directions are computed from these sums. `SupernetWeights.fit` uses them to initialise the maps
+of smaller hidden sizes and the low-rank matrices.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ class Moments:
         self.products: Any = 0.0
 
     def add(self, value: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """Add all vectors of (batch, features), or those of (batch, sequence, features) at which `mask` is true."""
+        """Add the feature vectors in `value`.
+
+        These are all vectors if `value` is (batch, features). If `value` is (batch, sequence, features), only the
+        vectors for which `mask` (batch, sequence) is true are added.
+        """
         tokens = (value[mask] if value.dim() == 3 else value).double()
         self.count += len(tokens)
         self.total = self.total + tokens.sum(dim=0)
@@ -34,16 +39,17 @@ class Moments:
         return self.products / self.count
 
     def second_around(self, shift: torch.Tensor) -> torch.Tensor:
-        """Return the second moment of the values after `shift` (features,) is added to them."""
+        """Return the second moment that the feature vectors have after `shift` (features,) is added to each of them."""
         mean = self.total / self.count
         cross = torch.outer(mean, shift.double())
         return self.second + cross + cross.T + torch.outer(shift.double(), shift.double())
 
     def regression(self, size: int, ridge: float, constant: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the linear regression that predicts all other features from the first `size`.
+        """Return the linear regression that predicts the remaining features from the first `size` features.
 
-        The result is a weight (others, size) and a constant (others,), which is 0 if `constant` is false. `ridge` is
-        relative to the mean variance of the first `size` features. It reduces overfitting if there are few tokens.
+        The result is a weight (remaining, size) and a constant (remaining,), which is 0 if `constant` is false. `ridge`
+        is the ridge penalty relative to the mean variance of the first `size` features. It reduces overfitting if there
+        are few tokens.
         """
         mean = self.total / self.count * constant
         covariance = self.second - torch.outer(mean, mean)
@@ -57,10 +63,10 @@ class Moments:
 def recorded_moments(
     model: nn.Module, read: Mapping[str, Moments], written: Mapping[str, Moments]
 ) -> Iterator[Callable[[torch.Tensor], None]]:
-    """While the block runs, add the inputs (`read`) and outputs (`written`) of modules to moments.
+    """While the `with` block runs, add inputs of modules to the moments in `read`, and outputs to those in `written`.
 
-    Both arguments map names of modules to moments. Yields a function that must receive the mask (batch, sequence) of
-    the real tokens before each forward pass.
+    Both arguments map names of modules to moments. Yields a function that must be called with the mask (batch,
+    sequence) of the real tokens before each forward pass.
     """
     masks: list[torch.Tensor] = []
     hooks = [

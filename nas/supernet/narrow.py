@@ -41,9 +41,9 @@ class Narrow(nn.Module):
             _register(self, f"missing.{name}", nn.Linear(size, model.config.hidden_size - size, bias=has_bias))
 
     def fit(self, norms: Mapping[str, nn.LayerNorm], read: Mapping[str, Moments]) -> None:
-        """Initialise the norms from the shared norms, and the maps by least squares.
+        """Initialise the norms from `norms`, the shared norms, and the maps by least squares.
 
-        `read` holds the moments of each map's inputs, by the name of the map.
+        `read` holds the moments of the inputs of each map, keyed by the name of the map.
         """
         for name, norm in norms.items():
             for part, parameter in norm.named_parameters():
@@ -57,10 +57,10 @@ class Narrow(nn.Module):
 
 
 def readers_of(model: CompactBert) -> dict[str, str]:
-    """Return the `<name>` of the linear map `missing.<name>` for each linear layer that reads hidden or pooled units.
+    """Return the name of the map of missing units for each linear layer that reads hidden or pooled units.
 
-    This is the layer's own name or, if several layers of its parent module read the same input and therefore share the
-    map, the name of the parent module.
+    The result maps the layer's name to the `<name>` in `missing.<name>` (see `Narrow`). This is the layer's name or, if
+    several layers of its parent module read the same input and therefore share the map, the name of the parent module.
     """
     map_names = {}
     for name, module in model.named_modules():
@@ -73,7 +73,7 @@ def readers_of(model: CompactBert) -> dict[str, str]:
 
 
 def norms_of(model: CompactBert) -> dict[str, nn.LayerNorm]:
-    """Return the norms over hidden or pooled units, by name."""
+    """Return the norms over hidden or pooled units, keyed by module name."""
     modules = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm))
     return {name: module for name, module in modules if getattr(module, "axes", (None,))[0] in _SEARCHED_AXES}
 

@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 _LARGEST_PART = 8
 """The maximum number of texts of a group that stay together. Larger groups are split into parts of similar length. On
-WikiQA, padding multiplies the number of tokens by 1.7 with whole groups, by 1.4 with these parts, and by 1.04 with
+WikiQA, padding multiplies the number of tokens by 1.7 with undivided groups, by 1.4 with these parts, and by 1.04 with
 texts ordered only by length.
 """
 
@@ -21,7 +21,7 @@ texts ordered only by length.
 class ByGroup(Sampler[int]):
     """A sampler that keeps the texts of a group together. Large groups are split into parts of similar length.
 
-    The order depends only on seed and epoch. Groups and parts are sorted by length within groups of about
+    The order depends only on the seed and the epoch. Groups and parts are sorted by length within sections of about
     `mega_batch_size` texts. `epoch` returns the number of the current epoch.
     """
 

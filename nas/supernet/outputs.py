@@ -1,10 +1,10 @@
-"""The teacher's outputs for the texts of a training, computed once and stored on disk.
+"""The teacher's outputs for the training texts, computed once and stored on disk.
 
-A training by distillation uses every text several times. For a small student, the teacher's forward pass takes longer
+Training by distillation uses every text several times. For a small student, the teacher's forward pass takes longer
 than the student's forward and backward passes together. `write` therefore computes the teacher's outputs for each
 text once. `TeacherOutputs` maps the files into memory, and `DistillationTrainer` looks up the outputs for each batch.
 
-    outputs.json        the inputs that the outputs were computed from
+    outputs.json        a description of what the outputs were computed from
     rows.npy            the row numbers of the texts, in the order in which their outputs are stored
     logits.npy          (texts, num_labels), or (tokens of all texts, num_labels) if the readout is every token, float32
     last.npy            if the readout is the first token: its hidden state after the last layer, (texts, hidden_size)
@@ -43,7 +43,7 @@ _TITLE = "Computing the teacher's outputs"
 
 
 def size_in_bytes(config: CompactBertConfig, train: Dataset) -> int:
-    """Return the disk space, in bytes, that the outputs for these texts take."""
+    """Return how many bytes of disk space the teacher's outputs for these texts need."""
     tokens, width, texts = sum(values_of(train, "length")), config.hidden_size, len(train)
     last_states = texts if config.readout == "first" else tokens
     states = tokens * len(config.architecture.layers) + last_states
@@ -53,15 +53,15 @@ def size_in_bytes(config: CompactBertConfig, train: Dataset) -> int:
 def write(folder: Path, teacher: CompactBert, train: Dataset, inputs: dict[str, Any], bf16: bool) -> None:
     """Compute the teacher's outputs for all texts and write them to `folder`, which appears only when it is complete.
 
-    `teacher` must be on the CPU. With `bf16`, its forward pass is computed in bf16. `inputs` describes the inputs
-    and is stored with the outputs.
+    `teacher` must be on the CPU. With `bf16`, its forward pass is computed in bf16. `inputs` describes what the outputs
+    are computed from, and is stored with the outputs.
     """
     batches = list(batches_by_length(train))
     write_folder(folder, lambda draft: _write_outputs(draft, teacher.eval(), batches, inputs, bf16))
 
 
 class TeacherOutputs:
-    """The outputs that `write` stored in a folder. Raises `TrainingError` if they do not fit the texts of `train`."""
+    """The teacher's outputs that `write` stored. Raises `TrainingError` if they do not fit the texts of `train`."""
 
     def __init__(self, folder: Path, train: Dataset, readout: Readout = "first") -> None:
         self._logits, last = _memory_mapped(folder / "logits.npy"), folder / "last.npy"
@@ -83,8 +83,8 @@ class TeacherOutputs:
     def recall(self, inputs: Mapping[str, torch.Tensor]) -> Knowledge | None:
         """Return the teacher's outputs for a batch of padded texts, or None if one of the texts is not stored.
 
-        Hidden states, and logits of every token, are zero at padding. If the readout is the first token, the last
-        hidden state has only this token.
+        At padding, hidden states and the logits of tokens are zero. If the readout is the first token, the last hidden
+        state has only this token.
         """
         mask = inputs["attention_mask"].bool().numpy()
         columns = [inputs[name].numpy() for name in _TEXT_COLUMNS if name in inputs]
@@ -113,7 +113,7 @@ class TeacherOutputs:
 
 
 def stored_inputs(folder: Path) -> dict[str, Any] | None:
-    """Return the description of the inputs that `write` stored in `folder`, or None if there are no outputs."""
+    """Return the description `inputs` that `write` stored in `folder`, or None if the folder does not exist."""
     inputs: dict[str, Any] | None = read_json(folder / _INPUTS_FILE, TrainingError) if folder.exists() else None
     return inputs
 

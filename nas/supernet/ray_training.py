@@ -57,7 +57,10 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
 
 
 def _cause(problem: TrainingFailedError) -> NasError:
-    """Return the cause: the first error of nas that a worker raised, otherwise the lowest-ranked worker's error."""
+    """Return the error to raise: the first `NasError` of a worker or, if there is none, a `TrainingError`.
+
+    The `TrainingError` states the error of the failed worker with the lowest rank.
+    """
     failures = problem.worker_failures if isinstance(problem, WorkerGroupError) else {0: problem}
     causes = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
     nas_error = next((cause for cause in causes if isinstance(cause, NasError)), None)

@@ -23,27 +23,27 @@ the limit, and -0.5 means that half of the limit is used.
 """
 
 _NEAR_VIOLATIONS = (-0.5, 0.3)
-"""The range of violations in which a sub-network counts as near a budget."""
+"""The range of violations in which a sub-network is treated as near a budget."""
 _POOL_SIZE = 1000
 """The number of sub-networks in the pool near each budget, from which the steps draw."""
 _MAX_TRIES = 20_000
 """The maximum number of random sub-networks that are tried to fill such a pool."""
 _SCARCE_SHARE = 0.05
-"""If less than this share of the tries is near a budget, every second try is a variant of a sub-network in the pool or,
-while the pool is empty, of the nearest sub-network so far.
+"""If less than this share of the sub-networks tried so far is near the budget, every second try is a variant of a
+sub-network in the pool or, while the pool is empty, of the nearest sub-network so far.
 """
 _NEIGHBOURS = 10
 """A sub-network is drawn at random from this many entries of the pool on each side of the wanted budget use."""
 
 
 def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], count: int, seed: int) -> Draws:
-    """Return draws of `count` random sub-networks per step, each near one of the budgets, which take turns.
+    """Return draws of `count` random sub-networks per step. Each is near one budget, and the budgets take turns.
 
     Only sub-networks that a budget can select need good weights. Steps with small sub-networks are fast, and
-    sub-networks of similar size conflict less over the weights that they share. The part of the limit that a
-    sub-network should use is drawn uniformly on a logarithmic scale, from half of the limit to slightly above it, or
-    the range of the pool if that is smaller. For a budget without a limit (None in `violations`), or without any
-    sub-network near it, sub-networks of all sizes are drawn.
+    sub-networks of similar size conflict less over the weights that they share than sub-networks of very different
+    sizes do. How much of the limit a sub-network should use is drawn uniformly on a logarithmic scale, from half of the
+    limit to slightly above it, or from the range of the pool if that is smaller. For a budget without a limit (None in
+    `violations`), or without any sub-network near it, sub-networks of all sizes are drawn.
     """
     pools = [_pool_near_budget(space, violation, seed) if violation else [] for violation in violations]
     low, high = (math.log(1.0 + violation) for violation in _NEAR_VIOLATIONS)
@@ -65,7 +65,7 @@ def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], cou
 
 
 def _pool_near_budget(space: SearchSpace, violation: Violation, seed: int) -> list[tuple[float, Architecture]]:
-    """Return pairs (logarithm of budget use, sub-network) of random sub-networks near a budget, in ascending order."""
+    """Return random sub-networks near a budget, as pairs (logarithm of budget use, sub-network) in ascending order."""
     rng = random.Random(f"{seed}/near")
     violations, pool = dict[Architecture, float](), list[Architecture]()
     nearest, nearest_violation = space.smallest(), violation(space.smallest())
@@ -87,10 +87,11 @@ def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread"
     """Return draws by the sandwich rule (Yu and Huang, arXiv:1903.05134): largest, smallest and random sub-networks.
 
     `uniform` draws every dimension independently, so that nearly all sub-networks are of medium size. `spread` first
-    draws how large a sub-network should be. Each single dimension is still uniform, but the dimensions are correlated,
-    so that small and large sub-networks are as frequent as medium ones.
+    draws how large a sub-network should be. Each dimension by itself is still uniform, but the dimensions are
+    correlated, so that small and large sub-networks are as frequent as medium ones.
 
-    The sub-networks of a step depend only on the seed and the step's number, so a resumed run trains the same ones.
+    The sub-networks of a step depend only on the seed and the step's number, so a resumed run trains the same
+    sub-networks as an uninterrupted one.
     """
 
     def draw(step: int) -> list[Architecture]:

@@ -1,8 +1,8 @@
 """The scale of a regression's outputs, which are standardised during training.
 
-Learning rates and loss weights suit outputs of mean 0 and standard deviation 1. A training therefore removes the scale
-of the data from the last linear layer, and restores it at the end. Outside of a training, a model therefore
-returns numbers on the scale of the data, whatever its export format.
+Learning rates and loss weights suit outputs of mean 0 and standard deviation 1. Training therefore removes the scale
+of the data from the last linear layer, and restores it at the end. Outside of training, a model thus returns numbers
+on the scale of the data, whatever its export format.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 _LEAST_CORRELATION = 0.3
-"""Outputs that correlate less than this with the targets count as uninformative; see `Scale.to_remove`."""
+"""Outputs that correlate less than this with the targets are treated as uninformative; see `Scale.to_remove`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Scale:
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray) -> Scale:
-        """Return the scale of some numbers. If they are all equal, the standard deviation is set to 1."""
+        """Return the scale of `values`. If all values are equal, the standard deviation is set to 1."""
         numbers = np.asarray(values, dtype=np.float64)
         return cls(float(numbers.mean()), float(numbers.std()) or 1.0)
 
@@ -46,34 +46,38 @@ class Scale:
         return scale
 
     def standardised(self, values: Sequence[float]) -> list[float]:
-        """Return numbers of this scale, standardised to mean 0 and standard deviation 1."""
+        """Return `values`, which are on this scale, after standardising them to mean 0 and standard deviation 1."""
         numbers: list[float] = ((np.asarray(values, dtype=np.float64) - self.mean) / self.deviation).tolist()
         return numbers
 
     @torch.no_grad()
     def restore_in(self, linear: nn.Linear) -> None:
-        """Change a layer with standardised outputs, in place, so that its outputs are on this scale."""
+        """Change a layer in place so that its outputs, which are standardised, are on this scale instead."""
         _rescale_outputs(linear, self.deviation, self.mean, 0.0)
 
     @torch.no_grad()
     def remove_from(self, linear: nn.Linear) -> None:
-        """Change a layer with outputs on this scale, in place, so that its outputs are standardised."""
+        """Change a layer in place so that its outputs, which are on this scale, are standardised instead."""
         _rescale_outputs(linear, 1.0 / self.deviation, 0.0, -self.mean)
 
     @contextmanager
-    def removed_from(self, *layers: nn.Linear) -> Iterator[None]:
-        """Standardise the outputs of these layers while the block runs."""
-        for linear in layers:
+    def removed_from(self, *layers: nn.Linear | None) -> Iterator[None]:
+        """Standardise the outputs of these layers while the `with` block runs, and then restore their scale.
+
+        None stands for a network without a last layer. Such a network does not predict numbers, so it has no scale.
+        """
+        linears = [linear for linear in layers if linear is not None]
+        for linear in linears:
             self.remove_from(linear)
         try:
             yield
         finally:
-            for linear in layers:
+            for linear in linears:
                 self.restore_in(linear)
 
 
 STANDARD = Scale()
-"""The scale of outputs that are standardised already, or that do not predict numbers."""
+"""The scale of outputs that are already standardised, or that are not predictions of a regression."""
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -1,9 +1,9 @@
 """Training steps that several threads compute in parallel, each with its own part of the work.
 
-The gradient of a step is a sum over parts of the batch and over sub-networks. Each thread computes some of its terms
-on a replica of the model, which shares the model's weights but has its own gradients. The gradients are then added in
-a fixed order, so that a step always gives the same result. `SideBySideTrainer` fine-tunes teachers (`loops.py`), and
-`DistillationTrainer` extends it.
+The gradient of a step is a sum over parts of the batch and over sub-networks. Each thread computes some terms of this
+sum on a replica of the model, which shares the model's weights but has its own gradients. The gradients are then added
+in a fixed order, so that a step always yields the same result. `SideBySideTrainer` fine-tunes teachers (`loops.py`),
+and `DistillationTrainer` extends it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from nas.tasks import GROUP, IGNORED
 from nas.threads import keep_freed_memory, replica, single_threads
 
 Work = Callable[[int], torch.Tensor | None]
-"""A function that adds gradients to the replica of the given number and returns its part of the step's loss, if any."""
+"""A function that adds its gradients to those of the replica with this index. It returns its part of the step's loss,
+or None if it computes no loss.
+"""
 _MAX_THREADS = 8
 """The maximum number of threads. Each thread needs memory for the gradients of all weights."""
 LEAST_TOKENS = 128
-"""The minimum number of tokens in a part of a batch. Products of fewer tokens do not keep a core busy."""
+"""The minimum number of tokens in a part of a batch. Matrix products over fewer tokens do not keep a core busy."""
 
 
 class SideBySideTrainer(SafeTrainer):
@@ -53,9 +55,9 @@ class SideBySideTrainer(SafeTrainer):
 
     @contextmanager
     def threads(self) -> Iterator[None]:
-        """Provide one thread per replica while the block runs.
+        """Provide one thread per replica while the `with` block runs.
 
-        The rest of a step is limited by memory bandwidth, so it uses only one thread.
+        The rest of a step, such as the optimiser's update, is limited by memory bandwidth, so it uses only one thread.
         """
         count = len(self.replicas)
         with single_threads(count) as pool:
@@ -69,7 +71,7 @@ class SideBySideTrainer(SafeTrainer):
 
     @contextmanager
     def all_threads(self) -> Iterator[None]:
-        """Let this thread use all of torch's threads while the block runs, for an evaluation during a training."""
+        """While the `with` block runs, let this thread use all of torch's threads, as an evaluation needs them."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._torch_threads)
         try:
@@ -95,7 +97,10 @@ class SideBySideTrainer(SafeTrainer):
         return [loss for loss in (item(number) for item in items) if loss is not None]
 
     def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
-        """Return the work of each thread, at most one list per replica. Here, each thread has one part of a batch."""
+        """Return one list of work items per thread, for at most as many threads as there are replicas.
+
+        In this class, each thread computes one part of the batch.
+        """
         parts = split(inputs, min(len(self.replicas), inputs["input_ids"].numel() // LEAST_TOKENS))
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
 
@@ -126,7 +131,7 @@ def _weight(part: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor],
 
 
 def _sparse_replica(model: nn.Module) -> nn.Module:
-    """Return a replica whose embedding tables have sparse gradients, since part of a batch uses few of their rows."""
+    """Return a replica with sparse gradients for embedding tables, of which a part of a batch uses only a few rows."""
     copy = replica(model)
     for module in copy.modules():
         if isinstance(module, nn.Embedding):
@@ -135,7 +140,7 @@ def _sparse_replica(model: nn.Module) -> nn.Module:
 
 
 def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str, torch.Tensor], float]]:
-    """Split a batch into at most `parts` parts of consecutive texts, each with its share of the texts.
+    """Split a batch into at most `parts` parts of consecutive texts. Returns each part with its share of the texts.
 
     The parts are about equal in size. If the texts have groups, the texts of a group stay together.
     """
@@ -152,13 +157,13 @@ def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str
 
 
 def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], threads: int) -> list[list[Work]]:
-    """Distribute work items, given with their costs, over `threads` threads so that all take about equally long.
+    """Distribute work over `threads` threads so that all threads take about equally long.
 
-    First the items of `first` are assigned in their order, then those of `rest`, largest first. Each item is assigned
-    to the thread with the least work so far. Among threads with equally little work, the thread with the fewest items
-    gets it. Items of `rest` may wait for results of `first`. If `first` has at most as many items as there are threads,
-    each of these items is the first one of its thread, so that the failure of one does not prevent another from
-    running.
+    Each item is a pair of a cost and a function. First, the items of `first` are assigned in their order, then those of
+    `rest`, in descending order of cost. Each item is assigned to the thread with the least work so far. Among threads
+    with equally little work, the thread with the fewest items gets it. Items of `rest` may wait for results of `first`.
+    If `first` has at most as many items as there are threads, each of these items is the first one of its thread, so
+    that the failure of one of them does not prevent another from running.
     """
     costs, work = [0.0] * threads, list[list[Work]]([] for _ in range(threads))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
@@ -170,7 +175,7 @@ def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Wo
 
 @torch.no_grad()
 def add_gradients(replicas: Sequence[nn.Module]) -> None:
-    """Add the gradients of all replicas to those of the first one, in order, and clear those of the others."""
+    """Add the gradients of all other replicas to those of the first, in order, and reset the others' gradients."""
     first, *others = replicas
     for other in others:
         for total, term in zip(first.parameters(), other.parameters(), strict=True):
@@ -186,9 +191,9 @@ def add_gradients(replicas: Sequence[nn.Module]) -> None:
 class SeededDropout(TorchFunctionMode):
     """A mode in which `torch.nn.functional.dropout` draws its masks from a seeded generator of its own.
 
-    All tensors must be on the same device. Without this mode, threads share one generator, and the order in which they
-    use it differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Drawing them with torch would
-    take six times as long, which is a sixth of the time of a fine-tuning step.
+    All tensors must be on `device`. Without this mode, threads share one generator, and the order in which they use it
+    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Torch would take six times as long,
+    about a sixth of the time of a fine-tuning step.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -211,7 +216,7 @@ class SeededDropout(TorchFunctionMode):
 
 
 Draw = Callable[[torch.Tensor, float], torch.Tensor]
-"""A function that returns a mask for a tensor, given the share to keep: each value is 0 or the inverse of the share."""
+"""A function of a tensor and the share of values to keep. It returns a dropout mask: each value is 0 or 1 / share."""
 
 
 def _drawn_by_numpy(seed: int) -> Draw:

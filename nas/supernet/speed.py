@@ -1,7 +1,7 @@
 """The time per training step on this machine, measured by training for a few steps and discarding the result.
 
-The pipeline calls this through `Distillation.time_supernet` and `time_cohort` to plan a study with a time
-limit.
+The pipeline calls `seconds_per_step` through `Distillation.time_supernet` and `Distillation.time_cohort` to plan a
+study with a time limit.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class _Clock(TrainerCallback):
 
 
 def seconds_per_step(trainer: SafeTrainer, warm_up: int) -> float:
-    """Return the mean seconds per step of a trainer, without the first `warm_up` steps.
+    """Run a trainer, and return the mean number of seconds per step, without the first `warm_up` steps.
 
-    The batches cover all text lengths of an epoch, as those of a longer training do. The trainer's model cannot be used
-    afterwards.
+    The batches cover all text lengths of an epoch, as those of a longer training run do. The steps change the trainer's
+    model, so discard the model after this call.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

@@ -35,9 +35,9 @@ _NO_COMPRESSION = matrix_compression("none")
 def _view_of_part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
     """Return a view of a part of a parameter.
 
-    `leading` holds the sizes of the part in the first dimensions, and `rest` its slices in the other dimensions. A
-    backward pass adds the gradient of the view to the same part of the parameter's `grad`. An ordinary slice would
-    write a gradient of the whole parameter, mostly zeros, for every sub-network.
+    `leading` holds the sizes of the part in the first dimensions, and `rest` its slices in the remaining dimensions. A
+    backward pass adds the gradient of the view to the same part of the parameter's `grad`. With an ordinary slice, it
+    would write a gradient for the whole parameter, mostly zeros, for every sub-network.
     """
     part = (*(slice(size) for size in leading), *rest)
     view = parameter.detach()[part]
@@ -63,7 +63,7 @@ class BertSupernet:
         self._skeletons: OrderedDict[Architecture, CompactBert] = OrderedDict()
 
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
-        """Return the parameters of a sub-network by name, as views of the supernet's weights.
+        """Return the parameters of a sub-network, keyed by name, as views of the supernet's weights.
 
         If the sub-network lacks hidden units, the weights that would read the missing units are folded into the weights
         that read the remaining ones. A backward pass adds to the `grad` tensors that the supernet's parameters have
@@ -105,7 +105,7 @@ class BertSupernet:
         output_hidden_states: bool = False,
         every_token: bool = False,
     ) -> CompactBertOutput:
-        """Return the output of a sub-network on the shared weights, without dropout. Gradients reach the supernet."""
+        """Run a sub-network, without dropout, and return its output. Gradients flow to the supernet's weights."""
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -117,7 +117,10 @@ class BertSupernet:
         return functional_call(self.skeleton(architecture), self.slices(architecture), (), inputs)
 
     def extract(self, architecture: Architecture, copied: bool = True) -> CompactBert:
-        """Return a sub-network as a model in evaluation mode. Its weights are copies, or views if not `copied`."""
+        """Return a sub-network as a model in evaluation mode.
+
+        Its weights are copies of the supernet's weights or, if `copied` is false, views of them where possible.
+        """
         with torch.device("meta"):
             model = CompactBert(self.weights.config.with_architecture(architecture))
         with torch.no_grad():
@@ -127,11 +130,11 @@ class BertSupernet:
 
     @classmethod
     def load(cls, folder: Path) -> BertSupernet:
-        """Return the supernet whose weights were saved in a folder, in evaluation mode."""
+        """Load the weights that were saved in a folder, and return their supernet in evaluation mode."""
         return cls(SupernetWeights.from_pretrained(folder).eval())
 
     def skeleton(self, architecture: Architecture) -> CompactBert:
-        """Return the definition of a sub-network without storage (on the meta device), from a cache if possible."""
+        """Return a sub-network whose parameters have no storage (on the meta device), from a cache if possible."""
         model = self._skeletons.get(architecture)
         if model is None:
             with torch.device("meta"):
@@ -146,7 +149,7 @@ class BertSupernet:
     def _supernet_name(self, name: str, architecture: Architecture) -> str:
         """Return the supernet's name for a parameter or module of a sub-network.
 
-        Layers are matched by their `source`, the number of the layer in the teacher.
+        Layers are matched by their `source`, the index of the layer in the teacher.
         """
         if not name.startswith(_LAYER_PREFIX):
             return name

@@ -1,6 +1,6 @@
-"""Training by distillation from the teacher: of all sub-networks of a space, of one sub-network, or of a cohort.
+"""Training of all sub-networks of a search space, of one sub-network, or of a cohort, by distillation from the teacher.
 
-The pipeline describes a training as a `Distillation` and calls its methods, such as `train_supernet` and
+The pipeline describes a training run as a `Distillation` and calls its methods, such as `train_supernet` and
 `train_cohort`. `DistillationTrainer` and `CohortTrainer` compute the steps.
 """
 
@@ -47,7 +47,7 @@ from nas.tasks import GROUP, TaskKind
 from nas.threads import replica
 
 _FIXED_TOKENS = 256
-"""The fixed cost of a network's pass, expressed as a number of tokens of that network."""
+"""The fixed cost of a forward or backward pass, expressed as the number of tokens that take equally long to compute."""
 _PART_TOKENS = 1024
 """The approximate number of tokens that a part of a batch must have if there are more parts than half the threads. It
 limits the number of parts, because each part has a fixed cost.
@@ -55,19 +55,19 @@ limits the number of parts, because each part has a fixed cost.
 AccuracyOf = Callable[[CompactBert], float]
 """A function that returns the accuracy of a network."""
 Student = tuple[int, Architecture]
-"""A sub-network that a step trains: the number of the network that holds its weights, and its architecture."""
+"""A sub-network that a step trains: the index of the network that holds its weights, and its architecture."""
 
 T = TypeVar("T", bound="DistillationTrainer")
 _ACCURACY_PREFIX = "accuracy_"
-"""The prefix of the log keys for the accuracies of a cohort's networks. The number of the network follows it."""
+"""The prefix of the log keys for the accuracies of a cohort's networks. The index of the network follows it."""
 
 
 class DistillationTrainer(SideBySideTrainer):
     """A Trainer whose steps distil the teacher into the students that `students` returns for the step's number.
 
     `model` is a supernet's weights, which its sub-networks share, or a `Cohort`. If the texts have `labels`, these
-    are logits (batch, num_labels) from which the students learn instead of the teacher's own. If the texts have a
-    column `GROUP`, the texts of a group are kept together, because the kind of task compares them.
+    are logits (batch, num_labels) from which the students learn instead of the logits of `teacher`. If the texts have a
+    column `GROUP`, the texts of a group are kept together, because the kind of task compares them with each other.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class DistillationTrainer(SideBySideTrainer):
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """Add the gradients of the step's loss, averaged over all processes; returns this loss."""
+        """Compute a step's loss and gradients, averaged over all processes. Adds the gradients and returns the loss."""
         with _attention_for_training(self.args.device):
             return self._averaged_over_processes(super().gradients(model, inputs, num_items_in_batch))
 
@@ -134,7 +134,7 @@ class DistillationTrainer(SideBySideTrainer):
     def _teach(
         self, inputs: dict[str, torch.Tensor], logits: torch.Tensor | None, target: Future[Knowledge], number: int
     ) -> None:
-        """Set `target` to the teacher's outputs for a part of the batch; `logits`, if given, replace the teacher's."""
+        """Set `target` to the teacher's outputs for a part of the batch. If given, `logits` replaces their logits."""
         try:
             knowledge = self.outputs.recall(inputs) if self.outputs else None
             knowledge = knowledge or self._teacher_knowledge(self.teachers[number], inputs)
@@ -158,7 +158,7 @@ class DistillationTrainer(SideBySideTrainer):
         weight: float,
         number: int,
     ) -> torch.Tensor:
-        """Add the gradients of `weight` times a student's loss on a part of the batch; returns the weighted loss."""
+        """Compute `weight` times a student's loss on a part of the batch, add its gradients, and return its value."""
         network, architecture = student
         supernet, every_token = self.supernets[number][network], self.losses.relations > 0
         with self.accelerator.autocast(), recorded_projections(supernet.skeleton(architecture)) as projections:
@@ -170,11 +170,14 @@ class DistillationTrainer(SideBySideTrainer):
         return loss.detach() * weight
 
     def weight(self, students: int) -> float:
-        """Return the weight of each student's loss. Losses are averaged, because the sub-networks share weights."""
+        """Return the weight of the loss of each of `students` students.
+
+        In this class, losses are averaged, because the sub-networks share weights.
+        """
         return 1.0 / students
 
     def _averaged_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
-        """Replace the gradients and the loss of every process by their means over all processes; returns the loss."""
+        """Replace the gradients and the loss of every process by their means over all processes. Returns the loss."""
         if self.accelerator.num_processes > 1:
             parameters = self.replicas[0].parameters()
             tensors = [loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
@@ -187,10 +190,10 @@ class DistillationTrainer(SideBySideTrainer):
 
 
 class CohortTrainer(DistillationTrainer):
-    """A Trainer that trains each network of a cohort as if it were alone, and drops those that lose at a rung.
+    """A Trainer that trains each network of a cohort as if it were alone, and stops those that `halving` drops.
 
     `accuracy_of` returns the accuracy of a network in its current state. The accuracies are stored in the Trainer's
-    log, so that a resumed training keeps the same networks.
+    log, so that a resumed training run keeps the same networks as an uninterrupted one.
     """
 
     def __init__(self, *, model: Cohort, halving: Halving, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
@@ -199,7 +202,7 @@ class CohortTrainer(DistillationTrainer):
         self.add_callback(_RungCallback(self))
 
     def accuracies(self) -> list[dict[int, float]]:
-        """Return the accuracies at each rung passed so far, by the number of the network."""
+        """Return the accuracies at each rung so far. Each item maps the index of a network to its accuracy."""
         return [
             {
                 int(key.removeprefix(_ACCURACY_PREFIX)): value
@@ -211,7 +214,7 @@ class CohortTrainer(DistillationTrainer):
         ]
 
     def remaining(self) -> list[int]:
-        """Return the numbers of the networks that are still trained."""
+        """Return the indices of the networks that are still trained."""
         return sorted(set().union(*self.halving.kept(self.accuracies())))
 
     def measure_remaining(self) -> None:
@@ -222,7 +225,7 @@ class CohortTrainer(DistillationTrainer):
             )
 
     def stop(self, number: int) -> None:
-        """Remove the gradients of a network. If they were only zero, the optimiser would still change the weights."""
+        """Set the gradients of a network to None. If they were zero, the optimiser would still change the weights."""
         for model in self.replicas:
             _networks(model)[number].zero_grad(set_to_none=True)
 
@@ -238,7 +241,7 @@ class CohortTrainer(DistillationTrainer):
 
     @replaces
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
-        """Clip the gradient norm of each network separately; returns the norm over all networks."""
+        """Clip the gradient norm of each network separately. Returns the norm over all networks."""
         norms = [
             self.accelerator.clip_grad_norm_(self._network(number).parameters(), self.args.max_grad_norm)
             for number in self.remaining()
@@ -267,7 +270,7 @@ def of_one(architectures: Draws) -> Callable[[int], list[Student]]:
 
 
 def _supernets(model: nn.Module) -> list[BertSupernet]:
-    """Return each network of a cohort, or the one given network, as a supernet."""
+    """Return each network of a cohort, or the single network `model`, as a supernet."""
     return [BertSupernet(network) for network in _networks(model)]
 
 
@@ -297,7 +300,7 @@ def _attention_for_training(device: torch.device) -> AbstractContextManager[None
 
 
 def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
-    """Return tokenised texts whose labels are replaced by these rows of numbers, or removed if `labels` is None."""
+    """Return tokenised texts with the rows of `labels` as their labels, or without labels if `labels` is None."""
     texts = texts.remove_columns([name for name in texts.column_names if name == "labels"])
     if labels is None:
         return texts
@@ -311,7 +314,7 @@ def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The inputs of a training by distillation, except the student."""
+    """All inputs of a training run by distillation, except the networks that are trained."""
 
     teacher: CompactBert
     train: Dataset
@@ -322,7 +325,7 @@ class Distillation:
     folder: Path
     seed: int
     origin: dict[str, Any]
-    """The inputs of this training as JSON values. Checkpoints with other inputs are refused."""
+    """The inputs of this training run as JSON values. Checkpoints with different inputs are refused."""
     kind: TaskKind
     """The kind of task, which defines the distance between a network's logits and the teacher's."""
     replaced_tokens: float = 0.0
@@ -334,20 +337,20 @@ class Distillation:
     scale: Scale = STANDARD
     """The scale of a regression's outputs, which are standardised during the training."""
     outputs: TeacherOutputs | None = None
-    """The teacher's outputs for the texts, if they are stored; otherwise they are computed in every step."""
+    """The stored outputs of the teacher for the texts. If None, the teacher's outputs are computed in every step."""
     logits: np.ndarray | None = None
-    """Logits (texts, num_labels) to learn instead of the teacher's own. They are standardised if the outputs are. With
-    such logits, tokens must not be replaced.
+    """Logits (texts, num_labels) to learn instead of the logits of `teacher`, or None. They must be standardised if the
+    outputs are, and tokens must not be replaced.
     """
 
     def train_supernet(self, weights: CompactBert, draws: Draws) -> None:
-        """Train the supernet in place; each step trains the sub-networks that `draws` returns for it."""
+        """Train the supernet in place. Each step trains the sub-networks that `draws` returns for that step."""
         self._run(self._supernet_trainer(weights, draws), [weights], "Training the supernet")
 
     def time_supernet(self, weights: CompactBert, draws: Draws, warm_up: int) -> float:
-        """Return the mean seconds per step of `train_supernet` after `warm_up` steps.
+        """Return the mean number of seconds per step of `train_supernet`, measured after `warm_up` steps.
 
-        `weights` cannot be used afterwards.
+        The steps change `weights`, so discard them after this call.
         """
         return self._timed_steps(self._supernet_trainer(weights, draws), [weights], warm_up)
 
@@ -355,7 +358,7 @@ class Distillation:
         return self._trainer(DistillationTrainer, weights, students=of_one(draws))
 
     def train_subnetwork(self, model: CompactBert, title: str) -> None:
-        """Train one extracted sub-network in place, without dropout, like the supernet."""
+        """Train one extracted sub-network in place. As in the training of a supernet, there is no dropout."""
         architecture = model.config.architecture
         self._run(
             self._trainer(DistillationTrainer, model, students=of_one(lambda step: [architecture])), [model], title
@@ -368,9 +371,9 @@ class Distillation:
         accuracy_of: AccuracyOf,
         title: str,
     ) -> list[dict[int, float]]:
-        """Train networks together in place, each as `train_subnetwork` does. Networks that lose at a rung stop there.
+        """Train networks together in place, each as `train_subnetwork` does, until `halving` drops it.
 
-        Returns the accuracies at each rung and at the end. Each item maps a network's number to its accuracy.
+        Returns the accuracies at each rung and at the end. Each item maps the index of a network to its accuracy.
         """
         trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, accuracy_of=accuracy_of)
         self._run(trainer, networks, title)
@@ -378,7 +381,10 @@ class Distillation:
         return trainer.accuracies()
 
     def time_cohort(self, networks: Sequence[CompactBert], warm_up: int) -> float:
-        """Return the mean seconds per step of `train_cohort` before a network is dropped; see `time_supernet`."""
+        """Return the mean number of seconds per step of `train_cohort`, measured after `warm_up` steps.
+
+        No network is dropped during the measurement. The steps change the networks, so discard them after this call.
+        """
         students = [(number, network.config.architecture) for number, network in enumerate(networks)]
         trainer = self._trainer(DistillationTrainer, Cohort(networks), students=lambda step: students)
         return self._timed_steps(trainer, networks, warm_up)

@@ -1,8 +1,8 @@
-"""The weights of a supernet: all weights of its largest sub-network, and weights that only other sub-networks use.
+"""The weights of a supernet: those of its largest sub-network, and additional ones that only other sub-networks use.
 
-Some compression methods have matrices other than a weight, such as the factors of a low rank. Each layer holds such
-matrices in addition to its weight, in the size that the largest sub-network with such a method needs. Smaller hidden
-sizes have parameters of their own (`narrow.py`).
+Some compression methods have matrices other than a weight, such as the two factors of `low_rank`. Each layer holds such
+matrices in addition to its weight, in the largest size that any sub-network needs. Smaller hidden sizes have parameters
+of their own (`narrow.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class SupernetConfig(CompactBertConfig):
 
 
 class SupernetWeights(CompactBert):
-    """The largest sub-network, with additional matrices, and `narrow.<hidden_size>` for each smaller hidden size."""
+    """The weights of a supernet: the largest sub-network, with additional matrices for compression methods.
+
+    `narrow.<hidden_size>` holds the additional parameters for a smaller hidden size.
+    """
 
     config: SupernetConfig
     config_class = SupernetConfig
@@ -67,7 +70,7 @@ class SupernetWeights(CompactBert):
         choices: CompressionMethods | None = None,
         exits: bool = False,
     ) -> SupernetWeights:
-        """Return the weights of a supernet that starts as `largest`; `fit` then initialises the additional weights."""
+        """Return the weights of a supernet whose largest sub-network is `largest`. Initialise the others with `fit`."""
         narrow = [size for size in hidden_sizes if size != largest.config.hidden_size]
         values: dict[str, Any] = largest.config.to_dict()
         values.pop("num_hidden_layers")
@@ -78,7 +81,7 @@ class SupernetWeights(CompactBert):
 
     @classmethod
     def with_state(cls, config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> SupernetWeights:
-        """Return weights that use the tensors of `state` without a copy, in evaluation mode."""
+        """Return weights, in evaluation mode, that use the tensors in `state` without copying them."""
         with torch.device("meta"):
             weights = cls(SupernetConfig.from_dict(config))
         weights.load_state_dict(state, assign=True)
@@ -86,9 +89,10 @@ class SupernetWeights(CompactBert):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
-        """Initialise the norms, maps and matrices that only other sub-networks use.
+        """Initialise the norms, maps and matrices that the largest sub-network does not use.
 
-        They are computed from the states of the largest sub-network on `batches`, which are inputs of `forward`.
+        They are computed from the weights of the largest sub-network and from its activations on `batches`, each of
+        which holds arguments of `forward`.
         """
         read = {name: Moments() for name in readers_of(self).values()} if len(self.narrow) else {}
         written = {name: Moments() for name, _, _ in self._modules_with_methods()}
@@ -112,9 +116,10 @@ class SupernetWeights(CompactBert):
                     parameter[: value.shape[0], : value.shape[1]] = value
 
     def _modules_with_methods(self) -> Iterator[tuple[str, Compressed, Sequence[MatrixCompression]]]:
-        """Yield name, module and compression methods of each layer that has matrices other than `weight`.
+        """Yield the name, the module and the compression methods of each module with matrices other than `weight`.
 
-        The methods are sorted by the size of their matrices, smallest first.
+        Only the methods that use such matrices are yielded. They are sorted by the size of their matrices, smallest
+        first.
         """
         offered: Mapping[str, list[str]] = self.config.choices or {}
         for name, module in self.named_modules():

@@ -14,6 +14,7 @@ from nas.tasks.base import (
     Evaluation,
     Meaning,
     Metric,
+    OutputWidth,
     Problem,
     TaskKind,
     TaskLabels,
@@ -44,6 +45,7 @@ __all__ = [
     "LabelMetric",
     "Meaning",
     "Metric",
+    "OutputWidth",
     "PairCorrelation",
     "Problem",
     "Ranking",
@@ -67,5 +69,5 @@ REGISTRY: dict[str, TaskKind] = {
 def task_kind(name: str) -> TaskKind:
     """Return the kind of task with this name. Raises `ValueError` if there is none."""
     if name not in REGISTRY:
-        raise ValueError(f"kind: must be one of {', '.join(REGISTRY)}, but got {name!r}; use one of them")
+        raise ValueError(f"kind: {name!r} is not a kind of task; use one of {', '.join(REGISTRY)}")
     return REGISTRY[name]

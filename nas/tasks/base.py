@@ -29,6 +29,8 @@ the row's query, or a list with a tag for each word."""
 Evaluation = Literal["rows", "pairs", "retrieval", "texts"]
 """The content of the search and test sets: labelled `rows` like those for training; `pairs` of texts with a score;
 queries and passages with grades of relevance, for `retrieval`; or `texts` whose labels are the teacher's outputs."""
+OutputWidth = Literal["teacher", "own"]
+"""The width of a network's outputs: the teacher's width, or the network's own hidden size."""
 GROUP, REFERENCE = "group", "judged"
 """Columns that a tokenised split may have in addition to `labels`. `GROUP` holds the number of each row's group. In a
 search or test set, a negative number means that the row belongs to every group, as the passages of a corpus belong to
@@ -74,6 +76,10 @@ class TaskSettings(Protocol):
     @property
     def pair(self) -> tuple[str, ...]:
         """The names of the two columns that hold the texts of a pair, in the search set and in the test set."""
+
+    @property
+    def output_width(self) -> OutputWidth:
+        """The width of a network's outputs, for kinds with `TaskKind.has_output_width`."""
 
 
 def is_custom(metric: str) -> bool:
@@ -283,6 +289,8 @@ class TaskKind(ABC):
     """Whether `task.label` may name several columns, one per label."""
     has_thresholds: ClassVar[bool] = False
     """Whether a label applies if its probability reaches a threshold, which `task.threshold` sets."""
+    has_output_width: ClassVar[bool] = False
+    """Whether `task.output_width` selects the width of a network's outputs."""
     label_word: ClassVar[str] = "classes"
     """The plural noun for the labels of this kind."""
     why_no_exits: ClassVar[str] = ""
@@ -312,6 +320,13 @@ class TaskKind(ABC):
     """The name of the transformers pipeline that serves an export; empty if none does."""
     pipeline_arguments: ClassVar[str] = ", truncation=True"
     """Python arguments with which this pipeline returns the full answer for a text of any length."""
+
+    def variant(self, settings: TaskSettings) -> TaskKind:
+        """Return the variant of this kind that the settings of a task select; by default the kind itself.
+
+        Variants may differ in `form`, `divergence`, `usage` and `describe_outputs`.
+        """
+        return self
 
     def check(self, settings: TaskSettings) -> None:
         """Raise `ValueError`, with the key and a remedy, if the settings do not fit the kind."""
@@ -428,6 +443,13 @@ class TaskKind(ABC):
         tokens) is then 1 for the tokens that the loss includes; without a mask, it includes all. `groups` (texts,)
         holds the group number of each text, for kinds that evaluate groups.
         """
+
+    def describe_outputs(self, hidden_sizes: Sequence[int]) -> str:
+        """Return a description of the outputs for `nas check`; empty if the labels determine them.
+
+        `hidden_sizes` are those of the search space in ascending order. The last one is the teacher's.
+        """
+        return ""
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
         """Return the entries of an export's `config.json` that define how its outputs become answers.

@@ -84,9 +84,9 @@ class ClassMetric(Metric):
 
 
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
-    """Return the area under the ROC curve of one class: the probability that its texts rank above other texts.
+    """Return the area under the ROC curve: the probability that a text of a class ranks above one of another class.
 
-    Ties count half. None if no text, or every text, belongs to the class.
+    `number` is the number of the first class. Ties count half. Return None if no text, or every text, belongs to it.
     """
     from scipy.stats import rankdata
 
@@ -114,9 +114,10 @@ class Classification(TaskKind):
     problem_type = "single_label_classification"
 
     def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        """Return the metric. f1, precision, recall and roc_auc are computed for the class `positive` if it is given.
+        """Return the metric that the settings name.
 
-        Otherwise they are computed for class 1 if there are two classes, as in GLUE, or as the mean over all classes.
+        f1, precision, recall and roc_auc are computed for the class `positive` if the settings name one. Otherwise they
+        are computed for class 1 if there are two classes, as in GLUE, or else as the mean over all classes.
         """
         name, positive = settings.metric, settings.positive
         if is_custom(name):
@@ -135,7 +136,7 @@ class Classification(TaskKind):
         matches = [number for number, name in enumerate(names) if name == positive]
         matches = matches or [number for number, name in enumerate(names) if name.casefold() == positive.casefold()]
         if len(matches) != 1:
-            raise DataError(f"task.positive: must be one of the classes {', '.join(names)}, but got {positive!r}")
+            raise DataError(f"task.positive: {positive!r} does not name one class; use one of {', '.join(names)}")
         return ClassMetric(name, f"{name} of {names[matches[0]]!r}", matches[0])
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:

@@ -29,10 +29,10 @@ _registered: dict[str, Function] = {}
 
 @dataclass(frozen=True)
 class CustomMetric(Metric):
-    """A metric whose score is what a user-defined function returns for predictions and references; higher is better.
+    """A metric whose score is the result of a user-defined function. A higher score must mean a better network.
 
-    The function is called with the predictions first. In all other respects, the metric behaves like `base`, the first
-    metric of the kind of task, which also turns logits into predictions.
+    The function is called with predictions and references, in this order. In all other respects, the metric behaves
+    like `base`, the first metric of the kind of task, which also turns logits into predictions.
     """
 
     function: Function = field(kw_only=True)
@@ -94,7 +94,7 @@ class CustomMetric(Metric):
 
 
 def custom_metric(name: str, base: Metric) -> CustomMetric:
-    """Return the metric for the function with this name. Raises `ValueError` with a remedy if there is none."""
+    """Return the metric for the function called `name`. Raises `ValueError` with a remedy if it is not found."""
     label = name.partition(":")[2].partition("#")[0]
     return CustomMetric(name, label, function=_find_function(name), base=base)
 
@@ -122,7 +122,7 @@ def register(function: Function) -> str:
 
 
 def _code_parts(code: CodeType) -> Iterable[object]:
-    """Yield the parts of a function's code that define its computation, but not where it is defined."""
+    """Yield the parts of a function's code that define its computation, without its file name and line numbers."""
     yield code.co_code
     yield from code.co_names
     for constant in code.co_consts:
@@ -136,7 +136,7 @@ def _find_function(name: str) -> Function:
     module, _, function = name.partition(":")
     if "#" in function:
         raise ValueError(
-            f"metric: {name!r} is a function of the Python program that made the study and is unknown elsewhere; "
+            f"metric: {name!r} is a function of the Python program that created the study and is unknown elsewhere; "
             "continue in that program (nas.run_of), or put the function into an installed package and name it as "
             "module:function"
         )

@@ -1,16 +1,17 @@
 """The kind of task `embedding`: the teacher is a sentence encoder, and training needs only texts without labels.
 
 A network outputs an embedding in the teacher's own space, so that embeddings of teacher and network can be compared
-with each other. Networks are evaluated by the similarities of their embeddings: on text pairs with scores
-(`PairCorrelation`), on queries and the passages of a corpus (`RetrievalMetric`), or in comparison with the teacher's
-similarities (`Agreement`).
+with each other. With `task.output_width = "own"`, it has the width of the network's hidden states and lies in a space
+of its own (`OwnWidthEmbedding`). Networks are evaluated by the similarities of their embeddings: on text pairs with
+scores (`PairCorrelation`), on queries and the passages of a corpus (`RetrievalMetric`), or in comparison with the
+teacher's similarities (`Agreement`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     import torch
 
 _SIMILARITY_WEIGHT = 10.0
-"""Weight of the error of similarities relative to that of embeddings; it is large since similarities differ little."""
+"""Weight of the error of similarities relative to that of embeddings; it is large since similarities differ little.
+
+If embeddings are not compared, this weight is only relative to the loss of the hidden states. Networks then hardly
+depend on it: weights from 1 to 100 lead to equally good ones (studies/LOG.md, 2026-12-01)."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,16 @@ class Embedding(TaskKind):
     text_words = "unlabelled texts to learn from"
     why_no_exits = "the embeddings of two texts are compared, so both must come from the same layer"
     why_no_student = "embeddings lie in the space of the model that is compressed"
+    has_output_width = True
     network_form = NetworkForm("encoder", "mean")
     learns_from_texts = True
     has_static = False
     pipeline = ""
     hub_task = "sentence-similarity"
     hub_library = "sentence-transformers"
+
+    def variant(self, settings: TaskSettings) -> TaskKind:
+        return OwnWidthEmbedding() if settings.output_width == "own" else self
 
     def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
         return _METRICS[settings.metric][0](settings.metric)
@@ -145,7 +153,7 @@ class Embedding(TaskKind):
                 if value:
                     raise ValueError(
                         f"{key}: {settings.metric} is measured on texts held out of the training texts, but got "
-                        f"{value!r}; remove it, or set another metric"
+                        f"{value!r}; remove it, or set a different metric"
                     )
             return
         if not settings.search:
@@ -201,10 +209,10 @@ class Embedding(TaskKind):
         student_embeddings, teacher_embeddings = student.float(), teacher.float()
         squared_length = teacher_embeddings.square().sum(dim=-1).mean()
         errors = (student_embeddings - teacher_embeddings).square().sum(dim=-1).mean() / squared_length
-        similarities = (
-            student_embeddings @ student_embeddings.T - teacher_embeddings @ teacher_embeddings.T
-        ) / squared_length
-        return errors + _SIMILARITY_WEIGHT * similarities.square().mean()
+        return errors + _SIMILARITY_WEIGHT * _similarity_error(student_embeddings, teacher_embeddings)
+
+    def describe_outputs(self, hidden_sizes: Sequence[int]) -> str:
+        return f"embeddings of {hidden_sizes[-1]} dimensions, in the teacher's space"
 
     def served_as(self, teacher: Any, fine_tuned: bool) -> dict[str, Any]:
         return {}
@@ -227,3 +235,48 @@ class Embedding(TaskKind):
 
     def summary(self, texts: str, labels: Sequence[str]) -> str:
         return f"Embeds {texts}"
+
+
+class OwnWidthEmbedding(Embedding):
+    """The variant whose embeddings are as wide as the network's hidden states, in a space that differs by network."""
+
+    network_form = replace(Embedding.network_form, own_width=True)
+
+    def form(self, teacher: str) -> NetworkForm:
+        return replace(super().form(teacher), own_width=True)
+
+    def divergence(
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        groups: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return a multiple of the squared error of the similarities within a batch, as in `Embedding.divergence`.
+
+        The embeddings themselves are not compared, even if they are as wide as the teacher's, so that the loss does not
+        depend on the width.
+        """
+        return _SIMILARITY_WEIGHT * _similarity_error(student.float(), teacher.float())
+
+    def describe_outputs(self, hidden_sizes: Sequence[int]) -> str:
+        *smaller, largest = map(str, hidden_sizes)
+        sizes = f"{', '.join(smaller)} or {largest}" if smaller else largest
+        return f"embeddings of {sizes} dimensions, the network's hidden size, not in the teacher's space"
+
+    @property
+    def usage(self) -> str:
+        return (
+            "The embeddings have as many dimensions as the hidden size of this model. They can be compared only with "
+            "each other, not with those of the teacher or of another model, so embed all documents with this model."
+        )
+
+
+def _similarity_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error of the dot products between the embeddings of a batch.
+
+    It is relative to the mean squared length of the teacher's embeddings. The two may differ in width.
+    """
+    squared_length = teacher.square().sum(dim=-1).mean()
+    similarities = (student @ student.T - teacher @ teacher.T) / squared_length
+    return similarities.square().mean()

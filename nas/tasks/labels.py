@@ -61,7 +61,7 @@ class LabelColumn:
             raise DataError(
                 f"{without_classes.place}: labels must have the same form in all files, but {with_classes.source} "
                 f"declares them as classes ({_first_names(with_classes.classes or ())}) and this file does not; write "
-                "them as texts in all files"
+                "them as strings in all files"
             )
         values = list(chain.from_iterable(part.values for part in parts))
         return cls(source, name, values, parts[0].classes, tuple(parts))
@@ -90,19 +90,19 @@ class Head:
     source: str
     """The teacher's folder or hub id."""
     names: tuple[str, ...]
-    """The names of its outputs, in order."""
+    """The names of the classifier's outputs, in order."""
     is_retrained: bool = False
     """Whether the teacher will be fine-tuned. Its classifier may then be replaced, so it need not fit the data."""
 
 
 @dataclass(frozen=True)
 class Numbering:
-    """The numbers of a task's classes."""
+    """The numbering of a task's classes."""
 
     names: tuple[str, ...]
     """The classes in the order of their numbers."""
     numbers: Mapping[str, int]
-    """The number of each class that occurs in the data, by its name in the data."""
+    """The number of each class that occurs in the data, keyed by its name in the data."""
     note: str = ""
     """A line for the user about a notable property of the numbering; empty if there is none."""
 
@@ -110,7 +110,8 @@ class Numbering:
 def check_one_output(head: Head | None, needed: str, given: str) -> None:
     """Raise `TeacherError` if the teacher's classifier is kept and does not have exactly one output.
 
-    `needed` and `given` are parts of the message: the need of the task, and the kind of teacher to give instead.
+    `needed` and `given` are parts of the message: a clause about the need of the task, and the kind of teacher that
+    meets it.
     """
     if head and not head.is_retrained and len(head.names) != 1:
         raise TeacherError(
@@ -136,9 +137,9 @@ def file_by_file(
 
 @file_by_file
 def classes_of(column: LabelColumn) -> list[str]:
-    """Return the name of each row's class: the text without white space around it, or the digits of a whole number.
+    """Return the name of each row's class: the string without surrounding white space, or the digits of a whole number.
 
-    If all labels are texts such as "1.0", they are taken as whole numbers. Raises `DataError` for rows without a
+    If all labels are strings such as "1.0", they are treated as whole numbers. Raises `DataError` for rows without a
     label, and for values that cannot be classes.
     """
     values, declared_classes = _single_values(column), column.classes
@@ -151,7 +152,7 @@ def classes_of(column: LabelColumn) -> list[str]:
         is_fraction = isinstance(value, float) and not value.is_integer()
         if is_fraction or not isinstance(value, str | int | float | Decimal):
             raise DataError(
-                f"{column.place}: classes must be whole numbers or texts, but row {number} (counted from "
+                f"{column.place}: classes must be whole numbers or strings, but row {number} (counted from "
                 f"0) holds {value!r}; correct the column, or set kind = 'regression'"
             )
     names = [str(int(value)) if isinstance(value, float) else str(value) for value in values]
@@ -188,7 +189,7 @@ def _finite_numbers(column: LabelColumn) -> list[float]:
 
 
 def parse_numbers(values: Iterable[Any]) -> list[float]:
-    """Return each value as a number; texts such as "2.5" are converted, and any other value becomes NaN."""
+    """Return the values as numbers. Strings such as "2.5" are converted. Values that are not numbers become NaN."""
     return [_parse_number(value) for value in values]
 
 
@@ -216,7 +217,7 @@ def _parse_number(value: Any) -> float:
 
 
 def _single_values(column: LabelColumn) -> list[Any]:
-    """Return the values of a column, without white space around texts. Raises `DataError` for lists and records."""
+    """Return the values of a column, without white space around strings. Raises `DataError` for lists and records."""
     values = [value.strip() if isinstance(value, str) else value for value in column.values]
     if any(isinstance(value, list | dict) for value in values):
         raise DataError(
@@ -227,7 +228,7 @@ def _single_values(column: LabelColumn) -> list[Any]:
 
 
 def refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
-    """Raise `DataError` if a value is None or an empty text. `values` holds one value per row of the column."""
+    """Raise `DataError` if a value is None or an empty string. `values` holds one value per row of the column."""
     rows_without_label = [number for number, value in enumerate(values) if value is None or value == ""]
     if rows_without_label:
         raise DataError(
@@ -237,7 +238,7 @@ def refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
 
 
 def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classification") -> tuple[str, ...]:
-    """Return the classes in the order of a `ClassLabel`, or else sorted: numbers by value, texts alphabetically.
+    """Return the classes in the order of a `ClassLabel`, or else sorted: numbers by value, strings alphabetically.
 
     Raises `DataError` if there are too few or too many classes for the kind of task.
     """
@@ -267,13 +268,13 @@ def _sorted_names(names: set[str]) -> list[str]:
 
 
 def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
-    """Number the classes of the data as the teacher does, or in the given order if its classifier is not kept.
+    """Number the classes of the data as the teacher does, or as in `names` if the teacher's classifier is not kept.
 
     Classes are matched by name, in any order. If the data's classes are whole numbers that the teacher does not use
-    as names, they are taken as the teacher's class numbers, provided that the teacher has all of these numbers.
+    as names, they are treated as the teacher's class numbers, provided that the teacher has all of these numbers.
     Otherwise, classes are matched in order, provided that data and teacher have equally many. If the data's classes
-    are consecutive numbers from 0 and fewer than the teacher's, they probably belong to another task and are refused.
-    Raises `TeacherError` if the classes cannot be matched.
+    are consecutive numbers from 0 and fewer than the teacher's, they probably belong to a different task and are
+    refused. Raises `TeacherError` if the classes cannot be matched.
     """
     own_numbering = Numbering(tuple(names), {name: number for number, name in enumerate(names)})
     if head is None:
@@ -313,7 +314,7 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
 def _match_by_name(names: Sequence[str], teacher_names: Sequence[str]) -> dict[str, int]:
     """Return the position of each name in `teacher_names`, ignoring case if that is unambiguous.
 
-    Empty if a name is missing.
+    The result is empty if a name is missing there.
     """
     for normalise in (str, lambda name: name.strip().casefold()):
         positions = {normalise(name): number for number, name in enumerate(teacher_names)}
@@ -328,7 +329,7 @@ def _match_by_name(names: Sequence[str], teacher_names: Sequence[str]) -> dict[s
 
 
 def _absent_classes_note(teacher_names: Sequence[str], numbers: Mapping[str, int]) -> str:
-    """Return a note about classes of the teacher that the training data lacks; empty if it has all of them."""
+    """Return a note about classes of the teacher that the training data lacks; empty if it lacks none."""
     absent = [name for number, name in enumerate(teacher_names) if number not in numbers.values()]
     if not absent:
         return ""
@@ -362,7 +363,10 @@ def alike_note(source: str, names: Sequence[str]) -> list[str]:
 def check_known(
     class_numbering: Numbering, train: LabelColumn, test: LabelColumn, classes: Iterable[tuple[int, str]]
 ) -> None:
-    """Raise `DataError` if the training set lacks a class of the test set; `classes` pairs row numbers and classes."""
+    """Raise `DataError` if the training set lacks a class of the test set.
+
+    `classes` yields pairs of the number of a row in the test set and a class of this row.
+    """
     unknown_label = next(((row, label) for row, label in classes if label not in class_numbering.numbers), None)
     if unknown_label is None:
         return
@@ -388,15 +392,15 @@ def names_in_lists(column: LabelColumn, rule: str, remedy: str) -> list[list[str
         for value in row:
             if not _is_label(value, column):
                 raise DataError(
-                    f"{column.place}: labels must be whole numbers or texts, but the list in row {number} (counted "
-                    f"from 0) holds {value!r}; correct this list"
+                    f"{column.place}: labels must be whole numbers or strings, but the list in row {number} "
+                    f"(counted from 0) holds {value!r}; correct this list"
                 )
     names: Iterator[str] = iter(classes_of(replace(column, values=[value for row in column.values for value in row])))
     return [[next(names) for _ in row] for row in column.values]
 
 
 def _is_label(value: Any, column: LabelColumn) -> bool:
-    """Whether an item of a list can be a label: a declared class, a whole number or a text that is not blank."""
+    """Whether an item of a list can be a label: a declared class, a whole number or a string that is not blank."""
     if column.classes is not None:
         return value in range(len(column.classes))
     if isinstance(value, float):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 THRESHOLD = 0.5
-"""The smallest probability at which a label applies, unless the study sets another threshold."""
+"""The smallest probability at which a label applies, unless the study sets a different threshold."""
 _CERTAIN_LOGIT = 5.0
 """The logit of a label that certainly applies, in simulated and constant answers."""
 _YES_OR_NO = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
@@ -78,7 +78,7 @@ class LabelMetric(Metric):
         return replace(self, thresholds=tuple(thresholds))
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return for each label whether it applies, (texts, labels)."""
+        """Return whether each label applies to each text, (texts, labels)."""
         applies: np.ndarray = probabilities(logits) >= np.asarray(self.thresholds or (THRESHOLD,))
         return applies
 
@@ -110,7 +110,7 @@ class LabelMetric(Metric):
         return logits
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits in which about this share of the texts' labels is right and the rest is wrong."""
+        """Return simulated logits in which about a `share` of the texts' labels is right and the rest is wrong."""
         rows, label_numbers = np.nonzero(labels)
         shift = np.where(rng.random(len(rows)) < share, 0, rng.integers(1, outputs, len(rows)))
         logits = np.full((len(labels), outputs), -_CERTAIN_LOGIT)
@@ -125,7 +125,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def counts(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return for each label the numbers of true positives, predicted positives and actual positives, (3, labels).
+    """Return the numbers of true positives, predicted positives and actual positives per label, (3, labels).
 
     Both arguments have the shape (texts, labels).
     """
@@ -141,14 +141,15 @@ def quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def f1(label_counts: np.ndarray) -> np.ndarray:
     """Return F1 from `counts` (3, ...).
 
-    It equals scikit-learn's F1 but takes a fifth of the time, which matters because the bootstrap calls it often.
+    The result equals scikit-learn's F1 but is computed in a fifth of the time. This matters, because the bootstrap
+    computes F1 often.
     """
     correct, predicted, actual = label_counts
     return quotient(2 * correct, predicted + actual)
 
 
 def best_threshold(answer_probabilities: np.ndarray, is_correct: np.ndarray) -> float:
-    """Return the threshold with the best F1 for these probabilities of answers. `is_correct` marks correct ones.
+    """Return the threshold on `answer_probabilities` with the best F1. `is_correct` says which answers are correct.
 
     Both arguments have the shape (answers,). The threshold lies half-way between two probabilities that occur. If no
     answer is correct, return `THRESHOLD`.
@@ -206,7 +207,7 @@ class MultiLabel(TaskKind):
         return TaskLabels(values, class_numbering.names, tuple(notes))
 
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
-        """Return whether a teacher fits. One without a problem type is accepted, because many are saved without it."""
+        """Return whether a teacher fits. Many teachers are saved without a problem type, so None is accepted."""
         return problem_type in (None, self.problem_type) and outputs != 1
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
@@ -250,14 +251,17 @@ def _read_lists(column: LabelColumn) -> list[list[str]]:
 
 
 def _read_columns(columns: Sequence[LabelColumn]) -> list[list[str]]:
-    """Return for each row the names of the columns that hold 1 or true. Raises the errors of `_read_applies`."""
+    """Return the names of the columns that hold 1 or true in each row. Raises the errors of `_read_applies`."""
     applies = zip(*map(_read_applies, columns), strict=True)
     return [[column.name for column, value in zip(columns, row, strict=True) if value] for row in applies]
 
 
 @file_by_file
 def _read_applies(column: LabelColumn) -> list[float | None]:
-    """Return 1.0 or 0.0 for each row of a column of 0 and 1, or false and true. Raises `DataError` for other values."""
+    """Return 1.0 or 0.0 for each row of a column that holds 0 or 1, or false or true.
+
+    Raises `DataError` if the column holds any other value.
+    """
     refuse_missing(column, column.values)
     values = [_YES_OR_NO.get(str(value).strip().casefold()) for value in column.values]
     if None in values:
@@ -270,7 +274,7 @@ def _read_applies(column: LabelColumn) -> list[float | None]:
 
 
 def _multi_hot(names: Sequence[str], class_numbering: Numbering) -> list[float]:
-    """Return a list with 1.0 at the indices of the given labels and 0.0 elsewhere."""
+    """Return a list with 1.0 at the indices of the labels `names`, and 0.0 elsewhere."""
     values = [0.0] * len(class_numbering.names)
     for name in names:
         values[class_numbering.numbers[name]] = 1.0

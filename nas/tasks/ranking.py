@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import torch
 
 _CUTOFF = 10
-"""Number of passages per query that mrr@10 and ndcg@10 consider."""
+"""The number of top-ranked passages per query that mrr@10 and ndcg@10 consider."""
 _TREC_EVAL_NAMES = {"ndcg@10": f"ndcg_cut_{_CUTOFF}", "mrr@10": "recip_rank", "map": "map"}
 """The names of the metrics in trec_eval."""
 _LARGEST_GRADE = 100
 """The largest grade of relevance."""
 _EXAMPLE_SIZES = range(4, 13)
-"""The numbers of passages that a query may have to be shown as an example in the report."""
+"""The report shows a query as an example only if its number of passages is in this range."""
 _IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
 """The activations that sentence-transformers applies to the output of a network."""
 
@@ -145,7 +145,10 @@ class Ranking(TaskKind):
         return RankingMetric(settings.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Return the grades for the metric and, for training, their ratios to the largest training grade, at most 1."""
+        """Return the grades, which the metric uses, and the labels that training uses.
+
+        A label is the ratio of a grade to the largest training grade, at most 1.
+        """
         (train_column,), (test_column,) = train, test
         check_one_output(head, "but a ranking needs one score", "a cross-encoder with one output")
         grades_by_set = {"train": grades_of(train_column), "test": grades_of(test_column)}
@@ -164,7 +167,7 @@ class Ranking(TaskKind):
         return {0: "relevance"}
 
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
-        """Return whether a teacher has one output; any such network defines an order, however it was trained."""
+        """Return whether a teacher has one output. Such a network defines an order, however it was trained."""
         return outputs == 1
 
     @property
@@ -184,10 +187,10 @@ class Ranking(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the mean squared error of the scores plus, given `groups`, that of score differences within queries.
+        """Return the mean squared error of the scores. If `groups` is set, add a term for the order within queries.
 
-        The latter is twice the variance of a query's errors, which equals the mean squared difference of all pairs of
-        these errors.
+        This term is twice the variance of a query's errors, which equals the mean squared difference of all pairs of
+        errors: the mean squared error of the score differences.
         """
         error = student.float() - teacher.float()
         loss = error.square().mean()
@@ -196,7 +199,7 @@ class Ranking(TaskKind):
         return loss + 2.0 * (error - _group_means(error, groups)).square().mean()
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
-        """Return entries with which transformers and sentence-transformers return the same scores.
+        """Return the `config.json` entries with which transformers and sentence-transformers return the same scores.
 
         Scores are probabilities, unless the teacher returns raw scores and was not fine-tuned. A cross-encoder names
         its activation in one of three settings. For any other teacher, the problem type shows whether scores are raw.
@@ -268,7 +271,7 @@ def grades_of(column: LabelColumn) -> list[int]:
 
 
 def _group_means(errors: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Return for each text the mean error of its group, (texts, outputs)."""
+    """Return the mean error of each text's group, (texts, outputs)."""
     import torch
 
     _, positions, sizes = torch.unique(groups, return_inverse=True, return_counts=True)

@@ -32,7 +32,7 @@ def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Correlation(Metric):
-    """The correlation `spearman` or `pearson` between outputs and targets. Labels are the targets, (texts,)."""
+    """The correlation (`spearman` or `pearson`) between outputs and targets. Labels are the targets, (texts,)."""
 
     @property
     def needs_float32(self) -> bool:
@@ -103,7 +103,10 @@ class Regression(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the mean squared error of the outputs, which are standardised during training."""
+        """Return the mean squared difference between a network's and its teacher's outputs.
+
+        The outputs are standardised during training.
+        """
         from torch.nn import functional
 
         return functional.mse_loss(student.float(), teacher.float())

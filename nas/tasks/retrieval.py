@@ -11,7 +11,7 @@ from nas.tasks.base import GROUP, Metric
 from nas.tasks.cosine import unit_vectors
 
 _CUTOFF = 10
-"""Number of passages per query that ndcg@10 considers."""
+"""The number of top-ranked passages per query that ndcg@10 considers."""
 _MOST_SIMILARITIES = 2**24
 """The largest number of similarities that are held in memory at a time."""
 _DECIMALS = 6

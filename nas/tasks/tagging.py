@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OUTSIDE_TAG = "O"
 _IOB2 = re.compile(r"O|[BI]-.+", re.DOTALL)
 Span = tuple[str, int, int]
-"""The type of a span, and the numbers of its first and last word."""
+"""The type of a span, and the indices of its first and last word."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,10 @@ class TagMetric(Metric):
         return scores
 
     def _span_counts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return for each text the numbers of correct, predicted and actual spans (or words), (texts, 3)."""
+        """Return the numbers of correct, predicted and actual spans of each text, (texts, 3).
+
+        If the metric is `accuracy`, words are counted instead of spans.
+        """
         answered = logits.argmax(axis=-1)
         if self.name == "accuracy":
             words = (labels != IGNORED).sum(axis=1)
@@ -69,7 +72,10 @@ class TagMetric(Metric):
         ).reshape(-1, 3)
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the tag numbers of words at their first tokens, (texts, tokens), and `IGNORED` for other tokens."""
+        """Return the predicted tag number of each word at its first token, (texts, tokens).
+
+        All other tokens have the value `IGNORED`.
+        """
         tags: np.ndarray = np.where(labels == IGNORED, IGNORED, logits.argmax(axis=-1))
         return tags
 
@@ -111,7 +117,7 @@ class TagMetric(Metric):
         return logits
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits for which a share of the words has the correct tag, or a share of the spans is found.
+        """Return simulated logits that tag a share of the words correctly or, for `span_f1`, find a share of the spans.
 
         For each missed span, a word outside of all spans is wrongly tagged as a span.
         """
@@ -165,7 +171,7 @@ class Tagging(TaskKind):
     pipeline = "token-classification"
     pipeline_arguments = ', aggregation_strategy="first"'
     why_no_exits = "each word of a text has its own tag, and not all tags become confident at the same layer"
-    why_no_student = "another tokenizer may split words into other tokens, to which the teacher's outputs do not apply"
+    why_no_student = "a different tokenizer may split words differently, so the teacher's outputs would not apply"
     examples = (
         {"tags": [["B-PER", "I-PER", "O"], ["O", "B-LOC"], [], ["O", "O", "B-LOC", "B-PER", "O"], ["B-LOC"], ["O"]]},
         {"tags": [["O", "B-x"], ["B-x", "I-x", "O"]]},
@@ -177,7 +183,7 @@ class Tagging(TaskKind):
         if (odd_tag := _first_tag_not_iob2(names)) is not None:
             raise DataError(
                 f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; name "
-                "tags like this in the data (as texts or a ClassLabel) or in the teacher's config.json, or set "
+                "tags like this in the data (as strings or a ClassLabel) or in the teacher's config.json, or set "
                 "metric = 'accuracy'"
             )
         return TagMetric("span_f1", "span F1", tuple(names))
@@ -252,12 +258,12 @@ class Tagging(TaskKind):
 
 
 def _first_tag_not_iob2(names: Iterable[str]) -> str | None:
-    """Return the first of these tags that does not follow IOB2; None if all do."""
+    """Return the first tag name that does not follow IOB2 (`O`, `B-<type>`, `I-<type>`); None if all names do."""
     return next((name for name in names if not _IOB2.fullmatch(name)), None)
 
 
 def _read_tags(column: LabelColumn) -> list[list[str]]:
-    remedy = "write a list with a tag for each word, or set another kind"
+    remedy = "write a list with a tag for each word, or set a different kind"
     return names_in_lists(column, "tagging needs a list of tags in every row", remedy)
 
 

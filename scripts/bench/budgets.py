@@ -1,11 +1,12 @@
-"""Measure, for random latency budgets, whether exports meet them and how much of each budget they use.
+"""Measure whether exports meet random latency budgets, and how much of each budget they use.
 
-For each budget, the architectures that are predicted to use most of it are measured in the same way as by `nas search`.
-The first one that meets the budget is written to ONNX and measured again in a new process. Accuracy does not matter
-here, so weights are random.
+For each budget, the architectures that are predicted to use most of the budget are measured, as `nas search` does. The
+first architecture that meets the budget is written to ONNX and measured again in a new process. Accuracy does not
+matter here, so weights are random.
 
-Both measurements also include the largest sub-network, interleaved with the others. Its two latencies show how much
-faster the machine was the second time, and thus how much of the budget the export would have used at the earlier speed.
+Both measurements also include the largest sub-network, interleaved with the other networks. Its two latencies show how
+much faster the machine was during the second measurement, and thus how much of the budget the export would have used at
+the speed of the first one.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _LEAST_USE = 0.85
 
 
 def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Export for `pairs` random budgets, print a line for each, and return how many were met and how much was used."""
+    """Export a network for each of `pairs` random budgets, print the results, and return how many budgets were met."""
     space, rng = SearchSpace.load(arguments.space), random.Random(arguments.seed)
     config = common.config_of(space)
     supernet = BertSupernet(CompactBert(config).eval())
@@ -109,7 +110,7 @@ def _candidates(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Ra
 
 
 def _measured_again(supernet: BertSupernet, device: Device, networks: list[Architecture]) -> list[LatencyRecord]:
-    """Write networks to files and return their latencies, measured interleaved in a separate process."""
+    """Write networks to files, measure them interleaved in a separate process, and return their latencies."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {str(number): Path(folder) / f"{number}.onnx" for number in range(len(networks))}
         for path, architecture in zip(paths.values(), networks, strict=True):

@@ -1,4 +1,4 @@
-"""Measure candidates per second of naive evaluation, of each of its optimisations, and of all optimisations together.
+"""Measure how many candidates per second are evaluated naively, with single optimisations and with all of them.
 
 Naive evaluation extracts each candidate and runs it in full precision on all texts of the search, in the order of the
 data set, in batches padded to their longest text. All variants evaluate the same list of candidates: random ones that
@@ -6,9 +6,10 @@ meet the study's budgets, and several generations of their children. The variant
 time, so that other work on the machine slows all of them alike. The variants with shared layers, racing or bf16 also
 batch texts of similar length.
 
-The front of a variant counts as equally good if, for each network on the naive front, it has a network that costs no
-more and whose accuracy is lower by at most one standard error. Naive evaluation determines both accuracies. The
-benchmark needs a run whose supernet is trained and whose devices are profiled.
+The Pareto front of a variant is treated as equally good as that of naive evaluation if, for each network on the latter,
+the front of the variant has a network that costs no more and whose accuracy is lower by at most one standard error.
+Both accuracies are those of naive evaluation. The benchmark needs a run whose supernet is trained and whose devices are
+profiled.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Naive:
         self._batches = list(batches_by_length(texts) if by_length else _padded(texts))
 
     def evaluate(self, architecture: Architecture, _: float = 0.0) -> CandidateResult:
-        """Return the result of a candidate with inherited weights, according to the task's metric."""
+        """Evaluate a candidate with weights inherited from the supernet, and return the result."""
         started, left_after = time.monotonic(), list[int]()
         model = self.supernet.extract(architecture)
         accuracy = self.metric.score(predict(forward_of(model, left_after), self._batches), self.labels)
@@ -84,9 +85,10 @@ def _padded(texts: Dataset) -> Iterator[Batch]:
 
 
 class Variant:
-    """One variant of evaluation, which works through the list in the same order as the inline executor.
+    """One variant of the evaluation. It evaluates the candidates in the same order as the inline executor.
 
-    From the first few waiting candidates, it takes the one that shares the most layers with the previous candidate.
+    From the first few waiting candidates, the variant chooses the one that shares the most layers with the previous
+    candidate.
     """
 
     def __init__(self, name: str, evaluator: Naive | Evaluator, candidates: list[Architecture], costs: Costs) -> None:
@@ -114,12 +116,12 @@ class Variant:
 
     @property
     def rate(self) -> float:
-        """Candidates per second."""
+        """The number of candidates evaluated per second."""
         return len(self.results) / self.seconds
 
     @property
     def share_of_texts(self) -> float:
-        """The mean share of the texts on which a candidate was evaluated."""
+        """The share of the texts on which a candidate was evaluated, averaged over all candidates."""
         return sum(result.examples for result in self.results) / len(self.results) / len(self._evaluator.labels)
 
     def front(self) -> list[Architecture]:
@@ -132,7 +134,7 @@ class Variant:
 def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
     """Measure, print a table, and return the candidates per second of each variant.
 
-    If `fast`, only the naive variant and the one with all optimisations are measured.
+    If `fast` is set, only the naive variant and the variant with all optimisations are measured.
     """
     costs, metric, parts = costs_of(run), metric_of(run), evaluation(run).read()
     supernet, texts = parts.evaluator().supernet, Dataset(parts.texts)
@@ -186,9 +188,9 @@ def _largest_loss(
     naive_results: dict[Architecture, CandidateResult],
     costs: Costs,
 ) -> float:
-    """Return the largest loss of accuracy of another front against the naive front.
+    """Return the largest loss of accuracy of the Pareto front `other` against the naive Pareto front.
 
-    Each network on the naive front is compared with the best network on the other front that costs no more.
+    Each network on the naive front is compared with the best network on the front `other` that costs no more.
     """
 
     def cost(architecture: Architecture) -> tuple[float, ...]:

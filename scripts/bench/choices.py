@@ -1,4 +1,4 @@
-"""Measure the accuracy that each compression method costs and the time and size that it saves, per kind of block.
+"""Measure, for each kind of block, how much accuracy each compression method costs and how much time and size it saves.
 
 Accuracy is measured on the search set, without any training of the compressed network. This network is the teacher
 with its units ordered by importance and with all blocks of one kind compressed by one method. Time is measured for one
@@ -38,7 +38,7 @@ RANKS = (1 / 6, 1 / 4, 1 / 3)
 
 
 def measure_all(run: Run) -> dict[str, Any]:
-    """Measure, print a table, and return accuracy, milliseconds and megabytes by kind of block and method."""
+    """Measure each method for each kind of block, print a table, and return accuracies, milliseconds and megabytes."""
     data = prepare_teacher(run)
     config, space = teacher_config(run), _space_of_teacher_size(run.study.space)
     teacher = load_teacher(run)
@@ -70,7 +70,7 @@ def measure_all(run: Run) -> dict[str, Any]:
 
 
 def _space_of_teacher_size(space: SearchSpace) -> SearchSpace:
-    """Return a search space with only the teacher's sizes, and every compression method that suits them."""
+    """Return a search space that has only the teacher's sizes and every compression method that suits these sizes."""
     shape = space.teacher
     specs = ["none"]
     for form in METHODS:
@@ -97,7 +97,7 @@ def _with_method(architecture: Architecture, block: Block, choice: str) -> Archi
 
 
 def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
-    """Return the latency of one block, in ms, for each kind of block and method that the device's runtime can run."""
+    """Return the latency of one block, in ms, keyed by kind of block and method, if the runtime supports the method."""
     recipe = ProfileRecipe(devices(run)[0], space, teacher_config(run), run.study.seed, texts=texts(run))
     shape, tokens = space.teacher, max(recipe.tokens)
     sizes = {"attention": shape.num_attention_heads, "feed_forward": shape.intermediate_size}

@@ -53,7 +53,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:
-    """Do the same as `run_benchmark`, but call `measure` with the run that the arguments name, and hold its lock."""
+    """Do the same as `run_benchmark`, but pass `measure` the run that the arguments name, and hold that run's lock."""
 
     def measure_run(_: argparse.Namespace) -> dict[str, Any]:
         if arguments.threads:
@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]
 def run_benchmark(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
     """Call `measure` and print its result if `--json` is given.
 
-    For a `NasError`, print one line and exit with the exit code of the error.
+    If `measure` raises a `NasError`, print one line and exit with the exit code of the error.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
@@ -88,7 +88,7 @@ def journal_of(run: Run) -> Path:
     """Return the path of the journal of a run's search. Raises `SearchError` if its trials are in a database."""
     if run.study.search.storage:
         raise SearchError(
-            "search.storage: this benchmark reads trials only from a journal, not a database; remove the key"
+            "search.storage: this benchmark reads trials only from a journal, not from a database; remove the key"
         )
     return run.journal
 
@@ -112,7 +112,7 @@ def results_in(journal: bytes, run: Run, costs: Costs) -> list[CandidateResult]:
 
 
 def config_of(space: SearchSpace) -> CompactBertConfig:
-    """Return the configuration of a teacher with a space's sizes, for measurements that do not depend on weights."""
+    """Return a configuration with a search space's teacher sizes, for measurements that do not depend on weights."""
     config = CompactBertConfig(attention_head_size=space.teacher.head_size, num_labels=2)
     return config.with_architecture(space.largest())
 

@@ -1,4 +1,4 @@
-"""Measure a training step with one thread, with all threads, and with all threads alongside one busy process.
+"""Measure the time of a training step with one thread, all threads, and all threads alongside one busy process.
 
 Steps of the teacher's fine-tuning and of the supernet are measured inside the Trainer, interleaved, on the same batches
 of the study's texts. Prints the seconds per step (median over rounds of the mean over steps), the speed-up of all
@@ -30,7 +30,7 @@ _CONDITIONS = ("one", "all", "busy")
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Measure and print all conditions, and return seconds and ratios."""
+    """Measure training steps under all conditions, print the results, and return seconds per step and ratios."""
     threads = torch.get_num_threads()
     conditions: dict[str, tuple[int, Callable[[], AbstractContextManager[None]]]] = {
         "one": (1, nullcontext),

@@ -103,7 +103,7 @@ def synthetic_profile(space: SearchSpace) -> Profile:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run a search, print a table, and return the milliseconds per trial at several numbers of trials.
 
-    Each value is the mean over the hundred trials before.
+    The value at a number of trials is the mean over the last hundred trials before it.
     """
     space = SearchSpace.load(arguments.space)
     budgets = tuple(Budget(name=share, device="cpu", p50_ms=f"{share}%") for share in ("20", "10", "5"))
@@ -123,7 +123,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     times = executor.times
 
     def cost(first: int, last: int) -> tuple[float, float]:
-        """Return the wall-clock and the processor time per trial, in ms, between two trials."""
+        """Return the wall-clock time and the processor time per trial, in ms, from trial `first` to trial `last`."""
         wall, cpu = (
             1000.0 * (end - begin) / (last - first) for begin, end in zip(times[first], times[last], strict=True)
         )

@@ -1,11 +1,12 @@
 """Measure the quality of a run's exported embeddings on texts that the search has not seen.
 
 Compares the teacher, the exports of a run whose task is of the kind `embedding`, and the mean of the teacher's token
-embeddings as a baseline:
+embeddings as a baseline. It reports two results:
   - `pairs`: for each file of scored text pairs, Spearman's correlation between the scores and the cosine similarities;
   - `retrieval`: for a folder in BEIR's layout (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over the
     whole corpus. For `own`, the network embeds all texts. For `documents_by_teacher`, the network embeds only the
-    queries and the teacher embeds the documents, as if they were in an existing index.
+    queries and the teacher embeds the documents, as if they were in an existing index. It is left out if the study
+    sets `task.output_width = "own"`, because these embeddings cannot be compared with the teacher's.
 
 Texts are embedded in full precision by the networks in the exported folders.
 """
@@ -43,7 +44,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 
 
 def encoders(run: Run, max_length: int) -> dict[str, Encode]:
-    """Return the encoders to compare by name: teacher, exports, and the mean of the teacher's token embeddings."""
+    """Return the encoders to compare, keyed by name: teacher, exports, and the teacher's averaged token embeddings."""
     teacher = load_teacher(run)
     tokenizer, types = load_tokenizer(run.teacher), "token_type_ids" in teacher.config.input_names
     vectors = teacher.state_dict()["bert.embeddings.word_embeddings.weight"].numpy()
@@ -89,13 +90,13 @@ class Retrieval:
         self.queries = [texts[name] for name in self._relevant]
 
     def ndcg(self, queries: np.ndarray, documents: np.ndarray) -> float:
-        """Return nDCG@10 if documents are ranked by the cosine similarity of their embeddings to that of the query."""
+        """Return nDCG@10 of ranking documents by the cosine similarity between their embeddings and the query's."""
         numbers = np.arange(len(documents))
         return float(ndcg_at_10(queries, documents, numbers, list(self._relevant.values())).mean())
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Measure every network, print a table, and return the results."""
+    """Measure the embeddings of every network, print a table, and return the results."""
     encode_of = encoders(run, arguments.max_length)
     pairs = {path.stem if path.stem != "test" else path.parent.name: read_rows(str(path)) for path in arguments.pairs}
     if arguments.without:
@@ -109,10 +110,9 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
         if retrieval and documents is not None:
             queries = encode(retrieval.queries)
             own_documents = documents if name == "teacher" else encode(retrieval.documents)
-            results[name]["retrieval"] = {
-                "own": round(retrieval.ndcg(queries, own_documents), 4),
-                "documents_by_teacher": round(retrieval.ndcg(queries, documents), 4),
-            }
+            results[name]["retrieval"] = {"own": round(retrieval.ndcg(queries, own_documents), 4)}
+            if run.study.task.output_width == "teacher":
+                results[name]["retrieval"]["documents_by_teacher"] = round(retrieval.ndcg(queries, documents), 4)
     _show(results, pairs)
     return {"networks": results, "pairs": {name: len(rows) for name, rows in pairs.items()}}
 
@@ -125,8 +125,9 @@ def _without(rows: Dataset, column: str) -> Dataset:
 
 
 def _show(results: dict[str, Any], pairs: dict[str, Dataset]) -> None:
-    retrieves = any("retrieval" in result for result in results.values())
-    table = Table("network", *pairs, *(["nDCG@10", "documents by teacher"] if retrieves else []))
+    titles = {"own": "nDCG@10", "documents_by_teacher": "documents by teacher"}
+    retrieval = results["teacher"].get("retrieval", {})
+    table = Table("network", *pairs, *(titles[key] for key in retrieval))
     for name, result in results.items():
         values = [*result["pairs"].values(), *result.get("retrieval", {}).values()]
         table.add_row(name, *(f"{100 * value:.1f}" for value in values))

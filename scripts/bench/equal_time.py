@@ -58,7 +58,7 @@ class _UntilDeadline(Forwarding):
 
 
 def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
-    """Run both searches for all seeds, print a table, and return the results."""
+    """Run both searches with each seed for `seconds`, print a table, and return the results."""
     study, costs, recipe = run.study, costs_of(run), evaluation(run)
     parts = recipe.read()
     naive = Naive(parts.evaluator().supernet, Dataset(parts.texts), metric_of(run), by_length=True)

@@ -1,19 +1,20 @@
 """Compare `nas run` with networks designed by hand and trained for the same time.
 
-For each budget, networks that a person would choose are cut from the teacher, whose units are ordered. Each is trained
-separately, by the same distillation, for as long as `nas run` took (without preparing the data and the teacher):
+For each budget, networks that a person would choose are cut from the teacher, whose units are ordered by importance.
+Each network is trained separately, with the distillation of `nas run`, for as long as `nas run` took (without preparing
+the data and the teacher):
   - `uniform`: the network of equal layers that is the most accurate with the supernet's weights;
   - `N layers`: for each number of evenly spaced layers, the widest network that meets the budget, in int8 if possible;
   - `narrowed`: the uniform network, cut from a network of twice the width that is trained for the first third of the
     time.
-They are compared to the export itself (`nas run`) and to the exported architecture trained separately for the same time
-(`same, alone`).
+These networks are compared to the export itself (`nas run`) and to the exported architecture, trained separately for
+the same time (`same, alone`).
 
-The benchmark times the steps of each network to find how many fit into the time. The networks of a budget are then
-trained in one process so that they share the teacher's forward pass, which does not change their results. All of them
-get as many steps as the fastest one. Accuracies are measured on the search set and on the test set.
+The benchmark times the steps of each network to find how many steps fit into the time. The networks of a budget are
+then trained in one process so that they share the teacher's forward pass, which does not change their results. All of
+them get as many steps as the fastest network. Accuracies are measured on the search set and on the test set.
 
-Each seed has its own folder below --runs. The benchmark resumes after an interruption.
+Each seed has its own folder below --runs. The benchmark can resume after an interruption.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _SHARE_OF_WIDE = 1 / 3
 
 
 def by_hand(run: Run, budget: Budget) -> dict[str, Architecture]:
-    """Return the networks that a person would choose for a budget, by name."""
+    """Return the networks that a person would choose for a budget, keyed by name."""
     space, best = run.study.space, front(run)["uniform"][budget.name]
     networks = {"uniform": Architecture.from_json(best["architecture"])} if best else {}
     full_width = [
@@ -71,7 +72,7 @@ def by_hand(run: Run, budget: Budget) -> dict[str, Architecture]:
 
 
 def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
-    """Return an uncompressed uniform network of twice the width, from which the architecture can be cut."""
+    """Return an uncompressed uniform network of twice the width, from which `architecture` can be cut."""
     heads = min(2 * architecture.layers[0].num_attention_heads, space.teacher.num_attention_heads)
     size = dict(widths(space)).get(heads, space.teacher.intermediate_size)
     layers = tuple(
@@ -82,7 +83,7 @@ def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
 
 
 class SeparateTraining:
-    """A trainer of a run's networks that trains each one from the ordered teacher, without a supernet."""
+    """A trainer of separate networks, which start from the ordered teacher's weights instead of a supernet's."""
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.run, self.folder = run, folder
@@ -91,7 +92,7 @@ class SeparateTraining:
         self.judge: Evaluator = evaluator_of(run)
 
     def seconds_per_step(self, architecture: Architecture) -> float:
-        """Return the seconds per step of a training of this network only."""
+        """Return the seconds per training step if only this network is trained."""
         ends = []
         for steps in (_WARM_UP_STEPS, _WARM_UP_STEPS + _TIMED_STEPS):
             folder = self.folder / "timing"
@@ -105,7 +106,7 @@ class SeparateTraining:
     def timed(self, chosen: Mapping[str, Architecture]) -> dict[str, float]:
         """Return the seconds per step of each network.
 
-        They are measured only once and then read from a file, because they determine the number of steps.
+        The times are measured only once and then read from a file, because they determine the number of steps.
         """
         file = self.folder / "seconds_per_step.json"
         if not file.exists():
@@ -114,7 +115,7 @@ class SeparateTraining:
         return seconds
 
     def train(self, networks: Sequence[CompactBert], steps: int, folder: Path, title: str) -> None:
-        """Train networks in place. Resumes after an interruption."""
+        """Train networks in place. An interrupted training run resumes from its checkpoint."""
         schedule = Schedule(self.settings.learning_rate, self.settings.batch_size, steps=steps)
         origin = {"steps": steps, "networks": [network.config.architecture.digest for network in networks]}
         training = distillation(self.run, splits(self.run), schedule, folder, origin)
@@ -131,9 +132,10 @@ class SeparateTraining:
 
 
 def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bool) -> dict[str, Any]:
-    """Return the accuracies on search and test set, and the steps, of each network for a budget, trained for `seconds`.
+    """Train the networks for a budget, and return the steps and the search and test accuracies of each network.
 
-    Checkpoints are kept in `folder`, from which an interrupted comparison resumes.
+    All networks are trained for as many steps as the fastest network completes in `seconds`. Checkpoints are kept in
+    `folder`, from which an interrupted comparison resumes.
     """
     exported = read_json(run.export(budget.name) / "verification.json", NasError)
     chosen = by_hand(run, budget) | {"same, alone": Architecture.from_json(exported["architecture"])}
@@ -164,7 +166,7 @@ def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bo
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compare for all seeds and budgets, print a table per budget, and return all accuracies."""
+    """Compare the networks for all seeds and budgets, print a table per budget, and return all accuracies."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     variables = dict(item.partition("=")[::2] for item in arguments.variables)
@@ -211,7 +213,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _with_error(values: Sequence[float]) -> str:
-    """Return the mean in percent, with the standard error over seeds if there are several."""
+    """Return the mean in percent, with the standard error over seeds if there are several seeds."""
     error = f" ± {100 * stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
     return f"{100 * fmean(values):.1f}{error}"
 
@@ -222,7 +224,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
     parser.add_argument("--share", type=float, default=1.0, help="training time as a share of that of `nas run`")
     parser.add_argument(
-        "--no-narrowed", action="store_true", help="leave out `narrowed`, which needs a training of its own"
+        "--no-narrowed", action="store_true", help="leave out `narrowed`, which needs a separate training run"
     )
     return parser.parse_args()
 

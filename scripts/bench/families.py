@@ -2,9 +2,9 @@
 
 The search spaces are in `spaces/` next to the study file. Each allows one family of techniques, or several together. If
 a space allows dropping tokens or early exits, latency is measured at the text lengths of the task. If it allows early
-exits, budgets limit the mean latency instead of the median. For each budget that a space can meet, its best network is
-exported and verified. After each space, its results are added to `results.json` next to the study file. Results of
-other spaces in that file are kept.
+exits, budgets limit the mean latency instead of the median. For each budget that a space can meet, the best network of
+the space is exported and verified. After each space, its results are added to `results.json` next to the study file.
+The results of all other spaces in that file are kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STUDY = Path(__file__).parents[2] / "studies" / "one-technique-or-many"
 
 
 def measure(run: Run, only: list[str]) -> dict[str, Any]:
-    """Run the study with all spaces, or with those named in `only`, show all records, and return them."""
+    """Run the study with all spaces, or only with those named in `only`, and return the records of all spaces."""
     folder = run.study.path.parent
     spaces = sorted((folder / "spaces").glob("*.toml"))
     prepare_teacher(run)
@@ -115,7 +115,7 @@ def _with_mean_limit(limits: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copy_teacher(run: Run, other: Run) -> None:
-    """Copy the data and the teacher, which all search spaces share, to the run `other` unless it has them already."""
+    """Copy the data and the teacher, which all search spaces share, to the run `other` unless `other` has them."""
     for name in ("data", "teacher"):
         source_mark, target_mark = (folder / "steps" / f"{name}.json" for folder in (run.folder, other.folder))
         if target_mark.exists() and target_mark.read_bytes() == source_mark.read_bytes():
@@ -157,7 +157,7 @@ def _cell(record: dict[str, Any]) -> str:
 
 
 def _share(record: dict[str, Any]) -> float:
-    """Return the latency as a share of the teacher's: the mean latency with early exits, otherwise the median."""
+    """Return the latency (the mean for networks with early exits, otherwise the median) as a share of the teacher's."""
     latency: float = record["expected_ms" if record["space"] == "exits" else "p50_ms"]
     return latency / record["teacher_p50_ms"]
 

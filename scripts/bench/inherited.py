@@ -1,8 +1,9 @@
 """Measure how many points of accuracy uniform sub-networks of the trained supernet lose against the teacher.
 
 Sub-networks with all layers are evaluated on the search set at full width, at half width and at the smallest hidden
-size. Sets of layers in the search space with two thirds of the layers are evaluated at full width, and those with half
-of the layers at half width. The benchmark first trains the supernet if it is missing.
+size. In addition, each set of layers in the search space that keeps two thirds of the layers is evaluated at full
+width, and each set that keeps half of the layers at half width. The benchmark first trains the supernet if it is
+missing.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from nas.space import Shape
 
 
 def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_size: int | None = None) -> Architecture:
-    """Return an architecture with the given layers, each with the share `width` of all heads and neurons."""
+    """Return an architecture with the layers `layers`, each with the share `width` of all heads and neurons."""
     heads, neurons = int(shape.num_attention_heads * width), int(shape.intermediate_size * width)
     kept = tuple(Layer(source, heads, neurons) for source in layers)
     return Architecture(hidden_size=hidden_size or shape.hidden_size, layers=kept)
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Measure, print a table, and return the teacher's accuracy and how many points each sub-network is below it."""
+    """Evaluate all sub-networks, and return the teacher's accuracy and the points that each sub-network loses."""
     train(run)
     shape, space = run.study.space.teacher, run.study.space
     total, narrow = shape.num_hidden_layers, space.dimensions.hidden_size[0]

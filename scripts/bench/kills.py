@@ -1,8 +1,8 @@
 """Test that a search on a Ray cluster survives kill -9 of the driver, a worker or a node at random moments.
 
 After each kill, the search must still end with the requested number of finished trials. No finished trial may be lost,
-and no candidate evaluated twice. After the driver is killed, the same command is run again; after a node is killed,
-another one is added. The nodes are Ray nodes on this machine with one processor each. The benchmark first creates the
+and no candidate evaluated twice. After the driver is killed, the same command is run again. After a node is killed, a
+new node is added. The nodes are Ray nodes on this machine with one processor each. The benchmark first creates the
 run's supernet and profiles if they are missing.
 """
 
@@ -39,7 +39,7 @@ KINDS = ("driver", "worker", "node")
 _NODE = {"num_cpus": 1}
 _LIMIT_S = 600.0
 _FINISHED = b'"result"'
-"""A text that occurs in a journal once per finished trial."""
+"""A string that occurs in a journal once per finished trial."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Outcome:
     evaluated_twice: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return the outcome as the JSON line holds it."""
+        """Return the outcome with the keys of the benchmark's JSON output."""
         values = asdict(self)
         return values | {"double": values.pop("evaluated_twice")}
 
@@ -97,7 +97,7 @@ def measure(run: Run, kills: int, nodes: int, seed: int, variables: list[str]) -
 def _search_with_kill(
     run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variables: list[str]
 ) -> Outcome | None:
-    """Search on a copy of the run, kill once, and return the outcome; None if the search ended before the kill."""
+    """Search in a copy of the run, kill once, and return the outcome, or None if the search ended before the kill."""
     rng = random.Random(seed)
     finished_at_kill, delay = rng.randrange(run.study.search.evaluations), rng.uniform(0.0, 0.05)
     root = folder / seed.replace("/", "-")
@@ -202,7 +202,10 @@ def _wait_for_end(driver: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         raise NasError(f"a search did not end within {_LIMIT_S:.0f} s; check whether the cluster is alive") from None
     if driver.returncode:
-        raise NasError(f"a search failed: {errors.decode().strip().splitlines()[-1]}; run the study alone")
+        raise NasError(
+            f"a search failed: {errors.decode().strip().splitlines()[-1]}; "
+            "run the study with `nas search` to see the cause"
+        )
 
 
 def _arguments() -> argparse.Namespace:

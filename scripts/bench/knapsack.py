@@ -27,7 +27,7 @@ from nas.search.executors import CachingExecutor, Executor, InlineExecutor
 from nas.search.knapsack import best_sums, score, single_changes
 
 _EARLY_EVALUATIONS = 10
-"""The early number of evaluations after which the mean over budgets is reported too."""
+"""The number of evaluations after which the mean over budgets is reported, in addition to the mean at the end."""
 
 
 def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:

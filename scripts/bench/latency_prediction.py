@@ -1,6 +1,6 @@
 """Measure the error of predicted latencies: build a profile for each runtime and test it on 24 complete sub-networks.
 
-These sub-networks were not used in the fit. The device has one thread, batch size 1 and texts of 128 tokens. With
+The profile is not fitted to these sub-networks. The device has one thread, batch size 1 and texts of 128 tokens. With
 `--busy`, another process keeps one more core busy during the measurement.
 """
 
@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Build the profiles, print their errors, and return the errors by case."""
+    """Build a profile for each case, print the errors of the profiles, and return these errors, keyed by case."""
     full_space, errors = SearchSpace.load(arguments.space), dict[str, Any]()
     for case, settings in CASES.items():
         if arguments.only and case not in arguments.only:

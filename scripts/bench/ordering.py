@@ -1,9 +1,9 @@
 """Measure the accuracy of sub-networks of the fine-tuned teacher for several orders of its units, without training.
 
 Compares three orders of units: the order in the checkpoint, the order by magnitude, and the Taylor order that `nas
-train` uses. Accuracy is measured on the search set with three numbers of heads and neurons, and with the smaller hidden
-sizes of the search space. `Taylor, made up` also compensates for the missing hidden units, as `nas train` does before
-it trains. The benchmark prepares the teacher if it is missing.
+train` uses. Accuracy is measured on the search set with three numbers of heads and neurons, and with all hidden sizes
+of the search space except the largest. `Taylor, made up` also compensates for the missing hidden units, as `nas train`
+does before training. The benchmark prepares the teacher if it is missing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def narrowed(space: SearchSpace) -> dict[str, Architecture]:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Measure, print a table, and return the accuracy by order and width."""
+    """Measure the accuracies, print a table, and return them, keyed first by order and then by width."""
     data = prepare_teacher(run)
     orders: dict[str, Callable[[CompactBert], None]] = {
         "unordered": lambda model: None,

@@ -8,8 +8,8 @@ inherited from the trained supernet to
 
 Prints Kendall's tau with a 95 % interval from a bootstrap over architectures. Both accuracies come from the same
 examples, so they share the same sampling error, which increases the agreement. `kendall_tau_halves` avoids this by
-comparing the inherited accuracy on one half of the search set with the other accuracy on the other half. As a baseline,
-`kendall_tau_params` ranks architectures by their number of parameters.
+comparing the accuracy with inherited weights on one half of the search set with the accuracy after separate training on
+the other half. As a baseline, `kendall_tau_params` ranks architectures by their number of parameters.
 
 Trains the supernet if it is missing. Measurements are kept in <run>/rank_correlation/, so an interrupted run resumes.
 The result is written to <run>/rank_correlation.json and shown by `nas report`.
@@ -64,14 +64,14 @@ def interval(first: list[float], second: list[float]) -> tuple[float, float]:
 
 
 def accuracies(model: CompactBert, split: Dataset, metric: Metric) -> dict[str, float]:
-    """Return the task's metric on the whole split, on its even rows and on its odd rows."""
+    """Return the task's metric on all rows of a split, on its even rows only and on its odd rows only."""
     logits, labels = predict(forward_of(model), batches_by_length(split)), np.asarray(split["labels"])
     parts = {"whole": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
     return {name: metric.score(logits[rows], labels[rows]) for name, rows in parts.items()}
 
 
 def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Schedule) -> dict[str, Any]:
-    """Return the accuracies of one architecture: inherited, fine-tuned, and trained from the teacher's slices."""
+    """Return the accuracies of an architecture: with inherited weights, fine-tuned, and trained without a supernet."""
     folder, metric = run.folder / "rank_correlation" / "training", metric_of(run)
     record: dict[str, Any] = {"architecture": architecture.to_json(), "description": architecture.describe()}
     teacher = BertSupernet(load_ordered(run))
@@ -89,7 +89,7 @@ def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Sche
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Measure all architectures, print a table, and return the rank correlations."""
+    """Measure the accuracies of all architectures, print a table, and return the rank correlations."""
     train(run)
     data, settings = TaskData.load(run.data), run.study.export
     schedule = Schedule(

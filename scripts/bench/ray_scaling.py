@@ -33,7 +33,7 @@ from nas.study import Search
 
 
 def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) -> dict[str, Any]:
-    """Measure, print a table, and return the candidates per second for each number of workers."""
+    """Evaluate the candidates, print a table, and return the candidates per second for each number of workers."""
     candidates = proposals(run.study.space, costs_of(run), count, random.Random(seed))
     seconds: dict[int, list[float]] = {number: [] for number in workers}
     join(sum(workers), "ray_scaling")
@@ -70,7 +70,7 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
 
 
 def _evaluate(executor: RayExecutor, candidates: list[Architecture]) -> float:
-    """Return the seconds that the executor takes for all candidates, with its queue kept as full as in a search."""
+    """Evaluate all candidates with the executor's queue as full as in a search, and return the seconds."""
     started = time.monotonic()
     for number, architecture in enumerate(candidates):
         if number >= executor.capacity:

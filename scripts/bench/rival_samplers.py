@@ -1,4 +1,4 @@
-"""Multi-objective samplers of other projects, which `samplers` compares with those of nas.
+"""Multi-objective samplers from other projects, which the benchmark `samplers` compares with the samplers of nas.
 
 Each of them gets the same information as Optuna's NSGA-II: accuracy and latency as objectives and, as a constraint, the
 violation of the budget that is nearest to being met. `Trials` starts each of them with the same initial population.
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 _POPULATION = 20
 _REJECTED = 1e6
-"""The value of the objectives and of the constraint for a trial without a result. It is never selected."""
+"""The value of the objectives and of the constraint for a trial without a result. Such a trial is never selected."""
 
 
 def nsga2(distributions: Mapping[str, BaseDistribution], seed: int) -> BaseSampler:
@@ -38,7 +38,7 @@ class SmsEmoa(BaseSampler):
     """SMS-EMOA (Beume et al., EJOR 2007) of pymoo, which selects by contributions to the hypervolume.
 
     pymoo proposes one generation at a time, and the next one only after all trials of this generation have finished. If
-    the search needs a new trial while the last ones of a generation are still running, the trial is drawn at random.
+    the search needs a new trial while the last trials of a generation are still running, it is drawn at random.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], seed: int) -> None:
@@ -49,10 +49,10 @@ class SmsEmoa(BaseSampler):
         self._algorithm = _sms_emoa(list(self._distributions.values()), seed)
         self._generation: Any = None
         self._proposed: dict[int, int] = {}
-        """The index in the generation of each trial that has not finished, by the trial's number."""
+        """The index in the generation of each trial that has not finished, keyed by trial number."""
         self._next = 0
         self._outcomes: dict[int, tuple[list[float], float]] = {}
-        """The objectives (all minimised) and the constraint of the finished trials, by index in the generation."""
+        """Objectives (all minimised) and constraint of each finished trial, keyed by its index in the generation."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions

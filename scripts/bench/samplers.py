@@ -1,9 +1,9 @@
 """Compare samplers by the dominated hypervolume that they reach per evaluation and per second, over several seeds.
 
-For a given latency, take the best accuracy found at no more than this predicted latency, or 0 if nothing is that fast.
-The hypervolume is the mean of this accuracy over all latencies from zero to the largest that a budget allows; slower
-candidates are never evaluated. Two more measures are reported: the same mean up to the teacher's latency, which mostly
-reflects the best accuracy at any latency, and the mean over budgets of the best accuracy within each.
+For each latency, take the best accuracy of the candidates that are predicted to be at least this fast, or 0 if there
+are none. The hypervolume is the mean of this accuracy over all latencies from zero to the largest that a budget allows.
+Slower candidates are never evaluated. Two more measures are reported: the same mean up to the teacher's latency, which
+mostly reflects the best accuracy at any latency, and the best accuracy within a budget, averaged over budgets.
 
 By default, evaluations are looked up in `samplers.json`, which was recorded from a real supernet. The table does not
 cover the whole search space. For other architectures, a forest of randomised trees predicts the accuracy, with noise as
@@ -70,7 +70,7 @@ class Rival(Trials):
 
 
 class Recorded:
-    """A table of recorded evaluations, with a forest that predicts all others."""
+    """A table of recorded evaluations, and a forest that predicts the accuracy of all other architectures."""
 
     def __init__(self, path: Path) -> None:
         values = read_json(path, SearchError)
@@ -109,7 +109,7 @@ def _negative_log_error(accuracy: np.ndarray) -> np.ndarray:
 
 
 class TimingExecutor:
-    """An executor with the same queue length as the inline one, which records the total time of its evaluations."""
+    """An executor with the same queue length as `InlineExecutor`, which records the total time of its evaluations."""
 
     capacity = AHEAD
 
@@ -174,7 +174,7 @@ def run_one(
 def largest_limit(costs: Costs) -> float:
     """Return the largest median latency, in ms, that any budget allows on the first budget's device.
 
-    Raises `SearchError` if no budget limits it.
+    Raises `SearchError` if no budget limits this latency.
     """
     device = costs.budgets[0].device
     limits = [limits for budget in costs.budgets if (limits := budget.on(device)) and limits.p50_ms is not None]
@@ -198,15 +198,15 @@ def hypervolumes(results: list[CandidateResult], costs: Costs, limit: float) -> 
 
 
 def within_budgets(results: list[CandidateResult], costs: Costs) -> list[float]:
-    """Return the mean over budgets of the best accuracy within each, after each evaluation."""
+    """Return, after each evaluation, the best accuracy within a budget so far, averaged over budgets."""
     means: list[float] = best_within(results, costs).mean(axis=1).tolist()
     return means
 
 
 def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
-    """Return the best accuracy within each budget after each evaluation, of shape (results, budgets).
+    """Return the best accuracy so far within each budget after each evaluation, of shape (results, budgets).
 
-    It is 0 until a candidate meets the budget.
+    The accuracy is 0 until a candidate meets the budget.
     """
     rows = [
         [
@@ -220,16 +220,16 @@ def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
 
 
 def needed(curve: list[float], target: float) -> int | None:
-    """Return the number of evaluations after which a curve reaches a value, or None if it never does."""
+    """Return the number of evaluations after which a curve reaches `target`, or None if it never does."""
     return next((number for number, value in enumerate(curve, 1) if value >= target), None)
 
 
 def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) -> dict[str, Any]:
     """Print and return a summary of all searches of each sampler.
 
-    `seconds` is the time of one evaluation if recorded results were used. The target is the median over seeds of the
-    baseline's final value. For each sampler, the median over seeds of the evaluations needed to reach it is reported; a
-    seed that never reaches it counts with all its evaluations.
+    `seconds` is the time of one evaluation if recorded results were used, or else None. The target is the median over
+    seeds of the baseline's final value. For each sampler, the summary states the number of evaluations needed to reach
+    the target (median over seeds). A seed that never reaches the target counts with all its evaluations.
     """
     console, result = Console(), dict[str, Any]()
     for measure in ("hypervolume", "hypervolume_to_teacher", "within_budgets"):
@@ -290,7 +290,10 @@ def compare_recorded(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare_live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Compare the samplers with real evaluations on a run's search set; with `--record`, add them to the table."""
+    """Compare the samplers with real evaluations on a run's search set.
+
+    With `--record`, add these evaluations to the table of recorded evaluations.
+    """
     costs, recipe = costs_of(run), evaluation(run)
     evaluator = recipe.load()
     full_evaluation = TimingExecutor(lambda architecture, _: evaluator.evaluate(architecture))

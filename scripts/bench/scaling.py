@@ -1,8 +1,8 @@
 """Simulate a search with 1 to 1000 workers: candidates per second, utilisation of the workers, and accuracy found.
 
 Only the workers are simulated. The driver is the real one, and its time counts. Accuracies and evaluation times are
-based on a finished search of the study. Times are drawn from the measured ones. Accuracies are predicted by a
-regression on sizes and compression methods, with noise as large as the residuals.
+based on a finished search of the study. Times are drawn from the times measured in that search. Accuracies are
+predicted by a regression on sizes and compression methods, with noise as large as the residuals.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from nas.search.storage import Storage
 _RIDGE, _FOLDS = 1.0, 10
 _CEILING = 0.95
 _RACE_MARGIN = 0.02
-"""A candidate that is less accurate than its competitor by this much is not evaluated on all texts."""
+"""A candidate that is less accurate than its competitor by at least this much is not evaluated on all texts."""
 
 
 class Recorded:
-    """A model of evaluations that is fitted to recorded ones."""
+    """A model of evaluations, which is fitted to the recorded evaluations of a search."""
 
     def __init__(self, results: Sequence[CandidateResult]) -> None:
         rows = np.stack([_features(result.architecture) for result in results])
@@ -82,7 +82,7 @@ def _gap(accuracy: float) -> float:
 
 
 def _features(architecture: Architecture) -> np.ndarray:
-    """Return the features of an architecture: binary logarithms of sizes, and the number of blocks by compression."""
+    """Return the features of an architecture: logarithms of sizes, and numbers of float, int8 and other blocks."""
     features = dict.fromkeys(("one", "hidden", "layers", "first", "heads", "neurons", "float", "int8", "less"), 0.0)
     features |= {"one": 1.0, "hidden": np.log2(architecture.hidden_size), "layers": np.log2(len(architecture.layers))}
     features["first"] = float(architecture.layers[0].source == 0)
@@ -153,7 +153,7 @@ def _simulate(
 
 
 def _best(results: Sequence[CandidateResult], costs: Costs) -> list[float]:
-    """Return the accuracy of the best candidate for each budget."""
+    """Return the accuracy of the best candidate for each budget, in the order of the budgets."""
     return [ranking(results, costs, budget, 0.0)[0].accuracy for budget in costs.budgets]
 
 

@@ -21,7 +21,8 @@ from nas.evaluate.shared import Key, prefix_keys
 from nas.search.executors import AHEAD, Waiting, pop_longest_prefix
 
 Evaluate = Callable[[Architecture, float], CandidateResult]
-"""A function that returns the result of a candidate, given the accuracy to beat. Its `seconds` are a worker's time."""
+"""A function that returns the result of a candidate, given the accuracy to beat. The result's `seconds` are the time
+that a worker needs for the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Pool:
 
     workers: int
     death: float = 0.0
-    """Probability that the worker dies during an evaluation, at a random moment."""
+    """Probability that a worker dies at a random moment during an evaluation."""
     back_s: float = 30.0
     """Seconds until a dead worker is replaced."""
     straggling: float = 0.0
@@ -46,7 +47,7 @@ class _Worker:
 class SimulatedExecutor:
     """An executor that simulates the workers of a pool.
 
-    All times are in simulated seconds: `now_s` is the time so far, `driver_s` the part that the driver used, and
+    All times are in simulated seconds: `now_s` is the time so far, `driver_s` is the part that the driver used, and
     `busy_s` the sum over workers of the time of completed evaluations. `lost` counts evaluations whose worker died.
     """
 

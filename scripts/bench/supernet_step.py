@@ -2,7 +2,7 @@
 
 Complete steps of the Trainer are measured, interleaved and on the same batches:
   - plain: fine-tuning of the teacher's own model class on labels, with all weights trained and with dropout;
-  - lean: the same without dropout and with frozen token embeddings, as in the supernet's step by default;
+  - lean: like plain, but without dropout and with frozen token embeddings, as in the supernet's step by default;
   - supernet: the teacher's forward pass, and forward and backward passes of the largest, the smallest and two random
     sub-networks.
 
@@ -32,7 +32,7 @@ from nas.pipeline import Run
 
 
 def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: torch.dtype) -> float:
-    """Return the floating-point operations per second of a matrix product of the largest feed-forward block's size."""
+    """Return the floating-point operations per second of a matrix product of the size of a full feed-forward block."""
     states, weight = torch.randn(tokens, hidden_size).to(kind), torch.randn(intermediate_size, hidden_size).to(kind)
     seconds = []
     for _ in range(30):
@@ -43,7 +43,7 @@ def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: tor
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Measure and print all steps, and return ratios and seconds."""
+    """Measure all three kinds of steps, print the results, and return seconds per step and ratios."""
     settings, shape = run.study.supernet, run.study.space.teacher
     seconds: dict[str, list[float]] = {"plain": [], "lean": [], "supernet": []}
     rates = []

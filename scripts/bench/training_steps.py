@@ -32,7 +32,7 @@ from nas.tasks import task_kind
 
 
 class Steps:
-    """A factory of trainers that run a number of steps on the same batches of a study's data from the same weights."""
+    """A factory of trainers that start from the same weights and run `steps` steps on the same batches."""
 
     def __init__(self, run: Run, steps: int, random_subnets: int, folder: Path) -> None:
         self.run = run
@@ -54,12 +54,12 @@ class Steps:
         return {"args": arguments, "train_dataset": self.data.train, "data_collator": collator}
 
     def fine_tuning(self) -> Trainer:
-        """Return a trainer of the teacher's own model class on labels, with dropout."""
+        """Return a trainer that fine-tunes the teacher's transformers model on labels, with dropout."""
         model = self.teacher()
         return SideBySideTrainer(model=model, **self._trainer_arguments(model))
 
     def lean(self) -> Trainer:
-        """Return the same trainer, but without dropout and with frozen token embeddings, as for the supernet."""
+        """Return a trainer that fine-tunes the teacher without dropout and with frozen token embeddings."""
         model = self.teacher()
         model.get_input_embeddings().requires_grad_(False)
         for module in model.modules():
@@ -71,7 +71,8 @@ class Steps:
     def supernet(self) -> Trainer:
         """Return a trainer of the supernet.
 
-        Its step consists of the teacher's forward pass and of the largest, the smallest and some random sub-networks.
+        Each step consists of the teacher's forward pass, and of forward and backward passes of the largest, the
+        smallest and `random_subnets` random sub-networks.
         """
         study, settings, teacher = self.run.study, self.run.study.supernet, self.teacher()
         weights = SupernetWeights.of(from_stock(teacher), study.space.dimensions.hidden_size)
@@ -108,5 +109,5 @@ def timed(trainer: Trainer) -> float:
 
 
 def losses(trainer: Trainer) -> list[float]:
-    """Return the losses that a finished training has logged."""
+    """Return the losses that a completed training run has logged."""
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -282,7 +282,7 @@ def test_low_rank_reproduces_a_table_of_that_rank_exactly():
     ("spec", "rule"),
     [
         ("int9", "is not a compression method; use one of none, int8"),
-        ("int8(3)", "takes no parameter, but got '3'; write int8"),
+        ("int8(3)", "accepts no parameter, but got '3'; write int8"),
         ("int8+int4", "cannot be combined with a format, but got 'int4'"),
         ("share+int8", "cannot be combined with a format"),
         ("low_rank", "needs a rank of at least 1, such as low_rank\\(64\\), but got ''"),

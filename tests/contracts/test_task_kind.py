@@ -20,10 +20,13 @@ from nas.data.truth import as_array
 from nas.errors import DataError
 from nas.evaluate.spread import standard_error
 from nas.model.stock import AUTO_CLASSES, from_stock
+from nas.study import Task
 from nas.tasks import GROUP, IGNORED, REFERENCE, REGISTRY, LabelColumn, Problem, in_groups, task_kind
 
 HALVES = slice(0, 4), slice(4, 8)
-ALL = pytest.mark.parametrize("kind", REGISTRY.values(), ids=REGISTRY)
+VARIANTS = {"embedding of own width": task_kind("embedding").variant(SimpleNamespace(output_width="own"))}
+"""Variants of kinds, which fulfil the same contract. They have the labels and metrics of the kind itself."""
+ALL = pytest.mark.parametrize("kind", [*REGISTRY.values(), *VARIANTS.values()], ids=[*REGISTRY, *VARIANTS])
 EXAMPLES = pytest.mark.parametrize(
     ("kind", "columns"),
     [(kind, example) for kind in REGISTRY.values() for example in kind.examples],
@@ -46,7 +49,7 @@ def settings_of(kind, metric=None, **settings):
     has_pairs = kind.evaluated_on(metric) in ("pairs", "retrieval")
     return SimpleNamespace(
         **{"metric": metric, "positive": None, "label": "label", "threshold": None}
-        | {"text": ("one", "other") if kind.needs_pairs else ("text",), "query": None}
+        | {"text": ("one", "other") if kind.needs_pairs else ("text",), "query": None, "output_width": "teacher"}
         | ({"search": "pairs.csv", "pair": ("a", "b")} if has_pairs else {"search": None, "pair": ()})
         | settings
     )
@@ -95,8 +98,26 @@ def test_a_kind_explains_why_it_has_no_early_exits_unless_it_reads_the_first_tok
 def test_every_kind_is_found_by_its_name():
     for name, kind in REGISTRY.items():
         assert task_kind(name) is kind and kind.name == name
-    with pytest.raises(ValueError, match=r"kind: must be one of classification, .*, but got 'poetry'"):
+    with pytest.raises(ValueError, match="kind: 'poetry' is not a kind of task; use one of classification, "):
         task_kind("poetry")
+
+
+@pytest.mark.parametrize("kind", REGISTRY.values(), ids=REGISTRY)
+def test_a_kind_has_a_variant_only_for_a_setting_that_it_supports(kind):
+    assert kind.variant(settings_of(kind)) is kind
+    variant = kind.variant(settings_of(kind, output_width="own"))
+    assert (variant is not kind) == kind.has_output_width == variant.network_form.own_width
+    assert variant.name == kind.name and variant.metrics == kind.metrics
+    for metric in kind.metrics:
+        settings = settings_of(kind, metric, output_width="own")
+        assert variant.metric(settings) == kind.metric(settings)
+        assert variant.evaluated_on(metric) == kind.evaluated_on(metric)
+    assert bool(kind.describe_outputs((16, 32))) == kind.has_output_width
+    given = {"kind": kind.name, "metric": kind.metrics[0], "train": "a.csv", "test": "b.csv", "output_width": "teacher"}
+    if not kind.has_output_width:
+        message = f"output_width: a task of kind {kind.name} has as many outputs as labels, but got 'teacher'; remove"
+        with pytest.raises(ValueError, match=message):
+            Task(**given, text=("one", "other") if kind.needs_pairs else ("text",))
 
 
 @ALL

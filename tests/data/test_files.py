@@ -64,7 +64,7 @@ def test_a_column_may_change_its_type_after_thousands_of_rows(tmp_path):
     found = read_rows(str(path))
     assert values_of(found, "label") == list(range(12_001))
     assert values_of(found, "note")[-2:] == ["11999", '"text"'] and values_of(found, "late")[-2:] == [None, 1]
-    with pytest.raises(DataError, match=r"column 'note': row 0 .* a number, 0, but row 12000 holds a text, 'text'"):
+    with pytest.raises(DataError, match=r"column 'note': row 0 .* a number, 0, but row 12000 holds a string, 'text'"):
         read_rows(str(path), columns=("text", "note"))
 
 
@@ -127,7 +127,7 @@ def _as_bytes(content):
         ("a.jsonl", '[{"text": "a", "label": 0}, 3]', "element 1 of the array .* must be a JSON object"),
         ("a.jsonl", '{"text": "a", "label": 0, "text": "b"}', r"line 1: .*\(the key 'text' occurs twice\)"),
         ("a.jsonl", "[" * 100_000, "line 1: is not valid JSON"),
-        ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": "0"}', "number, 0, but row 1 holds a text, '0'"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": "0"}', "0, but row 1 holds a string, '0'"),
         ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}', "a boolean, True, but row 1"),
         ("a.jsonl", '{"text": "a"}\n', "no column 'label'; use one of text"),
         ("a.parquet", "no parquet", "cannot be read as Parquet: .*; write the file again"),

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from nas.export.infer import Classifier
 from nas.files import write_json
 from nas.model.stock import AUTO_CLASSES, from_stock
 from nas.supernet import BertSupernet, SupernetWeights
-from nas.tasks import REGISTRY
+from nas.tasks import REGISTRY, TaskKind
 
 MAX_LENGTH = 32
 TEXTS = ["w1 w2 w3", "w9 w40 w41 w42 w7"]
@@ -35,11 +36,11 @@ OUTPUTS = {"regression": 1, "ranking": 1}
 """The number of outputs by kind of task, if it is not 3."""
 
 
-def _write(folder: Path, name: str, family: str, own: bool) -> None:
+def _write(folder: Path, kind: TaskKind, family: str, own: bool) -> None:
     """Write an export of a kind of task: in the family's class or, with `own`, as a compressed `CompactBert`."""
-    kind, space = REGISTRY[name], mixed_space()
+    space, outputs = mixed_space(), OUTPUTS.get(kind.name, 3)
     model_type, settings = TEACHERS[family]
-    values = {"vocab_size": 90, "max_position_embeddings": POSITIONS, "num_labels": OUTPUTS.get(name, 3)} | settings
+    values = {"vocab_size": 90, "max_position_embeddings": POSITIONS, "num_labels": outputs} | settings
     given = AutoConfig.for_model(model_type, **values)
     model = from_stock(randomise(AUTO_CLASSES[kind.network_form.network_type].from_config(given)), kind.network_form)
     weights = SupernetWeights.of(model, space.dimensions.hidden_size, space.compression)
@@ -56,13 +57,15 @@ def _write(folder: Path, name: str, family: str, own: bool) -> None:
 def exports(tmp_path_factory):
     """A folder with exports of each kind of task, named `<kind>-<family>-<class>`.
 
-    The class is `stock` for the family's class in transformers, and `own` for `CompactBert`.
+    The class is `stock` for the family's class in transformers, and `own` for `CompactBert`. The folders of embeddings
+    of the network's own width are named `embedding-unprojected-<family>-<class>`.
     """
     root = tmp_path_factory.mktemp("exports")
-    for name in REGISTRY:
+    unprojected = REGISTRY["embedding"].variant(SimpleNamespace(output_width="own"))
+    for name, kind in {**REGISTRY, "embedding-unprojected": unprojected}.items():
         for own in (False, True):
-            _write(root / f"{name}-bert-{'own' if own else 'stock'}", name, "bert", own)
-    _write(root / "classification-distilbert-stock", "classification", "distilbert", False)
+            _write(root / f"{name}-bert-{'own' if own else 'stock'}", kind, "bert", own)
+    _write(root / "classification-distilbert-stock", REGISTRY["classification"], "distilbert", False)
     return root
 
 
@@ -100,6 +103,8 @@ def test_configurations_have_the_entries_that_text_embeddings_inference_reads(ex
         if kind == "embedding":
             pooling = _read(folder / "1_Pooling" / "config.json")
             assert not architecture.endswith("Classification") and pooling["pooling_mode_mean_tokens"] is True
+            assert (folder / "2_Dense").exists() != ("unprojected" in folder.name)
+            assert pooling["word_embedding_dimension"] == config["hidden_size"]
         else:
             assert architecture.endswith("Classification")
             assert len(config["id2label"]) == len(config["label2id"]) == OUTPUTS.get(kind, 3)
@@ -111,7 +116,7 @@ def test_configurations_have_the_entries_that_text_embeddings_inference_reads(ex
 
 def test_a_network_that_its_family_s_class_can_express_keeps_the_family_s_names(exports):
     for folder in exports.iterdir():
-        _, family, form = folder.name.split("-")
+        *_, family, form = folder.name.split("-")
         config = _read(folder / "config.json")
         assert config["model_type"] == (family if form == "stock" else "compact_bert")
         assert form == "stock" or config["family"] == family

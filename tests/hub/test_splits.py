@@ -142,8 +142,8 @@ def test_code_of_a_data_set_is_not_run_and_files_outside_it_are_not_read(data, t
     [
         ({"README.md": "# empty\n"}, "are not a data set: .*doesn't contain any data files"),
         ({"README.md": "---\nconfigs: [\n---\n", "train.csv": CSV}, "are not a data set"),
-        ({"train/a.png": b"x", "train/b.png": b"y"}, "is not made of tables .*'imagefolder'"),
-        ({"train.pkl": b"x"}, "is not made of tables|are not a data set"),
+        ({"train/a.png": b"x", "train/b.png": b"y"}, "does not consist of tables .*'imagefolder'"),
+        ({"train.pkl": b"x"}, "does not consist of tables|are not a data set"),
     ],
 )
 def test_a_data_set_without_tables_is_refused(data, files, words):

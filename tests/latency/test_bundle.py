@@ -119,15 +119,16 @@ def _changed(**group):
 
 
 BAD = {
-    "another job": (GOOD | {"job": "other"}, "another bundle"),
-    "a network missing": (_changed(samples_ms={"export": [[1.0], [2.0]]}), "each network of the bundle once"),
+    "another job": (GOOD | {"job": "other"}, "a different bundle"),
+    "a network missing": (_changed(samples_ms={"export": [[1.0], [2.0]]}), "each network of the bundle"),
     "a network too many": (
         _changed(samples_ms=GOOD["groups"][0]["samples_ms"] | {"more": [[1.0], [1.0]]}),
-        "each network of the bundle once, but 'more'",
+        "each network of the bundle, but 'more'",
     ),
+    "a network in two groups": (GOOD | {"groups": GOOD["groups"] * 2}, "once, but 'teacher' is repeated"),
     "a length missing": (
         _changed(samples_ms=GOOD["groups"][0]["samples_ms"] | {"export": [[1.0]]}),
-        "of 2 lengths",
+        "2 lengths expected",
     ),
     "negative time": (_changed(samples_ms={"export": [[-1.0], [2.0]], "teacher": [[1.0], [1.0]]}), "greater than"),
     "not a number": (_changed(samples_ms={"export": [["1"], [2.0]], "teacher": [[1.0], [1.0]]}), "valid number"),

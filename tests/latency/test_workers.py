@@ -93,7 +93,7 @@ def test_another_machine_under_the_same_name_is_refused(cluster, supernet_weight
         item = item_of(DEVICE, "model", supernet_weights, worker.folder / "model", NO_TEXTS, {})
         ray.kill(worker._actor)
         worker.environment = worker.environment | {"fingerprint": "another"}
-        with pytest.raises(DeviceError, match=r"another machine .* before another"):
+        with pytest.raises(DeviceError, match=r"a different machine .* before another"):
             worker.measure({"networks": [item], "rounds": 2}, lambda done: None)
 
 

@@ -152,7 +152,7 @@ def test_a_damaged_journal_is_refused(search_folder, line):
 
 def test_a_storage_with_results_of_other_inputs_is_refused(search_folder):
     run(search_folder, 2)
-    with pytest.raises(SearchError, match="the search was started with other inputs"):
+    with pytest.raises(SearchError, match="the search was started with different inputs"):
         trials_of(search_folder, inputs="changed")
 
 
@@ -172,7 +172,7 @@ def test_weights_that_change_during_a_search_are_refused(search_folder):
     trials.record_dependency("weights", digest)
     trials.record_dependency("weights", digest)
     with pytest.raises(
-        SearchError, match=r"started with other weights .*; restore the earlier ones, or remove this file to start a"
+        SearchError, match=r"started with different weights .*; restore the original ones, or remove this file to start"
     ):
         trials.record_dependency("weights", weights_digest(search_folder / "supernet"))
 

@@ -174,7 +174,7 @@ def test_a_journal_of_an_earlier_version_is_resumed(search_folder):
     study.ask()
     study.enqueue_trial({"layers": 0})
     assert len(run(search_folder, 6).results) == 6
-    with pytest.raises(SearchError, match="the search was started with other inputs"):
+    with pytest.raises(SearchError, match="the search was started with different inputs"):
         trials_of(search_folder, inputs="changed")
 
 
@@ -256,7 +256,7 @@ def test_joining_a_search_needs_its_profiles_and_adds_only_trials_and_accuracies
     profile.write_text(profile.read_text() + " ")
     copied_study.write_text(more.replace("evaluations = 20", "evaluations = 24"))
     code, _, err = nas(*join)
-    assert code == 2 and "the search was started with other profiles" in err and len(err.splitlines()) == 1
+    assert code == 2 and "the search was started with different profiles" in err and len(err.splitlines()) == 1
 
 
 def test_a_search_for_other_budgets_reuses_the_accuracies_of_the_same_supernet(copied_study, nas):

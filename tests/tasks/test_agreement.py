@@ -55,7 +55,7 @@ def test_the_search_set_is_held_out_of_the_training_texts(tmp_path):
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        (["a", "b", "c"], ["C", "B", "a"], "every row also occurs in .*test.parquet; give another test set"),
+        (["a", "b", "c"], ["C", "B", "a"], "every row also occurs in .*test.parquet; give a different test set"),
         (["a", "b", "c", "d"], ["x", "y", "z"], "train.parquet: the search set needs at least 3 texts .* but has 1"),
         ([f"w{number}" for number in range(20)], ["x", "y", "X"], "test.parquet: the test set needs at least 3 texts"),
         (["a", None, "c"], ["x", "y", "z"], "column 'text' must hold texts, but row 1 holds None"),
@@ -168,10 +168,10 @@ def test_the_teacher_agrees_with_itself_except_for_words_that_were_pruned(prepar
     ("write", "left_out", "holdout", "teachers"),
     [
         # Runs with scored pairs stay up to date only if this digest is composed as in earlier versions.
-        (write_embedding_study, {"unlabelled", "threshold", "query"}, {"size": 5000, "by": "row"}, []),
+        (write_embedding_study, {"unlabelled", "threshold", "query", "output_width"}, {"size": 5000, "by": "row"}, []),
         (
             write_agreement_study,
-            {"unlabelled", "threshold", "query", "search", "pair"},
+            {"unlabelled", "threshold", "query", "search", "pair", "output_width"},
             {"size": 120, "by": "row"},
             None,
         ),
@@ -187,7 +187,8 @@ def test_the_data_depends_on_the_teachers_weights_only_if_they_give_the_labels(
     tokenizer = {path.name: file_digest(path) for path in (tmp_path / "teacher").glob("*.json")}
     if teachers is None:
         weights = {"model.safetensors": file_digest(tmp_path / "teacher" / "model.safetensors")}
-        teachers = [[weights, {"network_type": "encoder", "readout": "mean", "normalize": True}]]
+        form = {"network_type": "encoder", "readout": "mean", "normalize": True, "own_width": False}
+        teachers = [[weights, form]]
     assert data_inputs(run) == digest([4, task | files, 0, settings, tokenizer, *teachers])
 
 

@@ -85,7 +85,7 @@ def test_a_study_file_can_name_a_function_of_an_installed_package(tiny_study):
         ("subprocess:call", "'subprocess' is not a module of an installed package"),
         ("sklearn.metrics:bleu", "the module has no function 'bleu'"),
         ("sklearn.nothing:score", "No module named 'sklearn.nothing'"),
-        ("__main__:score#12345678", "is a function of the Python program that made the study"),
+        ("__main__:score#12345678", "is a function of the Python program that created the study"),
     ],
 )
 def test_a_study_file_cannot_make_other_code_run(tiny_study, monkeypatch, name, message):

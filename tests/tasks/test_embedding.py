@@ -242,6 +242,7 @@ def test_nas_check_counts_pairs(tmp_path, nas):
     code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
     assert code == 0, error
     assert "candidates are evaluated on 150 pairs" in printed
+    assert "outputs: embeddings of 32 dimensions, in the teacher's space" in printed
 
 
 def test_nas_init_finds_the_columns_of_texts_and_of_pairs(tmp_path, nas, monkeypatch):
@@ -285,6 +286,8 @@ def test_a_finished_study_has_a_verified_export_a_model_card_and_a_report(finish
     for part in ("library_name: sentence-transformers", "sentence-similarity", "SentenceTransformer(", "Embeds texts"):
         assert part in card
     assert "text-classification" not in card
+    for text in (page, card):
+        assert "documents that the teacher has embedded can be searched" in text
 
 
 @pytest.mark.slow

@@ -58,10 +58,10 @@ def test_classes_are_ordered_as_numbers_or_else_as_texts(labels, names):
         ([0, 1, None], None, r"row 2 .* has no label \(1 of 3 rows"),
         ([0.0, float("nan"), 1.0], None, "row 1 .* has no label"),
         ([0, -1, -1], ("a", "b"), r"row 1 .* has no label \(2 of 3 .* labels are public"),
-        ([0.0, 0.5], None, r"classes must be whole numbers or texts, but row 1 .* holds 0\.5"),
+        ([0.0, 0.5], None, r"classes must be whole numbers or strings, but row 1 .* holds 0\.5"),
         ([[0], [1]], None, "must hold one label per row, but holds lists or records"),
         ([{"a": 1}, {"a": 2}], None, "must hold one label per row, but holds lists or records"),
-        ([b"a", b"b"], None, "classes must be whole numbers or texts, but row 0 .* holds b'a'"),
+        ([b"a", b"b"], None, "classes must be whole numbers or strings, but row 0 .* holds b'a'"),
         ([3, 3, 3], None, r"needs 2 to 1000 classes, but there are 1 \('3'\)"),
         (list(range(1001)), None, "needs 2 to 1000 classes, but there are 1001"),
     ],
@@ -233,7 +233,7 @@ def test_f1_is_computed_for_the_named_class_or_averaged_over_all():
     assert macro.label == "macro f1"
     assert macro.score(three, labels) == f1_score(labels, predictions, average="macro")
     assert _metric(task).label == "f1" and _metric(TASK, names).label == "accuracy"
-    with pytest.raises(DataError, match="must be one of the classes hate, normal, but got 'hatred'"):
+    with pytest.raises(DataError, match="'hatred' does not name one class; use one of hate, normal"):
         _metric(task.model_copy(update={"positive": "hatred"}), names)
 
 

@@ -65,7 +65,7 @@ def test_labels_get_the_numbers_of_the_teacher():
             r"needs a list of labels in every row, but row 1 \(counted from 0\) holds 'b'; write lists",
         ),
         ([["a"], None, ["b"]], None, r"row 1 .* has no label \(1 of 3 rows"),
-        ([["a"], ["b", None]], None, r"must be whole numbers or texts, but the list in row 1 .* holds None"),
+        ([["a"], ["b", None]], None, r"must be whole numbers or strings, but the list in row 1 .* holds None"),
         ([["a", " "]], None, "the list in row 0 .* holds ' '"),
         ([[0.5, 1.0]], None, r"the list in row 0 .* holds 0\.5"),
         ([[["a"]], [["b"]]], None, r"the list in row 0 .* holds \['a'\]"),

@@ -87,7 +87,7 @@ def test_relevance_is_read_from_numbers_texts_and_declared_classes():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([0, 0.5, 1], r"must be a whole number from 0, .* but row 1 \(counted from 0\) holds 0.5"),
+        ([0, 0.5, 1], r"must be a whole number from 0 .* but row 1 \(counted from 0\) holds 0.5"),
         ([0, "high"], r"but row 1 .* holds 'high'"),
         ([0, -1], r"but row 1 .* holds -1"),
         ([0, None, 1], r"row 1 .* has no label \(1 of 3 rows"),

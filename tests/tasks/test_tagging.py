@@ -218,7 +218,7 @@ def test_texts_that_are_not_lists_of_words_are_refused(tmp_path):
         (
             "[teacher]",
             '[student]\nmodel = "./teacher"\n\n[teacher]',
-            "student: another tokenizer may split words",
+            "student: a different tokenizer may split words",
         ),
     ],
 )

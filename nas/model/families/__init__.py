@@ -1,6 +1,7 @@
-"""The families of teachers that can be compressed, by their `model_type` in transformers.
+"""The families of teachers that can be compressed.
 
-`FAMILIES` is the registry: each family is defined in one file of this folder, and `base.py` defines the contract.
+`FAMILIES` is the registry, keyed by the family's `model_type` in transformers. Each family is defined in one file of
+this folder, and `base.py` defines the contract.
 """
 
 from nas.errors import TeacherError
@@ -20,7 +21,7 @@ def family_names(before_last: str = "or") -> str:
 
 
 def family_of(model_type: str) -> Family:
-    """Return the family of a teacher's `model_type`. Raises `TeacherError` if it is not supported."""
+    """Return the family of a teacher's `model_type`. Raises `TeacherError` if the family is not supported."""
     if model_type not in FAMILIES:
         *others, last = FAMILIES
         raise TeacherError(

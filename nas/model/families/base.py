@@ -22,82 +22,85 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """The activations that a `CompactBert` can compute in torch and in ONNX."""
 _POSITION_TABLE = "bert.embeddings.position_embeddings.weight"
 Rules = dict[str, tuple[Any, tuple[Any, ...]]]
-"""For each name of a setting in the family's configuration: its value, and the values that a `CompactBert` supports."""
+"""For each setting, named as in the family's configuration: its value, and the values that a `CompactBert` supports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of encoders: how its configuration and parameters correspond to a `CompactBert`.
 
-    Below, "compact" settings and parameters are those of `CompactBertConfig` and `CompactBert`. The family's "own"
-    ones are those of its classes in transformers.
+    In the names of this class, "compact" refers to `CompactBertConfig` and `CompactBert`, and "own" and "stock" to the
+    family's classes in transformers.
     """
 
     model_type: str
-    """Its `model_type` in transformers."""
+    """The family's `model_type` in transformers."""
     title: str
-    """Its name in messages and reports."""
+    """The family's name in messages and reports."""
     base: str
     """The first part of the encoder's parameter names in a model with a head."""
     token_embeddings: str = "embeddings.word_embeddings.weight"
     """The name of the token embeddings' weight within the encoder."""
     pooler_act: str
-    """The activation between the two linear layers of its sequence classifier's head."""
+    """The activation between the two linear layers in the head of the family's sequence classifier."""
     pooled: frozenset[NetworkType] = frozenset({"sequence_classifier"})
-    """The network types whose head has both of these layers. The first one is the pooler."""
+    """The network types whose head has two linear layers, of which the first one is the pooler."""
     parameters: tuple[tuple[str, str], ...] = ()
-    """Replacements that turn a compact parameter's name into the family's own, in the order in which they apply."""
+    """Replacements that turn the name of a `CompactBert` parameter into that of the family's class in transformers,
+    each as a pair of old and new text. They apply in this order.
+    """
     sequence_head: tuple[tuple[str, str], ...] = ()
-    """Further replacements for the head of its sequence classifier. They apply before `parameters`."""
+    """Replacements in parameter names that apply only to sequence classifiers, before those in `parameters`."""
     fused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """For each compact module that the family joins with others: its index among these modules, and their number."""
+    """For each `CompactBert` module that the family's class joins with others into one module: its index among the
+    joined modules, and their number.
+    """
     settings: Mapping[str, str] = field(default_factory=dict)
-    """The family's own names for compact settings that it names differently."""
+    """For each `CompactBertConfig` setting that the family's configuration names differently: its name there."""
     constants: Mapping[str, Any] = field(default_factory=dict)
-    """Compact settings that the family's configuration does not have, with the values that the family uses."""
+    """The `CompactBertConfig` settings that the family's configuration lacks, with the values that the family uses."""
     own_settings: tuple[str, ...] = ()
-    """Settings of the family's configuration that affect the function, but match no single compact setting.
-
-    The methods `compact` and `form` convert them.
+    """Further settings of the family's configuration that affect what the model computes. The methods `compact` and
+    `form` convert them.
     """
     own_counts: tuple[str, ...] = ()
-    """Further settings of the family's configuration, which must be whole numbers above 0."""
+    """Further settings of the family's configuration whose values must be whole numbers above 0."""
     own_numbers: tuple[str, ...] = ()
-    """Further settings of the family's configuration, which must be numbers above 0."""
+    """Further settings of the family's configuration whose values must be numbers above 0."""
     has_embedding_size: bool = False
-    """Whether its embeddings can have their own width, followed by a projection to `hidden_size`."""
+    """Whether embeddings can have a width other than `hidden_size`, followed by a projection to `hidden_size`."""
     positions_follow_padding: bool = False
     """Whether a text's first token uses row `pad_token_id + 1` of the position table, as in RoBERTa."""
 
     def read(self, config: PreTrainedConfig, setting: str) -> Any:
-        """Return the value of a compact setting in a configuration of this family."""
+        """Return the value that a `CompactBertConfig` setting has in a configuration of this family."""
         return self.constants[setting] if setting in self.constants else getattr(config, self.name(setting))
 
     def name(self, setting: str) -> str:
-        """Return the family's own name for a compact setting."""
+        """Return the name that the family's configuration uses for a setting of `CompactBertConfig`."""
         return self.settings.get(setting, setting)
 
     def parameter(self, name: str, network_type: NetworkType = "sequence_classifier") -> str:
-        """Return the family's own name for a compact parameter, in the transformers model of this network type."""
+        """Return the name that a `CompactBert` parameter has in the family's transformers class for a network type."""
         head = self.sequence_head if network_type == "sequence_classifier" else ()
         for compact_name, own_name in (*head, *self.parameters):
             name = name.replace(compact_name, own_name)
         return name.partition(".")[2] if network_type == "encoder" else name
 
     def uncounted(self, pad_token_id: int | None) -> int | None:
-        """Return the id of the token that is skipped when positions are counted; None if there is none.
+        """Return the id of the token that is skipped when positions are counted; None if no token is skipped.
 
-        The first token then uses the row after this id in the position table.
+        If a token is skipped, the first token of a text uses row id + 1 of the position table.
         """
         return pad_token_id if self.positions_follow_padding else None
 
     def first_position(self, pad_token_id: int | None) -> int:
-        """Return the row of the family's position table that the first token uses; earlier rows are not used."""
+        """Return the row of the family's position table that a text's first token uses. Earlier rows are not used."""
         token = self.uncounted(pad_token_id)
         return 0 if token is None else token + 1
 
     def rules(self, config: PreTrainedConfig) -> Rules:
-        """Return the settings that could make a model compute something that a `CompactBert` does not support."""
+        """Return, as `Rules`, the settings that could make a model compute something that a `CompactBert` cannot."""
         return {
             self.name("hidden_act"): (self.read(config, "hidden_act"), ACTIVATIONS),
             # Only older checkpoints have this setting; both None and "absolute" mean absolute positions.
@@ -106,19 +109,19 @@ class Family:
         }
 
     def form(self, config: PreTrainedConfig, form: NetworkForm) -> NetworkForm:
-        """Return the form of a network, adapted if the head of this teacher has an unusual readout."""
+        """Return `form`, with a different readout if the head of this teacher requires one."""
         return form
 
     def compact(self, config: PreTrainedConfig) -> dict[str, Any]:
-        """Return the further compact settings in which this family differs from BERT."""
+        """Return further settings of `CompactBertConfig`, in which a teacher of this family differs from BERT."""
         return {}
 
     def stock(self, config: CompactBertConfig) -> dict[str, Any]:
-        """Return further settings of the family's own configuration for a network that its class can express."""
+        """Return further settings of the family's transformers configuration, for a network that fits its class."""
         return {}
 
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:
-        """Whether the family's own class can compute a network of equal, uncompressed layers.
+        """Whether the family's transformers class can compute a network whose layers are uncompressed and of one size.
 
         `state` holds the network's parameters.
         """
@@ -131,9 +134,9 @@ class Family:
         config: PreTrainedConfig,
         network_type: NetworkType,
     ) -> dict[str, torch.Tensor]:
-        """Return the compact parameters `names`, computed from a teacher's own parameters.
+        """Return the `CompactBert` parameters with these names, computed from the parameters of a teacher.
 
-        `network_type` is the teacher's type, and `teacher_state` holds its parameters.
+        `teacher_state` holds the teacher's parameters, and `network_type` is the type of the teacher.
         """
         state = {name: self._fused_part(name, teacher_state[self.parameter(name, network_type)]) for name in names}
         if _POSITION_TABLE in state:
@@ -141,14 +144,14 @@ class Family:
         return state
 
     def _fused_part(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
-        """Return the rows of a parameter of the family's own model that correspond to the compact parameter `name`."""
+        """Return the rows of a teacher's parameter that correspond to the `CompactBert` parameter `name`."""
         index, count = next(
             (index_and_count for module, index_and_count in self.fused.items() if f".{module}." in name), (0, 1)
         )
         return parameter.chunk(count)[index]
 
     def to_stock(self, state: Mapping[str, torch.Tensor], config: CompactBertConfig) -> dict[str, torch.Tensor]:
-        """Convert the compact parameters in `state` to those of the family's own model; the inverse of `to_compact`."""
+        """Convert `CompactBert` parameters to those of the family's transformers class. The inverse of `to_compact`."""
         parts: dict[str, list[torch.Tensor]] = {}
         for name, value in state.items():  # the parts of a fused parameter are in the right order
             parts.setdefault(self.parameter(name, config.network_type), []).append(value)
@@ -162,4 +165,4 @@ class Family:
 
 
 CLASSIFIER_OF_TWO = (("classifier.", "classifier.out_proj."), ("bert.pooler.dense.", "classifier.dense."))
-"""Name replacements for heads in which one module holds both linear layers."""
+"""Replacements in parameter names for heads in which one module holds both linear layers."""

@@ -1,8 +1,8 @@
 """ModernBERT (Warner et al., arXiv:2412.13663).
 
 Blocks normalise their input, positions are encoded as rotations of queries and keys, and feed-forward blocks are
-gated. Two of three layers attend only to nearby tokens, and most parts have no biases. In the class of transformers,
-query, key and value are one matrix, and so are the two linear layers at the start of a gated block.
+gated. Two out of three layers attend only to nearby tokens, and most parts have no biases. In the class of
+transformers, query, key and value are one matrix, and so are the two linear layers at the start of a gated block.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ only the tokenizer knows the right ones.
 
 
 class ModernBert(Family):
-    """The ModernBERT family, in which a layer's kind of attention depends on its number in the teacher."""
+    """The ModernBERT family, in which a layer's kind of attention depends on the layer's index in the teacher."""
 
     def rules(self, config: PreTrainedConfig) -> Rules:
         rules = super().rules(config)
@@ -38,7 +38,7 @@ class ModernBert(Family):
         return rules
 
     def form(self, config: PreTrainedConfig, form: NetworkForm) -> NetworkForm:
-        """Return the form, with the mean over all tokens as readout if the teacher's sequence classifier uses it."""
+        """Return `form`, with the readout `mean` if the teacher's sequence classifier reads the mean of all tokens."""
         reads_mean = form.network_type == "sequence_classifier" and config.classifier_pooling == "mean"
         return replace(form, readout="mean") if reads_mean else form
 
@@ -84,7 +84,7 @@ class ModernBert(Family):
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:
         """Whether the network begins with the teacher's first layer.
 
-        In the family's own class, the first layer has no attention norm, and all other layers have one.
+        In ModernBERT's class in transformers, the first layer has no attention norm, and all other layers have one.
         """
         return config.architecture.layers[0].source == 0
 
