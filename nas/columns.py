@@ -378,6 +378,18 @@ def has_queries(column: Column, rows: int, distinct: int) -> bool:
     return not _QUERY_WORDS.isdisjoint(column.words) and rows >= _LEAST_PASSAGES * distinct
 
 
+def are_graded_passages(query: Column, passage: Column, grade: Column) -> bool:
+    """Whether pairs of texts are queries and passages with grades of relevance, rather than texts with a score.
+
+    Grades are whole numbers from 0. Queries are recognised by the names of the columns, or by rows that have only a
+    passage.
+    """
+    has_names = not _QUERY_WORDS.isdisjoint(query.words) and _QUERY_WORDS.isdisjoint(passage.words)
+    numbers = grade.numbers or []
+    are_grades = bool(numbers) and numbers[0] >= 0.0 and all(map(float.is_integer, numbers))
+    return are_grades and (has_names or bool(query.missing and not passage.missing))
+
+
 def is_query_id(column: Column) -> bool:
     """Whether the name of a column indicates that it identifies queries, such as `query_id`."""
     return not _QUERY_ID_WORDS.isdisjoint(column.words) and column.is_metadata

@@ -36,7 +36,7 @@ from nas.pipeline.plan import check_sources
 from nas.space import SearchSpace, Shape, shipped_spaces
 from nas.study import DATA_SUFFIXES, Study, held_out_size, study_name
 from nas.tagged_columns import tagged_columns
-from nas.tasks import REGISTRY, task_kind
+from nas.tasks import REGISTRY, Evaluation, task_kind
 from nas.vocabulary import PRUNABLE, tokenizer_kind
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
@@ -159,7 +159,11 @@ class Columns:
     def label_for(self, text: Sequence[str]) -> Clear[str] | Unclear:
         """Return the label column that belongs to the text columns `text`."""
         matching = {name: words for name, words in self.words.items() if set(text) & set(words)}
-        return _tagging_columns(matching)[1] if matching else self.label
+        if matching:
+            return _tagging_columns(matching)[1]
+        if isinstance(self.text, Unclear) and text:
+            return columns.label(list(self.by_name.values()), text, partial(_correspond, self.data))
+        return self.label
 
     def column(self, name: str) -> Column:
         """Return a column by its name. Raises `DataError` if the training or the test data lacks this column."""
@@ -216,19 +220,37 @@ class Columns:
         label_column = self.column(label[0])
         return len(label) if len(label) > 1 else label_column.classes or len(label_column.counts)
 
-    def described(self, text: Sequence[str], label: Sequence[str], kind: str, query: str | None = None) -> str:
+    def evaluation(self, pair: Sequence[str], label: Sequence[str]) -> Evaluation:
+        """Return what the files on which networks are evaluated consist of, if the training data has no labels.
+
+        `pair` and `label` are empty if the files hold only texts.
+        """
+        if not pair:
+            return "texts"
+        query, passage, grade = map(self.column, (*pair, label[0]))
+        return "retrieval" if columns.are_graded_passages(query, passage, grade) else "pairs"
+
+    def described(
+        self, text: Sequence[str], label: Sequence[str], kind: str, metric: str, query: str | None = None
+    ) -> str:
         """Return the chosen columns and a summary of the labels, as one line for the user."""
-        values: Sequence[str] = label if len(label) > 1 else sorted(self.column(label[0]).counts)
-        if task_kind(kind).meaning == "scale":
+        values: Sequence[str] = label if len(label) > 1 else sorted(self.column(label[0]).counts) if label else ()
+        if not label:
+            summary = f"{kind}, no labels"
+        elif task_kind(kind).meaning == "scale":
             numbers = self.column(label[0]).numbers or [math.nan]
             summary = f"{kind}, numbers from {numbers[0]:g} to {numbers[-1]:g}"
         else:
             names = [*values[:_SHOWN_LABELS], *["..."][: max(0, len(values) - _SHOWN_LABELS)]]
             summary = f"{len(values)} {task_kind(kind).label_word}: {', '.join(names)}"
-        missing = sum(self.column(name).missing for name in (*text, *label))
+        # A row without a query only adds its passage to the corpus.
+        is_retrieval = task_kind(kind).evaluated_on(metric) == "retrieval"
+        needed_columns = text[1:] if is_retrieval else (*text, *label)
+        missing = sum(self.column(name).missing for name in needed_columns)
         notes = f"; missing values: {missing:,}; fill them, or remove these rows" if missing else ""
         notes = (f"; query: {query}" if query else "") + notes
-        return f"text: {', '.join(text)}; label: {', '.join(label)} ({summary}){notes}"
+        labels = f"label: {', '.join(label)} ({summary})" if label else f"label: none ({summary})"
+        return f"text: {', '.join(text)}; {labels}{notes}"
 
 
 def _tagging_columns(
@@ -287,7 +309,7 @@ class Answers:
     query: str | None
     """The column that identifies queries in a ranking task; None if the first column of texts identifies them."""
     search: str | None = None
-    """If training uses texts without labels, the file or split with the pairs on which candidates are evaluated."""
+    """The file or split with the pairs of texts on which candidates are evaluated; None if they are held out."""
     pair: Sequence[str] = ()
     """The two columns of the search and test data that hold the two texts of each pair."""
     metric: str
@@ -415,7 +437,7 @@ def _study_text(
     further_lines = ""
     if answers.search:
         search_name = answers.search if answers.hub else _relative_to(folder, answers.search)
-        further_lines = f"search = {_toml(search_name)}  # scored pairs on which candidates are evaluated\n"
+        further_lines = f"search = {_toml(search_name)}  # pairs of texts on which candidates are evaluated\n"
     if answers.unlabelled:
         names = [
             name if answers.hub and not _is_data_file(name) else _relative_to(folder, name)
@@ -432,8 +454,10 @@ def _study_text(
     fine_tune_line += (
         "fine_tune = true  # for a teacher that is not fine-tuned yet; { epochs = 2.0 } sets the number of epochs\n"
     )
+    if answers.search:
+        held_out = ""
     if task_kind(kind).learns_from_texts:
-        held_out = fine_tune_line = ""
+        fine_tune_line = ""
     tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
     longest = max(LENGTH, tokens or 0)
     longest = min(longest, teacher.positions) if teacher else longest
@@ -445,8 +469,7 @@ def _study_text(
 {"".join(hub)}train = {_toml(train)}
 test = {_toml(test)}  # read only once, for the final results
 {further_lines}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
-{_pair_text(answers.pair)}{_query_text(answers.query)}label = {_label_text(answers.label)}
-kind = {_toml(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
+{_column_texts(answers)}kind = {_toml(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_toml(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
 {_threshold_text(kind)}{_width_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
 {held_out}
@@ -479,8 +502,16 @@ def _pruning_text(teacher: TeacherProperties | None) -> str:
     )
 
 
+def _column_texts(answers: Answers) -> str:
+    """Return the settings that name the columns of pairs, of queries and of labels, as far as there are any."""
+    return _pair_text(answers) + _query_text(answers.query) + _label_text(answers.label)
+
+
 def _label_text(label: Sequence[str]) -> str:
-    return _toml(label[0]) if len(label) == 1 else json.dumps(list(label), ensure_ascii=False)
+    """Return the setting that names the columns of labels; empty if there are none."""
+    if not label:
+        return ""
+    return f"label = {_toml(label[0]) if len(label) == 1 else json.dumps(list(label), ensure_ascii=False)}\n"
 
 
 def _threshold_text(kind: str) -> str:
@@ -497,13 +528,17 @@ def _width_text(kind: str) -> str:
     return '# output_width = "own"  # the hidden size of each network; by default, the width and space of the teacher\n'
 
 
-def _pair_text(pair: Sequence[str]) -> str:
-    texts = json.dumps(list(pair), ensure_ascii=False)
-    return (
-        f"pair = {texts}  # columns of search and test with the two texts of a pair; the next line names their score\n"
-        if pair
-        else ""
-    )
+_PAIR_COMMENTS: dict[Evaluation, str] = {
+    "pairs": "columns of search and test with the two texts of a pair; the next line names their score",
+    "retrieval": "columns of search and test with queries and passages; the next line names the grade of relevance",
+}
+
+
+def _pair_text(answers: Answers) -> str:
+    if not answers.pair:
+        return ""
+    texts = json.dumps(list(answers.pair), ensure_ascii=False)
+    return f"pair = {texts}  # {_PAIR_COMMENTS.get(task_kind(answers.kind).evaluated_on(answers.metric), '')}\n"
 
 
 def _query_text(query: str | None) -> str:

@@ -25,7 +25,7 @@ from nas.device import NAME, Device, Name
 from nas.errors import StudyError
 from nas.files import Flag, Positive, Real, Settings, Whole, digest, given_path, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.tasks import OutputWidth, task_kind
+from nas.tasks import Evaluation, OutputWidth, task_kind
 
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -126,7 +126,8 @@ class Task(Settings):
     test: str
     """The test set, usually the official validation set. It is read only once, for the final result."""
     search: str | None = None
-    """For `embedding`: the file or split with the pairs on which candidates are evaluated."""
+    """For `embedding`: the file or split with the pairs on which candidates are evaluated. Without it, the search set
+    is held out of the training rows."""
     unlabelled: tuple[str, ...] = ()
     """Files with additional unlabelled texts from the domain of the task, on which the teacher is distilled. If `hub`
     is set, also names of splits. A name with the suffix of a data file is always a file."""
@@ -146,7 +147,8 @@ class Task(Settings):
     query: str | None = Field(default=None, min_length=1)
     """For `ranking`: the column whose value identifies the query of a row. By default, the first text column."""
     pair: tuple[str, ...] = ()
-    """For `embedding`: the columns of the two texts of a pair, in the search set and the test set."""
+    """For `embedding`: the columns of the two texts of a pair, or of the query and the passage, in the search set and
+    the test set."""
     output_width: OutputWidth = "teacher"
     """For `embedding`: whether embeddings have the teacher's width and lie in its space, or have the hidden size of the
     network itself."""
@@ -163,8 +165,15 @@ class Task(Settings):
         return names[0] if isinstance(names, tuple) and len(names) == 1 else names
 
     @property
+    def evaluated_on(self) -> Evaluation:
+        """The content of the search and test sets; see `nas.tasks.Evaluation`."""
+        return task_kind(self.kind).evaluated_on(self.metric)
+
+    @property
     def label_columns(self) -> tuple[str, ...]:
-        """The columns of labels, as a tuple even if there is only one."""
+        """The columns of labels, as a tuple even if there is only one; empty if labels are the teacher's outputs."""
+        if self.evaluated_on == "texts":
+            return ()
         return (self.label,) if isinstance(self.label, str) else self.label
 
     @property
@@ -180,7 +189,12 @@ class Task(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Task:
         task_kind(self.kind).check(self)
-        if len(set(self.label_columns)) < len(self.label_columns) or not self.label_columns:
+        if self.evaluated_on == "texts" and "label" in self.model_fields_set:
+            raise ValueError(
+                f"label: {self.metric} compares networks with the teacher and needs no labels, but got {self.label!r}; "
+                "remove it"
+            )
+        if self.label == () or len(set(self.label_columns)) < len(self.label_columns):
             raise ValueError(f"label: must name distinct columns, but got {list(self.label_columns)}")
         if self.group_column in self.label_columns:
             raise ValueError(

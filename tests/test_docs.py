@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from datasets import Dataset
-from tiny import make_labelled, make_ranked, make_tagged, write_embedding_study, write_tiny_study
+from tiny import make_labelled, make_ranked, make_tagged, make_texts, write_embedding_study, write_tiny_study
 
 from nas import cli
 from nas.space import SearchSpace
@@ -79,10 +79,25 @@ def workplace(tmp_path_factory):
     for old, new in (("search", "pairs-dev"), ("test", "pairs-test")):
         rows = Dataset.from_parquet(str(study.with_name(f"{old}.parquet")), keep_in_memory=True)
         rows.rename_columns({"first": "sentence1", "second": "sentence2"}).to_csv(folder / f"{new}.csv")
+    Dataset.from_dict({"text": make_texts(100, 3)}).to_parquet(folder / "sentences-test.parquet")
+    _write_beir(folder / "scifact")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         _run_blocks(README)
         yield folder
+
+
+def _write_beir(folder):
+    """Write a tiny retrieval data set in BEIR's format. Each query has the words of a passage."""
+    folder.mkdir()
+    texts = make_texts(100, 4)
+    names = [f"D{number}" for number in range(100)]
+    Dataset.from_dict({"_id": names, "title": ["w1 w2"] * 100, "text": texts}).to_parquet(folder / "corpus.parquet")
+    queries = {"_id": names[:60], "text": [" ".join(f"{text} {text} w3 w4".split()[:5]) for text in texts[:60]]}
+    Dataset.from_dict(queries).to_parquet(folder / "queries.parquet")
+    for split, part in (("train", names[:30]), ("test", names[30:60])):
+        qrels = {"query-id": part, "corpus-id": part, "score": [1] * 30}
+        Dataset.from_dict(qrels).to_parquet(folder / f"qrels_{split}.parquet")
 
 
 @pytest.mark.slow
@@ -158,8 +173,10 @@ def _check_toml(block):
     for key, value in shown.items():
         if isinstance(value, list):  # a device or budget replaces one of the same name
             study[key] = list({item["name"]: item for item in [*study[key], *value]}.values())
-        else:
-            study[key] = study.get(key, {}) | value if isinstance(value, dict) else value
+        elif isinstance(value, dict) and not {"train", "test", "text"} <= value.keys():
+            study[key] = study.get(key, {}) | value
+        else:  # a complete task replaces the one of the README
+            study[key] = value
     Study.model_validate({"path": Path(), "name": "shown"} | study)
 
 

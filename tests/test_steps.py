@@ -232,7 +232,7 @@ def test_the_digests_of_steps_do_not_change_between_versions(finished):
     def contents(*patterns):
         return {path.name: file_digest(path) for pattern in patterns for path in (folder / "teacher").glob(pattern)}
 
-    newer = {"unlabelled", "threshold", "query", "search", "pair"}  # settings that older runs do not have
+    newer = {"unlabelled", "threshold", "query", "search", "pair", "output_width"}  # settings that older runs lack
     task = study.task.model_dump(mode="json", exclude=newer) | {"revision": None}
     task |= {name: [".parquet", file_digest(folder / f"{name}.parquet")] for name in ("train", "test")}
     teacher = study.teacher.model_dump(mode="json", exclude={"model", "outputs"}) | {"revision": None}

@@ -491,3 +491,49 @@ def write_embedding_study(folder: Path, pooling: str = "mean", normalize: bool =
         make_scored_pairs(150, seed).to_parquet(folder / f"{name}.parquet")
     (folder / "study.toml").write_text(EMBEDDING_STUDY)
     return folder / "study.toml"
+
+
+def make_judged(queries: int, seed: int) -> Dataset:
+    """Return queries with graded passages, and passages without a query, in a random order.
+
+    Each query consists of words of a passage, whose grade is 2. Another passage with only one of these words has the
+    grade 1, and every third query has a passage with the grade 0.
+    """
+    rng = random.Random(seed)
+    rows: list[dict[str, str | int | None]] = []
+    for number, passage in enumerate(make_texts(queries, seed + 100)):
+        chosen = rng.choices(passage.split(), k=4)
+        query = " ".join(chosen)
+        rows.append({"query": query, "passage": passage, "grade": 2})
+        rows.append({"query": query, "passage": " ".join([chosen[0], *rng.choices(WORDS, k=4)]), "grade": 1})
+        if number % 3 == 0:
+            rows.append({"query": query, "passage": " ".join(rng.choices(WORDS, k=5)), "grade": 0})
+    rows += [{"query": None, "passage": text, "grade": None} for text in make_texts(queries, seed + 200)]
+    rng.shuffle(rows)
+    return Dataset.from_list(rows)
+
+
+RETRIEVAL_STUDY = EMBEDDING_STUDY.replace('["first", "second"]', '["query", "passage"]').replace(
+    'label = "score"\nmetric = "spearman"', 'label = "grade"\nmetric = "ndcg@10"'
+)
+AGREEMENT_STUDY = EMBEDDING_STUDY.replace('search = "search.parquet"\n', "").replace(
+    'pair = ["first", "second"]\nlabel = "score"\nmetric = "spearman"', 'metric = "agreement"\nholdout = { size = 120 }'
+)
+
+
+def write_retrieval_study(folder: Path) -> Path:
+    """Write a tiny embedding study that is evaluated on the retrieval of passages; return the path of study.toml."""
+    study = write_embedding_study(folder)
+    for name, seed in (("search", 1), ("test", 2)):
+        make_judged(60, seed).to_parquet(folder / f"{name}.parquet")
+    study.write_text(RETRIEVAL_STUDY)
+    return study
+
+
+def write_agreement_study(folder: Path) -> Path:
+    """Write a tiny embedding study that compares networks with the teacher; return the path of study.toml."""
+    study = write_embedding_study(folder)
+    (folder / "search.parquet").unlink()
+    Dataset.from_dict({"text": make_texts(100, 3)}).to_parquet(folder / "test.parquet")
+    study.write_text(AGREEMENT_STUDY)
+    return study

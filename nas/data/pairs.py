@@ -1,4 +1,4 @@
-"""Splits of a task, such as embedding, that is trained on single texts and evaluated on scored pairs of texts.
+"""Splits of a task that is trained on single texts without labels and evaluated on scored pairs of texts.
 
 The training, search and test sets are separate files or splits.
 """
@@ -6,6 +6,7 @@ The training, search and test sets are separate files or splits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -30,44 +31,71 @@ def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) 
         name: read_sources(task, source, (*task.pair, *task.label_columns)) for name, source in pair_sources.items()
     }
     columns = {name: texts_in(task, parts, task.pair) for name, parts in rows_by_set.items()}
-    _check_distinct(columns, pair_sources)
+    check_distinct(columns, pair_sources)
     pairs = {name: _interleaved(parts) for name, parts in columns.items()}
     labels = labels_of(task, rows_by_set["search"], rows_by_set["test"], None)
     scores = {"search": _each_twice(labels.values["train"]), "test": _each_twice(labels.values["test"])}
+    groups = {name: _each_twice(range(len(values) // 2)) for name, values in scores.items()}
+    return with_training_texts(task, train, pair_sources, EvaluationSets(pairs, scores, groups))
+
+
+@dataclass(frozen=True)
+class EvaluationSets:
+    """The search set and the test set of a task that is trained on texts without labels, each by the set's name."""
+
+    texts: Mapping[str, Sequence[Text]]
+    labels: Mapping[str, Sequence[Any]]
+    groups: Mapping[str, Sequence[int]]
+
+
+def with_training_texts(
+    task: Task, train: str | Sequence[str], sources: Mapping[str, str], sets: EvaluationSets
+) -> Splits:
+    """Return the splits, with the training texts that do not occur in the search set or the test set.
+
+    `sources` holds the files or splits of these two sets. Raises `DataError` if no training text is left, or if one of
+    the two sets is too small for the metric.
+    """
     training_rows = read_sources(task, train, task.text)
     texts = texts_in(task, training_rows, task.text)
-    kept_rows = outside(texts, [[*pairs["search"], *pairs["test"]]])
+    kept_rows = outside(texts, [[*sets.texts["search"], *sets.texts["test"]]])
     if not kept_rows:
         raise DataError(
-            f"{names_of(training_rows)}: every text also occurs in a pair of {search} or {test}; give other texts"
+            f"{names_of(training_rows)}: every text also occurs in a pair of {sources['search']} or {sources['test']}; "
+            "give other texts"
         )
     splits = Splits(
-        {"train": [[texts[0][row] for row in kept_rows]], **{name: [column] for name, column in pairs.items()}},
-        scores,
-        labels.names,
+        {"train": [[texts[0][row] for row in kept_rows]], **{name: [column] for name, column in sets.texts.items()}},
+        sets.labels,
+        (),
         in_test=len(texts[0]) - len(kept_rows),
         rows={"train": kept_rows},
-        more={name: {GROUP: _each_twice(range(len(values) // 2))} for name, values in scores.items()},
+        more={name: {GROUP: numbers} for name, numbers in sets.groups.items()},
     )
-    for name, source in pair_sources.items():
+    for name, source in sources.items():
         task_kind(task.kind).metric(task).check_size(splits.truth(name), f"{source}: the {name} set")
     return splits
 
 
-def _check_distinct(columns: Mapping[str, Texts], sources: Mapping[str, str]) -> None:
-    """Raise `DataError` unless search and test set each have a pair that the other lacks; warn about shared pairs."""
+def check_distinct(
+    columns: Mapping[str, Texts], sources: Mapping[str, str], singular: str = "pair", plural: str = "pairs"
+) -> None:
+    """Raise `DataError` unless search and test set each have a row that the other lacks; warn about shared rows.
+
+    `columns` are the columns of texts to compare. `singular` and `plural` are the nouns for the content of a row.
+    """
     for name, other in (("search", "test"), ("test", "search")):
-        total, own_pairs = len(columns[name][0]), len(outside(columns[name], columns[other]))
-        if not own_pairs:
+        total, own_rows = len(columns[name][0]), len(outside(columns[name], columns[other]))
+        if not own_rows:
             raise DataError(
-                f"{sources[name]}: every pair also occurs in {sources[other]}, but search set and test set must be "
-                f"disjoint; give other pairs as task.{name}"
+                f"{sources[name]}: every {singular} also occurs in {sources[other]}, but search set and test set must "
+                f"be disjoint; give other {plural} as task.{name}"
             )
-        if name == "search" and own_pairs < total:
+        if name == "search" and own_rows < total:
             say(
-                f"Warning: {sources[name]}: {total - own_pairs:,} of {total:,} pairs also occur in {sources[other]}, "
-                "so candidates are selected with pairs that they are tested on; remove these pairs from one of the "
-                "files"
+                f"Warning: {sources[name]}: {total - own_rows:,} of {total:,} {plural} also occur in {sources[other]}, "
+                f"so candidates are selected with {plural} that they are tested on; remove these {plural} from one of "
+                "the files"
             )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 import numpy as np
 
 from nas.data.words import Text, joined
+from nas.errors import DataError
+from nas.study import Task
 
 Texts = Sequence[Sequence[Text]]
 """The columns of texts of a split; each column has one text per row."""
@@ -20,6 +22,40 @@ def outside(columns: Texts, other_columns: Texts) -> list[int]:
     """Return the row numbers of the rows in `columns` whose texts do not occur as a row of `other_columns`."""
     other_texts = {normal(row) for row in zip(*other_columns, strict=True)}
     return [number for number, row in enumerate(zip(*columns, strict=True)) if normal(row) not in other_texts]
+
+
+def divided(
+    task: Task, texts: Mapping[str, Texts], groups: Mapping[str, Sequence[int]], sources: Mapping[str, str], seed: int
+) -> dict[str, list[int]]:
+    """Return the row numbers of the training rows that form the training set and the search set, in ascending order.
+
+    `texts` and `groups` hold the texts and the group numbers (empty if there are no groups) of the rows for `train` and
+    `test`, and `sources` the names of their files. Rows that also occur in the test set are left out. Raises
+    `DataError` if one of the sets has no rows.
+    """
+    # Queries of the test set must not occur in the training set, even with other passages.
+    compared_columns = same_in_groups(texts["train"], groups["train"])
+    kept_rows = outside(*([texts[name][column] for column in compared_columns] for name in ("train", "test")))
+    if not kept_rows:
+        raise DataError(f"{sources['train']}: every row also occurs in {sources['test']}; give a different test set")
+    kept_texts = [[column[row] for row in kept_rows] for column in texts["train"]]
+    size = task.holdout.size_of(len(kept_rows))
+    if task.group_column:
+        kept_groups = [groups["train"][row] for row in kept_rows]
+        search_positions = held_out_groups([kept_texts[column] for column in compared_columns], kept_groups, size, seed)
+    else:
+        search_positions = held_out(kept_texts, task.holdout.by, size, seed)
+    if not 0 < len(search_positions) < len(kept_rows):
+        raise DataError(
+            f"{sources['train']}: holding out {size} examples by {task.group_column or task.holdout.by} needs "
+            f"{len(search_positions)} of {len(kept_rows)} rows, but search and training set must both have rows; "
+            "change holdout.size"
+        )
+    in_search = set(search_positions)
+    return {
+        "train": [number for position, number in enumerate(kept_rows) if position not in in_search],
+        "search": [kept_rows[position] for position in search_positions],
+    }
 
 
 def held_out(columns: Texts, unit: str, size: int, seed: int) -> list[int]:

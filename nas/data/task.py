@@ -18,7 +18,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, LargeList, List
 
 from nas.data.files import read_rows, read_table, values_of, write_table
-from nas.data.splits import held_out, held_out_groups, normal, numbered, outside, same_in_groups
+from nas.data.splits import divided, normal, numbered
 from nas.data.truth import LABELS, as_array
 from nas.data.words import Text, are_words, joined, on_first_tokens, tokens_of
 from nas.errors import DataError
@@ -136,6 +136,10 @@ class Splits:
         further_columns = {key: _values_at(values, rows) for key, values in self.more.get(name, {}).items()}
         return replace(self, texts=texts, labels=labels, more={**self.more, name: further_columns})
 
+    def with_labels(self, labels: Mapping[str, Sequence[Any]]) -> Splits:
+        """Return a copy in which the splits in `labels` have these labels."""
+        return replace(self, labels={**self.labels, **labels})
+
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
         """Tokenise all splits. `token_types` must be true if the model has token types."""
         return TaskData(
@@ -213,30 +217,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
         for name, parts_of_set in sources.items()
     }
     source_names = {name: names_of(parts_of_set) for name, parts_of_set in sources.items()}
-    # Queries of the test set must not occur in the training set, even with other passages.
-    compared_columns = same_in_groups(texts["train"], groups["train"])
-    kept_rows = outside(*([texts[name][column] for column in compared_columns] for name in ("train", "test")))
-    if not kept_rows:
-        raise DataError(
-            f"{source_names['train']}: every row also occurs in {source_names['test']}; give a different test set"
-        )
-    kept_texts, size = _rows_at(texts["train"], kept_rows), task.holdout.size_of(len(kept_rows))
-    if task.group_column:
-        kept_groups = [groups["train"][row] for row in kept_rows]
-        search_positions = held_out_groups([kept_texts[column] for column in compared_columns], kept_groups, size, seed)
-    else:
-        search_positions = held_out(kept_texts, task.holdout.by, size, seed)
-    if not 0 < len(search_positions) < len(kept_rows):
-        raise DataError(
-            f"{source_names['train']}: holding out {size} examples by {task.group_column or task.holdout.by} needs "
-            f"{len(search_positions)} of {len(kept_rows)} rows, but search and training set must both have rows; "
-            "change holdout.size"
-        )
-    in_search = set(search_positions)
-    row_numbers = {
-        "train": [number for position, number in enumerate(kept_rows) if position not in in_search],
-        "search": [kept_rows[position] for position in search_positions],
-    }
+    row_numbers = divided(task, texts, groups, source_names, seed)
     further_columns = {
         **({GROUP: groups} if task.group_column else {}),
         **({REFERENCE: task_labels.judged} if task_labels.judged else {}),
@@ -246,7 +227,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
         {name: _rows_at(texts["train"], rows) for name, rows in row_numbers.items()} | {"test": texts["test"]},
         _divide(task_labels.values, row_numbers),
         task_labels.names,
-        in_test=len(texts["train"][0]) - len(kept_rows),
+        in_test=len(texts["train"][0]) - sum(map(len, row_numbers.values())),
         rows=row_numbers,
         more={name: {key: columns_by_set[name] for key, columns_by_set in divided_columns.items()} for name in SPLITS},
     )
@@ -372,14 +353,15 @@ def _is_words(value: Any) -> bool:
 def labels_of(task: Task, train: Sequence[RowSource], test: Sequence[RowSource], head: Head | None) -> TaskLabels:
     """Return the labels of the training and test rows, read by the kind of task, and print its notes about them."""
     kind = task_kind(task.kind)
-    task_labels = kind.read(_label_columns(task, train), _label_columns(task, test), head)
+    task_labels = kind.read(label_columns_of(task, train), label_columns_of(task, test), head)
     for note in task_labels.notes:
         say(note)
     kind.metric(task, task_labels.names)  # raises an error if the task's positive class is not among them
     return task_labels
 
 
-def _label_columns(task: Task, sources: Sequence[RowSource]) -> list[LabelColumn]:
+def label_columns_of(task: Task, sources: Sequence[RowSource]) -> list[LabelColumn]:
+    """Return the label columns that the task names, with the rows of all `sources` in order."""
     return [LabelColumn.of([_label_column(source, name) for source in sources]) for name in task.label_columns]
 
 

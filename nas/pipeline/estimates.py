@@ -59,6 +59,8 @@ class Workload:
     """Number of unlabelled texts."""
     unlabelled_tokens: float = 0.0
     """Mean number of tokens per unlabelled text."""
+    judged_tokens: float = 0.0
+    """Mean number of tokens per text of the search set; 0 if it is unknown and assumed to be `tokens`."""
     teacher_operations: float = 0.0
     """Operations per token of the separate teacher from which the study's `[student]` learns.
 
@@ -74,6 +76,7 @@ class Workload:
             rows=training_set.rows if training_set else _ASSUMED_ROWS,
             tokens=max(8.0, training_set.mean if training_set else study.task.max_length * _TYPICAL_LENGTH_SHARE),
             judged=rows.judged if rows else study.task.holdout.size_of(_ASSUMED_ROWS),
+            judged_tokens=rows.sets["search"].mean if rows else 0.0,
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
             baselines_seconds=baselines_seconds,
@@ -91,11 +94,12 @@ class Workload:
         unlabelled: Sequence[int] = (),
     ) -> Workload:
         """Return the workload of a study with tokenised data. `unlabelled` holds the lengths of unlabelled texts."""
-        lengths = data.train["length"]
+        lengths, judged_lengths = data.train["length"], data.search["length"]
         return cls(
             rows=len(lengths),
             tokens=max(8.0, sum(lengths) / len(lengths)),
-            judged=len(data.search),
+            judged=len(judged_lengths),
+            judged_tokens=sum(judged_lengths) / len(judged_lengths),
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
             baselines_seconds=baselines_seconds,
@@ -122,6 +126,11 @@ class Workload:
         """
         return texts * self.tokens * self.operations / (self.rate * _EFFICIENCY)
 
+    @property
+    def judging_seconds(self) -> float:
+        """The estimated seconds of a forward pass of the largest network over the texts that evaluate candidates."""
+        return replace(self, tokens=max(8.0, self.judged_tokens or self.tokens)).seconds(self.judged)
+
 
 def embedded(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to build the built-in task."""
@@ -129,13 +138,21 @@ def embedded(study: Study, work: Workload) -> float:
 
 
 def data(study: Study, work: Workload) -> float:
-    """Estimate the seconds needed to read, split and tokenise the rows."""
+    """Estimate the seconds needed to read, split and tokenise the rows.
+
+    This includes the time to compute the teacher's outputs if these are the labels. The test set is then assumed to be
+    as large as the search set.
+    """
+    return _reading(work) + (2 * work.judging_seconds if study.task.evaluated_on == "texts" else 0.0)
+
+
+def _reading(work: Workload) -> float:
     return 1.0 + work.rows * work.tokens / 1e5
 
 
 def unlabelled(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to read the rows again, and to read and tokenise the unlabelled texts."""
-    return data(study, work) + work.unlabelled * work.unlabelled_tokens / 1e5
+    return _reading(work) + work.unlabelled * work.unlabelled_tokens / 1e5
 
 
 def teacher(study: Study, work: Workload) -> float:
@@ -187,7 +204,7 @@ def search(study: Study, work: Workload) -> float:
 
 def evaluation(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to evaluate one candidate."""
-    return _CANDIDATE_SHARE * work.seconds(work.judged)
+    return _CANDIDATE_SHARE * work.judging_seconds
 
 
 def front(study: Study, work: Workload) -> float:
@@ -202,7 +219,7 @@ def front(study: Study, work: Workload) -> float:
     uniform_networks = most_uniform(
         study.space, sum(budget.has_floor or not study.training.hours for budget in study.budgets)
     )
-    return measuring_seconds * work.slowness + work.seconds(work.judged) + uniform_networks * evaluation(study, work)
+    return measuring_seconds * work.slowness + work.judging_seconds + uniform_networks * evaluation(study, work)
 
 
 def baselines(study: Study, work: Workload) -> float:

@@ -7,7 +7,7 @@ checkpoint, and `separate_teacher.py` computes the outputs from which the studen
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas import embedded
-from nas.data import Splits, TaskData, read_paired, read_splits, truth_of
+from nas.data import Splits, TaskData, read_sets, truth_of
 from nas.data.files import values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.data.task import tokenised
@@ -35,6 +35,7 @@ from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
 from nas.pipeline.error_names import student_named
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import commit, errors_with_hub_ids, has_hub_teacher, hub_model, record_snapshots
+from nas.pipeline.teacher_labels import identity_of_labels, teacher_labels
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.pipeline.watching import watchers_of
 from nas.progress import Stopwatch, busy, say
@@ -104,8 +105,8 @@ def task_identity(run: Run) -> dict[str, Any]:
     left_out = {"unlabelled"} | {key for key in newer_settings if not getattr(run.study.task, key)}
     left_out |= {"output_width"} if run.study.task.output_width == "teacher" else set()
     task = run.study.task.model_dump(mode="json", exclude=left_out)
-    # A task that learns from texts holds out nothing, but digests of older runs contain this former default.
-    if task_kind(run.study.task.kind).learns_from_texts:
+    # If the search set is a file, nothing is held out, but digests of older runs contain this former default.
+    if run.study.task.search:
         task["holdout"] = {"size": 5000, "by": "row"}
     return task | file_identities | {"revision": commit(run, "dataset")}
 
@@ -132,7 +133,10 @@ def data_inputs(run: Run) -> str:
     # Labels get the numbers that the teacher gives them, unless the teacher is fine-tuned.
     relevant_settings["tuned"] = teacher["fine_tune"] is not None
     tokenizer = _file_digests(teacher_source(run), "*.json", "*.txt", "*.model")
-    return digest([_DATA_VERSION, task_identity(run), run.study.seed, relevant_settings, tokenizer])
+    inputs = [_DATA_VERSION, task_identity(run), run.study.seed, relevant_settings, tokenizer]
+    if run.study.task.evaluated_on == "texts":
+        inputs.append(identity_of_labels(run.study, teacher_source(run)))
+    return digest(inputs)
 
 
 @once
@@ -268,10 +272,7 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     if code := ignored_code(source):
         say(f"Teacher: the code of its tokenizer ({code}) is not run; its tokenizer.json is used instead")
     with student_named(study):
-        if task_kind(task.kind).learns_from_texts:
-            splits = read_paired(task, sources["train"], sources["search"][0], sources["test"][0])
-        else:
-            splits = read_splits(task, sources["train"], sources["test"][0], study.seed, teacher.head(study))
+        splits = read_sets(task, sources, study.seed, teacher.head(study))
     return ReadTask(splits, teacher, task.max_length)
 
 
@@ -305,8 +306,12 @@ def settle_sources(run: Run) -> None:
 @errors_with_hub_ids
 def make_data(run: Run, stopwatch: Stopwatch) -> None:
     """Read, split, tokenise and store the data. If the study sets `prune_vocabulary`, also prune the tokenizer."""
-    with busy("Reading, splitting and tokenising the data"):
+    with busy("Reading and splitting the data"):
         task = read_task(run)
+    if run.study.task.evaluated_on == "texts":
+        texts = {name: task.tokenised(task.splits.texts[name]) for name in ("search", "test")}
+        task = replace(task, splits=task.splits.with_labels(teacher_labels(task.teacher, texts)))
+    with busy("Tokenising the data"):
         data = task.encode()
         if run.study.compressed.prune_vocabulary:
             tokenizer, kept_ids = task.pruned(chain.from_iterable(data.train["input_ids"]))

@@ -62,6 +62,7 @@ def _contents(run: Run) -> Contents:
     return Contents(
         study=study.name,
         metric=metric_of(run).label,
+        metric_note=metric_of(run).note,
         teacher=study.space.teacher,
         devices=study.devices,
         budgets=study.budgets,

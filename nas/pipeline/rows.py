@@ -118,7 +118,9 @@ class Rows:
     metric: str
     """The metric's name, as shown in tables."""
     standard_error: float
-    """Standard error of the metric on the evaluated texts, if a share `ASSUMED` of a network's answers is right."""
+    """Standard error of the metric on the evaluated texts, for a network with the assumed accuracy `ASSUMED`."""
+    assumption: str
+    """What this assumption means for the metric, as a phrase that follows "assuming"."""
     unlabelled: Counts | None = None
     """How many unlabelled texts were read, and how many of them were left out; None if the study has none."""
     unlabelled_unknown: float = 0.0
@@ -183,7 +185,7 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
         classes=_class_counts(kind, task.splits),
         label_word=kind.label_word,
         judged_by=metric.describe_size(truth),
-        figures=_label_counts(kind, task.splits),
+        figures=_label_counts(metric, task.splits),
         shared="query" if kind.judges_groups else "text",
         targets=_target_distribution(task.splits.labels["train"]) if kind.predicts_numbers else None,
         unknown=0.0 if unknown_token is None else _token_share(counts["train"], unknown_token),
@@ -191,6 +193,7 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
         judged=len(evaluated_rows),
         metric=metric.label,
         standard_error=expected_error(metric, truth, data.num_labels),
+        assumption=metric.assumption(ASSUMED),
     )
     if unlabelled:
         rows = _with_unlabelled(rows, task, unlabelled)
@@ -279,8 +282,8 @@ def _class_counts(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
     }
 
 
-def _label_counts(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
-    counts_by_set = {name: kind.label_counts(splits.truth(name)) for name in splits.labels}
+def _label_counts(metric: Metric, splits: Splits) -> dict[str, dict[str, int]]:
+    counts_by_set = {name: metric.label_counts(splits.truth(name)) for name in splits.labels}
     return {
         description: {name: counts[description] for name, counts in counts_by_set.items()}
         for description in counts_by_set["search"]
@@ -310,6 +313,7 @@ def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
     rng = np.random.default_rng(0)
     if not metric.judges_groups:  # sampling rows would break up groups
         labels = labels[rng.permutation(count)[:_MAX_SIMULATED_ANSWERS]]
+    labels = metric.simulated_labels(labels, rng)
     logits = metric.simulated(labels, outputs, ASSUMED, rng)
     return standard_error(metric, logits, labels) * math.sqrt(len(labels) / count)
 
@@ -317,11 +321,12 @@ def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
 def _warnings(rows: Rows, study: Study) -> Iterator[str]:
     yield from _text_warnings(rows, study.task.max_length)
     yield from _class_warnings(rows)
+    enlarge = "add rows to task.search" if study.task.search else "raise task.holdout.size"
     if rows.standard_error > _LARGEST_ERROR:
         yield (
             f"candidates are evaluated on {rows.judged_by} of the search set, on which {rows.metric} has a "
             f"standard error of {100 * rows.standard_error:.1f} points: smaller differences between candidates can "
-            "hardly be detected; raise task.holdout.size (or search.examples)"
+            f"hardly be detected; {enlarge} (or raise search.examples)"
         )
     hidden_sizes = study.space.dimensions.hidden_size
     if study.task.output_width == "own" and len(hidden_sizes) == 1:
@@ -335,7 +340,7 @@ def _warnings(rows: Rows, study: Study) -> Iterator[str]:
             yield (
                 f"budgets.{budget.name}: accuracy_loss = {budget.accuracy_loss:g} is less than the standard error of "
                 f"{rows.metric} on the {rows.judged_by} of the search set, {100 * rows.standard_error:.1f} "
-                "points; raise accuracy_loss or task.holdout.size"
+                f"points; raise accuracy_loss, or {enlarge}"
             )
 
 

@@ -58,6 +58,7 @@ def write_card(folder: Path, study: Study) -> None:
         study=study,
         found=verification,
         devices=on_each(verification),
+        metric_note=kind.metric(task).note,
         usage=kind.usage,
         exits=", ".join(f"{share:.0%}" for share in verification.get("exits") or ()),
         summary=kind.summary("pairs of texts" if is_pair else "texts", labels),

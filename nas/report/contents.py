@@ -31,6 +31,8 @@ class Contents:
     study: str
     metric: str
     teacher: Shape
+    metric_note: str = ""
+    """Sentences that explain the metric; empty if its name says enough."""
     devices: Sequence[Device] = ()
     budgets: Sequence[Budget] = ()
     front: Record | None = None

@@ -35,7 +35,7 @@ def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
         )
     yield (
         f"search set: candidates are evaluated on {rows['judged_by']}; the standard error of {rows['metric']} is "
-        f"{100 * rows['standard_error']:.2f} points (assuming {_assumed(rows)})"
+        f"{100 * rows['standard_error']:.2f} points (assuming {rows['assumption']})"
     )
 
 
@@ -43,14 +43,6 @@ def _words(name: str, lengths: dict[str, Any]) -> str:
     left_out = lengths["words_left_out"]
     share = f" ({left_out / lengths['words']:.2%} are truncated or have no token)" if left_out else ""
     return f"{lengths['words']:,} in the {name} set{share}"
-
-
-def _assumed(rows: dict[str, Any]) -> str:
-    return (
-        f"a correlation of {rows['assumed']:g}"
-        if rows["targets"]
-        else f"that {rows['assumed']:.0%} of the answers are right"
-    )
 
 
 def _labels(rows: dict[str, Any]) -> Iterator[str]:

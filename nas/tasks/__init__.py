@@ -6,10 +6,12 @@ these instances, so no module outside this package distinguishes between kinds.
 
 from __future__ import annotations
 
+from nas.tasks.agreement import Agreement
 from nas.tasks.base import (
     GROUP,
     IGNORED,
     REFERENCE,
+    Evaluation,
     Meaning,
     Metric,
     OutputWidth,
@@ -25,6 +27,7 @@ from nas.tasks.labels import Head, LabelColumn
 from nas.tasks.multi_label import LabelMetric, MultiLabel
 from nas.tasks.ranking import Ranking, RankingMetric
 from nas.tasks.regression import Correlation, Regression
+from nas.tasks.retrieval import RetrievalMetric
 from nas.tasks.tagging import Tagging, TagMetric
 
 __all__ = [
@@ -32,9 +35,11 @@ __all__ = [
     "IGNORED",
     "REFERENCE",
     "REGISTRY",
+    "Agreement",
     "ClassMetric",
     "Correlation",
     "Embedding",
+    "Evaluation",
     "Head",
     "LabelColumn",
     "LabelMetric",
@@ -45,6 +50,8 @@ __all__ = [
     "Problem",
     "Ranking",
     "RankingMetric",
+    "Regression",
+    "RetrievalMetric",
     "TagMetric",
     "Tagging",
     "TaskKind",

@@ -26,11 +26,15 @@ Problem = Literal["regression", "single_label_classification", "multi_label_clas
 Meaning = Literal["classes", "scale", "lists", "grades", "tags"]
 """The content of a label column in each row: a class, a number on a scale, a list of labels, a grade of relevance to
 the row's query, or a list with a tag for each word."""
+Evaluation = Literal["rows", "pairs", "retrieval", "texts"]
+"""The content of the search and test sets: labelled `rows` like those for training; `pairs` of texts with a score;
+queries and passages with grades of relevance, for `retrieval`; or `texts` whose labels are the teacher's outputs."""
 OutputWidth = Literal["teacher", "own"]
 """The width of a network's outputs: the teacher's width, or the network's own hidden size."""
 GROUP, REFERENCE = "group", "judged"
-"""Columns that a tokenised split may have in addition to `labels`. `GROUP` holds the number of each row's group.
-`REFERENCE` holds the reference values for the metric, if they differ from the labels used in training."""
+"""Columns that a tokenised split may have in addition to `labels`. `GROUP` holds the number of each row's group. In a
+search or test set, a negative number means that the row belongs to every group, as the passages of a corpus belong to
+every query. `REFERENCE` holds the reference values for the metric, if they differ from the labels used in training."""
 LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
 """The label of a token that has no tag and is not evaluated, as in transformers."""
@@ -123,6 +127,11 @@ class Metric(ABC):
         object.__setattr__(self, "label", self.label or self.name)
 
     @property
+    def note(self) -> str:
+        """Sentences that explain the score in the report and the model card; empty if its name says enough."""
+        return ""
+
+    @property
     def is_share(self) -> bool:
         """Whether the score is the share of texts with a correct answer."""
         return False
@@ -207,6 +216,14 @@ class Metric(ABC):
         They are used to estimate the standard error of the metric before any network exists.
         """
 
+    def simulated_labels(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the labels for `simulated`: `labels`, or random ones if the labels are outputs of a teacher."""
+        return labels
+
+    def assumption(self, share: float) -> str:
+        """Return what is assumed about the network that `simulated` simulates, as a phrase that follows "assuming"."""
+        return f"that {share:.0%} of the answers are right"
+
     @property
     def is_calibrated(self) -> bool:
         """Whether all settings, such as thresholds, have values. If not, call `calibrated` with the search set."""
@@ -218,6 +235,10 @@ class Metric(ABC):
 
     def config_entries(self, outputs: int) -> dict[str, Any]:
         """Return additional entries of `config.json` that define how outputs become answers, such as thresholds."""
+        return {}
+
+    def label_counts(self, labels: np.ndarray) -> dict[str, int]:
+        """Return further counts about the labels of a set, by a description of each count; empty if there are none."""
         return {}
 
     def rows_to_compare(self, labels: np.ndarray) -> list[int]:
@@ -281,7 +302,7 @@ class TaskKind(ABC):
     why_no_student: ClassVar[str] = ""
     """The reason why a student cannot learn from stored outputs of another model; empty if it can."""
     learns_from_texts: ClassVar[bool] = False
-    """Whether training uses unlabelled texts, while the search and test sets consist of text pairs with scores. The
+    """Whether training uses texts without labels, while `evaluated_on` says what search and test sets consist of. The
     teacher is then never fine-tuned."""
     has_static: ClassVar[bool] = True
     """Whether a linear classifier on averaged token embeddings can serve as a baseline."""
@@ -330,7 +351,7 @@ class TaskKind(ABC):
             raise ValueError(f"threshold: {self.name} has no threshold, but got {settings.threshold!r}; remove it")
         if settings.query is not None and not self.judges_groups:
             raise ValueError(f"query: {self.name} evaluates each row separately, but got {settings.query!r}; remove it")
-        self._check_pair_settings(settings)
+        self.check_evaluation(settings)
         if self.needs_pairs and len(settings.text) != 2:
             raise ValueError(
                 f"text: {self.name} needs two columns of texts, but got {', '.join(settings.text)}; name both"
@@ -349,27 +370,18 @@ class TaskKind(ABC):
             raise ValueError(f"metric: {self.name} does not support functions such as {settings.metric!r}; {remedy}")
         self.metric(settings)
 
-    def _check_pair_settings(self, settings: TaskSettings) -> None:
-        """Raise `ValueError` if settings for text pairs are missing but needed, or given but not used by the kind."""
-        if not self.learns_from_texts:
-            for key, value in (("search", settings.search), ("pair", settings.pair)):
-                if value:
-                    raise ValueError(
-                        f"{key}: {self.name} is evaluated on rows held out of the training rows, but got {value!r}; "
-                        "remove it"
-                    )
-            return
-        if len(settings.text) != 1:
-            raise ValueError(
-                f"text: {self.name} learns from single texts, but got {', '.join(settings.text)}; name one column"
-            )
-        if not settings.search:
-            raise ValueError(f"search: {self.name} needs a file of text pairs to evaluate candidates; name one")
-        if len(settings.pair) != 2:
-            raise ValueError(
-                f"pair: {self.name} needs the columns of both texts in the search and test sets, but got "
-                f"{', '.join(settings.pair) or 'none'}; name both"
-            )
+    def evaluated_on(self, metric: str) -> Evaluation:
+        """Return the content of the search and test sets for one of the kind's metrics."""
+        return "rows"
+
+    def check_evaluation(self, settings: TaskSettings) -> None:
+        """Raise `ValueError` if settings of the search and test sets are missing, or given but not used."""
+        for key, value in (("search", settings.search), ("pair", settings.pair)):
+            if value:
+                raise ValueError(
+                    f"{key}: {self.name} is evaluated on rows held out of the training rows, but got {value!r}; "
+                    "remove it"
+                )
 
     def group_column(self, settings: TaskSettings) -> str | None:
         """Return the column that names each row's group; None if rows are evaluated and held out one by one."""
@@ -454,10 +466,6 @@ class TaskKind(ABC):
         which text-embeddings-inference reads from one of these files.
         """
         return {LENGTH_FILE: {"max_seq_length": max_length}}
-
-    def label_counts(self, labels: np.ndarray) -> dict[str, int]:
-        """Return further counts about the labels of a set, by a description of each count; empty if there are none."""
-        return {}
 
     def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
         """Return the titles and Python code of further examples that load an export, for the model card.

@@ -76,6 +76,9 @@ class CustomMetric(Metric):
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         return self.base.simulated(labels, outputs, share, rng)
 
+    def assumption(self, share: float) -> str:
+        return self.base.assumption(share)
+
     @property
     def is_calibrated(self) -> bool:
         return self.base.is_calibrated

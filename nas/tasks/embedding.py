@@ -2,8 +2,9 @@
 
 A network outputs an embedding in the teacher's own space, so that embeddings of teacher and network can be compared
 with each other. With `task.output_width = "own"`, it has the width of the network's hidden states and lies in a space
-of its own (`OwnWidthEmbedding`). Networks are evaluated on text pairs with scores: the metric is the correlation
-between the score of a pair and the cosine similarity of its two embeddings.
+of its own (`OwnWidthEmbedding`). Networks are evaluated by the similarities of their embeddings: on text pairs with
+scores (`PairCorrelation`), on queries and the passages of a corpus (`RetrievalMetric`), or in comparison with the
+teacher's similarities (`Agreement`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import numpy as np
 from nas.errors import TeacherError
 from nas.form import NetworkForm
 from nas.sentence_modules import read_modules
-from nas.tasks.base import GROUP, Metric, TaskKind, TaskLabels, TaskSettings
+from nas.tasks.agreement import Agreement
+from nas.tasks.base import GROUP, Evaluation, Metric, TaskKind, TaskLabels, TaskSettings
+from nas.tasks.cosine import unit_vectors
 from nas.tasks.labels import Head, LabelColumn, targets_of
 from nas.tasks.regression import correlation
+from nas.tasks.retrieval import RetrievalMetric
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +89,9 @@ class PairCorrelation(Metric):
         embeddings[order[1::2]] = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         return embeddings
 
+    def assumption(self, share: float) -> str:
+        return f"a correlation of {share:g}"
+
 
 def _pair_order(labels: np.ndarray) -> np.ndarray:
     """Return the row numbers in an order in which the two texts of a pair are adjacent."""
@@ -94,16 +101,24 @@ def _pair_order(labels: np.ndarray) -> np.ndarray:
 def _similarities_and_scores(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the cosine similarity of each pair's embeddings, and the pair's score, both (pairs,)."""
     order = _pair_order(labels)
-    lengths = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    unit_vectors = (embeddings / lengths)[order]
-    return (unit_vectors[::2] * unit_vectors[1::2]).sum(axis=1), labels["label"][order[::2]]
+    ordered = unit_vectors(embeddings)[order]
+    return (ordered[::2] * ordered[1::2]).sum(axis=1), labels["label"][order[::2]]
+
+
+_METRICS: dict[str, tuple[type[Metric], Evaluation]] = {
+    "spearman": (PairCorrelation, "pairs"),
+    "pearson": (PairCorrelation, "pairs"),
+    "ndcg@10": (RetrievalMetric, "retrieval"),
+    "agreement": (Agreement, "texts"),
+}
+"""The class of each metric, and the content of the search and test sets that it needs."""
 
 
 class Embedding(TaskKind):
     """The kind of task in which each text gets an embedding in the teacher's space; similar texts get similar ones."""
 
     name = "embedding"
-    metrics = ("spearman", "pearson")
+    metrics = tuple(_METRICS)
     examples = ({"score": [0.5, 4.0, 1.25, 3.0]}, {"score": ["1", "2.5", "-3e2", ".5"]})
     problem_type = "regression"
     meaning = "scale"
@@ -122,11 +137,41 @@ class Embedding(TaskKind):
     def variant(self, settings: TaskSettings) -> TaskKind:
         return OwnWidthEmbedding() if settings.output_width == "own" else self
 
-    def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> PairCorrelation:
-        return PairCorrelation(settings.metric)
+    def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
+        return _METRICS[settings.metric][0](settings.metric)
+
+    def evaluated_on(self, metric: str) -> Evaluation:
+        return _METRICS[metric][1] if metric in _METRICS else "pairs"  # `check` refuses unknown metrics
+
+    def check_evaluation(self, settings: TaskSettings) -> None:
+        if len(settings.text) != 1:
+            raise ValueError(
+                f"text: {self.name} learns from single texts, but got {', '.join(settings.text)}; name one column"
+            )
+        if self.evaluated_on(settings.metric) == "texts":
+            for key, value in (("search", settings.search), ("pair", settings.pair)):
+                if value:
+                    raise ValueError(
+                        f"{key}: {settings.metric} is measured on texts held out of the training texts, but got "
+                        f"{value!r}; remove it, or set a different metric"
+                    )
+            return
+        if not settings.search:
+            raise ValueError(
+                f"search: {self.name} needs a file of text pairs to evaluate candidates; name one, or set "
+                "metric = 'agreement', which needs none"
+            )
+        if len(settings.pair) != 2:
+            raise ValueError(
+                f"pair: {self.name} needs the columns of both texts in the search and test sets, but got "
+                f"{', '.join(settings.pair) or 'none'}; name both"
+            )
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Return the scores of the pairs in the search set, passed as `train`, and in the test set."""
+        """Return the scores of the pairs in the search set, passed as `train`, and in the test set.
+
+        Only for scored pairs; `nas.data` reads the other search and test sets.
+        """
         (search_column,), (test_column,) = train, test
         return TaskLabels({"train": targets_of(search_column), "test": targets_of(test_column)}, ())
 

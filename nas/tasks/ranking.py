@@ -87,6 +87,14 @@ class RankingMetric(Metric):
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
         return None
 
+    def label_counts(self, labels: np.ndarray) -> dict[str, int]:
+        queries, scored = len(np.unique(labels[GROUP])), len(np.unique(_scored_records(labels)[GROUP]))
+        return {
+            "queries": queries,
+            "queries without a relevant passage, which no metric counts": queries - scored,
+            "relevant passages": int((labels["label"] > 0).sum()),
+        }
+
     def rows_to_compare(self, labels: np.ndarray) -> list[int]:
         """Return the rows of the first query that has a relevant passage and a suitable number of passages."""
         scored_groups = _scored_records(labels)[GROUP]
@@ -143,7 +151,7 @@ class Ranking(TaskKind):
         """
         (train_column,), (test_column,) = train, test
         check_one_output(head, "but a ranking needs one score", "a cross-encoder with one output")
-        grades_by_set = {"train": _read_grades(train_column), "test": _read_grades(test_column)}
+        grades_by_set = {"train": grades_of(train_column), "test": grades_of(test_column)}
         lowest, highest = min(grades_by_set["train"]), max(grades_by_set["train"])
         if lowest == highest:
             raise DataError(
@@ -229,14 +237,6 @@ class Ranking(TaskKind):
             },
         }
 
-    def label_counts(self, labels: np.ndarray) -> dict[str, int]:
-        queries, scored = len(np.unique(labels[GROUP])), len(np.unique(_scored_records(labels)[GROUP]))
-        return {
-            "queries": queries,
-            "queries without a relevant passage, which no metric counts": queries - scored,
-            "relevant passages": int((labels["label"] > 0).sum()),
-        }
-
     def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
         code = (
             "from sentence_transformers import CrossEncoder\n\n"
@@ -257,7 +257,7 @@ class Ranking(TaskKind):
 
 
 @file_by_file
-def _read_grades(column: LabelColumn) -> list[int]:
+def grades_of(column: LabelColumn) -> list[int]:
     """Return the grade of each row. Raises `DataError` for values that are not whole numbers in the allowed range."""
     refuse_missing(column, column.values)
     numbers = parse_numbers([int(value) if isinstance(value, bool) else value for value in column.values])

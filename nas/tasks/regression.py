@@ -59,6 +59,9 @@ class Correlation(Metric):
         scores: np.ndarray = (labels + noise * rng.standard_normal(len(labels)))[:, None]
         return scores
 
+    def assumption(self, share: float) -> str:
+        return f"a correlation of {share:g}"
+
 
 class Regression(TaskKind):
     """The kind of task in which each text has a number on a scale."""

@@ -37,10 +37,10 @@ from nas.pipeline.exports import exported
 from nas.pipeline.teachers import load_teacher
 from nas.progress import say
 from nas.tasks import PairCorrelation, in_groups
+from nas.tasks.retrieval import ndcg_at_10
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """A function that returns the embeddings of texts, of shape (texts, outputs)."""
-_NDCG_CUT = 10
 
 
 def encoders(run: Run, max_length: int) -> dict[str, Encode]:
@@ -81,30 +81,18 @@ class Retrieval:
             read_rows(str(folder / f"{name}.parquet")) for name in ("corpus", "queries", "qrels_test")
         )
         self.documents = [f"{row['title']} {row['text']}".strip() for row in corpus]
-        self._names = [str(row["_id"]) for row in corpus]
-        self.relevant: dict[str, dict[str, int]] = {}
+        numbers = {str(row["_id"]): number for number, row in enumerate(corpus)}
+        self._relevant: dict[str, dict[int, int]] = {}
         for row in relevances:
-            self.relevant.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
+            number = numbers.setdefault(str(row["corpus-id"]), len(numbers))
+            self._relevant.setdefault(str(row["query-id"]), {})[number] = int(row["score"])
         texts = {str(row["_id"]): row["text"] for row in queries}
-        self.queries = [texts[name] for name in self.relevant]
+        self.queries = [texts[name] for name in self._relevant]
 
     def ndcg(self, queries: np.ndarray, documents: np.ndarray) -> float:
         """Return nDCG@10 of ranking documents by the cosine similarity between their embeddings and the query's."""
-        from pytrec_eval import RelevanceEvaluator
-
-        cosines = _unit(queries) @ _unit(documents).T
-        best = np.argsort(-cosines, axis=1)[:, : 10 * _NDCG_CUT]
-        ranked = {
-            name: {self._names[document]: float(cosines[row, document]) for document in best[row]}
-            for row, name in enumerate(self.relevant)
-        }
-        scores = RelevanceEvaluator(self.relevant, {f"ndcg_cut.{_NDCG_CUT}"}).evaluate(ranked)
-        return float(np.mean([score[f"ndcg_cut_{_NDCG_CUT}"] for score in scores.values()]))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    units: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return units
+        numbers = np.arange(len(documents))
+        return float(ndcg_at_10(queries, documents, numbers, list(self._relevant.values())).mean())
 
 
 def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:

@@ -45,10 +45,12 @@ METRICS = pytest.mark.parametrize(
 
 def settings_of(kind, metric=None, **settings):
     """Return the `[task]` settings of a study of this kind."""
+    metric = metric or kind.metrics[0]
+    has_pairs = kind.evaluated_on(metric) in ("pairs", "retrieval")
     return SimpleNamespace(
-        **{"metric": metric or kind.metrics[0], "positive": None, "label": "label", "threshold": None}
+        **{"metric": metric, "positive": None, "label": "label", "threshold": None}
         | {"text": ("one", "other") if kind.needs_pairs else ("text",), "query": None, "output_width": "teacher"}
-        | ({"search": "pairs.csv", "pair": ("a", "b")} if kind.learns_from_texts else {"search": None, "pair": ()})
+        | ({"search": "pairs.csv", "pair": ("a", "b")} if has_pairs else {"search": None, "pair": ()})
         | settings
     )
 
@@ -63,19 +65,29 @@ def read_labels(kind, columns=None):
     return kind.read(train, test, None)
 
 
-def drawn_labels(kind, count=400):
+def drawn_labels(kind, count=400, metric=None):
     """Return labels (count, ...) for a metric of this kind, the number of outputs, and their names.
 
-    The labels are drawn from the kind's first example. Groups have ten rows. If pairs are judged, they take two rows.
+    They have the form that the metric's search and test sets have, and are drawn at random: by default, from the kind's
+    first example. Groups have ten rows, and pairs have two.
     """
     found = read_labels(kind)
     labels = as_array((found.judged or found.values)["train"])
-    rows = np.random.default_rng(0).integers(0, len(labels), count)
-    if kind.learns_from_texts:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, len(labels), count)
+    outputs = 2 if kind.network_form.network_type == "encoder" else len(kind.output_names(found.names))
+    evaluated_on = kind.evaluated_on(metric or kind.metrics[0])
+    if evaluated_on == "pairs":
         pairs = np.arange(count) // 2
-        return in_groups(labels[rows[pairs]], pairs), 2, found.names
+        return in_groups(labels[rows[pairs]], pairs), outputs, found.names
+    if evaluated_on == "texts":
+        return in_groups(rng.standard_normal((count, 8)), np.arange(count)), outputs, found.names
+    if evaluated_on == "retrieval":  # each query is followed by nine passages, two of which are relevant to it
+        groups = np.array([row // 10 if row % 10 == 0 else -1 - row for row in range(count)])
+        judged = [[[-1 - row - 3, 1], [-1 - row - 7, 2]] if row % 10 == 0 else [] for row in range(count)]
+        return in_groups(as_array(judged), groups), outputs, found.names
     drawn = in_groups(labels[rows], np.arange(count) // 10) if kind.judges_groups else labels[rows]
-    return drawn, len(kind.output_names(found.names)), found.names
+    return drawn, outputs, found.names
 
 
 @ALL
@@ -96,6 +108,10 @@ def test_a_kind_has_a_variant_only_for_a_setting_that_it_supports(kind):
     variant = kind.variant(settings_of(kind, output_width="own"))
     assert (variant is not kind) == kind.has_output_width == variant.network_form.own_width
     assert variant.name == kind.name and variant.metrics == kind.metrics
+    for metric in kind.metrics:
+        settings = settings_of(kind, metric, output_width="own")
+        assert variant.metric(settings) == kind.metric(settings)
+        assert variant.evaluated_on(metric) == kind.evaluated_on(metric)
     assert bool(kind.describe_outputs((16, 32))) == kind.has_output_width
     given = {"kind": kind.name, "metric": kind.metrics[0], "train": "a.csv", "test": "b.csv", "output_width": "teacher"}
     if not kind.has_output_width:
@@ -138,14 +154,12 @@ def test_labels_are_read_alike_from_both_files_and_do_not_change_on_disk(kind, c
 
 @METRICS
 def test_a_perfect_network_scores_one_and_a_worse_one_less(kind, name):
-    labels, outputs, names = drawn_labels(kind)
+    labels, outputs, names = drawn_labels(kind, metric=name)
     metric = kind.metric(settings_of(kind, name), names)
     right, worse = (metric.simulated(labels, outputs, share, np.random.default_rng(1)) for share in (1.0, 0.7))
-    assert (
-        right.shape
-        == worse.shape
-        == (*(labels.shape if kind.network_form.readout == "every" else labels.shape[:1]), outputs)
-    )
+    texts = labels.shape if kind.network_form.readout == "every" else labels.shape[:1]
+    width = right.shape[-1] if kind.network_form.network_type == "encoder" else outputs  # embeddings may have any size
+    assert right.shape == worse.shape == (*texts, width)
     assert metric.score(right, labels) == pytest.approx(1.0)
     assert 0.9 > metric.score(worse, labels) > 0.2
     constant = metric.constant_answer(labels, outputs)
@@ -153,8 +167,16 @@ def test_a_perfect_network_scores_one_and_a_worse_one_less(kind, name):
 
 
 @METRICS
+def test_a_score_does_not_depend_on_the_order_of_the_rows(kind, name):
+    labels, outputs, names = drawn_labels(kind, metric=name)
+    metric = kind.metric(settings_of(kind, name), names)
+    logits, order = metric.simulated(labels, outputs, 0.7, np.random.default_rng(1)), np.arange(len(labels))[::-1]
+    assert metric.score(logits[order], labels[order]) == pytest.approx(metric.score(logits, labels), abs=1e-9)
+
+
+@METRICS
 def test_a_metric_survives_pickling_and_its_methods_agree_with_its_score(kind, name):
-    labels, outputs, names = drawn_labels(kind, 60)
+    labels, outputs, names = drawn_labels(kind, 60, name)
     metric = pickle.loads(pickle.dumps(kind.metric(settings_of(kind, name), names)))
     assert metric.label
     logits = metric.simulated(labels, outputs, 0.7, np.random.default_rng(1))
@@ -168,7 +190,7 @@ def test_a_metric_survives_pickling_and_its_methods_agree_with_its_score(kind, n
     if metric.judges_groups:
         each = metric.group_scores(logits, labels)
         assert len(each) == metric.size(labels) and each.mean() == pytest.approx(metric.score(logits, labels))
-    elif kind.learns_from_texts:  # the bootstrap draws pairs instead of rows
+    elif kind.learns_from_texts:  # the bootstrap draws pairs or texts, and rows are in several pairs
         assert metric.bootstrap_scores(logits, labels, [np.arange(60).repeat(2)[:60]]) != [metric.score(logits, labels)]
     else:
         scores = [metric.score(logits[rows], labels[rows]) for rows in draws]
@@ -180,7 +202,7 @@ def test_a_metric_survives_pickling_and_its_methods_agree_with_its_score(kind, n
 
 @METRICS
 def test_a_set_that_is_too_small_for_the_metric_is_refused(kind, name):
-    labels, _, names = drawn_labels(kind, 60)
+    labels, _, names = drawn_labels(kind, 60, name)
     metric = kind.metric(settings_of(kind, name), names)
     metric.check_size(labels)
     with pytest.raises(
@@ -258,5 +280,16 @@ def test_rows_of_each_label_are_counted(kind):
     labels, names = found.values["train"] * 8, found.names
     counts = kind.counts(labels, names)
     assert set(counts) == set(names) and (not names or sum(counts.values()) >= 40)
-    assert all(isinstance(count, int) for count in kind.label_counts(drawn_labels(kind, 50)[0]).values())
     assert kind.summary("texts", names).split()[1] == "texts"
+
+
+@METRICS
+def test_a_metric_describes_its_labels_and_the_network_that_it_simulates(kind, name):
+    labels, outputs, names = drawn_labels(kind, 60, name)
+    metric = kind.metric(settings_of(kind, name), names)
+    assert all(isinstance(count, int) for count in metric.label_counts(labels).values())
+    assert metric.assumption(0.9).split(" ")[0] in ("that", "a", "an")  # as it follows "assuming"
+    assert not metric.note or metric.note.endswith(".")
+    stand_in = metric.simulated_labels(labels[:50], np.random.default_rng(0))
+    logits = metric.simulated(stand_in, outputs, 1.0, np.random.default_rng(1))
+    assert len(stand_in) == 50 and metric.score(logits, stand_in) == pytest.approx(1.0)

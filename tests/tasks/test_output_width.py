@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny import TEACHER_TABLE, write_embedding_study
+from tiny import TEACHER_TABLE, write_agreement_study, write_embedding_study, write_retrieval_study
 from tolerance import assert_same
 from transformers import AutoConfig
 
+from nas.data import truth_of
 from nas.errors import DataError
+from nas.evaluate.accuracy import logits_of
 from nas.export.infer import Classifier
 from nas.export.verification import as_compact, reload, reload_alone
 from nas.files import read_json
@@ -27,11 +29,13 @@ from nas.latency.profiling import ProfileRecipe, _block_networks
 from nas.model.stock import compact_config
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
-from nas.pipeline.commands import export
-from nas.pipeline.prepare import task_identity, teacher_inputs
+from nas.pipeline.commands import export, prepare_teacher
+from nas.pipeline.prepare import metric_of, splits, task_identity, teacher_inputs
 from nas.pipeline.reports import report
+from nas.pipeline.teachers import load_teacher
 from nas.sentence_modules import write_modules
 from nas.study import Study
+from nas.supernet import BertSupernet, SupernetWeights
 from nas.tasks import task_kind
 
 ROOT = Path(__file__).parents[2]
@@ -54,9 +58,9 @@ def _kind(study):
     return task_kind(study.task.kind).variant(study.task)
 
 
-def _write_study(folder):
-    """Write the tiny embedding study for embeddings of the network's own width, with a budget for narrow networks."""
-    study = write_embedding_study(folder)
+def _write_study(folder, write=write_embedding_study):
+    """Write a tiny embedding study for embeddings of the network's own width, with a budget for narrow networks."""
+    study = write(folder)
     (folder / "narrow.toml").write_text(NARROW)
     changes = {'name = "tiny"': 'name = "narrow.toml"', 'p50_ms = "70%"': 'size_mb = "60%"'}
     text = study.read_text().replace("max_length", 'output_width = "own"\nmax_length')
@@ -153,6 +157,28 @@ def test_the_measured_networks_have_no_last_layer(tmp_path):
         for recipe in (projecting, own)
     ]
     assert [tuple(layer.weight.shape) for layer in layers[0]] == [(32, 16), (32, 32)] and layers[1] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("write", "metric", "least", "width"),
+    [(write_retrieval_study, "ndcg@10", 0.3, None), (write_agreement_study, "agreement", 0.9999, 32)],
+)
+def test_metrics_without_scored_pairs_evaluate_networks_of_every_width(tmp_path, nas, write, metric, least, width):
+    """`least` is the least score of the teacher, and `width` that of the labels, if these are embeddings."""
+    study = _write_study(tmp_path, write)
+    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 0 and "outputs: embeddings of 16 or 32 dimensions" in printed, error
+    run = Run.of(Study.load(study), tmp_path / "runs")
+    prepare_teacher(run)
+    teacher, data, space = load_teacher(run), splits(run), run.study.space
+    weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression)
+    narrow = BertSupernet(weights).extract(replace(space.largest(), hidden_size=16))
+    labels = truth_of(data.test)
+    assert width is None or labels["label"].shape == (100, width)
+    embeddings = [logits_of(network, data.test) for network in (teacher, narrow)]
+    assert [values.shape for values in embeddings] == [(len(data.test), 32), (len(data.test), 16)]
+    scores = [metric_of(run).score(values, labels) for values in embeddings]
+    assert metric_of(run).name == metric and scores[0] > least and 0.1 < scores[1] < scores[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,295 @@
+"""The answers of `nas init` about a task: from the options, from the data files, or from the user on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from nas.errors import DataError, StudyError
+
+if TYPE_CHECKING:
+    from nas.columns import Column
+    from nas.proposal import Columns, TeacherProperties
+    from nas.tasks import TaskKind
+
+T = TypeVar("T", int, str)
+
+
+def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
+    """Return the columns of both data files.
+
+    `flag` is the option that gave the first file. Raises `DataError` if a file cannot be read, or if both files have
+    the same content.
+    """
+    from nas.data import read_rows
+    from nas.files import file_digest, given_path
+    from nas.progress import busy
+    from nas.proposal import Columns
+
+    with busy(f"Reading {train} and {test}"):
+        paths = [given_path(name) for name in (train, test)]
+        training_rows, test_rows = (read_rows(str(path)) for path in paths)
+        if file_digest(paths[0]) == file_digest(paths[1]):
+            raise DataError(
+                f"--test {test}: has the same content as {flag} {train}, but must hold different rows; "
+                "split the file in two"
+            )
+        return Columns.of(training_rows, test_rows)
+
+
+@dataclass
+class TaskAnswers:
+    """The answers about the task. The options provide some; `settle_texts` or `settle_task` adds the rest."""
+
+    text: list[str]
+    label: list[str]
+    query: str | None
+    kind: str | None
+    metric: str | None
+    fine_tune: bool | None
+    search: str | None = None
+    pair: list[str] = field(default_factory=list)
+
+    @property
+    def learns_from_texts(self) -> bool:
+        """Whether networks learn from texts without labels, according to the kind, the metric or other options."""
+        from nas.tasks import REGISTRY
+
+        kind = REGISTRY.get(self.kind or "")
+        kinds = [kind] if kind else [each for each in REGISTRY.values() if self.metric in each.metrics]
+        needs_texts = bool(kinds) and all(each.learns_from_texts for each in kinds)
+        return needs_texts or (kind is None and bool(self.search or self.pair))
+
+
+def settle_texts(train: str, test: str, is_hub: bool, given_answers: TaskAnswers) -> tuple[TaskAnswers, Columns | None]:
+    """Return the completed answers for a task that learns from the texts of `train`, and the examined columns.
+
+    The columns are those of the files on which networks are evaluated; None for a hub data set. Answers missing from
+    the options are found as in `OpenQuestions.settle`. Raises `StudyError` with all questions that remain open and the
+    options that answer them, and `DataError` if a file cannot be read.
+    """
+    from nas.proposal import text_of
+    from nas.tasks import REGISTRY
+
+    answers, open_questions = replace(given_answers, fine_tune=False), OpenQuestions()
+    _check_kind(answers.kind)
+    answers.kind = answers.kind or next(name for name, kind in REGISTRY.items() if kind.learns_from_texts)
+    suggested_text = None if is_hub else text_of(train)
+    has_only_texts = _has_only_texts(answers, suggested_text, None if is_hub else test)
+    if not has_only_texts:
+        question = "File of text pairs, on which candidates are evaluated; none is needed with --metric agreement"
+        answers.search = ask("--search", question, answers.search)
+    files = (train, test) if has_only_texts else (str(answers.search), test)
+    columns = None if is_hub else read_columns(*files, "--train" if has_only_texts else "--search")
+    if not answers.text:
+        answer = open_questions.settle("--text", "Column of texts to learn from", suggested_text, None, str)
+        answers.text = [answer] if answer else []
+    if not has_only_texts:
+        _settle_pair(columns, answers, open_questions)
+    open_questions.refuse()
+    kind = REGISTRY[answers.kind]
+    if columns and not has_only_texts:
+        _check_label(kind, columns, answers)
+    evaluation = columns.evaluation(answers.pair, answers.label) if columns else "texts" if has_only_texts else "pairs"
+    proposed_metric = next(name for name in kind.metrics if kind.evaluated_on(name) == evaluation)
+    answers.metric = ask("--metric", "Metric", answers.metric, proposed_metric)
+    return answers, columns
+
+
+def _has_only_texts(answers: TaskAnswers, text: Any, test: str | None) -> bool:
+    """Whether networks are evaluated on texts without labels: if the metric says so, or if there is nothing else.
+
+    `text` is the column of texts that the training data suggests, and `test` the test file, unless it is on the hub.
+    """
+    from nas.columns import Clear
+    from nas.proposal import text_of
+    from nas.tasks import REGISTRY
+
+    if answers.metric:
+        return REGISTRY[str(answers.kind)].evaluated_on(answers.metric) == "texts"
+    if answers.search or answers.pair or answers.label or test is None:
+        return False
+    train_text = Clear(answers.text[0]) if answers.text else text
+    return isinstance(train_text, Clear) and text_of(test) == train_text
+
+
+def _settle_pair(pairs: Columns | None, answers: TaskAnswers, open_questions: OpenQuestions) -> None:
+    """Add the columns of a pair's two texts and of its score to the answers. `pairs` are the columns of the files."""
+    from nas.columns import Clear
+
+    if not answers.pair:
+        suggestion = pairs.text if pairs else None
+        if isinstance(suggestion, Clear) and len(suggestion.value) != 2:
+            suggestion = None
+        answer = open_questions.settle("--pair", "Columns of the two texts to compare", suggestion, pairs, ", ".join)
+        answers.pair = [name.strip() for name in answer.split(",") if name.strip()]
+    if not answers.label:
+        question = "Column of scores, or of grades of relevance"
+        answer = open_questions.settle(
+            "--label", question, pairs.label_for(answers.pair) if pairs else None, pairs, str
+        )
+        answers.label = [answer] if answer else []
+
+
+def settle_task(columns: Columns | None, teacher: TeacherProperties | None, given_answers: TaskAnswers) -> TaskAnswers:
+    """Return the completed answers (text, label, kind, metric and so on) for a task that learns from labelled rows.
+
+    Answers missing from the options are found as in `OpenQuestions.settle`. Raises `StudyError` with all questions
+    that remain open and the options that answer them.
+    """
+    from nas.columns import Clear
+    from nas.tasks import REGISTRY, task_kind
+
+    answers, open_questions = replace(given_answers), OpenQuestions()
+    if not answers.text:
+        question = "Column of texts, or two separated by a comma for text pairs"
+        suggested_text = columns and columns.text_for(answers.label)
+        answer = open_questions.settle("--text", question, suggested_text, columns, ", ".join)
+        names = (
+            list(suggested_text.value)
+            if isinstance(suggested_text, Clear) and answer == ", ".join(suggested_text.value)
+            else answer.split(",")
+        )
+        answers.text = [name.strip() for name in names if name.strip()]
+    if not answers.label:
+        suggested_label = columns.label_for(answers.text) if columns else Clear("label")
+        answer = open_questions.settle("--label", "Column of labels", suggested_label, columns, str)
+        answers.label = [answer] if answer else []
+    if answers.kind is None and len(answers.label) > 1:
+        answers.kind = next(name for name, kind in REGISTRY.items() if kind.several_columns)
+    if answers.kind is None and answers.metric:
+        label_column = columns.column(answers.label[0]) if columns and answers.label else None
+        kinds_with_metric = (kind for kind in REGISTRY.values() if answers.metric in kind.metrics)
+        fitting_kinds = (kind.name for kind in kinds_with_metric if label_column is None or _suits(kind, label_column))
+        answers.kind = next(fitting_kinds, "classification")
+    _check_kind(answers.kind)
+    if columns and answers.label:
+        if len(answers.label) == 1:
+            teacher_outputs = teacher.outputs_for(None) if teacher and not answers.fine_tune else None
+            suggested_query = columns.query(answers.text)
+            suggested_kind = columns.kind(answers.label[0], teacher_outputs, suggested_query)
+            answers.kind = answers.kind or open_questions.settle(
+                "--kind", " or ".join(REGISTRY), suggested_kind, columns, str
+            )
+            kind_of_task = REGISTRY.get(answers.kind)
+            if kind_of_task:
+                _check_label(kind_of_task, columns, answers)
+        if (
+            teacher
+            and not answers.fine_tune
+            and answers.kind
+            and (misfit := teacher.misfit(columns, answers.label, answers.kind))
+        ):
+            answers.fine_tune = open_questions.settle_fine_tuning(misfit, answers.fine_tune)
+    open_questions.refuse()
+    answers.kind = answers.kind or "classification"
+    if columns and answers.query is None and task_kind(answers.kind).judges_groups:
+        suggested_query = columns.query(answers.text)
+        answers.query = suggested_query if suggested_query not in answers.text else None
+    answers.metric = ask("--metric", "Metric", answers.metric, task_kind(answers.kind).metrics[0])
+    if answers.fine_tune is None:
+        answers.fine_tune = bool(teacher and teacher.outputs_for(answers.kind) is None)
+    return answers
+
+
+def _check_kind(name: str | None) -> None:
+    """Raise `StudyError` if a kind of task is named that does not exist."""
+    from nas.tasks import REGISTRY
+
+    if name is not None and name not in REGISTRY:
+        raise StudyError(f"--kind {name}: is not a kind of task; use one of {', '.join(REGISTRY)} instead")
+
+
+def _check_label(kind: TaskKind, columns: Columns, answers: TaskAnswers) -> None:
+    """Raise `DataError` if the label column or, for tagging, the column of words does not fit the kind of task."""
+    name, label_column = answers.label[0], columns.column(answers.label[0])
+    if not _suits(kind, label_column):
+        list_form = f"lists of {'tags' if label_column.form == 'tags' else 'labels'}"
+        values = list_form if label_column.has_lists else "one label per row"
+        raise DataError(f"{name}: a {kind.name} task cannot have {values}; give a different --kind")
+    if kind.has_words:
+        columns.check_words(answers.text, name)
+    if kind.meaning == "scale" and label_column.numbers is None:
+        raise DataError(
+            f"{name}: {kind.name} needs numbers, but the column holds {min(label_column.counts)!r}; "
+            "correct the column, or give --kind classification"
+        )
+
+
+def _suits(kind: TaskKind, label: Column) -> bool:
+    """Whether a label column holds the lists that a kind of task needs, or single labels if it needs no lists."""
+    return label.list_meaning == (kind.meaning if kind.meaning in ("lists", "tags") else None)
+
+
+class OpenQuestions(list[str]):
+    """Messages about questions that have no answer yet, mostly because there is no terminal on which to ask them."""
+
+    def settle(
+        self, flag: str, question: str, suggestion: Any, columns: Columns | None, in_words: Callable[[Any], str]
+    ) -> str:
+        """Return the answer to one question. If there is none, record the problem and return an empty string.
+
+        `suggestion` is the answer that the data suggests, which is either clear or ambiguous. `in_words` turns the
+        value of a clear answer into text. On a terminal, the user is asked, and a clear answer is proposed. Without a
+        terminal, a clear answer is used. If the kind of task is clear, the user is never asked for it.
+        """
+        from nas.columns import Clear
+
+        clear_answer = in_words(suggestion.value) if isinstance(suggestion, Clear) else None
+        if sys.stdin.isatty() and (clear_answer is None or flag != "--kind"):
+            if suggestion and clear_answer is None:
+                question = f"{question} ({suggestion.why}: {', '.join(suggestion.candidates)})".replace(": )", ")")
+            return ask(flag, question, None, clear_answer)
+        if clear_answer is not None:
+            return clear_answer
+        if not suggestion:
+            self.append(f"{flag}: must be given, since there is no terminal to ask on ({question})")
+        elif flag == "--kind":
+            self.append(f"{suggestion.why} Give {' or '.join(f'--kind {kind}' for kind in suggestion.candidates)}")
+        else:
+            names = ", ".join(suggestion.candidates or (columns.by_name if columns else ()))
+            twice = " (twice for a text pair)" if flag == "--text" else ""
+            self.append(f"{suggestion.why}: give {flag} with one of {names}{twice}")
+        return ""
+
+    def settle_fine_tuning(self, misfit: str, fine_tune: bool | None) -> bool | None:
+        """Return whether to fine-tune the teacher with a new classifier.
+
+        `misfit` states why the existing classifier does not fit the task. On a terminal, the user is asked. If the
+        answer is not yes, the problem is recorded.
+        """
+        if fine_tune is None and sys.stdin.isatty():
+            if typer.confirm(f"{misfit}. Fine-tune it with a new classifier?", default=True, err=True):
+                return True
+            fine_tune = False
+        remedy = (
+            "give a teacher that fits, or a different label"
+            if fine_tune is False
+            else "give --fine-tune to train a new classifier, or give a different --teacher or --label"
+        )
+        self.append(f"{misfit}: {remedy}")
+        return fine_tune
+
+    def refuse(self) -> None:
+        """Raise `StudyError` with all recorded messages, if there are any."""
+        if self:
+            raise StudyError("; ".join(self))
+
+
+def ask(flag: str, question: str, given: T | None, proposed: T | None = None) -> T:
+    """Return the given answer. If there is none, ask on a terminal or, without a terminal, return the proposed answer.
+
+    Raises `StudyError` if there is no terminal and no proposed answer.
+    """
+    if given is not None:
+        return given
+    if sys.stdin.isatty():
+        answer: T = typer.prompt(question, default=proposed, err=True)
+        return answer
+    if proposed is None:
+        raise StudyError(f"{flag}: must be given, since there is no terminal to ask on ({question})")
+    return proposed

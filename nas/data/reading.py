@@ -1,0 +1,30 @@
+"""The rows of a task, read and divided into training, search and test sets, whatever these sets consist of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nas.data.pairs import read_paired
+from nas.data.retrieval import read_retrieval
+from nas.data.task import Splits, read_splits
+from nas.data.teacher_labels import read_texts
+from nas.study import Task
+from nas.tasks import Head
+
+
+def read_sets(task: Task, sources: Mapping[str, Sequence[str]], seed: int, head: Head | None = None) -> Splits:
+    """Read the rows of a task in the way that its search and test sets need; see `nas.tasks.Evaluation`.
+
+    `sources` holds the resolved paths or the names of splits on the hub, by set. `head` is the teacher's classifier.
+    Raises the errors of the functions that read the rows.
+    """
+    train, test = sources["train"], sources["test"][0]
+    match task.evaluated_on:
+        case "pairs":
+            return read_paired(task, train, sources["search"][0], test)
+        case "retrieval":
+            return read_retrieval(task, train, sources["search"][0], test)
+        case "texts":
+            return read_texts(task, train, test, seed)
+        case "rows":
+            return read_splits(task, train, test, seed, head)

@@ -1,0 +1,95 @@
+"""Splits of a task that is trained on single texts without labels and evaluated on the retrieval of passages.
+
+The search set and the test set are files or splits of their own. A row holds a query, a passage, and the grade of the
+passage's relevance to the query. All passages of a file form the corpus in which its queries search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from datasets import Dataset
+
+from nas.data.files import values_of
+from nas.data.pairs import EvaluationSets, check_distinct, with_training_texts
+from nas.data.splits import numbered
+from nas.data.task import RowSource, Splits, label_columns_of, read_columns, texts_of
+from nas.data.words import joined
+from nas.errors import DataError
+from nas.study import Task
+from nas.tasks.ranking import grades_of
+from nas.tasks.retrieval import passage_group
+
+
+@dataclass(frozen=True)
+class _RetrievalSet:
+    """A search set or test set: each distinct query and each distinct passage once."""
+
+    queries: list[str]
+    passages: list[str]
+    judgements: list[list[list[int]]]
+    """For each query, the relevant passages: a list of pairs of a passage's group and its grade."""
+
+
+def read_retrieval(task: Task, train: str | Sequence[str], search: str, test: str) -> Splits:
+    """Read the training texts, and the queries and passages of the search set and the test set, one text per row.
+
+    The labels of a query are those that `RetrievalMetric` expects. `train`, `search` and `test` are resolved paths or
+    names of splits on the hub; the rows of several `train` sources are concatenated. Training texts that are a query or
+    a passage are left out. Raises the errors of `read_splits`, and `DataError` if the search set or the test set has no
+    query that the other set lacks, or if grades contradict each other.
+    """
+    sources = {"search": search, "test": test}
+    sets = {name: _read_set(task, source) for name, source in sources.items()}
+    check_distinct({name: [found.queries] for name, found in sets.items()}, sources, "query", "queries")
+    evaluation_sets = EvaluationSets(
+        {name: [*found.queries, *found.passages] for name, found in sets.items()},
+        {name: [*found.judgements, *([] for _ in found.passages)] for name, found in sets.items()},
+        {
+            name: [*range(len(found.queries)), *map(passage_group, range(len(found.passages)))]
+            for name, found in sets.items()
+        },
+    )
+    return with_training_texts(task, train, sources, evaluation_sets)
+
+
+def _read_set(task: Task, source: str) -> _RetrievalSet:
+    """Read the queries, passages and grades of one file or split. Raises the errors of `read_retrieval`."""
+    query_column, passage_column = task.pair
+    rows = read_columns(task, source, (*task.pair, *task.label_columns))
+    (texts,), queries = texts_of(task, source, (passage_column,), rows), _read_queries(source, query_column, rows)
+    passages = list(map(joined, texts))
+    (labels,) = label_columns_of(task, [RowSource(source, rows)])
+    # If a row has no query, its grade is ignored and may be missing.
+    values = [value if query else 0 for query, value in zip(queries, labels.values, strict=True)]
+    grades = grades_of(replace(labels, values=values))
+    judged_rows = [row for row, query in enumerate(queries) if query]
+    if not judged_rows:
+        raise DataError(f"{source}: column {query_column!r} has no query, only empty values; add rows with queries")
+    query_numbers, passage_numbers = numbered(queries[row] for row in judged_rows), numbered(passages)
+    judgements: list[dict[int, int]] = [{} for _ in range(max(query_numbers) + 1)]
+    for row, query in zip(judged_rows, query_numbers, strict=True):
+        earlier_grade = judgements[query].setdefault(passage_numbers[row], grades[row])
+        if earlier_grade != grades[row]:
+            raise DataError(
+                f"{labels.place}: row {row} (counted from 0) has the grade {grades[row]}, but an earlier row with the "
+                f"same query and passage has {earlier_grade}; remove one of these rows"
+            )
+    return _RetrievalSet(
+        list(dict.fromkeys(queries[row] for row in judged_rows)),
+        list(dict.fromkeys(passages)),
+        [[[passage_group(passage), grade] for passage, grade in graded.items() if grade] for graded in judgements],
+    )
+
+
+def _read_queries(source: str, column: str, rows: Dataset) -> list[str]:
+    """Return the query of each row, or an empty text if the row has none. Raises `DataError` for other values."""
+    values = values_of(rows, column)
+    for row, value in enumerate(values):
+        if value is not None and not isinstance(value, str):
+            raise DataError(
+                f"{source}: column {column!r} must hold texts, or nothing in rows that only add a passage, but row "
+                f"{row} (counted from 0) holds {value!r}; correct such rows"
+            )
+    return [value if value and value.strip() else "" for value in values]

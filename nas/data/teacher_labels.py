@@ -1,0 +1,54 @@
+"""Splits of a task that is trained and evaluated on texts without labels.
+
+The search set is held out of the training texts. The labels of the search set and the test set are the teacher's
+outputs, which `Splits.with_labels` adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas.data.splits import divided, normal
+from nas.data.task import Splits, names_of, read_sources, texts_in
+from nas.data.words import Text
+from nas.study import Task
+from nas.tasks import GROUP, task_kind
+
+
+def read_texts(task: Task, train: str | Sequence[str], test: str, seed: int) -> Splits:
+    """Read texts without labels, and hold the search set out of the training texts.
+
+    The labels of the search set and the test set are empty lists, and each text is a group. Texts that occur several
+    times in one of these sets are read once. Parameters and errors are those of `nas.data.read_splits`.
+    """
+    sources = {"train": read_sources(task, train, task.text), "test": read_sources(task, test, task.text)}
+    texts = {name: texts_in(task, parts, task.text) for name, parts in sources.items()}
+    names = {name: names_of(parts) for name, parts in sources.items()}
+    rows = divided(task, texts, {"train": (), "test": ()}, names, seed)
+    (training_texts,), (test_texts,) = texts["train"], texts["test"]
+    search_rows = _first_occurrences(training_texts, rows["search"])
+    columns = {
+        "train": [training_texts[row] for row in rows["train"]],
+        "search": [training_texts[row] for row in search_rows],
+        "test": [test_texts[row] for row in _first_occurrences(test_texts, range(len(test_texts)))],
+    }
+    evaluated = ("search", "test")
+    splits = Splits(
+        {name: [column] for name, column in columns.items()},
+        {name: [[] for _ in columns[name]] for name in evaluated},
+        (),
+        in_test=len(training_texts) - sum(map(len, rows.values())),
+        rows={"train": rows["train"], "search": search_rows},
+        more={name: {GROUP: range(len(columns[name]))} for name in evaluated},
+    )
+    for name, source in (("search", names["train"]), ("test", names["test"])):
+        task_kind(task.kind).metric(task).check_size(splits.truth(name), f"{source}: the {name} set")
+    return splits
+
+
+def _first_occurrences(texts: Sequence[Text], rows: Sequence[int]) -> list[int]:
+    """Return those of the rows whose text does not occur in an earlier one of them."""
+    first_rows: dict[str, int] = {}
+    for row in rows:
+        first_rows.setdefault(normal((texts[row],)), row)
+    return list(first_rows.values())

@@ -1,0 +1,103 @@
+"""The metric `agreement` of sentence encoders: how closely their similarities follow those of the teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nas.tasks.base import GROUP, Metric, in_groups
+from nas.tasks.cosine import unit_vectors
+from nas.tasks.regression import correlation
+
+_OFFSETS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Each text is paired with the texts that follow it at these distances, in the order of the set."""
+_SIMULATED_WIDTH = 64
+"""The size of simulated embeddings."""
+
+
+@dataclass(frozen=True)
+class Agreement(Metric):
+    """The metric `agreement`: Spearman's correlation between the similarities of the teacher and those of a network.
+
+    A similarity is the cosine of the embeddings of two texts; see `pairs` for the pairs of texts. Labels are records
+    (texts,): `label` is the teacher's embedding of the text, (outputs,), and `group` the number of the text.
+    """
+
+    @property
+    def note(self) -> str:
+        return (
+            "The agreement is Spearman's correlation between the teacher's cosine similarities and those of a network, "
+            f"over pairs of texts: each text with {len(_OFFSETS)} others."
+        )
+
+    @property
+    def needs_float32(self) -> bool:
+        """Always true, since the similarities of pairs may differ by less than bf16 can represent."""
+        return True
+
+    @property
+    def least_size(self) -> int:
+        return 3
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        self.check_size(labels)
+        return correlation("spearman", *_similarities(logits, labels))
+
+    def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
+        """Return the score of each bootstrap sample, which draws texts.
+
+        If the two texts of a pair are drawn m and n times, the pair occurs m times n times (Snijders and Borgatti,
+        Connections 22, 1999). Pairs are not drawn independently, because each text is in several pairs.
+        """
+        first, second = pairs(labels)
+        own, teacher = _similarities(logits, labels)
+        scores = []
+        for rows in draws:
+            times = np.bincount(rows, minlength=len(labels))
+            drawn = np.repeat(np.arange(len(first)), times[first] * times[second])
+            scores.append(correlation("spearman", own[drawn], teacher[drawn]) if len(drawn) else 0.0)
+        return scores
+
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        return None
+
+    def simulated_labels(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        embeddings = rng.standard_normal((len(labels), _SIMULATED_WIDTH))
+        return in_groups(embeddings, labels[GROUP])
+
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Return the teacher's embeddings with noise, so that similarities correlate by about `share`.
+
+        For embeddings with random directions, the correlation of similarities is 1 / (1 + r²), where r is the ratio of
+        the noise to the embeddings.
+        """
+        teacher = unit_vectors(labels["label"])
+        deviation = math.sqrt((1.0 / share - 1.0) / teacher.shape[1])
+        noisy: np.ndarray = teacher + deviation * rng.standard_normal(teacher.shape)
+        return noisy
+
+    def assumption(self, share: float) -> str:
+        return f"an agreement of {share:g}"
+
+
+def pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the first and of the second text of each pair, both (pairs,).
+
+    In the order of the texts' numbers, each text is paired with those that follow it at the distances `_OFFSETS`; the
+    first text follows the last one. Distances of half the number of texts or more are left out, so that no pair occurs
+    twice.
+    """
+    order = np.argsort(labels[GROUP], kind="stable")
+    seconds = [np.roll(order, -offset) for offset in _OFFSETS if 2 * offset < len(order)]
+    no_rows = np.zeros(0, dtype=np.int64)
+    return np.tile(order, len(seconds)), np.concatenate([no_rows, *seconds])
+
+
+def _similarities(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cosine similarity of each pair according to the network and according to the teacher."""
+    first, second = pairs(labels)
+    own, teacher = unit_vectors(embeddings), unit_vectors(labels["label"])
+    return (own[first] * own[second]).sum(axis=1), (teacher[first] * teacher[second]).sum(axis=1)

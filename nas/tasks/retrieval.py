@@ -1,0 +1,148 @@
+"""The metric `ndcg@10` of sentence encoders: how well embeddings find the relevant passages of a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nas.tasks.base import GROUP, Metric
+from nas.tasks.cosine import unit_vectors
+
+_CUTOFF = 10
+"""The number of top-ranked passages per query that ndcg@10 considers."""
+_MOST_SIMILARITIES = 2**24
+"""The largest number of similarities that are held in memory at a time."""
+_DECIMALS = 6
+"""Similarities are rounded to this many decimals, since further decimals contain the rounding errors of float32."""
+_SIMULATED_WIDTH = 256
+"""The size of simulated embeddings. In this many dimensions, random directions are nearly orthogonal."""
+
+
+def passage_group(number: int) -> int:
+    """Return the group of a passage. It is negative, because a passage belongs to every query; see `GROUP`."""
+    return -1 - number
+
+
+@dataclass(frozen=True)
+class RetrievalMetric(Metric):
+    """The metric `ndcg@10` of a ranking of the whole corpus: the mean over the queries with a relevant passage.
+
+    Each row is one text, either a query or a passage. Labels are records (rows,). For a passage, `group` is its
+    `passage_group`. For a query, `group` is its number, and `label` is a list of pairs: the group of a relevant passage
+    and its grade. Passages without a grade count as not relevant.
+    """
+
+    @property
+    def note(self) -> str:
+        return (
+            "For ndcg@10, all passages of a set are ranked by the cosine similarity of their embeddings and that of "
+            "the query. The search set may contain the same passages as the test set, with other queries."
+        )
+
+    @property
+    def needs_float32(self) -> bool:
+        """Always true, since the similarities of passages may differ by less than bf16 can represent."""
+        return True
+
+    @property
+    def judges_groups(self) -> bool:
+        return True
+
+    @property
+    def least_size(self) -> int:
+        return 2
+
+    @property
+    def size_word(self) -> str:
+        return "queries with a relevant passage"
+
+    def size(self, labels: np.ndarray) -> int:
+        return len(_scored_rows(labels))
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        scores = self.group_scores(logits, labels)
+        return float(scores.mean()) if len(scores) else 0.0
+
+    def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the score of each query that has a relevant passage, (queries,)."""
+        queries, passages = _scored_rows(labels), np.flatnonzero(labels[GROUP] < 0)
+        grades = [dict(labels["label"][row]) for row in queries]
+        return ndcg_at_10(logits[queries], logits[passages], labels[GROUP][passages], grades)
+
+    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        return None
+
+    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Return simulated embeddings (rows, width) with which about this share of queries is answered perfectly.
+
+        The embeddings of passages and of all other queries have random directions.
+        """
+        embeddings = unit_vectors(rng.standard_normal((len(labels), _SIMULATED_WIDTH), dtype=np.float32))
+        row_of_group = {group: row for row, group in enumerate(labels[GROUP].tolist())}
+        for row in _scored_rows(labels):
+            if rng.random() < share:
+                best = sorted(labels["label"][row], key=lambda judged: -judged[1])[:_CUTOFF]
+                found = [(grade, row_of_group[group]) for group, grade in best if group in row_of_group]
+                embeddings[row] = sum(grade * embeddings[passage] for grade, passage in found)
+        return embeddings
+
+    def assumption(self, share: float) -> str:
+        return f"that {share:.0%} of the queries are answered perfectly"
+
+    def label_counts(self, labels: np.ndarray) -> dict[str, int]:
+        queries, scored = int((labels[GROUP] >= 0).sum()), _scored_rows(labels)
+        return {
+            "passages": len(labels) - queries,
+            "queries": queries,
+            "queries without a relevant passage, which are not counted": queries - len(scored),
+            "pairs of a query and a relevant passage": sum(len(labels["label"][row]) for row in scored),
+        }
+
+
+def ndcg_at_10(
+    queries: np.ndarray, passages: np.ndarray, numbers: np.ndarray, grades: Sequence[Mapping[int, int]]
+) -> np.ndarray:
+    """Return the nDCG@10 of each query, (queries,), computed by trec_eval.
+
+    `queries` and `passages` are embeddings (texts, outputs), and passages are ranked by cosine similarity. `numbers`
+    identifies each passage, (passages,). `grades` maps, for each query, the numbers of its relevant passages to their
+    grades.
+    """
+    from pytrec_eval import RelevanceEvaluator
+
+    if not len(queries) or not len(passages):
+        return np.zeros(len(queries))
+    # Passages with equal similarities are in random order, because relevant passages may come first in the data. This
+    # order does not depend on the order of the rows.
+    order = np.argsort(numbers)[np.random.default_rng(0).permutation(len(numbers))]
+    corpus, names = unit_vectors(passages[order]), [str(number) for number in numbers[order]]
+    found: dict[str, dict[str, float]] = {}
+    step = max(1, _MOST_SIMILARITIES // len(corpus))
+    for start in range(0, len(queries), step):
+        similarities = np.round(unit_vectors(queries[start : start + step]) @ corpus.T, _DECIMALS)
+        for query, best in enumerate(_largest(similarities, _CUTOFF), start):
+            # trec_eval sorts by score in float32, in which these ranks are exact.
+            found[str(query)] = {names[passage]: float(-rank) for rank, passage in enumerate(best)}
+    relevant = {
+        str(query): {str(number): grade for number, grade in grades_of_query.items()}
+        for query, grades_of_query in enumerate(grades)
+    }
+    results = RelevanceEvaluator(relevant, {f"ndcg_cut.{_CUTOFF}"}).evaluate(found)
+    return np.array([results[query][f"ndcg_cut_{_CUTOFF}"] for query in relevant])
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the columns of the largest values in each row, largest first, (rows, at most `count`)."""
+    count = min(count, values.shape[1])
+    columns = np.sort(np.argpartition(-values, count - 1, axis=1)[:, :count], axis=1)
+    order = np.argsort(-np.take_along_axis(values, columns, axis=1), axis=1, kind="stable")
+    largest: np.ndarray = np.take_along_axis(columns, order, axis=1)
+    return largest
+
+
+def _scored_rows(labels: np.ndarray) -> list[int]:
+    """Return the rows of the queries that have a relevant passage."""
+    records = zip(labels[GROUP].tolist(), labels["label"], strict=True)
+    return [row for row, (group, judged) in enumerate(records) if group >= 0 and len(judged)]
