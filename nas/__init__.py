@@ -1,11 +1,11 @@
 """Neural architecture search for compact BERTs that meet a measured latency budget.
 
-Importing `nas` is cheap, because the module of a public name is imported only when the name is first used.
-`register_auto_classes` lets the Auto classes of transformers load exported sub-networks without `trust_remote_code`.
+Importing `nas` is fast, because each public name is imported only when it is first used. After a call of
+`register_auto_classes`, the Auto classes of transformers can load exported sub-networks without `trust_remote_code`.
 
-The subcommands of the command line are available as functions that take a `Run`: `train`, `profile`,
-`search_candidates`, `front`, `export_networks` and `write_report`. (`nas.search`, `nas.export` and `nas.report` are
-subpackages.)
+Most subcommands of the command line are also functions that take a `Run`: `train`, `profile`, `search_candidates`,
+`front`, `export_networks` and `write_report`. The functions for `search`, `export` and `report` have longer names,
+because `nas.search`, `nas.export` and `nas.report` are subpackages.
 """
 
 from __future__ import annotations

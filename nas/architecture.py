@@ -1,9 +1,9 @@
-"""Architectures: single points of a search space, as immutable values.
+"""Architectures, which are the points of a search space, as immutable values.
 
-An `Architecture` defines which of the teacher's layers are kept and the hidden size. Each kept `Layer` has a number of
-attention heads, an intermediate size, compression methods for its two blocks (attention and feed-forward), and a number
-of tokens to pass on to the next layer. The search proposes architectures, and the supernet extracts the corresponding
-sub-networks.
+An `Architecture` consists of a hidden size and the layers of the teacher that are kept. Each `Layer` has a number of
+attention heads, an intermediate size, compression methods for its two blocks (attention and feed-forward), and the
+number of tokens that it passes on to the next layer. The search proposes architectures, and the supernet extracts the
+corresponding sub-networks.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LAYER_BLOCKS: tuple[Block, ...] = ("attention", "feed_forward")
 class Layer:
     """One layer of an architecture. `source` is the index of this layer in the teacher.
 
-    `attention` and `feed_forward` name the compression methods of the two blocks. A block whose method gives it no
-    weights of its own (`share`, `skip`) has 0 heads or an intermediate size of 0. `keep_tokens` is the number of tokens
-    that are passed to the next layer: those that receive the most attention. If `keep_tokens` is 0, all tokens are
-    passed on.
+    `attention` and `feed_forward` are the compression methods of the two blocks. If a method gives a block no weights
+    of its own (`share`, `skip`), the number of heads or the intermediate size of the block is 0. If `keep_tokens` is
+    above 0, only this many tokens are passed on to the next layer: those that receive the most attention. If it is 0,
+    all tokens are passed on.
     """
 
     source: int
@@ -39,7 +39,7 @@ class Layer:
     keep_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the layer as a JSON object, without `keep_tokens` if all tokens are passed on."""
+        """Return the layer as a JSON object. `keep_tokens` is left out if it is 0."""
         return {name: value for name, value in asdict(self).items() if value or name != "keep_tokens"}
 
     def choice(self, block: Block) -> str:
@@ -47,7 +47,7 @@ class Layer:
         return self.attention if block == "attention" else self.feed_forward
 
     def option(self, block: Block) -> tuple[int, str]:
-        """Return the size (number of heads or intermediate size) and the compression method of one of the blocks."""
+        """Return the size of a block (number of heads or intermediate size) and its compression method."""
         return (self.num_attention_heads if block == "attention" else self.intermediate_size), self.choice(block)
 
     def with_option(self, block: Block, option: tuple[int, str]) -> Layer:
@@ -60,14 +60,15 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """One point of a search space: an immutable, hashable value."""
+    """The architecture of a network, as an immutable, hashable value."""
 
     hidden_size: int
     layers: tuple[Layer, ...]
     embedding: str = "none"
     exit_threshold: float = 0.0
-    """The confidence (probability of the likeliest class) at which a text exits early: if the classifier after a layer
-    reaches this confidence, the remaining layers are skipped. 0 means that there are no early exits."""
+    """The confidence threshold for early exits. If the classifier after a layer assigns at least this probability to a
+    class, the remaining layers are skipped. 0 means that there are no early exits.
+    """
 
     def to_json(self) -> dict[str, Any]:
         """Return the architecture as a JSON object, from which `from_json` restores an equal architecture."""
@@ -96,20 +97,20 @@ class Architecture:
 
     @property
     def digest(self) -> str:
-        """A short identifier of the architecture: equal architectures have equal digests on every machine."""
+        """A short identifier. Equal architectures have equal digests on every machine."""
         return digest(self.to_json())
 
     @property
     def choices(self) -> frozenset[str]:
-        """The compression methods that the embeddings and the blocks of all layers use."""
+        """The compression methods of the embeddings and of all blocks."""
         per_layer = {choice for layer in self.layers for choice in (layer.attention, layer.feed_forward)}
         return frozenset(per_layer | {self.embedding})
 
     def owner(self, number: int, block: Block) -> int | None:
-        """Return the position of the layer whose weights a block uses, or None if the block has no weights.
+        """Return the index in `layers` of the layer whose weights a block uses, or None if the block has no weights.
 
-        `number` is the position of the layer that contains the block. Raises `SearchSpaceError` if the block shares
-        weights but no layer below has weights for it.
+        `number` is the index in `layers` of the layer that contains the block. Raises `SearchSpaceError` if the block
+        shares weights, but no lower layer has weights for it.
         """
         layers = reversed(self.layers[: number + 1])
         for distance, layer in enumerate(layers):
@@ -125,7 +126,7 @@ class Architecture:
 
     @property
     def resolved(self) -> tuple[Layer, ...]:
-        """The layers as they are computed.
+        """The layers with the real sizes of all blocks.
 
         A block that shares weights has the size and the compression method of the block that owns these weights.
         """
@@ -140,11 +141,11 @@ class Architecture:
 
     @property
     def is_canonical(self) -> bool:
-        """Whether the architecture can be computed and is written in its simplest form.
+        """Whether the architecture can be computed and has no settings without effect.
 
-        In such an architecture, every layer has at least one block, and a block that shares weights has a layer below
-        to share with. Tokens are dropped only in a layer with attention, only if the layer passes on fewer tokens than
-        it receives, and only if a later layer has attention too. A network with only one layer has no early exits.
+        In such an architecture, every layer has at least one block. If a block shares weights, a lower layer has these
+        weights. A layer drops tokens only if it has attention, if it passes on fewer tokens than it receives, and if a
+        later layer has attention too. A network with only one layer has no early exits.
         """
         try:
             resolved = self.resolved
@@ -157,10 +158,11 @@ class Architecture:
         return layers_are_canonical and not (self.exit_threshold and len(resolved) == 1)
 
     def describe(self) -> str:
-        """Return one short line for tables, with `layer:heads/intermediate` for each layer.
+        """Return a one-line description for tables: the hidden size, and `layer:heads/intermediate` for each layer.
 
-        `*` marks a compressed block, `=` a block that shares the weights of a layer below, and `-` a block that is left
-        out. `>8` means that eight tokens are passed on, and `exit 0.9` that texts exit early at a confidence of 0.9.
+        `*` marks a compressed block, `=` a block that shares the weights of a lower layer, and `-` a block that is left
+        out. `>8` means that a layer passes on eight tokens. `exit 0.9` means that texts exit early at a confidence of
+        0.9.
         """
 
         def block(size: int, choice: str) -> str:
@@ -179,11 +181,11 @@ class Architecture:
 
 
 def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int:
-    """Return the position of the first layer that computes only the first token: the last layer with attention.
+    """Return the index of the first layer that computes only the first token. It is the last layer with attention.
 
-    After the attention block of that layer, no block reads the other tokens. `layers` must be resolved (see
-    `Architecture.resolved`). The result is 0 if no layer has attention, and the number of layers if the head reads all
-    tokens.
+    After the attention block of that layer, no block reads other tokens. `layers` must be those of
+    `Architecture.resolved`. The result is 0 if no layer has attention. If the network's head reads all tokens, the
+    result is the number of layers.
     """
     if readout != "first":
         return len(layers)
@@ -191,9 +193,9 @@ def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int
 
 
 def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
-    """Yield `keep_tokens` of each layer, or 0 if the layer's setting has no effect.
+    """Yield the value of `keep_tokens` for each layer, or 0 if the layer's value has no effect.
 
-    `layers` must be resolved (see `Architecture.resolved`).
+    `layers` must be those of `Architecture.resolved`.
     """
     tokens_left, last_attention = math.inf, first_token_from(layers)
     for number, layer in enumerate(layers):
@@ -203,7 +205,7 @@ def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
 
 
 def compress_all(architecture: Architecture, choice: str) -> Architecture:
-    """Return a copy in which the embeddings and all blocks with their own weights use the method `choice`."""
+    """Return a copy in which the embeddings and all blocks that have their own weights use the method `choice`."""
 
     def compressed(layer: Layer) -> Layer:
         for block in LAYER_BLOCKS:

@@ -1,8 +1,8 @@
-"""Budgets: limits on the costs of an exported network on one or more devices, and optionally a floor for its accuracy.
+"""Budgets: limits on the costs of an exported network on one or more devices, and optionally a minimum accuracy.
 
 Costs are latencies, throughput, memory, size and parameters (`COST_METRICS`). Each of these metrics has the same name
 in budgets, predictions, measurements and verifications. A study file holds one `Budget` per export, with `Limits` for
-each device. Search and export check whether candidates meet these limits.
+each device. The search and the export check whether candidates meet these limits.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ STORED = ("size_mb", "params")
 COST_METRICS = (*LATENCIES, *RATES, "peak_memory_mb", *STORED)
 
 TRIAL = "trial-"
-"""Prefix of the names of exports that are written for a single candidate (trial) instead of a budget."""
+"""The prefix of the name of an export that is written for a single candidate (trial) instead of a budget."""
 
 Minimised = Literal["p50_ms", "p95_ms", "expected_ms", "worst_ms", "size_mb", "params"]
-"""The metrics that a budget with an accuracy floor can minimise."""
+"""The metrics that a budget with a minimum accuracy can minimise."""
 _FLOOR_FIELDS = ("accuracy", "accuracy_loss", "minimise")
 _POINT = 0.01
 """One point (one hundredth) of the task's metric."""
 
 CostMetrics = Mapping[str, float]
-"""The values of cost metrics by name."""
+"""Values of cost metrics, keyed by metric name."""
 Limit = str | float | None
-"""A value in the metric's unit, or a share such as "20%" of the uncompressed teacher's value on the same device. None
-means no limit."""
+"""A number in the unit of the metric, a percentage such as "20%" of the uncompressed teacher's value on the same
+device, or None if there is no limit.
+"""
 
 
 class Limits(Settings):
@@ -50,11 +51,11 @@ class Limits(Settings):
     p95_ms: Limit = None
     """95th percentile of the latency."""
     expected_ms: Limit = None
-    """Mean latency. If networks have early exits, this mean (not the median) determines the load of a server."""
+    """Mean latency. For networks with early exits, this mean (not the median) determines the load of a server."""
     worst_ms: Limit = None
-    """Median latency of the longest texts if they pass through all layers without an early exit."""
+    """Median latency of the longest texts if they take no early exit."""
     throughput_per_s: Limit = None
-    """The least number of texts per second if batches run one after the other."""
+    """Minimum number of texts per second if batches run one after the other."""
     peak_memory_mb: Limit = None
     """Peak memory, in 10^6 bytes, of a process that serves only this network, including the memory of the runtime."""
     size_mb: Limit = None
@@ -87,17 +88,17 @@ class Limits(Settings):
     def values(self, teacher: CostMetrics) -> dict[str, float]:
         """Return the limits that the study sets, keyed by metric name and converted to the unit of the metric.
 
-        A limit that is a share is relative to the value in `teacher`.
+        A percentage refers to the value in `teacher`.
         """
         return {name: self.value(name, teacher) for name in self.given}
 
     def value(self, name: str, teacher: CostMetrics) -> float:
-        """Return the limit on the metric `name` in its unit. A share is relative to the value in `teacher`."""
+        """Return the limit on a metric in the metric's unit. A percentage refers to the value in `teacher`."""
         limit = self.given[name]
         return _number(limit) / 100.0 * teacher[name] if isinstance(limit, str) else float(limit)
 
     def violation(self, metrics: CostMetrics, teacher: CostMetrics) -> float:
-        """Return the largest violation of a limit, relative to that limit; at most 0 if all limits are met."""
+        """Return the largest excess over a limit, relative to that limit. It is at most 0 if all limits are met."""
         return max(
             (limit / metrics[name] if name in RATES else metrics[name] / limit) - 1.0
             for name, limit in self.values(teacher).items()
@@ -106,21 +107,23 @@ class Limits(Settings):
 
 @dataclass(frozen=True)
 class Floor:
-    """The least accuracy that a budget requires of its network, and the cost metric that the network minimises."""
+    """The minimum accuracy (the floor) that a budget requires, and the cost metric to minimise."""
 
     minimum: float
-    """The least accuracy allowed on the texts on which networks are evaluated."""
+    """The minimum accuracy on the texts on which networks are evaluated."""
     teacher: float
-    """The teacher's accuracy on the texts to which `minimum` applies."""
+    """The teacher's accuracy on the same texts."""
     confident: float
-    """An accuracy, with the supernet's weights, that exceeds `minimum` by more than chance can explain."""
+    """`minimum` plus the amount by which chance may raise the accuracy of a candidate. It is compared with accuracies
+    that are measured with the supernet's weights.
+    """
     minimise: str
     """The name of the cost metric to minimise."""
     device: str
     """The device on which this metric is minimised."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the floor as a JSON object, in the form in which `front.json` stores it."""
+        """Return the floor as the JSON object that `front.json` stores."""
         return {
             "least": self.minimum,
             "teacher": self.teacher,
@@ -131,32 +134,38 @@ class Floor:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Accuracies, in descending order, from which the final training may still reach the floor.
+        """Three accuracies before the final training from which the floor may still be reached, in descending order.
 
-        They are accuracies with the supernet's weights. The first one is the floor itself. The other two are lower by
-        one and by three times the loss of accuracy that the floor allows, which is assumed to be at least one point.
+        Before the final training, networks use the supernet's weights. The first accuracy is the floor itself. The
+        second accuracy is lower by the permitted loss, and the third is lower by three times this loss. The permitted
+        loss is the teacher's accuracy minus the floor, but at least one point.
         """
         allowed_loss = max(self.teacher - self.minimum, _POINT)
         return (self.minimum, self.minimum - allowed_loss, self.minimum - 3.0 * allowed_loss)
 
 
 class Budget(Settings):
-    """All limits that one exported network must meet, and optionally a floor for its accuracy.
+    """All limits that one exported network must meet, and optionally a minimum accuracy (a floor).
 
-    In a study file, the limits of a single device may be written next to the name: `device = "server"`,
-    `p50_ms = "20%"`. If a floor is set, the limit on the metric to minimise defaults to the teacher's value.
+    In a study file, the limits of a single device may be written next to the name: `device = "server"`, `p50_ms =
+    "20%"`. If a floor is set, the limit on the metric to minimise defaults to the teacher's value.
     """
 
     name: Name
     limits: Annotated[tuple[Limits, ...], Field(min_length=1)]
     """The limits on each device. Reports show the costs on the first device."""
     accuracy: Annotated[float, Field(strict=True)] | None = None
-    """The least value allowed, such as 0.9, for the task's metric (accuracy, f1, Spearman's correlation, ...) on the
-    search set after the final training."""
+    """The minimum value, such as 0.9, of the task's metric (accuracy, F1, Spearman's correlation, ...) on the search
+    set after the final training.
+    """
     accuracy_loss: Annotated[float, Field(strict=True)] | None = None
-    """How many points (hundredths) the task's metric on the search set may be below that of the teacher."""
+    """The maximum number of points (hundredths) by which the task's metric on the search set may be below the
+    teacher's.
+    """
     minimise: Minimised | None = None
-    """If the budget has an accuracy floor, the cost metric on the first device to minimise; by default `p50_ms`."""
+    """The cost metric to minimise on the first device, if the budget has a minimum accuracy. The default is then
+    `p50_ms`.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -181,7 +190,7 @@ class Budget(Settings):
 
     @model_serializer(mode="wrap")
     def _without_absent_floor(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the settings without unset floor fields, so that digests of budgets without a floor stay the same."""
+        """Leave out unset fields of the floor, so that they do not change the digest of a budget without a floor."""
         return {name: value for name, value in handler(self).items() if value is not None or name not in _FLOOR_FIELDS}
 
     @field_validator("accuracy")
@@ -224,11 +233,11 @@ class Budget(Settings):
 
     @property
     def has_floor(self) -> bool:
-        """Whether the budget requires a least accuracy, either as an absolute value or relative to the teacher."""
+        """Whether the budget requires a minimum accuracy, either as an absolute value or relative to the teacher."""
         return self.accuracy is not None or self.accuracy_loss is not None
 
     def floor(self, teacher: float, error: float) -> Floor | None:
-        """Return the accuracy floor, or None if the budget has no floor.
+        """Return the accuracy floor, or None if the budget requires no minimum accuracy.
 
         `teacher` is the teacher's accuracy on the texts on which candidates are evaluated. `error` is the amount by
         which chance may raise the accuracy of a selected candidate on these texts.
@@ -245,9 +254,9 @@ class Budget(Settings):
 
 
 def _with_floor_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a budget that has an accuracy floor.
+    """Return the settings of a budget that requires a minimum accuracy, with defaults for missing settings.
 
-    Missing values for the metric to minimise and for the limit on this metric are replaced by defaults.
+    The default metric to minimise is `p50_ms`. The default limit on this metric is the teacher's value.
     """
     minimise, limits = values.get("minimise") or "p50_ms", values["limits"]
     first = limits[0] if isinstance(limits, list | tuple) and limits else None

@@ -1,7 +1,7 @@
-"""Connections to Ray: to an existing cluster by its address, or to a local cluster that is started on this machine.
+"""Connections to Ray: to an existing cluster, or to a local cluster that is started on this machine.
 
-This module is used by the modules that run work on Ray (`nas.search.ray_executor`, `nas.supernet.ray_training`,
-`nas.latency.ray_worker`), by the option `--address` and by `nas doctor`.
+The modules that run work on Ray (`nas.search.ray_executor`, `nas.supernet.ray_training` and `nas.latency.ray_worker`)
+use this module, as do the option `--address` and `nas doctor`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import ray
 from nas.errors import ClusterError
 
 _TIMEOUT_S = 10.0
-"""Timeout, in seconds, for the check that a program listens at the address of a cluster."""
+"""The timeout, in seconds, for the check that a program listens at the address of a cluster."""
 
 
 def connect(address: str, setting: str) -> None:
     """Connect this process to the Ray cluster at `address`, which is HOST:PORT or `auto`.
 
-    `auto` means the cluster that this machine belongs to. Raises `ClusterError` if the connection fails. The message
-    begins with `setting`, which names the setting that needs the cluster.
+    `auto` is the cluster to which this machine belongs. Raises `ClusterError` if the connection fails. The message
+    begins with `setting`, the name of the setting that needs the cluster.
     """
     if ray.is_initialized():
         return
@@ -46,21 +46,21 @@ def connect(address: str, setting: str) -> None:
 
 
 def cpu_count() -> int:
-    """Return the number of CPUs of the cluster that this process is connected to."""
+    """Return the number of CPUs in the cluster to which this process is connected."""
     return int(ray.cluster_resources().get("CPU", 0.0))
 
 
 def connect_for_device(device: str) -> None:
-    """Connect this process to the cluster that a device belongs to. Raises `ClusterError` if the connection fails."""
+    """Connect this process to the Ray cluster of a device. Raises `ClusterError` if the connection fails."""
     connect(os.environ.get("RAY_ADDRESS", "auto"), f"devices.{device}")
 
 
 def join(cpus: float, setting: str) -> bool:
-    """Connect this process to Ray, and return whether a local cluster was started for this purpose.
+    """Connect this process to Ray. Return whether a local cluster was started for this purpose.
 
-    If `RAY_ADDRESS` is set, the process joins the cluster at this address. Otherwise it starts a local cluster with at
-    least `cpus` CPUs, which the caller must shut down. Raises `ClusterError`, with a message that begins with
-    `setting`, if the process cannot join the cluster.
+    If `RAY_ADDRESS` is set, the process joins the cluster at this address. Otherwise, it starts a local cluster with at
+    least `cpus` CPUs, which the caller must shut down. Raises `ClusterError` if the process cannot join the cluster.
+    The message begins with `setting`, the name of the setting that needs the cluster.
     """
     if ray.is_initialized():
         return False

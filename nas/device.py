@@ -30,19 +30,23 @@ _NUMBER_FORMATS = {
     ("openvino", "cpu"): ("float32", "bfloat16"),
 }
 ELSEWHERE = ("onnxruntime",)
-"""The runtimes allowed for a device outside the cluster. The archive that measures there supports only these."""
+"""The runtimes that a device outside the cluster can use. The archive that measures on such a device supports no
+others.
+"""
 
 
 class Device(Settings):
-    """A device that networks are measured on and exported for.
+    """A device on which networks are measured, and for which they are exported.
 
-    Compression methods are part of a network. `number_format` applies to the parts of a network without compression.
+    `number_format` applies only to the uncompressed parts of a network. A compression method defines the format of
+    compressed parts.
     """
 
     name: Name
     where: Literal["here", "ray", "elsewhere"] = "here"
-    """`here`: this machine. `ray`: the Ray node that offers a resource with this device's name. `elsewhere`: a machine
-    outside the cluster, on which the archive that `nas device bundle` writes measures networks."""
+    """`here` is this machine. `ray` is the Ray node that offers a resource with the name of this device. `elsewhere` is
+    a machine outside the cluster. It measures networks by running the archive that `nas device bundle` writes.
+    """
     runtime: Literal["torch", "onnxruntime", "openvino"] = "onnxruntime"
     compiled: Flag = False
     """Whether PyTorch compiles networks. If the processor is `cuda`, compiled networks run as CUDA graphs."""
@@ -50,7 +54,7 @@ class Device(Settings):
     number_format: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: Positive = 1
     pin_to: tuple[Whole, ...] = ()
-    """The indices of the cores that the measuring process may use; all cores if empty."""
+    """The indices of the cores that the measuring process may use. If empty, it may use all cores."""
     batch_size: Positive = 1
     sequence_length: Annotated[
         Annotated[Length, Tag("number")]
@@ -59,18 +63,21 @@ class Device(Settings):
         | Annotated[dict[Length, Positive], Field(min_length=1), Tag("weighted")],
         _LENGTH_DISCRIMINATOR,
     ] = 128
-    """Tokens per text: one length, several equally frequent lengths, a table that maps each length to its frequency, or
-    `task` for the lengths of the texts in the search set."""
+    """The number of tokens per text: one number, several equally frequent numbers, a table of numbers and their
+    frequencies, or `task` for the text lengths in the search set.
+    """
     warm_up: Positive = 3
-    """The least number of warm-up runs per network. Their latencies are ignored, and further runs follow until the
-    latency is stable."""
+    """The minimum number of warm-up runs per network. Their latencies are ignored. If the latency is not yet stable,
+    more warm-up runs follow.
+    """
     repeats: Positive = 40
-    """The number of interleaved rounds in which complete networks are measured."""
+    """The number of rounds in which complete networks are measured. In each round, every network is measured in turn.
+    """
 
     @model_validator(mode="before")
     @classmethod
     def _number_lengths(cls, values: object) -> object:
-        """Convert the keys of a table of lengths to numbers, since keys in TOML and JSON are strings."""
+        """Convert the keys of a table of lengths to numbers, because keys in TOML and JSON are strings."""
         if isinstance(values, dict) and isinstance(lengths := values.get("sequence_length"), dict):
             numbers = {int(key) if str(key).isdigit() else key: value for key, value in lengths.items()}
             return values | {"sequence_length": numbers}
@@ -122,9 +129,9 @@ class Device(Settings):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The length, in tokens, of each text to measure. Each length occurs as often as `sequence_length` states.
+        """The lengths, in tokens, of the texts to measure. Each length occurs as often as `sequence_length` states.
 
-        Raises `ValueError` if `sequence_length` is `task` and `with_lengths_of` has not replaced it.
+        Raises `ValueError` if `sequence_length` is `task`. In this case, use the device that `with_lengths_of` returns.
         """
         lengths = self.sequence_length
         if isinstance(lengths, str):
@@ -134,9 +141,9 @@ class Device(Settings):
         return (lengths,) if isinstance(lengths, int) else lengths
 
     def with_lengths_of(self, lengths: Sequence[int]) -> Device:
-        """Return a copy of the device whose `sequence_length` is quantiles of `lengths` (in tokens) instead of `task`.
+        """Return a copy of the device whose `sequence_length` consists of quantiles of `lengths` (in tokens).
 
-        If `sequence_length` is not `task`, the device itself is returned.
+        If `sequence_length` is not `task`, return the device itself instead.
         """
         if self.sequence_length != "task":
             return self
@@ -146,7 +153,7 @@ class Device(Settings):
 
     @property
     def runtime_in_words(self) -> str:
-        """The runtime as shown to people, such as `torch compiled, cuda, float16`."""
+        """A description of the runtime for users, such as `torch compiled, cuda, float16`."""
         parts = [f"{self.runtime} compiled" if self.compiled else self.runtime]
         parts += [self.processor] if self.processor != "cpu" else []
         parts += [self.number_format] if self.number_format != "float32" else []
@@ -154,7 +161,7 @@ class Device(Settings):
 
     @property
     def lengths_in_words(self) -> str:
-        """The text lengths as shown to people, such as `16 or 40 tokens`."""
+        """A description of the text lengths for users, such as `16 or 40 tokens`."""
         if isinstance(self.sequence_length, str):
             return "text lengths as in the task"
         return f"{' or '.join(str(length) for length in sorted(set(self.lengths)))} tokens"

@@ -1,7 +1,7 @@
 """The checks of `nas doctor`: what this machine supports, and what is missing for a study.
 
-`examine` returns a list of `Finding`s, which `nas.report.terminal` prints. Heavy packages are imported only after a
-check that they are installed.
+`examine` returns a list of `Finding`s, which `nas.report.terminal` prints. A heavy package is imported only after a
+check that it is installed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _INSTRUCTIONS = (
     ("fp32", ("avx2",), "AVX2: 8 numbers at once"),
 )
 _WITHOUT_INSTRUCTIONS = {
-    "int8": "no instruction for int8 products: int8 makes networks smaller, but saves less time than with one",
+    "int8": "no int8 instruction: int8 makes networks smaller, but saves less time than with such an instruction",
     "bf16": "no instruction for bf16 products: training runs in fp32",
     "fp32": "no AVX2 or AVX-512 was detected on this processor",
 }
@@ -69,9 +69,10 @@ class Finding:
 
 
 def examine(load: Callable[[], Study] | None = None) -> list[Finding]:
-    """Return findings about the packages, the runtimes and the machine, and about the study if `load` returns one.
+    """Return findings about the packages, the runtimes and the machine.
 
-    If a package is missing, only the packages are checked. An error that `load` raises is passed on.
+    If `load` is given, also return findings about the study that it returns. If a package is missing, only the packages
+    are checked. Errors that `load` raises are not caught.
     """
     findings = list(_packages())
     if any(finding.state == "missing" for finding in findings):
@@ -110,7 +111,7 @@ def _version(name: str, installed: str, required: SpecifierSet) -> Finding:
 
 
 def _runtimes() -> Iterator[Finding]:
-    """Check each runtime on the CPU, and the runtimes that support GPUs also on a GPU."""
+    """Check each runtime on the CPU. Check the runtimes that support GPUs also on a GPU."""
     from nas.device import Device
     from nas.latency.runtimes import RUNTIMES
 
@@ -124,7 +125,7 @@ def _runtimes() -> Iterator[Finding]:
 
 
 def _runtime_problem(device: Device) -> str:
-    """Return why latency cannot be measured on a device, or an empty string if it can be measured."""
+    """Return the reason why latency cannot be measured on a device, or an empty string if it can be measured."""
     from nas.latency.runtimes import check_runtime
 
     try:
@@ -172,7 +173,8 @@ def _machine() -> Iterator[Finding]:
 def _disk() -> Finding:
     """Check the free space in the working folder and in the folder for temporary files.
 
-    Runs are stored in the working folder by default, and networks in the temporary folder while they are measured.
+    By default, runs are stored in the working folder. During a measurement, networks are stored in the temporary
+    folder.
     """
     try:
         temporary = tempfile.gettempdir()
@@ -206,7 +208,7 @@ def _ray() -> Iterator[Finding]:
 
 
 def _cluster_problem(setting: str) -> str:
-    """Connect to the Ray cluster; return why that failed, or an empty string."""
+    """Connect to the Ray cluster. Return the reason if the connection fails, or an empty string if it succeeds."""
     from nas.cluster import connect
 
     try:
@@ -217,7 +219,7 @@ def _cluster_problem(setting: str) -> str:
 
 
 def _study_findings(study: Study) -> Iterator[Finding]:
-    """Check whether this machine meets the needs of a study: devices, storage, models, data and memory."""
+    """Check whether this machine meets the requirements of a study: devices, storage, models, data and memory."""
     for device in study.devices:
         problem = _runtime_problem(device)
         state: State = "missing" if problem else "ok"
@@ -262,7 +264,7 @@ def _rows(study: Study) -> Iterator[Finding]:
 
 
 def _run_check(name: str, detail: str, check: Callable[[], None]) -> Finding:
-    """Run a check and return a finding with its error, or with `detail` if the check passes."""
+    """Run a check. Return a finding with `detail` if the check passes, or with its error message if it fails."""
     try:
         check()
     except NasError as problem:
@@ -299,7 +301,7 @@ def _compressed_model(study: Study) -> Finding:
 
 
 def _separate_teacher(study: Study) -> Finding:
-    """Check the teacher of a study that also has a student, so that the teacher itself is not compressed."""
+    """Check the teacher of a study that compresses a student instead of the teacher."""
     if not study.teacher.is_loaded:
         return Finding("study", "teacher", "ok", "its outputs are columns of the data")
     from nas.model.any_classifier import AnyClassifier
@@ -335,7 +337,7 @@ def _check_hub_data(study: Study) -> None:
 
 
 def _memory(study: Study) -> Finding:
-    """Check that the free memory suffices for the weights, gradients and optimiser moments of the training."""
+    """Check that the free memory suffices for the weights, gradients and optimiser moments during training."""
     import psutil
 
     shape = study.space.teacher

@@ -1,11 +1,11 @@
-"""The built-in task `embedded`: a data set and a teacher built from documentation on this machine, without a download.
+"""The built-in task `embedded`: a data set and a teacher that are built on this machine without a download.
 
-The task is to fill a gap. One small word of a sentence is replaced by [MASK], and the classifier predicts which of
-eight words it was. The sentences come from the docstrings of Python and of installed packages, whose source files are
-read as text and never imported. The teacher is a small BERT with random weights and a WordPiece vocabulary trained on
-the same sentences; the pipeline fine-tunes it.
+The task is to fill a gap. One short word of a sentence is replaced by [MASK], and the classifier predicts which of
+eight words it was. The sentences come from docstrings in Python's standard library and in installed packages. Their
+source files are read as text and never imported. The teacher is a small BERT with random weights, which the pipeline
+fine-tunes. Its WordPiece vocabulary is trained on the same sentences.
 
-The answer depends on the words next to the gap and their order, not only on which words the sentence contains.
+The answer depends on the words next to the gap and on their order, not only on which words the sentence contains.
 Deeper and wider networks are therefore noticeably more accurate.
 """
 
@@ -29,7 +29,7 @@ from nas.files import write_atomically
 
 VERSION = 2
 WORDS = ("of", "to", "in", "for", "and", "is", "the", "with")
-"""The classes: the words that a gap replaces."""
+"""The classes of the task: the words that a gap can replace."""
 GAP = "[MASK]"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", GAP)
 PACKAGES = (
@@ -69,8 +69,8 @@ _PROSE = re.compile(r"[A-Z][A-Za-z ,;'()-]+\.")
 def build(folder: Path, seed: int) -> None:
     """Write `train.parquet`, `test.parquet` and the untrained `teacher/` to `folder`.
 
-    The same seed produces the same files as long as the same packages are installed. Raises `DataError` if their
-    documentation contains too few sentences.
+    The files depend only on the seed and on the installed packages. Raises `DataError` if the docstrings contain too
+    few sentences.
     """
     rng = random.Random(seed)
     train, test = _train_and_test(sentences(source_folders()), rng)
@@ -86,7 +86,10 @@ def build(folder: Path, seed: int) -> None:
 
 
 def source_folders() -> dict[str, Path]:
-    """Return the folders of Python files to read, keyed by name: the standard library and the installed `PACKAGES`."""
+    """Return the folders with Python files to read, keyed by name: the standard library and all `PACKAGES`.
+
+    Packages that are not installed are left out.
+    """
     folders = {"python": Path(sysconfig.get_path("stdlib"))}
     for name in PACKAGES:
         spec = find_spec(name)  # finds a top-level package without importing it
@@ -96,7 +99,10 @@ def source_folders() -> dict[str, Path]:
 
 
 def sentences(folders: dict[str, Path]) -> dict[str, str]:
-    """Return a mapping from each distinct docstring sentence, in lower case, to the first file that contains it."""
+    """Return a dictionary keyed by docstring sentence, in lower case.
+
+    Each value is the name of the first file that contains the sentence.
+    """
     file_of_sentence: dict[str, str] = {}
     for name, folder in sorted(folders.items()):
         for path in _source_files(folder):
@@ -128,7 +134,7 @@ def _sentences_of(path: Path) -> Iterator[str]:
 
 
 def _train_and_test(file_of_sentence: dict[str, str], rng: random.Random) -> tuple[list[str], list[str]]:
-    """Return the sentences for training and for testing.
+    """Split the sentences into training and test sentences.
 
     All sentences of a file are put into the same set, because neighbouring sentences resemble each other.
     """
@@ -143,11 +149,11 @@ def _train_and_test(file_of_sentence: dict[str, str], rng: random.Random) -> tup
 
 
 def gaps(texts: list[str], rng: random.Random) -> list[tuple[str, int]]:
-    """Return one row (text with a gap, class) per sentence.
+    """Return one row (text with a gap, index of the replaced word in `WORDS`) per sentence.
 
     The gap replaces one of `WORDS`, but never the first or the last word of a sentence. If a sentence contains several
     of `WORDS`, the gap replaces the one that has been replaced least often so far, so that the classes are about
-    equally frequent. Sentences without a word to replace, and repeated texts, are left out.
+    equally frequent. Sentences without a word to replace and repeated texts are left out.
     """
     counts = [0] * len(WORDS)
     rows: dict[str, int] = {}
@@ -173,7 +179,7 @@ def _write_rows(path: Path, rows: list[tuple[str, int]]) -> None:
 
 
 def vocabulary(texts: list[str]) -> list[str]:
-    """Return a WordPiece vocabulary for the texts, with special tokens first. Equal texts yield equal vocabularies."""
+    """Return a WordPiece vocabulary for the texts, with special tokens first. It depends only on the texts."""
     texts = [text.replace(GAP, "") for text in texts]
     letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
     # The trainer breaks ties by token number, and it numbers the letters in an arbitrary order. Passing all letters as
@@ -189,7 +195,7 @@ def vocabulary(texts: list[str]) -> list[str]:
 def _waves(length: int, width: int) -> torch.Tensor:
     """Return sinusoidal position embeddings (Vaswani et al., arXiv:1706.03762) of shape (length, width).
 
-    Starting from these, attention learns to find a gap's neighbours much sooner than from random position embeddings.
+    With these initial values, attention learns to find a gap's neighbours much sooner than with random initial values.
     """
     rates = torch.exp(-torch.arange(0, width, 2) / width * math.log(_LONGEST_WAVE))
     angles = torch.arange(length)[:, None] * rates
@@ -197,7 +203,7 @@ def _waves(length: int, width: int) -> torch.Tensor:
 
 
 def _write_teacher(folder: Path, texts: list[str], seed: int) -> None:
-    """Write a BERT with random weights, and its tokenizer with a vocabulary from `texts`, to a folder."""
+    """Write a BERT with random weights to a folder, with a tokenizer whose vocabulary is trained on `texts`."""
     tokens = {token: number for number, token in enumerate(vocabulary(texts))}
     tokenizer = BertTokenizer(vocab=tokens, model_max_length=MAX_LENGTH)
     config = BertConfig(

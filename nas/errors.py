@@ -13,7 +13,7 @@ class NasError(Exception):
 
 
 class MachineError(NasError):
-    """A failure at a limit of the machine, such as disk space, permissions, open files or memory.
+    """A limit of the machine that was reached: disk space, permissions, open files or memory.
 
     The user's input is not wrong.
     """
@@ -61,7 +61,7 @@ class ExportError(NasError):
 
 
 class MissedBudgetsError(ExportError):
-    """Budgets for which no network was exported. `reasons` maps the name of each budget to the reason."""
+    """Budgets for which no network was exported. `reasons` holds the reason for each budget, keyed by budget name."""
 
     def __init__(self, reasons: dict[str, str]) -> None:
         super().__init__("; ".join(reasons.values()))

@@ -1,8 +1,8 @@
 """Reading and writing of small files.
 
-`read_toml` and `validate` turn TOML files into settings. Their error messages name the file, the key and the rule.
+`read_toml` and `validate` read settings from TOML files. Their error messages name the file, the key and the rule.
 `write_atomically`, `write_folder` and `write_json` never leave a half-written file behind. `digest` and `file_digest`
-return short identifiers of contents.
+return short identifiers of values and files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas.limits import working_on
 
 
 class Settings(BaseModel):
-    """Base class of all settings read from TOML files. Instances are frozen, and unknown keys are rejected."""
+    """Base class of settings that are read from TOML files. Instances are immutable. Unknown keys are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +42,7 @@ C = TypeVar("C")
 def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
     """Return the contents of a TOML file.
 
-    Raises `error` if the file is missing, is not TOML, or holds a NUL character (invalid in paths).
+    Raises `error` if the file is missing, is not valid TOML, or contains a NUL character, which is invalid in paths.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
 
 
 def _strings_in(value: Any) -> Iterator[str]:
-    """Yield all keys and strings of parsed TOML, at any depth."""
+    """Yield all keys and all string values of parsed TOML, including nested ones."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -70,9 +70,9 @@ def _strings_in(value: Any) -> Iterator[str]:
 
 
 def validate(model: type[S], values: Mapping[str, Any], path: Path, error: type[NasError]) -> S:
-    """Return the values parsed from `path` as an instance of `model`.
+    """Return `values`, which were read from `path`, as an instance of `model`.
 
-    Raises `error` for invalid values. Its one-line message names the file, the key and the rule.
+    Raises `error` if a value is invalid. The one-line message names the file, the key and the rule.
     """
     try:
         return model.model_validate(dict(values))
@@ -102,7 +102,7 @@ def _validation_message(problem: ValidationError, model: type[BaseModel]) -> str
 
 
 def _settings_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the class of the settings at the location of a validation error: `model` or a class nested in it."""
+    """Return the settings class at `location`, the location of a validation error in `model`."""
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             model = _subclass_in(model.model_fields[part].annotation, BaseModel) or model
@@ -110,14 +110,14 @@ def _settings_at(model: type[BaseModel], location: tuple[int | str, ...]) -> typ
 
 
 def _subclass_in(annotation: Any, kind: type[C]) -> type[C] | None:
-    """Return the first subclass of `kind` in a type annotation, or None."""
+    """Return the first subclass of `kind` in a type annotation, or None if there is none."""
     if isinstance(annotation, type) and issubclass(annotation, kind):
         return annotation
     return next(filter(None, (_subclass_in(inner, kind) for inner in getattr(annotation, "__args__", ()))), None)
 
 
 def given_path(name: str) -> Path:
-    """Return a path given by the user. "~/data" is in the home directory, whereas "~draft.csv" is an ordinary name."""
+    """Convert a path that the user has given. `~/data` is in the home directory, but `~draft.csv` is a file name."""
     path = Path(name)
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
@@ -128,14 +128,14 @@ def canonical_json(value: Any) -> str:
 
 
 def digest(value: Any) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of the canonical JSON string of a value."""
+    """Return a 16-digit hexadecimal identifier of a value: the start of the SHA-256 hash of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of a file's bytes.
+    """Return a 16-digit hexadecimal identifier of a file's contents: the start of their SHA-256 hash.
 
-    The result is cached: an unmodified file (same inode, size and modification time) is not read again.
+    The result is cached. A file with the same inode, size and modification time is not read again.
     """
     status = path.stat()
     return _file_digest(path, (status.st_ino, status.st_size, status.st_mtime_ns))
@@ -148,9 +148,10 @@ def _file_digest(path: Path, stamp: tuple[int, ...]) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file next to `path`, then rename it to `path`. No reader sees a partial file.
+    """Call `write` with the path of a temporary file, and then rename this file to `path`.
 
-    Raises `MachineError` if a limit of the machine, such as the disk space, prevents this.
+    No other process sees a partial file. Raises `MachineError` if a limit of the machine, such as the disk space,
+    prevents this.
     """
     with working_on(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,10 +167,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` create the files in a temporary folder, then rename it to `folder`, replacing any previous folder.
+    """Call `fill` with the path of a temporary folder, and then rename this folder to `folder`.
 
-    The folder thus never appears half-written. Raises `MachineError` if a limit of the machine, such as the disk space,
-    prevents this.
+    A previous `folder` is replaced. The new folder never appears half-written. Raises `MachineError` if a limit of the
+    machine, such as the disk space, prevents this.
     """
     with working_on(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +201,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, error: type[NasError]) -> Any:
-    """Return the contents of a JSON file. Raises `error` if it is missing or not valid JSON."""
+    """Return the contents of a JSON file. Raises `error` if the file is missing or is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""A small writer of ONNX graphs: operators are added by name, constants by value, and values are named automatically.
+"""A small builder of ONNX graphs. It names all values automatically.
 
-Networks are not traced but written operator by operator from their weights. The graph then contains exactly the
-operators that the runtime executes, and mixing an int8 block with float blocks needs no special handling. Writing a
-network takes only milliseconds, so hundreds of blocks can be measured. `nas.model.onnx` and the compression methods use
-`GraphBuilder`.
+Networks are not traced. Their operators are added one by one, with their weights as constants. The graph then contains
+exactly the operators that the runtime executes. An int8 block and float blocks can be mixed without special handling.
+Building the graph of a network takes only milliseconds, so hundreds of blocks can be measured. `nas.model.onnx` and the
+compression methods use `GraphBuilder`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Shape = tuple[int | str | None, ...]
 
 
 class GraphBuilder:
-    """An ONNX graph under construction, which collects nodes and constants and builds a checked model from them.
+    """A builder that collects the nodes and constants of an ONNX graph, and returns a checked model.
 
-    For a branch (see `choose`), `outer` is the graph that contains the branch. A branch can use the values of the outer
-    graph, and its constants are stored in the outer graph.
+    If the graph is a branch (see `choose`), `outer` is the graph that contains the branch. A branch can use the values
+    of the outer graph, and its constants are stored in the outer graph.
     """
 
     def __init__(self, outer: GraphBuilder | None = None) -> None:
@@ -46,17 +46,20 @@ class GraphBuilder:
         self._node_numbers: Iterator[int] = outer._node_numbers if outer else itertools.count()
 
     def input(self, name: str, kind: int, shape: Shape) -> str:
-        """Declare an input and return its name. In `shape`, a string names a dynamic dimension; None means unknown."""
+        """Declare an input and return its name. `kind` is its element type.
+
+        In `shape`, a string is the name of a dynamic dimension, and None is an unknown dimension.
+        """
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def output(self, value: str, name: str, shape: Shape, kind: int = TensorProto.FLOAT) -> None:
-        """Declare an output that carries `value`."""
+        """Declare an output that returns `value`. `kind` is its element type."""
         self._nodes.append(helper.make_node("Identity", [value], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
     def constant(self, value: np.ndarray) -> str:
-        """Store an array in the model and return its name. Equal arrays are stored once."""
+        """Store an array in the model and return its name. Equal arrays are stored only once."""
         if self._outer:
             return self._outer.constant(value)
         array = np.asarray(value, order="C")
@@ -68,10 +71,10 @@ class GraphBuilder:
         return self._constant_names[key]
 
     def sparse_constant(self, value: np.ndarray) -> str:
-        """Store an array as one bit per number plus the numbers that are not zero. Return the name of the full array.
+        """Store an array as a bit mask and its non-zero values. Return the name of the restored array.
 
-        A runtime assembles the full array when it loads the model, because it then computes everything that depends
-        only on constants.
+        A runtime computes everything that depends only on constants when it loads the model, so it restores the array
+        only once.
         """
         flat = np.asarray(value, order="C").reshape(-1)
         is_nonzero = flat != 0
@@ -86,7 +89,7 @@ class GraphBuilder:
         return self.add("Reshape", self.add("Gather", nonzero, order), self.constant(np.array(value.shape)))
 
     def once(self, key: Hashable, write: Callable[[], str]) -> str:
-        """Return the name of the value that `write` adds. For each `key`, `write` is called only the first time."""
+        """Return the name of the value that `write` adds to the graph. For each `key`, `write` is called only once."""
         if key not in self._computed:
             self._computed[key] = write()
         return self._computed[key]
@@ -106,10 +109,11 @@ class GraphBuilder:
     def choose(
         self, condition: str, shapes: Mapping[str, tuple[int, Shape]], then: Sequence[str], otherwise: GraphBuilder
     ) -> list[str]:
-        """Return the names of values that equal `then` if `condition` holds, or else the outputs of `otherwise`.
+        """Add a conditional node with one output per item of `shapes`, and return the names of the outputs.
 
-        The runtime executes the branch `otherwise` only if `condition` does not hold. `shapes` maps the name of each
-        value to its element type and its shape.
+        If the value `condition` is true, the outputs equal the values `then`. Otherwise, the runtime executes the
+        branch `otherwise`, and the outputs equal those of the branch. `shapes` holds the element type and the shape of
+        each output, keyed by name.
         """
         then_branch = GraphBuilder(outer=self)
         for value, (name, (kind, shape)) in zip(then, shapes.items(), strict=True):
@@ -121,11 +125,11 @@ class GraphBuilder:
         return helper.make_graph(self._nodes, name, [], self._outputs)
 
     def cast_to_float(self, value: str) -> str:
-        """Add a conversion of a value to 32-bit floating point, and return the name of the converted value."""
+        """Add a node that converts a value to 32-bit floating point, and return the name of the converted value."""
         return self.add("Cast", value, to=TensorProto.FLOAT)
 
     def quantise_dynamically(self, value: str) -> tuple[str, str, str]:
-        """Add a quantisation of a value to 8 bits, and return the names of its integers, its scale and its zero point.
+        """Add a node that quantises a value to 8 bits. Return the names of the result, its scale and its zero point.
 
         Each value is quantised only once, even if several layers read it.
         """

@@ -1,8 +1,7 @@
-"""Runs of studies that are defined in Python, with data sets and loaded models in place of the paths in a study file.
+"""Runs of studies that are defined in Python. Data sets and loaded models can replace the paths in a study file.
 
-`run_of` writes these objects and the resulting study file into the folder of the run. The same objects produce the
-same files, so a later call, even in a different process, resumes the run. The command line can also use this study
-file.
+`run_of` writes these objects and a study file to the folder of the run. The same objects produce the same files, so a
+later call resumes the run, even in a different process. The command line can also use this study file.
 """
 
 from __future__ import annotations
@@ -31,22 +30,23 @@ FOLDER = "given"
 """The subfolder of the run that holds the study file and the files that the study file names."""
 _DATA_KEYS, _MODEL_KEYS = ("train", "test", "search"), ("teacher", "student")
 _STORAGE_VARIABLE = "STORAGE"
-"""The variable that replaces the URL of a database in the study file, because a URL may contain a password."""
+"""The name of the variable that replaces the URL of a database in the study file, because a URL may contain a password.
+"""
 
 
 def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
-    """Return the run of a study whose tables are given as keyword arguments, with the keys of a study file.
+    """Return the run of a study. The keyword arguments are the tables of a study file, with the same keys.
 
-    In `task`, a `datasets.Dataset` or a pandas data frame may take the place of the name of a file. In `teacher` and
-    `student`, `model` may be a loaded model, with its tokenizer as `tokenizer`. `task.metric` may be a function of
-    predictions and references that returns higher values for better predictions (see `nas.tasks.custom_metric`).
+    In `task`, a `datasets.Dataset` or a pandas data frame can replace the name of a file. In `teacher` and `student`,
+    `model` can be a loaded model, with its tokenizer as `tokenizer`. `task.metric` can be a function that takes
+    predictions and references and returns a higher value for better predictions (see `nas.tasks.custom_metric`).
 
-    A budget may be a string as for `nas init`: a share of the teacher's latency ("20%"), milliseconds ("4.0") or
-    points of accuracy that may be lost ("1pt"), optionally with a name ("fast=20%"). Without `devices`, the device is
-    this machine with ONNX Runtime, one thread and one text of 128 tokens at a time. `search_space`, `task.max_length`
-    and `task.holdout` default to the values that `nas init` proposes.
+    A budget can be a string, as for `nas init`: a percentage of the teacher's latency ("20%"), a number of milliseconds
+    ("4.0"), or the permitted loss of accuracy in points ("1pt"). The string can begin with a name ("fast=20%"). If
+    `devices` is missing, the device is this machine with ONNX Runtime, one thread and one text of 128 tokens at a time.
+    `search_space`, `task.max_length` and `task.holdout` default to the values that `nas init` proposes.
 
-    Raises a `NasError` for invalid arguments, as loading a study file with these settings would.
+    Raises a `NasError` if an argument is invalid.
     """
     if not re.fullmatch(NAME, name):
         raise StudyError(f"name: must consist of letters, digits, dots, dashes and underscores, but got {name!r}")
@@ -71,7 +71,7 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
 
 
 def _write_study(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str, str]]:
-    """Write a study and the files that it names into a folder; return the study and the values of its variables."""
+    """Write a study file and all files that it names. Return the study and the values of its variables."""
     folder.chmod(0o755)
     for key in ("task", *_MODEL_KEYS):
         if not isinstance(tables.get(key, {}), Mapping):
@@ -104,7 +104,7 @@ def _write_study(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str,
 
 
 def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the data of a task to files, and return the task's table with the names of these files."""
+    """Write the data of a task to files. Return the task's table with the names of these files."""
     values = {key: _data_name(folder, key, value) if key in _DATA_KEYS else value for key, value in task.items()}
     if "unlabelled" in task:
         values["unlabelled"] = [
@@ -123,7 +123,7 @@ def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data_name(folder: Path, name: str, rows: Any) -> Any:
-    """Write `rows` to a file and return its name. If `rows` is a path or the name of a split, return that instead."""
+    """Write a data set to a file and return the file's name. Return any other value as `_absolute` does."""
     import pandas  # datasets depends on it
 
     if isinstance(rows, pandas.DataFrame):
@@ -135,7 +135,7 @@ def _data_name(folder: Path, name: str, rows: Any) -> Any:
 
 
 def _with_model(folder: Path, key: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table of a teacher or student. A loaded model is written to a folder and replaced by its path."""
+    """Return the table of a teacher or student. A loaded model is saved to a folder, whose path replaces it."""
     values = {name: value for name, value in table.items() if name != "tokenizer"}
     model, tokenizer = values.get("model"), table.get("tokenizer")
     if not hasattr(model, "save_pretrained"):
@@ -150,7 +150,7 @@ def _with_model(folder: Path, key: str, table: Mapping[str, Any]) -> dict[str, A
 
 
 def _absolute(name: Any) -> Any:
-    """Return the absolute path of an existing file or folder; return other values, such as hub ids, unchanged."""
+    """Return the absolute path of an existing file or folder. Return any other value, such as a hub id, unchanged."""
     if not isinstance(name, str | Path):
         return name
     path = given_path(str(name))
@@ -158,7 +158,7 @@ def _absolute(name: Any) -> Any:
 
 
 def _compressed_properties(folder: Path, values: Mapping[str, Any]) -> TeacherProperties | None:
-    """Return the properties of the model to compress; None for a hub id, since hub models are not downloaded."""
+    """Return the properties of the model to compress, or None for a hub id, because hub models are not downloaded."""
     key = "student" if "student" in values else "teacher"
     name = values.get(key, {}).get("model", "")
     return TeacherProperties.at(str(folder / name) if name == f"./{key}" else name)
@@ -199,7 +199,6 @@ def _as_toml(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _toml_literal(value: Any) -> str:
-    """Return a value as a TOML literal."""
     if isinstance(value, Mapping):
         return f"{{ {', '.join(f'{_toml_literal(key)} = {_toml_literal(inner)}' for key, inner in value.items())} }}"
     if isinstance(value, Sequence) and not isinstance(value, str):

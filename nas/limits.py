@@ -1,8 +1,9 @@
-"""One-line messages for limits of the machine, such as disk space, permissions, open files and memory.
+"""One-line error messages for limits of the machine: disk space, permissions, open files, memory and similar limits.
 
 Libraries report such limits in many forms: as `OSError` with or without a path, as their own exceptions that quote the
-system's message, or as exceptions that wrap one of these. `machine_limit_of` recognises all of these forms,
-`working_on` turns such an exception into a `MachineError`, and the command line prints what `error_line` returns.
+system's message, or as exceptions that wrap one of these. `machine_limit_of` recognises all of these forms.
+`working_on` converts such an exception to a `MachineError`. The command line prints the message that `error_line`
+returns.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _LIMITS = {
     errno.ENAMETOOLONG: ("the name is too long", "use a shorter one"),
 }
 _LIMITS_WITHOUT_PATH = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Limits that do not depend on the file or folder in use, so the message does not name it."""
+"""Limits that do not depend on a file or folder. Their messages do not include the `path` given to `machine_limit_of`.
+"""
 _OTHER_REMEDIES = {
     errno.ENOENT: "correct the path",
     errno.ENOTDIR: "a folder is needed here, but a file exists: move the file away or use another folder",
@@ -56,8 +58,9 @@ _NUMBER_OF_WORDS = {
     },
 }
 _FILE_PHRASES = ("(os error", "local file")
-"""Phrases that show that a library's message is about a file. If they are absent and the exception names no path,
-"permission denied" may be about a network connection."""
+"""Phrases that show that a library's message is about a file. If a message lacks them and the exception names no path,
+"permission denied" may be about a network connection.
+"""
 _CACHE_VARIABLES = (
     "HF_DATASETS_CACHE",
     "HF_HUB_CACHE",
@@ -67,15 +70,15 @@ _CACHE_VARIABLES = (
     "RAY_TMPDIR",
     "TMPDIR",
 )
-"""Environment variables that set the folders, other than the run's, to which libraries write."""
+"""Environment variables that set the cache folders and temporary folders of libraries."""
 
 
 def machine_limit_of(problem: BaseException, path: Path | str | None = None) -> MachineError | None:
-    """Return a `MachineError` for the limit of the machine that caused an exception; None if no limit caused it.
+    """Return a `MachineError` for the limit of the machine that caused an exception, or None if no limit caused it.
 
-    `path` is the file or folder that was being read or written. The error names it if the exception does not name a
-    file or folder. If a `NasError` was raised while a different exception was being handled, that exception is
-    examined: the code may have mistaken a limit of the machine for wrong input.
+    `path` is the file or folder that was being read or written. The error names it if the exception itself names no
+    file or folder. If `problem` is a `NasError` that was raised while another exception was being handled, the other
+    exception is examined. The code may have mistaken a limit of the machine for invalid input.
     """
     if isinstance(problem, MachineError):
         return problem
@@ -97,7 +100,7 @@ def machine_limit_of(problem: BaseException, path: Path | str | None = None) -> 
 
 
 def _limit_number(problem: BaseException) -> int | None:
-    """Return the `errno` of the limit of the machine that an exception reports, or None if it reports no limit."""
+    """Return the `errno` of the machine's limit that an exception reports, or None if it reports no limit."""
     if isinstance(problem, MemoryError):
         return errno.ENOMEM
     message = str(problem)[:2000]
@@ -115,7 +118,7 @@ def _path_text(location: object) -> str:
 
 
 def _cache_remedy(location: object, worked_on: Path | str | None) -> str | None:
-    """Return advice to move a library's cache; None if `location` is not in a cache or lies within `worked_on`."""
+    """Return advice to move a library's cache, or None if `location` is not in a cache or is inside `worked_on`."""
     text = _path_text(location)
     if worked_on and Path(text).is_relative_to(worked_on):
         return None
@@ -129,7 +132,10 @@ def _cache_remedy(location: object, worked_on: Path | str | None) -> str | None:
 
 @contextmanager
 def working_on(path: Path) -> Iterator[None]:
-    """Raise a `MachineError` that names `path` if a limit of the machine causes an exception in the block."""
+    """Raise a `MachineError` if a limit of the machine causes an exception in the `with` block.
+
+    The error names `path` if the exception names no file or folder.
+    """
     try:
         yield
     except Exception as problem:
@@ -140,7 +146,7 @@ def working_on(path: Path) -> Iterator[None]:
 
 
 def error_line(problem: Exception) -> str | None:
-    """Return the line to print for a mistake of the user or a system error; None for any other exception."""
+    """Return the message to print for a user's mistake or a system error, or None for any other exception."""
     if limit := machine_limit_of(problem):
         return str(limit)
     if isinstance(problem, NasError):

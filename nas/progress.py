@@ -1,7 +1,8 @@
 """Progress of long-running work, the log of a run, and callbacks.
 
 `track` shows progress: on a terminal as a live bar, otherwise as one line every 30 seconds. `say` prints a line for the
-user, and `log` records an event in the run's `log.jsonl`. All of them also inform the listeners added by `notifying`.
+user. `log` records an event in the run's `log.jsonl`. All of them also pass events to the listeners that `notifying`
+has registered.
 """
 
 from __future__ import annotations
@@ -24,20 +25,18 @@ _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_VIEWS = 1.0
 _logs: list[IO[bytes]] = []
 Event = Mapping[str, Any]
-"""An event in a run, with its name under the key `event` and its details under further keys. See `Run.listen`."""
+"""An event of a run. The key `event` holds its name, and all other keys hold details (see `Run.listen`)."""
 Listener = Callable[[Event], object]
 _listeners: list[Listener] = []
 
 
 class Tracker(Protocol):
-    """A function to call with the amount of work done so far and an optional note."""
+    """A function that reports progress. It takes the amount of work done so far and an optional note."""
 
     def __call__(self, done: int, note: str = "") -> None: ...
 
 
 class _ProgressWithView(Progress):
-    """A progress bar with further content below it."""
-
     below: RenderableType = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -49,10 +48,10 @@ class _ProgressWithView(Progress):
 def track(
     title: str, total: int, before: int = 0, view: Callable[[], RenderableType] = lambda: ""
 ) -> Iterator[Tracker]:
-    """Show progress from `before` to `total` on standard error while the block runs, and report it to listeners.
+    """Show progress on standard error while the `with` block runs, and report it to listeners.
 
-    The block calls the `Tracker` to report how much is done. `view` returns what a terminal shows below the bar; it is
-    called at most once per second.
+    The block must call the yielded `Tracker` with the amount of work done, which rises from `before` to `total`. On a
+    terminal, the result of `view` is shown below the bar. `view` is called at most once per second, and at the end.
     """
     with _show_progress(title, total, before, view) as show:
 
@@ -95,7 +94,7 @@ def _show_progress(title: str, total: int, before: int, view: Callable[[], Rende
 
 
 def tracked(items: Collection[T], title: str) -> Iterator[T]:
-    """Yield the items while showing how many have been processed."""
+    """Yield the items, and show how many of them have been processed."""
     with track(title, len(items)) as progress:
         for done, item in enumerate(items, start=1):
             yield item
@@ -104,7 +103,7 @@ def tracked(items: Collection[T], title: str) -> Iterator[T]:
 
 @contextmanager
 def busy(message: str) -> Iterator[None]:
-    """Show a message on a terminal while the block runs, for work of unknown duration."""
+    """Show a message on a terminal while the `with` block runs. Use it for work of unknown duration."""
     if console.is_terminal:
         with console.status(message):
             yield
@@ -119,7 +118,7 @@ def say(message: str) -> None:
 
 
 def log(event: str, **details: object) -> None:
-    """Append an event with its time to the run's log, if there is one, and pass it to the listeners."""
+    """Append an event with the current time to the run's log, if there is one, and pass the event to all listeners."""
     if _logs:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         _logs[-1].write(json.dumps({"at": now, "event": event, **details}).encode() + b"\n")
@@ -134,7 +133,7 @@ def tell(event: str, **details: object) -> None:
 
 @contextmanager
 def notifying(listeners: Iterable[Listener]) -> Iterator[None]:
-    """Register listeners while the block runs. A listener that is already registered is not added again."""
+    """Register listeners while the `with` block runs. A listener that is already registered is not added again."""
     added = [listener for listener in listeners if listener not in _listeners]
     _listeners.extend(added)
     try:
@@ -146,10 +145,10 @@ def notifying(listeners: Iterable[Listener]) -> Iterator[None]:
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Append the messages of `say` and the events of `log` in the block to a file, with one JSON object per line.
+    """Append the messages of `say` and the events of `log` to a file while the `with` block runs.
 
-    Each line is written immediately and in one piece. If a crash has left an incomplete last line, the next event still
-    starts on a new line.
+    Each line of the file is a JSON object and is written immediately. If a crash has left an incomplete last line, the
+    next event still starts on a new line.
     """
     with path.open("a+b", buffering=0) as stream:
         if stream.tell():
@@ -164,7 +163,7 @@ def logged(path: Path) -> Iterator[None]:
 
 
 class Stopwatch(dict[str, float]):
-    """A stopwatch that maps the name of each part of the work to the seconds spent on that part so far.
+    """A dictionary of the seconds spent so far on each part of the work, keyed by the name of the part.
 
     `before` holds the seconds per part that earlier processes spent. `left` is the number of seconds still allowed.
     """
@@ -176,7 +175,7 @@ class Stopwatch(dict[str, float]):
 
     @property
     def left(self) -> float:
-        """The seconds that remain of the time allowed; negative once that time is over."""
+        """The number of allowed seconds that remain. It is negative once the allowed time is over."""
         return self._end - time.monotonic()
 
     def end(self, part: str) -> None:

@@ -1,7 +1,7 @@
 """The sentence-transformers files that describe the modules after an encoder: pooling, projection and normalisation.
 
-The folder of a model holds the encoder itself, a file `modules.json` that lists the modules in order, and a subfolder
-for each further module. `read_modules` and `write_modules` handle only the JSON files; the weights of a projection are
+The folder of a model holds the encoder, a file `modules.json` that lists all modules in order, and a subfolder for each
+module after the encoder. `read_modules` and `write_modules` handle only the JSON files. The weights of a projection are
 in a safetensors file next to its `config.json`.
 """
 
@@ -28,7 +28,9 @@ _MODE_OF_FLAG = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""The pooling mode that each boolean setting selects, in files that have one such setting per mode."""
+"""The pooling mode that each boolean setting selects. Some files have one such setting per mode, instead of
+`pooling_mode`.
+"""
 _MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize")
 """The last parts of the type names of the supported modules."""
 
@@ -39,7 +41,7 @@ class SentenceModules:
 
     form: NetworkForm
     dense: Path | None = None
-    """The folder of the projection; None if there is no projection."""
+    """The folder of the projection, or None if there is no projection."""
 
 
 def read_modules(folder: Path) -> SentenceModules:
@@ -87,8 +89,8 @@ def _readout(path: Path) -> Readout:
 def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: int | None = None) -> None:
     """Write the files that describe the modules after an encoder to the encoder's folder.
 
-    If `outputs` is set, the files also describe a projection to that many dimensions, but its weights are not written.
-    All versions of sentence-transformers since 2.0 know the type names in these files.
+    If `outputs` is set, the modules include a projection to that many dimensions. Its weights are not written. The type
+    names in these files are valid in all versions of sentence-transformers since 2.0.
     """
     mode = next(mode for mode, readout in _READOUT_OF_MODE.items() if readout == form.readout)
     modules: list[tuple[str, str, Mapping[str, Any] | None]] = [("Transformer", "", None)]

@@ -1,7 +1,8 @@
-"""Search spaces: immutable definitions of the architectures that a search may choose for a teacher of certain sizes.
+"""Search spaces: immutable definitions of the architectures that a search may choose.
 
-A search space is read from a TOML file that lists the allowed values of every dimension and the compression methods for
-each kind of block. Training and search use a `SearchSpace` to count, sample, mutate and cross architectures.
+A search space is made for a teacher of certain sizes. It is read from a TOML file that lists the allowed values of
+every dimension and the compression methods for each kind of block. Training and search use a `SearchSpace` to count,
+sample, mutate and cross architectures.
 """
 
 from __future__ import annotations
@@ -62,16 +63,20 @@ class Dimensions(Settings):
         Annotated[Annotated[Positive, Tag("number")] | Annotated[tuple[Whole, ...], Tag("set")], _LAYERS_DISCRIMINATOR],
         ...,
     ] = Field(min_length=1)
-    """A number keeps that many layers, evenly spaced from the first to the last. A list contains the layers to keep."""
+    """The allowed selections of layers. A number keeps that many layers, evenly spaced from the first to the last. A
+    list contains the indices of the layers to keep.
+    """
     hidden_size: tuple[Positive, ...] = Field(min_length=1)
     num_attention_heads: tuple[Positive, ...] = Field(min_length=1)
     intermediate_size: tuple[Positive, ...] = Field(min_length=1)
     keep_tokens: tuple[Positive, ...] = ()
-    """The numbers of tokens that a layer may pass on: those that receive the most attention. In addition, every layer
-    may pass on all tokens."""
+    """The numbers of tokens that a layer may pass on to the next layer. It passes on the tokens that receive the most
+    attention. Every layer may also pass on all tokens.
+    """
     exit_threshold: tuple[Annotated[float, Field(gt=0.0, lt=1.0, strict=True)], ...] = ()
-    """Confidence thresholds: a text exits early if the classifier after a layer reaches the threshold. A network
-    may always do without early exits."""
+    """The allowed confidence thresholds for early exits. A text exits early if the classifier after a layer reaches the
+    threshold. Networks without early exits are always allowed.
+    """
 
     @field_validator("hidden_size", "num_attention_heads", "intermediate_size", "keep_tokens", "exit_threshold")
     @classmethod
@@ -174,9 +179,10 @@ class SearchSpace(Settings):
 
     @classmethod
     def load(cls, name_or_path: str | Path, base: Path | None = None) -> SearchSpace:
-        """Load a search space, given by its name if it is shipped with `nas`, or else by its path (relative to `base`).
+        """Load a search space by its name if `nas` provides it, or by the path of a TOML file, relative to `base`.
 
-        Raises `SearchSpaceError` for a missing or malformed file; the message names file, key, rule and remedy.
+        Raises `SearchSpaceError` if the file is missing or malformed. The message names the file, the key, the rule and
+        the remedy.
         """
         path = Path(name_or_path)
         if path.suffix == ".toml":
@@ -193,9 +199,10 @@ class SearchSpace(Settings):
     def excluding(self, choices: tuple[str, ...]) -> SearchSpace:
         """Return a copy of the space without the compression methods in `choices`.
 
-        The name of a method or number format excludes it with any parameter and in any combination. A full form such as
-        `low_rank(8)` excludes only this form. Raises `SearchSpaceError` for `none`, which cannot be excluded, and for a
-        full form that the space lacks.
+        A choice without a parameter, such as `low_rank` or `int8`, excludes all methods that contain it, with any
+        parameter. A choice with a parameter, such as `low_rank(8)`, excludes only this variant. Raises
+        `SearchSpaceError` for `none`, which cannot be excluded, and for a choice with a parameter that the space does
+        not contain.
         """
         if "none" in choices:
             raise SearchSpaceError(
@@ -235,7 +242,7 @@ class SearchSpace(Settings):
         return self.model_dump(mode="json", exclude={"description", "name"})
 
     def contains(self, architecture: Architecture) -> bool:
-        """Whether the architecture is a point of this space."""
+        """Whether the architecture belongs to this space."""
         return (
             architecture.hidden_size in self.dimensions.hidden_size
             and architecture.embedding in self.compression.embedding
@@ -249,7 +256,7 @@ class SearchSpace(Settings):
         )
 
     def count(self) -> int:
-        """Return the exact number of architectures."""
+        """Return the exact number of architectures in this space."""
         embedding_count = len(self.dimensions.hidden_size) * len(self.compression.embedding)
         return embedding_count * sum(
             self._count_layers(len(kept)) * (len(self.exit_options) if len(kept) > 1 else 1) for kept in self.layer_sets
@@ -291,9 +298,9 @@ class SearchSpace(Settings):
         return (0, *reversed(self.dimensions.keep_tokens))
 
     def options(self, block: Block) -> tuple[tuple[int, str], ...]:
-        """Return the options (size, compression method) for one of a layer's blocks, in ascending order of size.
+        """Return the options (size, compression method) of a block in a layer, in ascending order of size.
 
-        Options that give the block no weights of its own have size 0, but come last.
+        Methods that give the block no weights of its own, such as `share` and `skip`, have size 0, but come last.
         """
         return self.attention_options if block == "attention" else self.feed_forward_options
 
@@ -317,7 +324,7 @@ class SearchSpace(Settings):
         return {}
 
     def _choices_at(self, block: Block, size: int) -> tuple[str, ...]:
-        """Return the compression methods that suit a block of this size and give it weights of its own."""
+        """Return the compression methods that suit a block of this size, except `share`, `skip` and similar methods."""
         cache = self._choices_cache
         if (block, size) not in cache:
             names = (name for name in getattr(self.compression, block) if compression(name).weights == "own")
@@ -337,14 +344,17 @@ class SearchSpace(Settings):
     def layer(
         self, source: int, attention: tuple[int, str], feed_forward: tuple[int, str], keep_tokens: int = 0
     ) -> Layer:
-        """Return a layer with these options (size, compression method). It keeps all tokens if `keep_tokens` is 0."""
+        """Return a layer. `attention` and `feed_forward` are pairs (size, compression method).
+
+        If `keep_tokens` is 0, the layer keeps all tokens.
+        """
         return Layer(source, attention[0], feed_forward[0], attention[1], feed_forward[1], keep_tokens)
 
     def repaired(self, architecture: Architecture) -> Architecture:
         """Return the most similar canonical architecture (see `Architecture.is_canonical`).
 
-        A block that shares weights, but has no layer below to share with, gets its own weights and the smallest size. A
-        layer without any block gets a feed-forward block of the smallest size. `keep_tokens` and `exit_threshold` are
+        If a block shares weights, but no lower layer has weights for it, it gets its own weights and the smallest size.
+        A layer without any block gets a feed-forward block of the smallest size. `keep_tokens` and `exit_threshold` are
         set to 0 if they would have no effect.
         """
 
@@ -368,11 +378,12 @@ class SearchSpace(Settings):
         return replace(canonical, layers=tuple(replace(layer, keep_tokens=tokens) for layer, tokens in kept))
 
     def sample(self, rng: random.Random, size: float | None = None) -> Architecture:
-        """Return a random architecture with every dimension drawn uniformly and independently.
+        """Return a random architecture. If `size` is None, every dimension is drawn uniformly and independently.
 
-        If `size`, a number from 0 (smallest) to 1 (largest), is set, the drawn sizes concentrate around it: the index
-        of each drawn value in its list is binomially distributed. If the caller draws `size` uniformly, each single
-        dimension is uniform again. Blocks without weights of their own are treated as having the smallest size.
+        Otherwise, `size` is a number from 0 (smallest) to 1 (largest), and the drawn sizes concentrate around it. The
+        index of each drawn value in its list follows a binomial distribution. If the caller draws `size` uniformly,
+        each single dimension is again uniformly distributed. `share` and `skip` are treated as the smallest size of a
+        block.
         """
 
         def draw(values: Sequence[T]) -> T:
@@ -430,9 +441,10 @@ class SearchSpace(Settings):
         return self.repaired(mutant)
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
-        """Return a child whose set of layers is that of one of the two parents.
+        """Return a child of two architectures. It has the same set of layers as one of them.
 
-        Each layer that both parents have is taken from one of them at random.
+        If both parents have a layer, the child copies the layer from one of them at random. The child also copies every
+        other dimension from a random parent.
         """
         parent, other = (first, second) if rng.random() < 0.5 else (second, first)
         other_layers = {layer.source: layer for layer in other.layers}
@@ -445,9 +457,9 @@ class SearchSpace(Settings):
         return self.repaired(child)
 
     def smallest(self) -> Architecture:
-        """Return the architecture with the fewest layers and smallest sizes.
+        """Return the architecture with the fewest layers and the smallest sizes.
 
-        Every block is present and uses the last listed compression method that suits it.
+        No block is left out. Each block uses the last compression method in its list that suits the block.
         """
 
         def option(block: Block) -> tuple[int, str]:
@@ -459,7 +471,7 @@ class SearchSpace(Settings):
         return Architecture(self.dimensions.hidden_size[0], layers, self.compression.embedding[-1])
 
     def largest(self) -> Architecture:
-        """Return the architecture of the teacher: all layers at full size, uncompressed."""
+        """Return the architecture of the teacher: all layers at full size, without compression."""
         sizes = self.dimensions
         layer = Layer(0, sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
         layers = tuple(replace(layer, source=source) for source in self.layer_sets[-1])
@@ -475,7 +487,7 @@ def _unsuitable_error(block: Block, name: str, hidden: Sequence[int], condition:
 
 
 def shipped_spaces() -> dict[str, Path]:
-    """Return the paths of the search spaces that are shipped with `nas`, keyed by name."""
+    """Return the paths of the search spaces that `nas` provides, keyed by name."""
     return {path.stem: path for path in _space_files()}
 
 

@@ -1,6 +1,6 @@
-"""Detection of columns for tagging tasks: lists of words, and lists with a tag for each of these words.
+"""Detection of columns for tagging tasks: columns with lists of words, and columns with a tag for each of these words.
 
-`nas.proposal` calls `tagged_columns` before it examines the other columns with `nas.columns`.
+`nas.proposal` calls `tagged_columns` before it examines all other columns with `nas.columns`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ _TEXT_TYPES = ("string", "large_string")
 
 
 def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Column, tuple[str, ...]]]:
-    """Return a pair for each column of tags, keyed by the column's name.
+    """Return the columns that may hold tags, keyed by name. Each value is a pair (summary, names of word columns).
 
-    The pair consists of a summary of the column and the names of the columns of words to which its tags may belong. In
-    every row, such a column of words holds a list as long as the list of tags. It has more different words than there
-    are different tags.
+    A word column is a column of words that the tags may describe. In every row, it holds as many words as there are
+    tags. It has more distinct words than there are distinct tags.
     """
     lists = {name: values for name in names if (values := _list_values(rows, name)) is not None}
     lengths = {name: pyarrow.compute.list_value_length(values).fill_null(0) for name, values in lists.items()}
@@ -49,7 +48,7 @@ def _element(rows: Dataset, name: str) -> Value | ClassLabel:
 
 
 def _list_values(rows: Dataset, name: str) -> pyarrow.ChunkedArray | None:
-    """Return the values of a column whose lists hold strings or whole numbers; None for other columns."""
+    """Return the values of a column with lists of strings or integers, or None for any other column."""
     feature = rows.features[name]
     if not isinstance(feature, List | LargeList) or not isinstance(feature.feature, Value | ClassLabel):
         return None

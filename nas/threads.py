@@ -1,8 +1,8 @@
 """Parallel work on separate items: each thread runs torch on its own item, and no operator is split among threads.
 
-An operator on a short text takes well under a millisecond. Threads that share each operator spend most of their time
-waiting for each other, and all of them wait when another process takes one of the cores. Evaluation uses
-`side_by_side`; training uses `single_threads` with a `replica` of the model for each thread.
+An operator on a short text takes well under a millisecond. If threads share each operator, they spend most of their
+time waiting for each other. All of them also wait if another process takes one of the cores. Evaluation uses
+`side_by_side`. Training uses `single_threads` and one `replica` of the model per thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @contextmanager
 def single_threads(count: int) -> Iterator[Executor]:
-    """Provide a pool of `count` threads, each of which runs torch operators single-threaded while the block runs."""
+    """Yield a pool of `count` threads. Each of them runs torch operators without using other threads."""
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -38,10 +38,10 @@ def single_threads(count: int) -> Iterator[Executor]:
 
 @contextmanager
 def side_by_side(compute: Callable[[T], R], items: Sequence[T], threads: int | None = None) -> Iterator[Iterator[R]]:
-    """Provide an iterator over the results of `compute` in the order of `items`. The results are computed in parallel.
+    """Yield an iterator over the results of `compute`, in the order of `items`.
 
-    `threads` defaults to torch's number of threads. A caller that needs no more results can leave the block early. At
-    most one further item per thread is then computed.
+    The results are computed in parallel. `threads` defaults to torch's number of threads. If the caller needs no more
+    results, it can leave the `with` block early. At most one further item per thread is then computed.
     """
     thread_count = threads or torch.get_num_threads()
     if thread_count == 1:
@@ -65,7 +65,7 @@ def replica(model: Model) -> Model:
     """Return a copy of a model that shares the model's weights but has its own gradients, hooks and training mode.
 
     A thread can run forward and backward passes on the copy while other threads use the original. In-place updates of
-    the weights affect both.
+    the weights affect both models.
     """
     shared = (*model.parameters(), *model.buffers())
     memo: dict[int, Any] = {id(tensor): tensor.detach() for tensor in shared}
@@ -75,11 +75,11 @@ def replica(model: Model) -> Model:
 
 
 def keep_freed_memory() -> None:
-    """Make this process keep large blocks of memory that it frees, in order to reuse them.
+    """Make this process reuse large blocks of freed memory instead of returning them to the system.
 
-    A training step allocates and frees the same large blocks each time. The GNU C library returns each block to the
-    system at once and gets it back page by page, which took a sixth of a step on two cores. With other C libraries this
-    function does nothing.
+    A training step allocates and frees the same large blocks each time. By default, the GNU C library returns each
+    block to the system at once and requests it again page by page. This took a sixth of a training step on two cores.
+    With other C libraries, this function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

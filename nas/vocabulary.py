@@ -1,9 +1,9 @@
-"""Vocabulary pruning: removes the pieces (tokens) that the training texts of a task never use.
+"""Vocabulary pruning: removal of the pieces (tokens of the vocabulary) that the training texts of a task never use.
 
-`prune_tokenizer` prunes WordPiece, BPE and Unigram tokenizers, and `prune_embeddings` removes the corresponding rows
-of the token embeddings. A text whose pieces are all kept is tokenised as before. In other texts, smaller pieces
-replace the removed ones. Single characters (in a byte-level BPE the symbols of the 256 bytes) are always kept, so no
-character becomes unknown.
+`prune_tokenizer` prunes WordPiece, BPE and Unigram tokenizers, and `prune_embeddings` removes the corresponding rows of
+the token embeddings. If all pieces of a text are kept, the text is tokenised as before. Otherwise, smaller pieces
+replace the removed ones. Single characters are always kept, so no character becomes unknown. In a byte-level BPE,
+single characters are the symbols of the 256 bytes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from nas.errors import TeacherError
 
 _SPECIAL_TOKEN_SETTINGS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
-"""A piece that represents a byte, in models that split unknown characters into bytes (`byte_fallback`)."""
+"""A pattern for a piece that represents a byte. Models with `byte_fallback` split unknown characters into such pieces.
+"""
 
 
 class _TokenizerModel:
-    """The model of a tokenizer in its JSON form, with the rules for which unused pieces must be kept.
+    """The model of a tokenizer in its JSON form, with rules that state which unused pieces must be kept.
 
-    This class handles WordPiece, which splits off the longest piece that a word begins with, and continues with the
-    rest of the word. After the removal of unused pieces, the longest piece is still the same, so no further
-    pieces must be kept.
+    This class handles WordPiece, which repeatedly splits off the longest piece at the start of a word. The removal of
+    unused pieces does not change which piece is the longest, so `closed` adds no pieces.
     """
 
     def __init__(self, parts: dict[str, Any]) -> None:
@@ -46,18 +46,18 @@ class _TokenizerModel:
         return vocabulary
 
     def unknown(self) -> str | None:
-        """Return the piece that stands for unknown characters; None if the model has no such piece."""
+        """Return the piece that represents unknown characters, or None if the model has no such piece."""
         return self.parts.get("unk_token")
 
     def is_needed(self, piece: str) -> bool:
-        """Whether a piece must be kept even if it is never used, because smaller pieces cannot spell it."""
+        """Whether a piece must be kept even if it is never used, because smaller pieces cannot replace it."""
         if self.parts.get("byte_fallback") and _BYTE_PIECE.fullmatch(piece):
             return True
         spelled = self._characters(piece)
         return spelled == [piece] or any(character not in self.numbers for character in spelled)
 
     def closed(self, kept: set[str]) -> set[str]:
-        """Return `kept` and the pieces without which texts of kept pieces would be tokenised differently."""
+        """Return `kept` and the other pieces that must be kept so that texts of kept pieces are tokenised as before."""
         return kept
 
     def keep(self, pieces: list[str]) -> None:
@@ -65,7 +65,7 @@ class _TokenizerModel:
         self.parts["vocab"] = {piece: number for number, piece in enumerate(pieces)}
 
     def _characters(self, piece: str) -> list[str]:
-        """Return the smallest pieces that spell a piece, one per character."""
+        """Return the pieces for the single characters of a piece."""
         start = self.prefix if piece.startswith(self.prefix) else ""
         end = self.suffix if piece.endswith(self.suffix) else ""
         body = piece[len(start) : len(piece) - len(end)]
@@ -75,9 +75,10 @@ class _TokenizerModel:
 
 
 class _BPE(_TokenizerModel):
-    """Byte-pair encoding, which repeatedly applies the first merge in the list that fits a word.
+    """Byte-pair encoding, which repeatedly applies the first merge in the list that is possible in a word.
 
-    A word is merged as before if all merges that lead to its pieces are kept, even if other merges are removed.
+    If all merges that produce the pieces of a word are kept, the word is split as before, even if other merges are
+    removed.
     """
 
     def closed(self, kept: set[str]) -> set[str]:
@@ -104,7 +105,7 @@ class _BPE(_TokenizerModel):
 class _Unigram(_TokenizerModel):
     """A unigram model, which splits a word into the pieces with the largest sum of scores.
 
-    After the removal of unused pieces, the same split still has the largest sum. The score of an unknown character is
+    The removal of unused pieces does not change which split has the largest sum. The score of an unknown character is
     the lowest score in the vocabulary minus a constant. A piece with the lowest score is kept, so that the score of an
     unknown character does not change.
     """
@@ -137,10 +138,10 @@ def prune_tokenizer(
 ) -> tuple[PreTrainedTokenizerFast, list[int]]:
     """Return a pruned tokenizer and the list of the old ids that it keeps.
 
-    `used` holds the ids of the pieces that texts use. The index of an old id in the list is its new id. Special
-    tokens, added tokens and single characters are kept too, but not tokens with an id of `rows` or more, which have no
-    embedding. Raises `TeacherError` if the type of the tokenizer is not in `PRUNABLE`, or if its post-processor,
-    which puts special tokens around texts, is not supported.
+    `used` holds the ids of the pieces that texts use. The index of an old id in the list is its new id. Special tokens,
+    added tokens and single characters are also kept. Tokens with an id of at least `rows` have no embedding, so they
+    are removed. Raises `TeacherError` if the type of the tokenizer is not in `PRUNABLE`, or if its post-processor is
+    not supported. The post-processor adds special tokens to texts.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Any] = json.loads(backend.to_str()) if backend else {"model": {"type": type(tokenizer).__name__}}
@@ -197,7 +198,7 @@ def _renumber(processor: dict[str, Any], numbers: dict[str, int]) -> None:
 
 
 def tokenizer_kind(folder: Path) -> str | None:
-    """Return the model type of the tokenizer in a folder, such as WordPiece; None if the files do not show it."""
+    """Return the model type of the tokenizer in a folder, such as WordPiece, or None if the files do not show it."""
     try:
         kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"]
         return kind if isinstance(kind, str) else None
@@ -208,10 +209,10 @@ def tokenizer_kind(folder: Path) -> str | None:
 
 
 def prune_embeddings(model: PreTrainedModel, kept: list[int], pad_token_id: int | None) -> None:
-    """Remove all rows except `kept` from a model's token embeddings, and update its configuration, in place.
+    """Remove all rows except `kept` from a model's token embeddings in place, and update the model's configuration.
 
-    `pad_token_id` is the new id of the padding token. It is used if the configuration has no padding token or if that
-    token was removed.
+    `pad_token_id` is the new id of the tokenizer's padding token. The configuration gets this id if it has no padding
+    token, or if its padding token was removed.
     """
     table: Any = model.get_input_embeddings()
     config, numbers = model.config, {row: number for number, row in enumerate(kept)}

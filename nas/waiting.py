@@ -1,8 +1,8 @@
-"""How idle OpenMP threads wait: they sleep in `nas` itself, but follow the user's environment in latency measurements.
+"""How idle OpenMP threads wait: they sleep in `nas` itself, but use the user's settings in latency measurements.
 
-By default an idle OpenMP thread spins for a while in case more work arrives. If another process is busy, the spinning
-thread occupies the core that a working thread needs, which makes training on two cores several times slower. The
-OpenMP library reads its settings only once, when it is loaded, so `nas` sets them before it imports torch.
+By default, an idle OpenMP thread spins for a while in case more work arrives. If another process is busy, the spinning
+thread occupies a core that a working thread needs. This makes training on two cores several times slower. The OpenMP
+library reads its settings only once, when it is loaded, so `nas` changes them before it imports torch.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping
 
 _WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Environment variables that control how idle threads wait, defined by the OpenMP standard, by GNU and by Intel. If the
-user has set one of them, `nas` changes nothing."""
+"""Environment variables that control how idle threads wait. They are defined by the OpenMP standard, by GNU and by
+Intel. If the user has set one of them, `nas` changes nothing.
+"""
 _CHOSEN_BY_NAS = "NAS_CHOSE_WAIT_POLICY"
 """An environment variable that is set if this module chose the wait policy. Child processes inherit the variable."""
 
@@ -24,6 +25,6 @@ def wait_passively() -> None:
 
 
 def as_served() -> Mapping[str, str]:
-    """Return the environment variables without those that `wait_passively` set, as the user's own programs see them."""
+    """Return the environment variables without those that `wait_passively` has set."""
     chosen = (_CHOSEN_BY_NAS, _WAIT_VARIABLES[0]) if _CHOSEN_BY_NAS in os.environ else ()
     return {name: value for name, value in os.environ.items() if name not in chosen}

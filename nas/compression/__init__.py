@@ -1,8 +1,8 @@
 """The compression methods for the blocks of a network: the embedding, the attention and the feed-forward blocks.
 
-Each method has its own module and an entry in `REGISTRY`. Search spaces and architectures name a method by a string
-such as `low_rank(64)+int8`, which `compression` parses. The method defines how the model, the supernet and the export
-compute and store a block.
+Each method has its own module and an entry in `REGISTRY`. `compression` parses strings such as `low_rank(64)+int8`, by
+which search spaces and architectures refer to methods. The method of a block defines how the model, the supernet and
+the export compute and store the block.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The interface of compression methods, which define how one block of a network is stored and computed.
 
-Each method is a subclass of `Compression` in its own file and has an entry in the registry. A search space refers to a
-method as `name` or `name(parameter)`. If the matrices of the method can be stored in a `Format`, the search space can
-also use `name(parameter)+format`. Torch and ONNX are imported only inside functions, so that a study can be read and
-checked without either of them.
+Each method is a subclass of `Compression` in its own file and has an entry in the registry. In a search space, a method
+is written as `name` or `name(parameter)`. If the matrices of the method can be stored in a `Format`, it can also be
+written as `name(parameter)+format`. Torch and ONNX are imported only inside functions, so that a study can be read and
+checked without importing them.
 
 A `MatrixCompression` is implemented in torch and in ONNX, and both implementations must compute the same function. The
 torch implementation is differentiable, and its results have the data type of its inputs. The supernet, the extracted
@@ -38,8 +38,8 @@ class Compression(ABC):
     """The name of the method in search spaces and architectures."""
 
     examples: ClassVar[tuple[str, ...]]
-    """Valid strings for the method. A method with a parameter has one string per example value. The contract tests
-    combine each string with every number format that `takes` accepts.
+    """Valid strings for the method, such as `low_rank(4)`. The contract tests combine each string with every number
+    format in which the method can store its matrices.
     """
 
     blocks: ClassVar[frozenset[Block]]
@@ -127,8 +127,8 @@ class MatrixCompression(Compression):
     def matrices(self, rows: int, columns: int) -> dict[str, tuple[int, int]]:
         """Return the shapes of the matrices that replace a weight (rows, columns), keyed by matrix name.
 
-        Matrices are nested: each matrix of a smaller layer consists of the first rows and columns of the larger layer's
-        matrix. The same applies to a smaller parameter of the method, such as a lower rank.
+        Matrices for a smaller layer consist of the first rows and columns of the matrices for a larger layer. The same
+        holds for a smaller parameter of the method, such as a lower rank.
         """
         return {"weight": (rows, columns)}
 
@@ -234,7 +234,7 @@ class Format(MatrixCompression):
 
 
 class Stored(MatrixCompression):
-    """A method that defines only the matrices themselves. The format `stored` defines how their numbers are stored."""
+    """A method that defines only the matrices. The format `stored` defines how their numbers are stored."""
 
     def __init__(self, stored: Format) -> None:
         self.stored = stored

@@ -1,7 +1,7 @@
 """`int4`: weights are stored as 4-bit integers, with one scale per 32 weights. Activations are not quantised.
 
-Quantisation is symmetric: the integers range from -7 to 7. The weights that share a scale are neighbours in a row, and
-the last group of a row may have fewer than 32 weights. ONNX Runtime executes this format with `MatMulNBits` and
+Quantisation is symmetric: the integers range from -7 to 7. The 32 weights that share a scale are neighbours in a row.
+The last scale of a row may cover fewer weights. ONNX Runtime executes this format with `MatMulNBits` and
 `GatherBlockQuantized`. The method saves space, but no time: on the CPU, a matrix product is about as slow as in 32-bit
 floating point.
 """

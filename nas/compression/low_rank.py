@@ -1,9 +1,9 @@
 """`low_rank(r)`: a weight is replaced by the product of two matrices, `left` (rows, r) and `right` (r, columns).
 
-The initial product projects the layer's outputs onto the r leading eigenvectors of their second-moment matrix. Among
-all weights of rank r, this product has the smallest squared error of the layer's outputs on real activations. DRONE
-(Chen et al., 2021) minimises the same error, but computes the matrices from the layer's inputs. A smaller rank uses the
-first eigenvectors of a larger rank, so all ranks can share their weights.
+At first, the product is the weight, followed by a projection onto the r leading eigenvectors of the second-moment
+matrix of the layer's outputs. Among all weights of rank r, this product has the smallest squared output error on real
+activations. DRONE (Chen et al., 2021) minimises the same error, but computes the matrices from the layer's inputs. A
+smaller rank uses the first eigenvectors of a larger rank, so all ranks can share their weights.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Quantisation with straight-through gradients: the forward pass rounds values, and the backward pass ignores this.
+"""Quantisation with straight-through gradients: the backward pass treats the rounding as the identity function.
 
-The torch implementations of the compression methods use these functions, and exports copy them into the modelling file.
+The torch implementations of the compression methods use these functions. The modelling file of an export contains
+copies of them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import torch
 
 SMALLEST_SCALE = 1e-12
-"""The smallest quantisation scale. It is used if all values that share a scale are zero."""
+"""The smallest quantisation scale. It is used for a group of values that are all zero."""
 
 
 def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Evaluation of candidates: the accuracy of sub-networks with the weights that they inherit from the supernet."""
+"""Evaluates candidates: computes the accuracy of sub-networks with weights inherited from the supernet."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Accuracy of networks: the logits of all texts of a split, the `Evaluator` of candidates, and evaluation results.
+"""Computes the accuracy of networks: `predict` returns logits, and `Evaluator` evaluates candidates.
 
-Executors call `Evaluator.evaluate` during a search. The final training and exports use the evaluator and `predict`
-for networks with weights of their own.
+Executors call `Evaluator.evaluate` during a search. The final training and exports use `Evaluator` and `predict` for
+networks that have their own weights instead of the supernet's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from nas.threads import side_by_side
 
 _TITLE = "Accuracy on the search set"
 RESULT_VERSION = 2
-"""Increase this when evaluations yield different accuracies than before, so that stored results are not reused."""
+"""The version of the evaluation method.
+
+Increase it when evaluations yield different accuracies than before, so that stored results are not reused.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,9 @@ class CandidateResult:
     """The number of texts that were evaluated."""
     seconds: float
     exits: tuple[float, ...] = ()
-    """The shares of texts that exit after the first layer, the second layer and so on; empty without early exits."""
+    """The share of texts that exit after each layer; empty if the network has no early exits."""
     complete: bool = True
-    """Whether all texts were evaluated. If not, the candidate was stopped early, and the accuracy is an estimate."""
+    """Whether all texts were evaluated. If not, the evaluation was stopped early, and the accuracy is an estimate."""
     precision: str = "float32"
     """The number format of the computation, `float32` or `bf16`."""
     confidence: float | None = None
@@ -57,7 +60,7 @@ class CandidateResult:
 
     @property
     def objective(self) -> float:
-        """The value that a search maximises: the confidence, or the accuracy if there is no confidence."""
+        """The value that a search maximises: `confidence`, or `accuracy` if `confidence` is None."""
         return self.accuracy if self.confidence is None else self.confidence
 
     def to_json(self) -> dict[str, Any]:
@@ -66,16 +69,17 @@ class CandidateResult:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CandidateResult:
-        """Return the result that a JSON object describes."""
+        """Create a result from a JSON object that `to_json` returned."""
         parsed = {"architecture": Architecture.from_json(value["architecture"]), "exits": tuple(value.get("exits", ()))}
         return cls(**value | parsed)
 
 
 def predict(forward: Callable[[Batch], np.ndarray], batches: Iterable[Batch], title: str | None = None) -> np.ndarray:
-    """Return the logits of all batches, in the order of the examples.
+    """Return the logits of all examples, in the order of the examples in the data set.
 
-    Their shape is (examples, num_labels) or, if each token has a label, (examples, tokens, num_labels). Logits after
-    the last token of a text are zero. `forward` returns the logits of one batch. Progress is shown if `title` is set.
+    The shape is (examples, num_labels) or, if each token has a label, (examples, tokens, num_labels). Logits after the
+    last token of a text are zero. `forward` returns the logits of one batch. If `title` is set, a progress bar with
+    this title is shown.
     """
     parts = [(batch.rows, forward(batch)) for batch in (tracked(list(batches), title) if title else batches)]
     stacked = _stacked([values for _, values in parts])
@@ -98,9 +102,9 @@ def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
 def forward_of(
     model: Callable[..., Any], left_after: list[int] | None = None, processor: str = "cpu"
 ) -> Callable[[Batch], np.ndarray]:
-    """Return the forward function of a torch model on a processor, for `predict`.
+    """Return a function that runs a torch model on a batch and returns the logits, for use with `predict`.
 
-    If texts can exit the model early, the number of layers that each text passed is appended to `left_after`.
+    If texts can exit the model early, the function appends the number of layers that each text passed to `left_after`.
     """
     options = {} if left_after is None else {"details": True}
 
@@ -116,21 +120,25 @@ def forward_of(
 
 
 def logits_of(model: nn.Module, texts: Dataset, title: str | None = None) -> np.ndarray:
-    """Return a model's logits for tokenised texts, in the shape that `predict` describes.
+    """Return a model's logits for tokenised texts, computed on the model's processor.
 
-    They are computed on the model's processor. Progress is shown if `title` is set.
+    `predict` describes the shape of the logits and the use of `title`.
     """
     processor = str(next(model.parameters()).device)
     return predict(forward_of(model.eval(), processor=processor), batches_by_length(texts), title)
 
 
 class Evaluator:
-    """Evaluates architectures of one supernet on one split.
+    """Evaluates sub-networks of a supernet on one split of a data set.
 
-    `shared` reuses hidden states, `raced` stops candidates that cannot win, and `bf16` computes in bf16 if that is
-    faster. Each of these options can be switched off to measure its effect. If the metric is the share of right
-    answers, `by_confidence` adds the mean probability of the right answer to the results, and candidates are compared
-    by this probability.
+    Three options make evaluations faster, and can be switched off to measure their effect:
+
+    - `shared`: reuse the hidden states of first layers that successive candidates share
+    - `raced`: stop candidates that almost certainly cannot reach the objective to beat
+    - `bf16`: compute in bf16 if that is faster
+
+    If `by_confidence` is set, candidates are compared by the mean probability of the right answer, which is added to
+    the results. `by_confidence` has an effect only if the metric is the share of right answers.
     """
 
     def __init__(  # noqa: PLR0913 (switches)
@@ -162,7 +170,7 @@ class Evaluator:
     def evaluate(self, architecture: Architecture, to_beat: float = 0.0) -> CandidateResult:
         """Evaluate an architecture with the weights that it inherits from the supernet.
 
-        The evaluation stops early as soon as it is almost certain that the objective cannot reach `to_beat`.
+        The evaluation stops early if it is almost certain that the objective will stay below `to_beat`.
         """
         started = time.monotonic()
         model = self.supernet.extract(architecture, copied=False)
@@ -184,13 +192,16 @@ class Evaluator:
         return precision_name(self._dtype == torch.bfloat16)
 
     def network(self, architecture: Architecture) -> CompactBert:
-        """Return an architecture's sub-network on the CPU, with a separate copy of its weights."""
+        """Return the sub-network with this architecture on the CPU, with a separate copy of its weights."""
         model = self.supernet.extract(architecture)
         nn.Module.to(model, "cpu")
         return model
 
     def _outputs(self, model: CompactBert, architecture: Architecture, to_beat: float = 0.0) -> _Outputs:
-        """Return an extracted model's outputs for all texts, or for the texts before its evaluation was stopped."""
+        """Run an extracted model on the texts in random order, and return its outputs.
+
+        If the evaluation is stopped early, the outputs cover only the texts that have been evaluated so far.
+        """
         states = self.states or SharedStates(limit_bytes=0)
         states.begin(architecture)
         logits_by_batch, rows, values = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
@@ -227,14 +238,14 @@ class Evaluator:
             yield
 
     def _objective_values(self, logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return each row's contribution to the objective, from 0 to 1."""
+        """Return a value from 0 to 1 for each row. The objective is the mean of these values."""
         score_rows = self.metric.confidence if self._by_confidence else self.metric.is_correct
         return score_rows(logits, self.labels[rows])
 
     def _scores(self, logits: np.ndarray, rows: np.ndarray) -> tuple[float, float | None]:
-        """Return the metric and the confidence (None if it is not used).
+        """Return the metric and the confidence, which is None if candidates are not compared by confidence.
 
-        Both are estimates if the evaluation was stopped before all rows were evaluated.
+        Both are estimates if the evaluation was stopped early.
         """
         if self._races and len(rows) < len(self.labels):
             race, accuracies = self._races
@@ -246,10 +257,10 @@ class Evaluator:
         return accuracy, objective if self._by_confidence else None
 
     def measure(self, model: CompactBert, title: str | None = None) -> tuple[float, tuple[float, ...]]:
-        """Return the metric of a model with its own weights, and the shares of texts that exit after each layer.
+        """Return the metric of a model, and the share of texts that exit after each layer.
 
-        The shares are empty if the model has no early exits. The model is moved to the evaluator's processor, run in
-        full precision, and moved back.
+        The model need not be a sub-network of the supernet. The shares are empty if the model has no early exits. The
+        model is moved to the evaluator's processor, run in full precision, and moved back.
         """
         left_after: list[int] = []
         logits = self._logits_of(model, left_after, title)
@@ -257,11 +268,11 @@ class Evaluator:
         return accuracy, exit_shares(left_after, len(model.layers)) if left_after else ()
 
     def accuracy_of(self, model: CompactBert) -> float:
-        """Return the metric of a model with its own weights, and show the progress."""
+        """Return the metric of a model (see `measure`), and show a progress bar."""
         return self.measure(model, _TITLE)[0]
 
     def judged(self, model: CompactBert) -> tuple[float, float]:
-        """Return the metric and its standard error for a model with its own weights, and show the progress."""
+        """Return the metric of a model (see `measure`) and its standard error, and show a progress bar."""
         logits = self._logits_of(model, [], _TITLE)
         return self.metric.score(logits, self.labels), standard_error(self.metric, logits, self.labels)
 
@@ -283,16 +294,16 @@ class _Outputs:
     rows: np.ndarray
     """The indices of the texts in the split, in the order of the logits."""
     left_after: list[int]
-    """The number of layers that each text passed; empty without early exits."""
+    """The number of layers that each text passed; empty if the network has no early exits."""
 
 
 def _classify(
     model: CompactBert, states: SharedStates, number: int, batch: Batch, in_float32: bool
 ) -> tuple[torch.Tensor, list[int]]:
-    """Return the logits of a batch, and the number of layers that each text passed (empty without early exits).
+    """Return the logits of a batch, and the number of layers that each text passed.
 
-    Layers are computed only up to the one after which the last text exits. If the model has no early exits,
-    `in_float32` decides whether the classifier is computed in float32.
+    If the model has no early exits, the list of numbers is empty, and `in_float32` says whether the classifier runs in
+    float32. If the model has early exits, layers after the exit of the last text are not computed.
     """
     threshold = model.config.exit_threshold
     if not threshold:

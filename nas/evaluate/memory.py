@@ -1,4 +1,4 @@
-"""A memory of complete evaluations, so that a later search with the same supernet need not repeat them.
+"""Stores complete evaluations in a file, so that a later search with the same supernet need not repeat them.
 
 `CachingExecutor` (`nas/search/executors.py`) reads the memory and adds results to it.
 """
@@ -15,12 +15,12 @@ from nas.evaluate.accuracy import CandidateResult
 
 
 class Memory:
-    """The results of evaluations, stored in a file with one JSON object per line, and looked up by architecture.
+    """Evaluation results, stored in a file with one JSON object per line, and looked up by architecture.
 
-    Incomplete lines, which a killed process may have left, are skipped. The caller must use a separate file for each
-    combination of weights, texts and method of evaluation. Each line states the precision of the result, and only
-    results of the given `precision` are used. Several processes may append to the file. The results of candidates that
-    were stopped early are not stored, because they are estimates that depend on the competitors in the search.
+    The caller must use a separate file for each combination of weights, texts and evaluation method. Each line contains
+    the precision of its result, and only results with the given `precision` are used. Several processes may append to
+    the file. Incomplete lines, which a killed process may have left, are skipped. Results of evaluations that were
+    stopped early are not stored, because they are estimates that depend on the other candidates of the search.
     """
 
     def __init__(self, path: Path, precision: str = "float32") -> None:

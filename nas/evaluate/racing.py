@@ -1,6 +1,6 @@
-"""Racing: a candidate's evaluation is stopped once its objective almost certainly stays below the one it has to beat.
+"""Racing: stops the evaluation of a candidate if its objective almost certainly stays below the objective to beat.
 
-`Evaluator` checks this with a `Race` after each batch of texts.
+`Evaluator` uses a `Race` to check this after each batch of texts.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ import math
 import numpy as np
 
 CONFIDENCE = 3.0
-"""A candidate has lost if its estimate plus this many standard errors is below the value that it has to beat."""
+"""A candidate has lost if its estimate plus this many standard errors is below the value to beat."""
 _VARIANCE_PRIOR = 4.0
-"""A term added to the sum of squared differences, because there may be differences even if none was seen yet."""
+"""A constant that is added to the sum of squared differences.
+
+Without this constant, the variance would be 0 as long as no difference has been observed.
+"""
 _MIN_SHARE = 0.1
-"""The share of examples that is always evaluated."""
+"""The share of examples that are evaluated before a candidate can lose."""
 
 
 class Race:
-    """The mean value of each example, from 0 (wrong) to 1 (right), over all completely evaluated candidates.
+    """Compares a candidate, example by example, with the mean of all completely evaluated candidates.
 
-    A candidate is compared with these means example by example, so it does not matter which examples are easy for all
-    candidates. The standard error is small, because candidates differ on few examples.
+    The value of an example is a number from 0 (wrong) to 1 (right). Because only differences from the mean count, it
+    does not matter which examples are easy for all candidates. The standard error is small, because candidates differ
+    on few examples.
     """
 
     def __init__(self, examples: int) -> None:
@@ -29,15 +33,15 @@ class Race:
         self._candidates = 0
 
     def add(self, values: np.ndarray) -> None:
-        """Add a complete evaluation. `values` has a number from 0 to 1, or a truth value, for each example."""
+        """Add a complete evaluation. `values`, (examples,), holds numbers from 0 to 1, or truth values."""
         self._value_sums += values
         self._candidates += 1
 
     def estimate(self, rows: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-        """Return an estimate of a candidate's mean value over all examples, and the estimate's standard error.
+        """Estimate a candidate's mean value over all examples. Return the estimate and its standard error.
 
-        `values` holds the candidate's values for the examples with the indices `rows`, (rows,). The standard error is 1
-        until a complete evaluation has been added.
+        `values`, (rows,), holds the candidate's values for the examples with the indices `rows`, (rows,). The standard
+        error is 1 until a complete evaluation has been added.
         """
         examples = len(self._value_sums)
         if not self._candidates:

@@ -1,7 +1,7 @@
-"""The construction of an evaluator, from the files of a run or from arrays that were sent to a worker process.
+"""Builds an `Evaluator` from the files of a run, or from arrays that were sent to a worker process.
 
-`EvaluationRecipe` names the files, and `EvaluationParts` holds their content. Executors get a recipe. The Ray executor
-reads the files once and shares the parts with its workers.
+`EvaluationRecipe` names the files, and `EvaluationParts` holds their content. Each executor gets a recipe. The Ray
+executor reads the files once, and sends the `EvaluationParts` to its workers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class EvaluationParts:
-    """Everything that an evaluator is built from. The arrays are never modified, so processes can share them."""
+    """All data from which an evaluator is built. The arrays are never modified, so processes can share them."""
 
     config: dict[str, Any]
     weights: dict[str, np.ndarray]
@@ -42,7 +42,7 @@ class EvaluationParts:
     def evaluator(self, threads: int | None = None, processor: str = "cpu") -> Evaluator:
         """Build the evaluator on a processor, `cpu` or `cuda`.
 
-        `threads` is the number of threads that PyTorch uses in this process; None leaves it unchanged.
+        `threads` is the number of threads that PyTorch uses in this process. None leaves the number unchanged.
         """
         if threads:
             torch.set_num_threads(threads)
@@ -67,7 +67,7 @@ class EvaluationRecipe:
     least_tokens: int = 0
     bf16: bool = True
     weights: str | None = None
-    """The digest that the supernet's weights must have; None accepts any weights."""
+    """The digest that the supernet's weights must have. None accepts any weights."""
     by_confidence: bool = True
     """Whether candidates are compared by the probability of the right answer instead of the metric.
 
@@ -81,7 +81,7 @@ class EvaluationRecipe:
         return self.read().evaluator(processor=self.processor)
 
     def precision(self, processor: str) -> str:
-        """Return the number format in which candidates are computed on a processor of this machine."""
+        """Return the number format (`float32` or `bf16`) in which candidates are computed on a processor."""
         hidden_size = read_json(self.supernet / "config.json", SearchError)["hidden_size"]
         return precision_name(self.bf16 and uses_bf16(hidden_size, processor))
 
@@ -109,11 +109,10 @@ class EvaluationRecipe:
 
 
 def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Dataset:
-    """Return the texts of the search set on which candidates are evaluated.
+    """Return the texts of the search set on which candidates are evaluated: those with at least `least_tokens` tokens.
 
-    These are all texts with at least `least_tokens` tokens or, if `examples` is set, about `examples` random texts of
-    that length. Groups of texts that are scored together are not divided, so shorter texts of a group may be
-    included. Raises `DataError` if no text is long enough.
+    If `examples` is set, only about this many of these texts are drawn at random. Groups of texts that are scored
+    together are not divided, so a group may include shorter texts. Raises `DataError` if no text is long enough.
     """
     long_enough = np.flatnonzero(np.asarray(split["length"]) >= least_tokens)
     if not len(long_enough):

@@ -1,6 +1,6 @@
-"""Reuse of hidden states: first layers that two successive candidates share are computed only once.
+"""Reuses hidden states: first layers that two successive candidates share are computed only once.
 
-`Evaluator` runs candidates through `SharedStates`. Executors use the prefix keys to order candidates.
+`Evaluator` runs candidates with `SharedStates`. Executors use `prefix_keys` to choose the order of candidates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DEFAULT_LIMIT_BYTES = 2**30
 
 
 def prefix_keys(architecture: Architecture) -> list[Key]:
-    """Return a key for the embeddings and one for each layer, in order.
+    """Return a list with one key for the embeddings, followed by one key for each layer.
 
     Two networks have the same hidden states after a layer if all their keys up to that layer are equal.
     """
@@ -36,11 +36,11 @@ def shared_depth(first: Sequence[Key], second: Sequence[Key]) -> int:
 
 
 class SharedStates:
-    """The hidden states of each batch in the network that was run last.
+    """Stores the hidden states of each batch in the network that was run last.
 
-    The next network reuses the states after the first layers, if both networks share these layers. Candidates that
-    share many of their first layers should therefore follow each other. States are stored in the order in which they
-    are computed, as long as they fit into `limit_bytes`. Several threads may run batches at the same time.
+    The next network reuses the states after the first layers that both networks share. Therefore, run candidates that
+    share many first layers one after the other. States are stored in the order in which they are computed, as long as
+    they fit into `limit_bytes`. Several threads may run batches at the same time.
     """
 
     def __init__(self, limit_bytes: int = _DEFAULT_LIMIT_BYTES) -> None:
@@ -50,7 +50,10 @@ class SharedStates:
         self._lock = Lock()
 
     def begin(self, architecture: Architecture) -> None:
-        """Prepare for the next network: keep the states after shared first layers, and drop all other states."""
+        """Prepare for the next network.
+
+        The hidden states of the layer prefix that it shares with the previous network are kept. All others are dropped.
+        """
         keys = prefix_keys(architecture)
         depth = shared_depth(self.keys, keys)
         for states in self._states[depth:]:
@@ -59,7 +62,10 @@ class SharedStates:
         self.keys = keys
 
     def run(self, model: CompactBert, number: int, batch: Batch) -> torch.Tensor:
-        """Return the last hidden state of a batch, (texts, tokens, hidden_size). `number` identifies the batch."""
+        """Return the hidden states of a batch after the last layer, (texts, tokens, hidden_size).
+
+        `number` identifies the batch.
+        """
         stored_depths = (depth for depth in reversed(range(len(self._states))) if number in self._states[depth])
         depth = next(stored_depths, None)
         if depth is None:
@@ -73,7 +79,10 @@ class SharedStates:
         return hidden
 
     def after_each_layer(self, model: CompactBert, number: int, batch: Batch) -> Iterator[torch.Tensor]:
-        """Yield the hidden states of a batch after the first layer, the second layer and so on, computed on demand."""
+        """Yield the hidden states of a batch after each layer, (texts, tokens, hidden_size).
+
+        `number` identifies the batch. A layer is computed only when its hidden states are requested.
+        """
         hidden: torch.Tensor | None = None
         for depth, stored in enumerate(self._states):
             if number in stored:
@@ -95,9 +104,9 @@ class SharedStates:
 
 
 def longest_prefix(architectures: Sequence[Architecture], previous_keys: Sequence[Key]) -> int:
-    """Return the index of the architecture whose prefix keys share the longest prefix with `previous_keys`.
+    """Return the index of the architecture whose `prefix_keys` share the longest prefix with `previous_keys`.
 
-    If this holds for several architectures, return the index of the first one.
+    If several architectures share the longest prefix, return the index of the first one.
     """
     depths = [shared_depth(previous_keys, prefix_keys(architecture)) for architecture in architectures]
     return depths.index(max(depths))

@@ -1,6 +1,6 @@
-"""Sampling error of a metric: how far its value on some texts may be from its value on all texts of the same kind.
+"""The sampling error of a metric: how far its value on some texts may be from its value on all texts of this kind.
 
-Accuracy floors, the final training and the verification of exports use it.
+Accuracy floors, the final training and the verification of exports use this error.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from nas.tasks import Metric
 
 SELECTION_BIAS = 2.0
-"""The number of standard errors by which the search set overestimates a network that was selected on it.
+"""The number of standard errors by which the search set overestimates a network that was selected on this set.
 
-This is the bias before the final training. On SST-2, where the standard error was 0.7 points of accuracy, the bias was
-1.5 points (studies/LOG.md, 2026-11-26). The bias grows with the noise of the metric on the search set. It is expressed
-in standard errors, so that it applies to any metric and any number of texts.
+The bias applies before the final training. On SST-2, the bias was 1.5 points of accuracy, and the standard error was
+0.7 points (studies/LOG.md, 2026-11-26). The bias grows with the noise of the metric on the search set. A bias in
+standard errors therefore applies to any metric and any number of texts.
 """
 _BOOTSTRAP_SAMPLES = 200
 
@@ -25,8 +25,8 @@ def standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> fl
     """Return the standard error of a metric on `logits` and `labels` of the same examples.
 
     If the metric is a mean over groups of texts, the error is computed from the scores of the groups, because the texts
-    of a group are not independent. Otherwise it is a bootstrap estimate, which suits any metric: the standard deviation
-    of the metric over texts that are drawn with replacement (Efron, Annals of Statistics 7, 1979). The draws are the
+    of a group are not independent. Otherwise, the error is a bootstrap estimate: the standard deviation of the metric
+    over samples of the texts that are drawn with replacement (Efron, Annals of Statistics 7, 1979). The samples are the
     same in every call.
     """
     if metric.judges_groups:

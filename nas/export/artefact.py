@@ -41,7 +41,7 @@ _BROWSER_ENTRIES = {"transformers.js_config": {"dtype": "fp32"}}
 """
 _NEW_TOKENIZER_CLASS, _OLD_TOKENIZER_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 """Two names for the class of a tokenizer that is defined only by its `tokenizer.json`. Transformers 5 writes the first
-name and loads both names. Transformers 4 and transformers.js know only the second name.
+name and accepts both names. Transformers 4 and transformers.js accept only the second name.
 """
 
 
@@ -56,9 +56,9 @@ def write_artefact(
 ) -> None:
     """Write weights (safetensors), configuration, tokenizer, ONNX file, `infer.py` and architecture to `folder`.
 
-    An existing folder is replaced. The folder is never left incomplete. `max_length` is the number of tokens to which
-    texts are truncated. The default is the tokenizer's limit. `pairs` must be true if each example is a text pair.
-    `about_task` holds additional entries for `config.json`.
+    An existing folder is replaced. A failure does not leave an incomplete folder. `max_length` is the number of tokens
+    to which texts are truncated. The default is the tokenizer's limit. `pairs` must be true if each example is a text
+    pair. `about_task` holds additional entries for `config.json`.
 
     If the teacher's class in transformers, such as `BertForSequenceClassification`, can express the architecture, the
     model is saved as an object of that class. Otherwise, the model is saved as a `CompactBert`, together with the
@@ -89,7 +89,7 @@ def write_artefact(
 def _complete_config(path: Path, config: CompactBertConfig, further_entries: Mapping[str, Any], pairs: bool) -> None:
     """Add the entries of `config.json` that the model's class does not write.
 
-    They include `hidden_size` and `num_hidden_layers`: text-embeddings-inference needs these two settings, but
+    These entries include `hidden_size` and `num_hidden_layers`. text-embeddings-inference needs these two settings, but
     DistilBERT has other names for them.
     """
     sizes = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers}

@@ -97,7 +97,7 @@ class Span(NamedTuple):
     end: int
     """The position after the last character of the span. `start` is the position of the first character."""
     score: float
-    """The mean probability of the tags of the span's words."""
+    """The mean probability of the tags of all words in the span."""
 
 
 class Classifier:
@@ -119,7 +119,7 @@ class Classifier:
         return self._run(encode(self.tokenizer, text, second))
 
     def _run(self, tokens: Encoding) -> np.ndarray:
-        """Return the logits of a text, (labels,), the logits of its tokens, (tokens, labels), or its embedding."""
+        """Return the network's output for a text: logits (labels,), logits (tokens, labels) or an embedding."""
         values = {
             "input_ids": tokens.ids,
             "attention_mask": tokens.attention_mask,
@@ -132,9 +132,9 @@ class Classifier:
     def classify(self, text: str, second: str | None = None, *, every: bool = False) -> list[tuple[str, float]]:
         """Return (label, probability) pairs for a text, the most likely label first.
 
-        If a text can have several labels, the result has the labels that reach their thresholds. Otherwise, it has only
-        the most likely label. With `every`, the result has all labels. For a model with a single output, the result is
-        the name and the score of the output.
+        If a text can have several labels, the result has the labels that reach their thresholds. Otherwise, the result
+        has only the most likely label. With `every`, the result has all labels. For a model with a single output, the
+        result is the name and the score of the output.
         """
         problem_type, names = self.config.get("problem_type"), self.config.get("id2label", {})
         label_probabilities = probabilities(self.logits(text, second), problem_type)

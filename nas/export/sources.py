@@ -1,4 +1,4 @@
-"""Read the source code of Python modules: the origin of each name, and the lines of each definition.
+"""Find the origin of each name and the lines of each definition in the source code of Python modules.
 
 `standalone.py` uses this module to copy definitions into the modelling file of an export.
 """
@@ -20,7 +20,8 @@ from nas.errors import ExportError
 _INSTALLED_MODULES = sys.stdlib_module_names | {"numpy", "torch", "transformers"}
 
 Import = tuple[str, str]
-"""An import: the name of a module and a name in this module. The second name is empty if the module itself is imported.
+"""An import, as a pair of a module's name and the name of an object in the module. The second name is empty if the
+module itself is imported.
 """
 
 
@@ -105,7 +106,7 @@ class ModuleSource:
         return self._members[node]
 
     def uses(self, node: ast.AST) -> tuple[list[str], set[str]]:
-        """Return the names that a syntax tree of this module reads, and the attributes that it accesses.
+        """Return the names that the code in `node` reads, and the attributes that this code accesses.
 
         Attributes of installed modules are left out. For example, `functional.linear` does not count as a use of a
         method `linear`.

@@ -27,7 +27,7 @@ from nas.model.modeling import AUTO_MODELS
 MODELING_FILE = "modeling_compact_bert.py"
 _MODULE = MODELING_FILE.removesuffix(".py")
 _METHODS_FOR_USERS = {"freeze"}
-"""Methods that no copied code uses, but that a user may call on a loaded model."""
+"""Methods that no copied code calls, but that a user may call on a loaded model."""
 _REGISTRY = ("nas.compression", "REGISTRY")
 """The module and the name of the registry of compression methods. Instead of copying the registry, the generator writes
 a new one with only the methods of the network.
@@ -54,7 +54,7 @@ def auto_map(network_type: NetworkType) -> dict[str, str]:
 def modeling_source(config: CompactBertConfig) -> str:
     """Return the source code of the modelling file for a network with this configuration.
 
-    The file requires only torch and transformers. Raises `ExportError` as `source_of` does.
+    The file requires only torch and transformers. Raises `ExportError` for the same reasons as `source_of`.
     """
     return source_of(config.architecture.choices, config.network_type)
 
@@ -62,8 +62,8 @@ def modeling_source(config: CompactBertConfig) -> str:
 def source_of(methods: Iterable[str], network_type: NetworkType = "sequence_classifier") -> str:
     """Return the source code of the modelling file for networks with these compression methods.
 
-    Raises `ExportError` if the source code of a method cannot be read, or if two copied definitions or imports have the
-    same name.
+    Raises `ExportError` if the source code of a method cannot be read, or if one name refers to different objects in
+    the copied code.
     """
     names = sorted({name for spec in methods for name in compression(spec).names})
     return _CopiedCode({name: REGISTRY[name] for name in names}, network_type).text()
@@ -91,7 +91,7 @@ class _CopiedCode:
         self.methods = methods
         self.auto_class, model = AUTO_MODELS[network_type]
         self.definitions: dict[str, str] = {}
-        """The names of the modules that define the copied objects, keyed by the name of the object."""
+        """The module of each copied definition, keyed by the name that is defined."""
         self.imports: dict[str, Import] = {}
         self.mentioned = set(_METHODS_FOR_USERS)
         """The names of the attributes that copied code uses."""
@@ -104,9 +104,9 @@ class _CopiedCode:
                 self._follow_uses(module, name)
 
     def _follow_uses(self, module: str, name: str) -> None:
-        """Follow every name in a definition to its own definition or import, and record both for copying.
+        """Record everything on which a definition depends, so that it is copied too.
 
-        In a class, only the names in the copied members are followed.
+        In a class, only the copied members are considered.
         """
         if (module, name) == _REGISTRY:
             for method in self.methods.values():

@@ -1,9 +1,9 @@
-"""The static model, a baseline: a linear model of the mean of the teacher's token embeddings.
+"""The static model, a baseline: a linear classifier or regression on the mean token embedding of a text.
 
-The model has neither attention nor layers and is trained in seconds, so networks should be more accurate than it. The
-model is linear, so the logits of a mean of embeddings are the mean of the logits of the single embeddings. The model is
-therefore stored as a table with one row of logits per token. The pipeline fits the model, writes it as an ONNX file,
-and verifies the file like an export.
+The token embeddings are the teacher's. The model has neither attention nor layers and is trained in seconds, so
+networks should be more accurate. Because the model is linear, its logits for a mean of embeddings are the mean of its
+logits for the embeddings. The model is therefore stored as a table with one row of logits per token. The pipeline fits
+the model, writes it as an ONNX file, and verifies the file like an export.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_PRODUCTS = 400_000
 sample of the training rows is used.
 """
 _FEWEST_ROWS = 5_000
-"""The smallest size of the sample of training rows, even if `_MAX_PRODUCTS` requires a smaller sample."""
+"""The smallest sample of training rows, even if a larger sample exceeds `_MAX_PRODUCTS`."""
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 """The values that are tried as the inverse regularisation strength. The value with the best score on the search set is
 used.
@@ -40,7 +40,7 @@ _IMPOSSIBLE_LOGIT = 1e3
 
 @dataclass(frozen=True)
 class StaticModel:
-    """A linear model of texts. The logits of a text are the mean of its tokens' rows in `table`, plus `bias`."""
+    """A linear classifier or regression. A text's logits are the mean of its tokens' rows in `table`, plus `bias`."""
 
     table: np.ndarray
     """The logits of each token, (vocab_size, outputs)."""

@@ -1,4 +1,4 @@
-"""Check that `infer.py` and transformers produce, for an export, the tokens with which its accuracy was measured.
+"""Check that `infer.py` and transformers tokenise texts in the same way as the measurement of an export's accuracy.
 
 The export step calls `check_tokens` for each folder that it writes.
 """

@@ -66,7 +66,7 @@ class Artefact:
     def answers(self, split: Dataset) -> tuple[np.ndarray, list[int]]:
         """Return the logits of a split, and the number of layers that each text passed before it exited.
 
-        The numbers of layers are in no particular order. Their list is empty if the network has no early exits.
+        The list of these numbers has no particular order. It is empty if the network has no early exits.
         """
         batches = (
             small_batch
@@ -97,7 +97,8 @@ class Artefact:
     def network(self, early: bool = False) -> Network:
         """Return the network whose latency is measured.
 
-        If the runtime is torch or `early` is set, this is the reloaded model. Otherwise, it is the served file.
+        If the runtime is torch or `early` is set, the result is the reloaded model. Otherwise, the result is the served
+        file.
         """
         is_file = self.device.runtime != "torch" and not early
         return served_files(self.folder, self.device.runtime)[0] if is_file else as_compact(self.folder)
@@ -178,12 +179,13 @@ def verify(
 ) -> dict[str, Any]:
     """Measure an export, reloaded from disk, and the teacher. Write the result to `verification.json` and return it.
 
-    The top-level metrics are those on the first device. If there are several devices, `devices` holds the metrics on
-    each device. `references` holds the teacher on each device, or None if the export is the teacher itself. Without a
-    budget, `met` is true on every measured device. `about` holds additional entries for the file.
+    The top-level metrics in the result are those on the first device. If there are several devices, the entry `devices`
+    holds the metrics on each device. `references` holds the teacher on each device, or None if the export is the
+    teacher itself. Without a budget, `met` is true on every measured device. `about` holds additional entries for the
+    result.
 
-    A device outside the cluster cannot be measured here. Its latencies and its `met` are None until the latencies are
-    imported.
+    A device outside the cluster cannot be measured here. For such a device, the latencies and `met` are None until the
+    latencies are imported.
     """
     by_device = {
         device.name: _verify_on(Artefact(folder, device), reference, budget, test, metric, texts)
@@ -222,7 +224,7 @@ def on_all(by_device: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def on_each(verification: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the verification on each device, keyed by device name."""
+    """Split a combined verification into the verifications on each device, keyed by device name."""
     by_device: dict[str, dict[str, Any]] = verification.get("devices") or {verification["device"]: dict(verification)}
     return by_device
 
@@ -404,7 +406,7 @@ def stored_metrics(artefact: Artefact) -> dict[str, float]:
 
 
 def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the standard error of a metric. For a fraction of correct answers, it is the binomial standard error."""
+    """Return the standard error of a metric. For a fraction of correct answers, the binomial formula is used."""
     if not metric.is_share:
         return standard_error(metric, logits, labels)
     share = metric.score(logits, labels)

@@ -1,7 +1,7 @@
 """Access to the Hugging Face hub: snapshots of repositories, splits of data sets, and uploads.
 
-No other part of `nas` sends requests to the hub. The functions here return local folders and data sets. They raise
-errors that say in one line what went wrong and what the user can do about it.
+No other part of `nas` sends requests to the hub. The functions return local folders and data sets. Each error message
+says in one line what went wrong and what the user can do about it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Translation of the Hugging Face hub's errors into one line that names the problem and the remedy.
+"""Translates errors of the Hugging Face hub into one-line messages that name the problem and the remedy.
 
-The context manager `translated_errors` turns the exceptions of the hub's client into `TeacherError` or `DataError`.
-`is_out_of_reach` and `why_out_of_reach` determine whether and why the hub is out of reach, so that callers can use
-earlier downloads instead.
+The context manager `translated_errors` converts exceptions of the hub client into `TeacherError` or `DataError`.
+`is_out_of_reach` and `why_out_of_reach` tell whether and why the hub gave no answer, so that callers can use earlier
+downloads instead.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from nas.limits import machine_limit_of
 Kind = Literal["model", "dataset"]
 ERRORS: dict[Kind, type[NasError]] = {"model": TeacherError, "dataset": DataError}
 KEYS: dict[Kind, str] = {"model": "teacher.model", "dataset": "task.hub"}
-"""The study setting that holds the id of a repository, for each kind of repository."""
+"""The setting of the study file that holds the id of a repository, keyed by the kind of repository."""
 TABLES: dict[Kind, str] = {"model": "teacher", "dataset": "task"}
-"""The table of the study file that names a repository, for each kind of repository."""
+"""The table of the study file that holds the settings for a repository, keyed by the kind of repository."""
 _NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 _NOT_FOUND: dict[Kind, str] = {
     "model": "is not a folder next to the study, and the hub has no such model or it is private",
     "dataset": "the hub has no such data set or it is private",
 }
 FAILURES = (HTTPError, OfflineModeIsEnabled)
-"""The exceptions that are raised if a request gets no valid answer."""
+"""The exceptions that the hub client raises if a request gets no valid answer."""
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 REFUSED_TOKEN = "the hub does not accept your token; log in again with `hf auth login`, or correct or unset HF_TOKEN"
 _MAX_REVISIONS_LISTED = 10
@@ -54,7 +54,7 @@ _MAX_REVISIONS_LISTED = 10
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and warnings of the hub client within the block."""
+    """Silence the progress bars and warnings of the hub client within the `with` block."""
     verbosity, had_bars = logging.get_verbosity(), not are_progress_bars_disabled()
     logging.set_verbosity(CRITICAL)
     disable_progress_bars()
@@ -68,7 +68,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def translated_errors(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
-    """Convert errors of the hub within the block into a `TeacherError` or `DataError` with a message of one line.
+    """Convert hub errors within the `with` block into a `TeacherError` or `DataError` with a one-line message.
 
     `name` and `revision` are the requested repository and revision. If the cause is a limit of this machine, such as a
     full disk, a `MachineError` is raised instead. The hub client is silenced as in `quiet`.
@@ -85,7 +85,10 @@ def translated_errors(kind: Kind, name: str, revision: str | None) -> Iterator[N
 
 
 def is_out_of_reach(problem: Exception) -> bool:
-    """Whether the hub gave no answer about a repository, in which case an earlier download may be used instead."""
+    """Whether the hub gave no answer about a repository.
+
+    In this case, the caller may use an earlier download instead.
+    """
     if isinstance(problem, HfHubHTTPError):
         code = problem.response.status_code
         return code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS
@@ -93,7 +96,7 @@ def is_out_of_reach(problem: Exception) -> bool:
 
 
 def why_out_of_reach(problem: Exception) -> str:
-    """Return the reason why the hub gave no answer, as a clause for messages."""
+    """Return a clause for messages that says why the hub gave no answer."""
     if isinstance(problem, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     if not isinstance(problem, HfHubHTTPError):
@@ -112,7 +115,6 @@ def is_refused_token(problem: HfHubHTTPError) -> bool:
 
 
 def _error(kind: Kind, name: str, revision: str | None, problem: Exception) -> NasError:
-    """Return the error to raise for an exception of the hub client."""
     while isinstance(problem, LocalEntryNotFoundError | RevisionResolutionError) and isinstance(
         problem.__cause__, Exception
     ):
@@ -124,7 +126,7 @@ def _error(kind: Kind, name: str, revision: str | None, problem: Exception) -> N
 
 
 def _reason(kind: Kind, name: str, problem: Exception) -> str:
-    """Return what is wrong with the repository, and the remedy."""
+    """Return the part of the message that says what is wrong with the repository and what the user can do about it."""
     if isinstance(problem, HFValidationError):
         return f"is not a hub id such as owner/name; correct it, or give the path of {_local_alternative(kind)}"
     if is_out_of_reach(problem):
@@ -140,7 +142,7 @@ def _reason(kind: Kind, name: str, problem: Exception) -> str:
 
 
 def _refusal(kind: Kind, name: str, problem: HfHubHTTPError) -> str:
-    """Return why the hub refused a request, and the remedy."""
+    """Return the part of the message that says why the hub refused a request and what the user can do about it."""
     code, has_token = problem.response.status_code, bool(get_token())
     if isinstance(problem, GatedRepoError):
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
@@ -164,7 +166,6 @@ def _refusal(kind: Kind, name: str, problem: HfHubHTTPError) -> str:
 
 
 def _offline_remedy(kind: Kind, name: str, problem: Exception) -> str:
-    """Return the remedy if the hub is out of reach."""
     if isinstance(problem, OfflineModeIsEnabled):
         download = f"`hf download {'--repo-type dataset ' if kind == 'dataset' else ''}{name}`"
         return f"unset HF_HUB_OFFLINE, run {download} while online, or give {_local_alternative(kind)}"
@@ -178,7 +179,10 @@ def _local_alternative(kind: Kind) -> str:
 
 
 def _known_revisions(kind: Kind, name: str) -> str:
-    """Return the remedy for an unknown revision: the branches and tags that exist, if the hub lists them."""
+    """Return the remedy for an unknown revision.
+
+    The remedy names the existing branches and tags if the hub lists them.
+    """
     try:
         refs = HfApi().list_repo_refs(name, repo_type=kind)
     except (HTTPError, OSError, ValueError):

@@ -47,12 +47,15 @@ class Snapshot:
 
     @property
     def folder(self) -> Path:
-        """The folder in the cache that holds the downloaded files. It exists only if something was downloaded."""
+        """The folder in the cache that holds the downloaded files. It does not exist before the first download."""
         folder = repo_folder_name(repo_id=self.name, repo_type=self.kind)
         return Path(constants.HF_HUB_CACHE).expanduser().resolve() / folder / "snapshots" / self.commit
 
     def files(self) -> list[str]:
-        """Return the paths of all files in the snapshot, or only of downloaded files if the hub is out of reach."""
+        """Return the paths of all files in the snapshot.
+
+        If the hub is out of reach, the list may contain only the files that were downloaded before.
+        """
         with translated_errors(self.kind, self.name, self.commit):
             try:
                 return self._listing()
@@ -64,7 +67,7 @@ class Snapshot:
                 return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
     def download(self, files: Iterable[str]) -> Path:
-        """Download the `files` that are not stored locally yet, and return the local folder that holds all `files`."""
+        """Download those of the `files` that are not stored locally, and return the folder that holds all `files`."""
         patterns = [glob.escape(file) for file in files]
         with translated_errors(self.kind, self.name, self.commit):
             return self._fetch(patterns)
@@ -80,10 +83,11 @@ class Snapshot:
 
 
 def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """Return the snapshot of a branch, tag or commit (by default of the main branch), and an empty string.
+    """Return the snapshot of a branch, tag or commit, and an empty string.
 
-    If the hub is out of reach, return the snapshot that was found last for this revision, and the reason as a string.
-    Raises `TeacherError` or `DataError` if there is no snapshot.
+    If `revision` is None, the main branch is used. If the hub is out of reach, return the snapshot that was found last
+    for this revision, and a string that says why the hub is out of reach. Raises `TeacherError` or `DataError` if there
+    is no snapshot.
     """
     with translated_errors(kind, name, revision):
         if revision and is_commit(revision) and (known := Snapshot(kind, name, revision)).folder.is_dir():
@@ -102,7 +106,7 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
 def latest(kind: Kind, name: str, revision: str | None) -> tuple[str | None, str]:
     """Return the commit that a branch or tag points to now, and an empty string.
 
-    If the hub is out of reach, return None and the reason as a string.
+    If the hub is out of reach, return None, and a string that says why the hub is out of reach.
     """
     with translated_errors(kind, name, revision):
         commit, problem = _request_commit(kind, name, revision)
@@ -110,7 +114,7 @@ def latest(kind: Kind, name: str, revision: str | None) -> tuple[str | None, str
 
 
 def _request_commit(kind: Kind, name: str, revision: str | None) -> tuple[str | None, Exception | None]:
-    """Return the commit of a revision, or the exception if the hub is out of reach; one of the two is None."""
+    """Return the commit of a revision and None, or None and the exception if the hub is out of reach."""
     try:
         return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=_TIMEOUT_S).sha, None
     except FAILURES as problem:
@@ -120,14 +124,18 @@ def _request_commit(kind: Kind, name: str, revision: str | None) -> tuple[str | 
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is the full hash of a commit, which always refers to the same files."""
+    """Whether a revision is the full hash of a commit.
+
+    Unlike a branch or a tag, a commit always refers to the same files.
+    """
     return bool(_COMMIT.fullmatch(revision))
 
 
 def model_folder(snapshot: Snapshot, weights: bool) -> Path:
-    """Return the local folder with a model's configuration and tokenizer and, if `weights` is set, with its weights.
+    """Download a model's configuration and tokenizer, and return the local folder that holds these files.
 
-    Raises `TeacherError` if the snapshot has no configuration, or no weights in safetensors format.
+    If `weights` is set, download the weights to the same folder. Raises `TeacherError` if the snapshot has no
+    configuration, or no weights in safetensors format.
     """
     files = [file for file in snapshot.files() if "/" not in file]
     if "config.json" not in files:

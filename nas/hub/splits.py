@@ -1,8 +1,8 @@
-"""Data sets on the hub: their configurations and splits, and the rows of a split.
+"""Reads data sets on the hub: finds their configurations and splits, and reads the rows of a split.
 
-The datasets library decides which files belong to which configuration and split. For this it gets an outline of the
-repository: a folder with the same paths, in which all files are empty, except those that describe the data. Only the
-files of the splits that a study names are downloaded, and no code from a data set is ever run.
+The datasets library decides which files belong to which configuration and split. For this purpose, it gets an outline
+of the repository: a folder with the same file paths, in which only the files that describe the data set have content.
+Only the files of the splits that a study names are downloaded. No code from a data set is ever run.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ class Split:
     files: tuple[str, ...]
     kind: str
     options: Mapping[str, Any]
-    """Settings that the data set specifies for reading its files, such as the separator of CSV."""
+    """Settings that the data set specifies for reading its files, such as the separator in CSV files."""
     features: Features | None
 
     def rows(self, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]) -> Dataset:
-        """Return all rows of the split, after downloading its files.
+        """Download the files of the split, and return all rows.
 
         `read` reads a single local file whose suffix is one of `suffixes`. If a file has a different suffix, or if the
-        split has `options`, the datasets library reads all files instead. Raises `DataError` if they cannot be read.
+        split has `options`, the datasets library reads all files instead. Raises `DataError` if the files cannot be
+        read.
         """
         folder = self.snapshot.download(self.files)
         paths = [folder / file for file in self.files]
@@ -81,9 +82,10 @@ class Split:
 
 
 def splits(snapshot: Snapshot, config: str | None) -> dict[str, Split]:
-    """Return the splits of a data set's configuration, keyed by split name.
+    """Return the splits of a data set, keyed by split name.
 
-    Raises `DataError` if there is no such configuration, or if the data set does not consist of files with rows.
+    `config` names a configuration of the data set. If it is None, the default configuration is used. Raises `DataError`
+    if there is no such configuration or no default, or if the data set does not consist of files with rows.
     """
     files = snapshot.files()
     repository = snapshot.name.rpartition("/")[2]
@@ -112,7 +114,7 @@ def splits(snapshot: Snapshot, config: str | None) -> dict[str, Split]:
 def read_split(
     snapshot: Snapshot, config: str | None, split: str, read: Callable[[Path], Dataset], suffixes: tuple[str, ...]
 ) -> Dataset:
-    """Return the rows of a split, or of an expression such as `train[:1000]+validation`.
+    """Return the rows of `split`, which is the name of a split or an expression such as `train[:1000]+validation`.
 
     See `Split.rows` for `read` and `suffixes`. Raises `DataError` if a split does not exist or cannot be read.
     """
@@ -130,20 +132,23 @@ def read_split(
 
 
 def split_names_in(split: str) -> list[str]:
-    """Return the names of the splits in an expression: `train` and `validation` for `train[:1000]+validation`."""
+    """Return the names of the splits in an expression.
+
+    For example, they are `train` and `validation` in `train[:1000]+validation`.
+    """
     return list(dict.fromkeys(part.partition("[")[0].strip() for part in split.split("+")))
 
 
 def check_split(snapshot: Snapshot, splits_by_name: Mapping[str, Split], name: str) -> None:
-    """Raise `DataError` if `name` is not among the data set's splits, `splits_by_name`."""
+    """Raise `DataError` if `name` is not a key of `splits_by_name`, which holds the splits of the data set."""
     if name not in splits_by_name:
         raise DataError(f"{snapshot}: has no split {name!r}; use one of {', '.join(splits_by_name)} for train and test")
 
 
 def _create_outline(outline: Path, files: list[str], descriptions: Path) -> None:
-    """Create a folder with the repository's paths and empty files.
+    """Create the folder `outline` with the file paths of the repository.
 
-    Only the files that describe the data are not empty: they are copied from `descriptions`.
+    The files that describe the data set are copied from the folder `descriptions`. All other files are empty.
     """
     for file in files:
         path = PurePosixPath(file)
@@ -188,7 +193,10 @@ def _splits_in(snapshot: Snapshot, outline: Path, config: str | None) -> dict[st
 
 
 def _relative_paths(snapshot: Snapshot, outline: Path, paths: list[str]) -> tuple[str, ...]:
-    """Return paths relative to the repository. Raises `DataError` if one is outside of the repository."""
+    """Convert paths in the outline to paths relative to the repository.
+
+    Raises `DataError` if a path is outside of the repository.
+    """
     outside = next((path for path in paths if not Path(path).is_relative_to(outline)), None)
     if outside is not None:
         raise DataError(

@@ -1,6 +1,6 @@
 """Uploads to the hub: `upload` replaces the content of a model repository with the files of a local folder.
 
-`nas.export.publishing` calls it for `nas push`; nothing else uploads anything.
+`nas.export.publishing` calls `upload` for `nas push`. Nothing else in `nas` uploads anything.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Upload:
 
 
 def upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Upload:
-    """Replace the content of a model repository with the files of a folder, in one commit named `title`.
+    """Replace the content of a model repository with the files of a folder, in one commit with the message `title`.
 
-    If the repository does not exist, it is created: private if `private` is set, otherwise with the account's default
-    visibility. An existing repository must be private if `private` is set. Unless it is empty, it must contain a file
-    named `mark`, by which an earlier upload is recognised. Files of the repository that are not in the folder are
-    deleted. Hidden files of the folder are not uploaded.
+    If the repository does not exist, it is created: as a private one if `private` is set, otherwise with the default
+    visibility of the account. If `private` is set, an existing repository must be private too. An existing repository
+    must be empty or contain a file named `mark`, which shows that it holds an earlier upload. Files that only the
+    repository contains are deleted. Hidden files of the folder are not uploaded.
 
-    Raises `ExportError` if the repository breaks one of these rules, or if the hub refuses the upload.
+    Raises `ExportError` if the repository breaks one of these rules, or if the upload fails.
     """
     with quiet():
         try:
@@ -81,7 +81,7 @@ def _upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Up
 
 
 def _reason(problem: Exception) -> str:
-    """Return what is wrong with the upload, and the remedy."""
+    """Return the part of the message that says why the upload failed and what the user can do about it."""
     while isinstance(problem, RuntimeError) and isinstance(problem.__cause__, Exception):
         problem = problem.__cause__  # the error of a single file, which a thread uploads
     if isinstance(problem, HFValidationError):

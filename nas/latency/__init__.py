@@ -1,4 +1,4 @@
-"""Measure the latency of sub-networks on a device in an isolated process, and predict it from block profiles.
+"""Measures the latency of networks in a separate process, and predicts the latency of sub-networks from profiles.
 
 This file imports nothing, so that a process on a Ray node can import `nas.latency.workers` without loading PyTorch.
 """

@@ -1,9 +1,9 @@
 """Archives with which networks are measured on a device outside the cluster.
 
-An archive contains the networks as ONNX files, the program that measures them (`runner.py`), and a job, which lists
-the measurements. The program needs only Python, numpy and onnxruntime, and writes `result.json`. `Job.write` creates
-the archive for `nas device bundle`, and `Job.read` reads the result for `nas device import`. The result is validated
-as data; nothing in it is ever executed.
+An archive contains the networks as ONNX files, the program that measures them (`runner.py`), and a file that lists the
+measurements (`job.json`). The program needs only Python, numpy and onnxruntime, and writes `result.json`. `Job.write`
+creates the archive for `nas device bundle`. `Job.read` reads the result for `nas device import`. The result is only
+parsed and validated. Nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -46,15 +46,18 @@ Milliseconds = Annotated[float, Field(gt=1e-5, lt=1e6, strict=True, allow_inf_na
 
 @dataclass(frozen=True)
 class Job:
-    """The networks that are to be measured on a device, and a digest by which their result is recognised."""
+    """The networks to measure on a device outside the cluster.
+
+    `digest` identifies the job: a result is accepted only if it contains the same digest.
+    """
 
     device: Device
     digest: str
     groups: list[tuple[dict[str, Network], int]]
     """Groups of networks whose measurements are interleaved, each with its number of rounds.
 
-    A group maps names to networks, with the reference network first. Every name except `REFERENCE` occurs only once in
-    the job.
+    A group is a dictionary of networks, keyed by name, with the reference network first. Every name except `REFERENCE`
+    occurs only once in the job.
     """
     texts: Texts
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -63,7 +66,7 @@ class Job:
     """The networks whose peak memory is measured, keyed by name."""
 
     def write(self, path: Path, command: str) -> None:
-        """Write the archive atomically. Its README shows `command`, which imports the result."""
+        """Write the archive atomically. Its README tells the user to import the result with `command`."""
         write_atomically(path, lambda draft: self._write_archive(draft, command))
 
     def _write_archive(self, path: Path, command: str) -> None:
@@ -99,9 +102,9 @@ class Job:
                 archive.writestr("README.txt", _README.format(count=count, command=command))
 
     def read(self, path: Path) -> tuple[dict[str, LatencyRecord], dict[str, float]]:
-        """Read a result. Return its latency records and peak memories (10^6 bytes), both keyed by network name.
+        """Read the result file `path`. Return its latency records and peak memories, both keyed by network name.
 
-        Raises `DeviceError` if the file is not a valid result of this job.
+        Peak memories are in 10^6 bytes. Raises `DeviceError` if the file is not a valid result of this job.
         """
         result = _Result.read(path)
         if result.job != self.digest:
@@ -133,7 +136,10 @@ class Job:
         return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
 
     def _check(self, path: Path, group: _Group, reference: str) -> None:
-        """Raise `DeviceError` if a group has no reference network, or not equally many samples of each length."""
+        """Raise `DeviceError` if a group lacks its reference network or has missing samples.
+
+        Each network must have the same number of samples for each text length.
+        """
         if reference not in group.samples_ms:
             raise DeviceError(f"{path}: each group must have its reference network, but one has none; measure again")
         for name, samples_by_length in group.samples_ms.items():

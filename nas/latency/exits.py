@@ -1,8 +1,8 @@
-"""Measure networks with early exits: one measurement for each layer after which a text can exit.
+"""Measures networks with early exits: one measurement for each layer after which a text can exit.
 
-The record of such a network mixes these measurements in proportion to the shares of texts that exit after each layer.
-The search and the verification of exports call `measure_with_exits`. For the archives of `nas device bundle`,
-`at_each_depth` is called before the measurement and `mixed` after the measurement.
+The record of such a network mixes these measurements in proportion to the share of texts that exit after each layer.
+The search and the verification of exports call `measure_with_exits`. For archives of `nas device bundle`,
+`at_each_depth` prepares the networks, and `mixed` combines their records.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ def measure_with_exits(
     title: str,
     texts: Texts = NO_TEXTS,
 ) -> dict[str, LatencyRecord]:
-    """Time networks as `measure` does, but time each model with early exits once for each depth (number of layers).
+    """Measure networks as `measure` does, but measure each model with early exits once per depth (number of layers).
 
-    `exits` maps the names of the models with early exits to the shares of texts that exit after each layer. For each
-    depth, the exits of a model are set so that all texts exit there. The record `<name>` mixes the measurements of a
-    model in proportion to the shares, and the record `<name>/worst` is the measurement with all layers.
+    `exits` maps the name of each model with early exits to the share of texts that exit after each layer. For each
+    depth, a copy of the model is measured in which all texts exit at this depth. The record `<name>` mixes the
+    measurements of all depths in proportion to the shares. The record `<name>/worst` is the measurement with all
+    layers.
     """
     return mixed(measure(device, at_each_depth(networks, exits), rounds, title, texts), exits)
 
 
 def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[float]]) -> dict[str, Network]:
-    """Return the networks, keyed by name, with each model named in `exits` replaced by one copy per depth.
+    """Return the networks, with each model that is named in `exits` replaced by one copy per depth (number of layers).
 
-    In the copy `<name>/<depth>`, all texts exit after `depth` layers.
+    In the copy named `<name>/<depth>`, all texts exit after `depth` layers.
     """
     expanded: dict[str, Network] = {}
     for name, network in networks.items():
@@ -54,7 +55,11 @@ def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[
 
 
 def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[float]]) -> dict[str, LatencyRecord]:
-    """Return the records, with a model's records for its depths replaced by `<name>` (mixed) and `<name>/worst`."""
+    """Combine the records of all depths of a model into two records, `<name>` and `<name>/worst`.
+
+    `measured` holds the records of the networks that `at_each_depth` returned; see `measure_with_exits`. Records of
+    models that are not named in `exits` are returned unchanged.
+    """
     records = dict(measured)
     for name, shares in exits.items():
         records_by_depth = [records.pop(f"{name}/{depth}") for depth in range(1, len(shares) + 1)]
@@ -65,7 +70,7 @@ def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[fl
 def _models_by_exit_depth(
     model: CompactBert,
 ) -> Iterator[tuple[int, CompactBert]]:
-    """Yield each depth with a copy of the model in which all texts exit at this depth and not before."""
+    """Yield pairs of a depth and a copy of the model in which all texts exit at this depth."""
     for depth in range(1, len(model.layers) + 1):
         forced = copy.deepcopy(model)
         with torch.no_grad():

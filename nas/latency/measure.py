@@ -1,9 +1,9 @@
-"""Measure the latency and peak memory of networks on a device.
+"""Measures the latency and the peak memory of networks on a device.
 
 `measure` writes networks to a temporary folder, and a worker in a new process (see `workers.py`) times them. Networks
 are written and timed in groups, so that neither the disk nor the memory has to hold all networks at once. The
 measurements of the networks in a group are interleaved. Profiling, the search and the verification of exports call
-`measure`; `bundle.py` uses the same steps for archives.
+`measure`. `bundle.py` uses other functions of this module to write archives and to read their results.
 """
 
 from __future__ import annotations
@@ -33,22 +33,28 @@ Network = CompactBert | tuple[BlockChain, CompactBertConfig] | Path
 GROUP = 40
 """The largest number of networks in a group, not counting the reference network."""
 REFERENCE = "reference"
-"""The name of a reference network that only shows how fast the machine is, and whose latency is not a result."""
+"""The name of a reference network that is measured only to determine how fast the machine is.
+
+`measure` returns no record for this network.
+"""
 Keep = Callable[[dict[str, LatencyRecord]], None]
 """A function that receives the records of each group as soon as the group has been measured."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The token ids that networks are fed when they are measured."""
+    """The texts, as token ids, with which networks are measured."""
 
     ids: tuple[int, ...] = ()
     """The ids of real texts, concatenated. If empty, random ids are used."""
     vocab_size: int = 1
-    """The vocabulary size of networks that are files. A model's configuration states its vocabulary size."""
+    """The vocabulary size of networks that are given as files.
+
+    The vocabulary size of other networks is read from their configuration.
+    """
 
     def rows(self, batch_size: int, length: int, vocab_size: int) -> list[list[int]]:
-        """Return token ids (batch_size, length), all below `vocab_size`."""
+        """Return `batch_size` lists of `length` token ids, all below `vocab_size`."""
         if not self.ids:
             return np.random.default_rng(0).integers(0, vocab_size, (batch_size, length)).tolist()
         return (np.resize(np.asarray(self.ids), (batch_size, length)) % vocab_size).tolist()
@@ -66,16 +72,16 @@ def measure(
     tokens: Mapping[str, int] = MappingProxyType({}),
     keep: Keep = lambda records: None,
 ) -> dict[str, LatencyRecord]:
-    """Time networks on a device in one new process, and return their records, keyed by network name.
+    """Measure the latency of networks on a device in a new process, and return the records, keyed by network name.
 
-    The networks are measured in groups (see `grouped`). In each of the `rounds` rounds, all networks of a group take
-    their turns. The first network is the reference network: it is measured with every group and shows how fast the
-    machine was at that time. If there are several groups, their records are scaled so that the reference network takes
-    the same time in all groups. If it is named `REFERENCE`, the records are not scaled; instead, each record has its
-    latency as `reference_ms`.
+    The networks are measured in groups (see `grouped`). In each of the `rounds` rounds, all networks of a group are
+    timed in random order. The first network is the reference network. It is measured with every group, and shows how
+    fast the machine was at that time. If there are several groups, their records are scaled so that the reference
+    network has the same median latency in all groups. If the reference network is named `REFERENCE`, the records are
+    not scaled. Instead, its latency is stored as `reference_ms` in all other records.
 
     Each network is fed texts of all the device's lengths, equally often, and its record has the samples of all lengths.
-    A network that is named in `tokens` is fed only texts of the length that `tokens` states. `keep` receives the
+    A network that is named in `tokens` is fed only texts of the length `tokens[name]`. `keep` is called with the
     records of each group as soon as the group has been measured. Raises `DeviceError` if the measuring process fails.
     """
     groups = grouped(networks)
@@ -100,12 +106,18 @@ def measure(
 
 
 def _report_progress(progress: Tracker, group: int, rounds: int, done: int) -> None:
-    """Report the progress over the rounds of all groups. A group that is measured repeatedly is counted once."""
+    """Report the progress over the rounds of all groups.
+
+    The rounds of a group are counted only once, even if the group is measured repeatedly.
+    """
     progress(group * rounds + min(done, rounds))
 
 
 def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
-    """Divide networks into groups of at most `GROUP`. Each group also has the first network, the reference network."""
+    """Divide networks into groups of at most `GROUP` networks.
+
+    The first network is the reference network, which is added to every group.
+    """
     if not networks:
         return []
     reference, *names = networks
@@ -114,11 +126,11 @@ def grouped(networks: Mapping[str, Network]) -> list[dict[str, Network]]:
 
 
 def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) -> dict[str, LatencyRecord]:
-    """Merge the records of several groups, scaled as if the machine had been equally fast during all of them.
+    """Merge the records of several groups, scaled as if the machine had been equally fast for all groups.
 
     Each group is scaled so that the reference network has the same median latency in all groups. Ratios within a group
-    stay unchanged. The records of a single group, or of groups whose reference network is named `REFERENCE`, are not
-    scaled.
+    do not change. The records are not scaled if there is only one group, or if the reference network is named
+    `REFERENCE`.
     """
     if len(groups) < 2 or reference == REFERENCE:
         return {name: record for group in groups for name, record in group.items()}
@@ -131,10 +143,10 @@ def on_one_scale(groups: Sequence[Mapping[str, LatencyRecord]], reference: str) 
 
 
 def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: Texts) -> dict[str, float]:
-    """Return the peak memory, in 10^6 bytes, of a process that serves a network, keyed by network name.
+    """Measure the peak memory of each network, and return it in 10^6 bytes, keyed by network name.
 
-    Each network is served by a process of its own. The result is empty if the operating system does not report peak
-    memory.
+    Each network is served by a separate process, whose peak memory is measured. The result is empty if the operating
+    system does not report peak memory.
     """
     peaks: dict[str, float] = {}
     with open_worker(device) as worker, track(f"Memory on {device.name}", len(networks)) as progress:
@@ -147,7 +159,10 @@ def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: 
 
 
 def conditions(device: Device) -> dict[str, Any]:
-    """Return the environment of a device: processor, runtime, versions, and `fingerprint`, a hash of all of these."""
+    """Return the environment of a device: its processor, its runtime, and the versions of the software.
+
+    The entry `fingerprint` is a hash of all other entries.
+    """
     with open_worker(device) as worker:
         return worker.environment
 
@@ -155,9 +170,9 @@ def conditions(device: Device) -> dict[str, Any]:
 def item_of(
     device: Device, name: str, network: Network, path: Path, texts: Texts, tokens: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return the entry of a network in a measurement job: its name, its file and its inputs.
+    """Write a network to the file `path`, and return its entry in a measurement job: its name, its file and its inputs.
 
-    The network is first written to the file `path`, unless it is a file already.
+    A network that is given as a file is not written.
     """
     lengths = (tokens[name],) if name in tokens else device.lengths
     with working_on(path):
@@ -167,7 +182,10 @@ def item_of(
 def _write_network(
     device: Device, network: Network, path: Path, texts: Texts, lengths: Iterable[int]
 ) -> list[dict[str, Any]]:
-    """Write a network to `path` unless it is a file already, and return its inputs, one set for each length."""
+    """Write a network to `path` unless it is a file already, and return its inputs.
+
+    The list has one set of inputs for each length.
+    """
     if isinstance(network, Path):
         return _token_inputs(device, lengths, texts.vocab_size, texts)
     if isinstance(network, tuple):
@@ -182,7 +200,7 @@ def records_of(
 ) -> dict[str, LatencyRecord]:
     """Return the records of a measured group, keyed by network name.
 
-    A network named `REFERENCE` gets no record: its latency becomes the `reference_ms` of all other records.
+    A network named `REFERENCE` gets no record. Its latency is stored as `reference_ms` in all other records.
     """
     measured_at = when or datetime.now(UTC).isoformat(timespec="seconds")
     records = {
@@ -207,7 +225,7 @@ def _network_file(worker: MeasurementWorker, number: int, network: Network) -> P
 
 
 def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts: Texts) -> list[dict[str, Any]]:
-    """Return one set of inputs per length, with all inputs that a network may have.
+    """For each length, return all inputs that a network may have: token ids, attention mask and token types.
 
     The runtime ignores inputs that the network lacks.
     """
@@ -223,7 +241,10 @@ def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts
 
 
 def _hidden_inputs(device: Device, lengths: Iterable[int], hidden_size: int, copies: int) -> list[dict[str, Any]]:
-    """Return one set of inputs per length: the hidden states that a chain of blocks reads, and the attention mask."""
+    """For each length, return the inputs of a chain of blocks: hidden states and the attention mask.
+
+    `copies` is the number of inputs with hidden states.
+    """
     names = ["hidden", *(f"hidden_{copy}" for copy in range(1, copies))]
     return [
         {name: {"kind": "float", "shape": [device.batch_size, length, hidden_size]} for name in names}

@@ -1,10 +1,10 @@
-"""The profile of a device: measured latencies of blocks, from which `Profile` predicts latencies of sub-networks.
+"""The profile of a device: measured latencies of blocks, from which `Profile` predicts the latency of sub-networks.
 
-The prediction is the sum of the latencies of the blocks, corrected by a `Fit` to a few complete sub-networks. The
-correction is needed because blocks are timed in chains of equal blocks, while a complete network differs in three ways:
-a sequence of different blocks runs less efficiently, blocks that compute only the first token find their inputs in the
-cache, and a small network keeps more of its weights in the cache than a large one. `profiling.py` measures profiles,
-and the search uses them to predict the latencies of candidates.
+The prediction is the sum of the block latencies, corrected by a `Fit` to a few complete sub-networks. The correction is
+needed because blocks are timed in chains of equal blocks, and a complete network differs from such chains in three
+ways. First, a sequence of different blocks runs less efficiently. Second, blocks that compute only the first token find
+their inputs in the cache. Third, a small network keeps more of its weights in the cache than a large one.
+`profiling.py` measures profiles, and the search uses profiles to predict the latency of candidates.
 """
 
 from __future__ import annotations
@@ -27,27 +27,30 @@ from nas.latency.record import throughput_per_s
 
 EMBEDDINGS_AND_CLASSIFIER, _FIRST_ONLY_PREFIX = "ends/", "first_"
 _OUTER_PREFIXES = (EMBEDDINGS_AND_CLASSIFIER, _FIRST_ONLY_PREFIX)
-"""The name prefixes of the parts that `PartSums` treats as outer parts: embeddings with classifier, and blocks that
-compute only the first token."""
+"""The name prefixes of the parts that count as outer parts (see `PartSums`).
+
+The outer parts are the embeddings with the classifier, and blocks that compute only the first token.
+"""
 
 
 class PartSums(NamedTuple):
-    """The summed latencies of a network's parts, each of which was measured separately."""
+    """The summed latencies of a network's parts. Each part was measured separately."""
 
     inner_ms: float
     """The sum over blocks that compute all tokens."""
     outer_ms: float
-    """The sum over all other parts: embeddings with classifier, and blocks that compute only the first token."""
+    """The sum over all other parts: the embeddings with the classifier, and blocks that compute only the first
+    token."""
 
     @property
     def ms(self) -> float:
-        """The sum over all parts."""
+        """The total latency of all parts, in milliseconds."""
         return self.inner_ms + self.outer_ms
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted function that maps the summed latencies of a network's parts to the latency of the network."""
+    """A fitted function that predicts the latency of a network from the summed latencies of its parts."""
 
     offset_ms: float
     inner: float
@@ -55,7 +58,10 @@ class Fit:
     outer: float
     """The factor for the latencies of the embeddings, the classifier and blocks that compute only the first token."""
     bend: float = 0.0
-    """A number that is added to both factors for the first `knee_ms` of the sum. Older profiles do not have it."""
+    """A number that is added to both factors for the first `knee_ms` milliseconds of the sum over all parts.
+
+    Profiles of older versions lack this number.
+    """
     knee_ms: float = 0.0
 
     def at(self, parts: PartSums) -> float:
@@ -66,22 +72,28 @@ class Fit:
 
 @dataclass(frozen=True)
 class Profile:
-    """The block latencies of one search space on one device, in milliseconds, and the measured error of predictions."""
+    """The block latencies of a search space on one device, and the measured error of predictions."""
 
     device: Device
     environment: dict[str, Any]
     blocks_ms: dict[str, dict[str, float]]
-    """The latency of each part, keyed by its name (see `part_name`) and then by the number of tokens."""
+    """The latency of each part in milliseconds, keyed by part name (see `part_name`) and then by number of tokens."""
     fit: Fit
     noise: tuple[float, ...]
-    """The variation among runs on texts of one length: evenly spaced quantiles of latency, divided by the median."""
-    memory: tuple[float, float] | None
-    """The offset and the slope of the linear function that predicts peak memory from stored size, both in megabytes.
+    """How much the latency varies among runs on texts of the same length.
 
-    None if no budget limits peak memory.
+    The values are evenly spaced quantiles of the latency, divided by its median.
+    """
+    memory: tuple[float, float] | None
+    """The offset and the slope of the linear function that predicts peak memory from stored size.
+
+    Both sizes are in 10^6 bytes. None if no budget limits peak memory.
     """
     teacher: dict[str, float]
-    """The measured metrics of the uncompressed teacher. Limits in percent are relative to them."""
+    """The metrics of the uncompressed teacher on this device, keyed by metric name.
+
+    Limits in percent are relative to these metrics.
+    """
     smallest_p50_ms: float
     """The measured median latency of the smallest sub-network of the space."""
     error: dict[str, float]
@@ -89,9 +101,12 @@ class Profile:
     held_out: list[dict[str, float]] = field(default_factory=list)
     """`predicted_ms` and `measured_ms` of each held-out sub-network."""
     noisy: bool = False
-    """Whether the machine was disturbed during all attempts of at least one measurement."""
+    """Whether there is a measurement during which the machine was disturbed in every attempt."""
     readout: Readout = "first"
-    """The tokens that the classifier reads. If it reads only the first one, the last layers compute only that token."""
+    """The tokens that the classifier reads.
+
+    If the classifier reads only the first token, the last layers compute only this token.
+    """
 
     @property
     def teacher_p50_ms(self) -> float:
@@ -103,10 +118,10 @@ class Profile:
         return self.predict(architecture, exits)["p50_ms"]
 
     def predict(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
-        """Return the predicted latency metrics of a sub-network for texts of all the device's lengths, keyed by name.
+        """Return the predicted latency metrics of a sub-network, keyed by metric name.
 
-        `exits` holds the shares of texts that exit after the first layer, the second layer and so on. If it is empty,
-        all texts run through all layers.
+        The metrics cover texts of all the device's lengths. `exits` holds the share of texts that exit after each
+        layer. If `exits` is empty, all texts pass through all layers.
         """
         parts = [part_sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
         shares = exits or (1.0,)  # one share per layer or, without exits, only one for the last layer
@@ -128,7 +143,11 @@ class Profile:
 
     @cached_property
     def _noise_factors(self) -> tuple[float, float, float]:
-        """The median, 95th percentile and mean of the noise: factors on the latency if all texts take equally long."""
+        """The median, the 95th percentile and the mean of `noise`.
+
+        If all texts take equally long, the latency is multiplied by these factors to predict its median, 95th
+        percentile and mean.
+        """
         return _summary(np.array(self.noise), np.full(len(self.noise), 1.0 / len(self.noise)))
 
     def predict_memory_mb(self, stored_mb: float) -> float:
@@ -162,9 +181,9 @@ def _summary(values: np.ndarray, weights: np.ndarray) -> tuple[float, float, flo
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
-    """Return the value below which a `share` of the total weight lies; the weights sum to 1.
+    """Return the value below which a `share` of the total weight lies.
 
-    If the share falls exactly between two values, return their mean.
+    The weights must sum to 1. If the share falls exactly between two values, return the mean of the two.
     """
     order = np.argsort(values)
     order = order[weights[order] > 0.0]
@@ -180,8 +199,9 @@ def part_sums(
 ) -> list[PartSums]:
     """Return the cumulative latencies of a network's parts for a text of `length` tokens.
 
-    The first item covers the embeddings and the classifier, the second item adds the first layer, and so on. Latencies
-    between measured numbers of tokens are interpolated linearly.
+    The first item covers the embeddings and the classifier, the second item adds the first layer, and so on. `table`
+    holds the latencies of the parts (see `Profile.blocks_ms`). Latencies between the measured numbers of tokens are
+    interpolated linearly.
     """
 
     def cost(part: str, tokens: int) -> float:
@@ -202,9 +222,9 @@ def part_sums(
 
 
 def stages(architecture: Architecture, length: int, readout: Readout = "first") -> Iterator[list[tuple[str, int]]]:
-    """Yield lists of a network's parts. A part is a pair of its name in profiles and the number of tokens it computes.
+    """Yield one list for the embeddings and the classifier, which are a single part, and then one list for each layer.
 
-    The first list has one part for the embeddings and the classifier; each further list has the parts of one layer.
+    Each item of a list is a part, as a pair of its name in profiles (see `part_name`) and its number of input tokens.
     """
     hidden, tokens = architecture.hidden_size, length
     yield [(f"{EMBEDDINGS_AND_CLASSIFIER}{hidden}/{architecture.embedding}", tokens)]
@@ -225,6 +245,7 @@ def stages(architecture: Architecture, length: int, readout: Readout = "first") 
 def part_name(block: Block, hidden: int, size: int, choice: str, first_only: bool) -> str:
     """Return the name under which profiles store a block's latency.
 
-    `first_only` says whether the block computes only the first token instead of all tokens.
+    `choice` names the compression method. `first_only` says whether the block computes only the first token instead of
+    all tokens.
     """
     return f"{_FIRST_ONLY_PREFIX if first_only else ''}{block}/{hidden}/{size}/{choice}"

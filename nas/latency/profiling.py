@@ -1,10 +1,10 @@
-"""Measurement of a device's profile: which networks are measured, and how the profile is computed from their latencies.
+"""Measures the profile of a device: defines the networks to measure, and computes the profile from their latencies.
 
 `ProfileRecipe` defines the networks and computes the `Profile`. `build_profile` measures the networks on a device that
-can be reached; for other devices, `bundle.py` writes an archive. The latency of a block is the latency of a chain of
-equal blocks, divided by the number of blocks. A machine may be faster at some times than at others. Therefore, one
-reference network is measured with every group, and all latencies are scaled by its latency. The prediction error is
-measured on held-out sub-networks and stored in the profile.
+can be reached. For other devices, `bundle.py` writes an archive. The latency of a block is the latency of a chain of
+equal blocks, divided by the number of blocks. The speed of a machine may change over time. Therefore, one reference
+network is measured with every group, and all latencies are scaled by its latency. The prediction error is measured on
+held-out sub-networks and stored in the profile.
 """
 
 from __future__ import annotations
@@ -35,29 +35,41 @@ from nas.model.stock import form_of
 from nas.space import SearchSpace
 
 _METHOD_VERSION = 13
-"""Increment this when blocks are measured or the fit is computed in a different way, so that profiles are rebuilt."""
+"""The version of the measurement method.
+
+Increment it when blocks are measured or the fit is computed in a different way, so that profiles are rebuilt.
+"""
 _COPIES = 4
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _MEMORY_MEASURED = 16, 24, 6
 """The numbers of complete networks that are measured for the fit, for the test of the fit, and for peak memory.
 
-The first number includes the teacher, although the fit does not use it."""
+`_FITTED` includes the teacher, although the fit does not use the teacher.
+"""
 _SHALLOW_EVERY = 3
-"""One in this many random networks for the fit has the fewest layers that the space allows. Random sampling yields few
-such networks, but the fit needs some, because their latencies deviate from those of other networks."""
+"""One in this many random networks for the fit is cut to the fewest layers that the search space allows.
+
+Random sampling yields few such shallow networks. The fit needs some of them, because their latencies deviate from those
+of other networks.
+"""
 _TEACHER = "teacher"
 _MAX_LENGTHS = 4
-"""The largest number of text lengths at which blocks are measured; latencies in between are interpolated linearly."""
+"""The maximum number of text lengths at which blocks are measured.
+
+Latencies between these lengths are interpolated linearly.
+"""
 _MIN_SUM_RATIO = 1.5
-"""All coefficients are fitted only if the largest sum of parts is at least this many times the smallest one."""
+"""All coefficients are fitted only if the largest sum of part latencies is at least this many times the smallest."""
 _PENALTY = 0.1
 """The weight of the penalty on differences between slopes: the usual relative error of a measurement, divided by the
 expected difference between slopes."""
 _KEEP_ALL_TOKENS = 10**6
 """A value of `keep_tokens` that is larger than the length of any text."""
 _MAX_VOCABULARY = 4096
-"""The largest vocabulary of the measured networks. Networks with a larger one would take longer to write to files, and
-would look up tokens just as fast."""
+"""The maximum vocabulary size of the measured networks.
+
+A larger vocabulary would take longer to write to files, and would not change the latency.
+"""
 _NOISE_PROBABILITIES = (np.arange(20) + 0.5) / 20
 """The probabilities of the quantiles that represent the distribution of latency at one length."""
 
@@ -66,7 +78,7 @@ _NOISE_PROBABILITIES = (np.arange(20) + 0.5) / 20
 class ProfileRecipe:
     """Everything that determines a profile, except the machine.
 
-    The teacher's weights do not matter, only its sizes, because the measured networks have artificial weights.
+    The sizes of the teacher matter, but its weights do not, because the measured networks have artificial weights.
     """
 
     device: Device
@@ -79,7 +91,7 @@ class ProfileRecipe:
     texts: Texts = NO_TEXTS
 
     copies: ClassVar[int] = _COPIES
-    """The number of blocks in the chains of equal blocks that are timed."""
+    """The number of blocks in each chain of equal blocks that is measured."""
 
     @property
     def digest(self) -> str:
@@ -106,9 +118,10 @@ class ProfileRecipe:
 
     @cached_property
     def sub_networks(self) -> dict[str, Architecture]:
-        """The complete sub-networks that are measured, keyed by name.
+        """The architectures of the complete networks that are measured, keyed by name.
 
-        They are the teacher, the smallest sub-network, random ones for the fit, and random ones to test the fit.
+        They are the teacher, the smallest sub-network, random sub-networks for the fit, and random sub-networks to test
+        the fit.
         """
         rng = random.Random(f"profile/{self.seed}")
         sub_networks = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
@@ -121,9 +134,10 @@ class ProfileRecipe:
         return sub_networks
 
     def _random_sub_network(self, rng: random.Random) -> Architecture:
-        """Return a random sub-network. If it has early exits, cut it to some of its first layers, without exits.
+        """Return a random sub-network without early exits.
 
-        With artificial weights, texts would exit after arbitrary layers, but the fit needs networks of every depth.
+        If the drawn architecture has early exits, return only a random number of its first layers, without exits. With
+        artificial weights, texts would exit after arbitrary layers, but the fit needs networks of every depth.
         """
         drawn = self.space.sample(rng)
         if not drawn.exit_threshold:
@@ -131,12 +145,15 @@ class ProfileRecipe:
         return self._first_layers(drawn, rng.randint(1, len(drawn.layers)))
 
     def _first_layers(self, architecture: Architecture, count: int) -> Architecture:
-        """Return a copy of an architecture that has only its first `count` layers, and no early exits."""
+        """Return a copy of an architecture with only its first `count` layers, and without early exits."""
         return self.space.repaired(replace(architecture, layers=architecture.layers[:count], exit_threshold=0.0))
 
     @cached_property
     def tokens(self) -> list[int]:
-        """The text lengths, in tokens, at which blocks are measured: at most `_MAX_LENGTHS` of all that can occur."""
+        """The text lengths, in tokens, at which blocks are measured.
+
+        If more than `_MAX_LENGTHS` lengths can occur, they are an evenly spaced selection of these lengths.
+        """
         longest = max(self.device.lengths)
         dropped = (kept for kept in self.space.dimensions.keep_tokens if kept < longest)
         needed = sorted({*self.device.lengths, *dropped})
@@ -147,7 +164,10 @@ class ProfileRecipe:
 
     @cached_property
     def reference(self) -> Network:
-        """The network that is measured with every group: a large feed-forward block, the slowest kind of block."""
+        """The network that is measured with every group.
+
+        It is a single feed-forward block with the largest sizes, because this is the slowest kind of block.
+        """
         sizes = self.space.dimensions
         layer = Layer(_template_layer(self.space), sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
         architecture = Architecture(hidden_size=sizes.hidden_size[-1], layers=())
@@ -165,7 +185,10 @@ class ProfileRecipe:
         return {REFERENCE: max(self.device.lengths)} | {name: count for name, (_, count) in blocks.items()}
 
     def blocks(self) -> dict[str, tuple[Network, int]]:
-        """Return the networks with which blocks are timed, each with its number of tokens, keyed by `part@tokens`."""
+        """Return the networks with which blocks are timed, keyed by `<part>@<tokens>`.
+
+        Each network is paired with its number of input tokens.
+        """
         parts = dict(_block_networks(self.space, self.base))
         return {f"{part}@{count}": (network, count) for part, network in parts.items() for count in self.tokens}
 
@@ -183,10 +206,11 @@ class ProfileRecipe:
         whole: Mapping[str, LatencyRecord],
         peaks: Mapping[str, float],
     ) -> Profile:
-        """Return the profile, computed from the records of blocks and of complete sub-networks.
+        """Compute the profile from measurements.
 
-        `blocks` and `whole` hold these records, and `peaks` the peak memory of sub-networks in 10^6 bytes, all keyed by
-        name. Raises `DeviceError` if peak memory is needed but the device does not report it.
+        `blocks` holds the latency records of blocks, `whole` those of complete sub-networks, and `peaks` the peak
+        memory of sub-networks in 10^6 bytes. All three are keyed by network name. Raises `DeviceError` if peak memory
+        is needed but the device does not report it.
         """
         reference_ms = whole[_TEACHER].reference_ms
         whole = {name: record.scaled(reference_ms / record.reference_ms) for name, record in whole.items()}
@@ -233,7 +257,7 @@ class ProfileRecipe:
     def _table(self, records: Mapping[str, LatencyRecord], reference_ms: float) -> dict[str, dict[str, float]]:
         """Return the latencies of each part in milliseconds, keyed by part name and then by number of tokens.
 
-        They are scaled as if the reference network had taken `reference_ms` in all measurements.
+        The latencies are scaled as if the reference network had taken `reference_ms` in all measurements.
         """
         table: dict[str, dict[str, float]] = {}
         for name, record in records.items():
@@ -269,7 +293,7 @@ def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None)
     """Measure all blocks of a search space and some complete sub-networks on a device, and return the profile.
 
     The samples are stored in the file `parts`, so that an interrupted measurement can resume. `inputs` is a digest of
-    the recipe and the machine. Samples that were stored with a different digest are not used.
+    the recipe and the machine. Stored samples with a different digest are not used.
     """
     device, stored = recipe.device, _StoredRecords(parts, inputs, recipe.device)
     blocks = stored.measured("blocks")
@@ -319,11 +343,11 @@ class _StoredRecords:
 
 
 def fitted(parts: Sequence[PartSums], measured: Sequence[float]) -> Fit:
-    """Fit a function that predicts latencies of networks from their `parts`, by least squares of the relative errors.
+    """Fit a function that predicts the latency of a network from its `parts`, by least squares of the relative errors.
 
-    A small penalty favours equal slopes for inner and outer parts, and for sums below and above the knee, which is the
-    mean of the sums. Slopes therefore differ only if the measurements clearly require it. If the sums of the networks
-    hardly differ, only one factor is fitted.
+    The function may have different slopes for inner and outer parts (see `PartSums`), and for sums below and above a
+    knee. The knee is the mean of the sums. A small penalty keeps the slopes equal unless the measurements clearly
+    require a difference. If the sums of the networks hardly differ, only one factor is fitted.
     """
     (inner, outer), y = np.transpose(parts), np.asarray(measured)
     totals = inner + outer
@@ -358,7 +382,10 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
 
 
 def _template_layer(space: SearchSpace) -> int:
-    """Return the index of the layer that measured blocks imitate: the second, because the first may be untypical."""
+    """Return the index of the teacher layer that measured blocks imitate.
+
+    It is the second layer, because the first layer may be untypical.
+    """
     return min(1, space.teacher.num_hidden_layers - 1)
 
 

@@ -1,4 +1,4 @@
-"""The measurement worker of a device that is a Ray node.
+"""Measures networks on a device that is a Ray node.
 
 `RayWorker` starts an actor on the node, and the actor owns a `LocalWorker` there. The actor occupies the Ray resource
 that is named after the device, so that only one measurement runs on the node at a time.
@@ -24,7 +24,10 @@ from nas.progress import say
 
 _MAX_LOSSES = 5
 _WAIT_TIMEOUT_S = 30.0
-"""The seconds after which the worker reports that the node is missing or, on exit, stops waiting for the actor."""
+"""The number of seconds after which the worker prints a message if the node is missing.
+
+On exit, the worker waits equally long for the actor to close.
+"""
 
 
 class _MeasurementActor:
@@ -58,7 +61,10 @@ class _MeasurementActor:
                 (self._worker.folder / name).unlink()
 
     def _with_local_paths(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return the group with the paths of its files on this node. A file is named after its index in the group."""
+        """Return a copy of the group in which all file paths are paths on this node.
+
+        The new name of a file is the index of its network in the group, with the original suffix.
+        """
         items = [
             item | {"file": str(self._worker.folder / f"{index}{Path(item['file']).suffix}")}
             for index, item in enumerate(group["networks"])
@@ -67,10 +73,11 @@ class _MeasurementActor:
 
 
 class RayWorker:
-    """A worker on the Ray node that offers a resource with the device's name. It waits until there is such a node.
+    """Measures networks on the Ray node that offers a resource named after the device.
 
-    If the node or its process is lost, the current group is measured again as soon as a node offers the resource again.
-    Raises `DeviceError` if that node is a different machine, because latencies of two machines cannot be compared.
+    The worker waits until there is such a node. If the node or its process is lost, the current group is measured again
+    as soon as a node offers the resource again. Raises `DeviceError` if this node is a different machine, because the
+    latencies of two machines cannot be compared.
     """
 
     def __init__(self, device: Device) -> None:
@@ -115,7 +122,7 @@ class RayWorker:
         )
 
     def _start_actor(self) -> None:
-        """Start an actor. Raises `DeviceError` if it runs on a different machine than the first actor."""
+        """Start an actor. Raises `DeviceError` if it runs on a different machine than the first actor did."""
         actor_class = ray.remote(num_cpus=0, resources={self.device.name: 1})(_MeasurementActor)
         self._actor = actor_class.remote(self.device)
         environment = self._call_once("environment")
@@ -131,7 +138,10 @@ class RayWorker:
             )
 
     def _call_once(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the actor, however long it takes. Raises `RayActorError` if the actor is lost."""
+        """Call a method of the actor, and wait for the result without a time limit.
+
+        Raises `RayActorError` if the actor is lost.
+        """
         call = getattr(self._actor, method).remote(*arguments)
         while not ray.wait([call], timeout=_WAIT_TIMEOUT_S)[0]:
             if not ray.cluster_resources().get(self.device.name):
@@ -157,7 +167,8 @@ class RayWorker:
 def _file_contents(items: Any) -> dict[str, bytes]:
     """Return the contents of the networks' files, and of the weight files that OpenVINO stores next to them.
 
-    They are keyed by new file names: the index of the network in `items`, with the suffix of the original file.
+    The contents are keyed by new file names. The new name of a file is the index of its network in `items`, with the
+    original suffix.
     """
     paths = [(index, Path(item["file"])) for index, item in enumerate(items)]
     paths += [(index, path.with_suffix(".bin")) for index, path in paths if path.suffix == ".xml"]

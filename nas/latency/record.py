@@ -1,8 +1,8 @@
 """The result of a latency measurement: all samples, and the conditions under which they were taken.
 
-`LatencyRecord` holds the samples of one network on one device. `measure.py` and `bundle.py` create records; profiles,
-the search and the verification of exports read their percentiles. The functions here combine several records, derive
-the metrics that budgets limit, and compare predicted with measured latencies.
+`LatencyRecord` holds the samples of one network on one device. `measure.py` and `bundle.py` create records. Profiles,
+the search and the verification of exports read percentiles of the samples. The functions in this module combine
+records, derive the metrics that budgets limit, and compare predicted with measured latencies.
 """
 
 from __future__ import annotations
@@ -28,17 +28,21 @@ class LatencyRecord:
     samples_ms: tuple[float, ...]
     device: Device
     environment: dict[str, Any]
-    """Processor, runtime and versions, read in the measuring process; the entry `fingerprint` is a hash of the rest."""
+    """The processor, the runtime and the versions that the measuring process used.
+
+    The entry `fingerprint` is a hash of all other entries.
+    """
     measured_at: str
     """The date and time of the measurement, in ISO format and UTC."""
     spread: float = 0.0
-    """The interquartile range of the samples of one length, divided by their median.
+    """The interquartile range of the samples, divided by their median.
 
-    If there are several lengths, the median of their values is used. A value above 0.15 suggests that the machine was
-    disturbed.
+    If there are several text lengths, this ratio is computed for each length, and `spread` is the median of the ratios.
+    A value above 0.15 suggests that the machine was disturbed.
     """
     drift: float = 0.0
-    """The relative change of the reference network's median latency from before the measurement to after it."""
+    """The relative change of the reference network's median latency between the start and the end of the
+    measurement."""
     noisy: bool = False
     """Whether the machine was disturbed during every attempt to measure the network's group."""
     reference_ms: float = 1.0
@@ -82,13 +86,16 @@ class LatencyRecord:
 
     @property
     def longest_ms(self) -> float:
-        """The median latency of the longest texts in milliseconds. Their samples are assumed to be the largest ones."""
+        """The median latency of the longest texts in milliseconds.
+
+        The largest samples are assumed to belong to the longest texts.
+        """
         lengths = sorted(self.device.lengths)
         share = lengths.count(lengths[-1]) / len(lengths)
         return self.percentile_ms(100 * (1.0 - share / 2))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form: percentiles, disturbance, conditions and all samples."""
+        """Return a JSON object with percentiles, disturbances, the measurement conditions and all samples."""
         return {
             "unit": "ms",
             "p50_ms": round(self.p50_ms, 4),
@@ -106,7 +113,7 @@ class LatencyRecord:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Return the JSON form without the samples."""
+        """Return the JSON object of `to_json` without the samples."""
         return {key: value for key, value in self.to_json().items() if key != "samples_ms"}
 
 
@@ -125,7 +132,10 @@ def latency_metrics(record: LatencyRecord, worst: LatencyRecord | None = None) -
 
 
 def throughput_per_s(device: Device, expected_ms: float) -> float:
-    """Return how many texts per second the device serves if batches follow each other without a pause."""
+    """Return how many texts per second a device serves if batches follow each other without a pause.
+
+    `expected_ms` is the mean latency of a batch.
+    """
     return 1e3 * device.batch_size / expected_ms
 
 
@@ -142,9 +152,10 @@ def pooled(records: Sequence[LatencyRecord]) -> LatencyRecord:
 
 
 def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> LatencyRecord:
-    """Return one record that mixes `records`, each of which stands for a share of the texts.
+    """Return a record that mixes `records` in proportion to `shares`.
 
-    Each record contributes evenly spaced quantiles of its samples. Their number is proportional to its share.
+    Each record contributes evenly spaced quantiles of its samples. The number of quantiles is proportional to the
+    record's share.
     """
     samples: list[float] = []
     for record, share in zip(records, shares, strict=True):
@@ -154,9 +165,10 @@ def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> Latenc
 
 
 def error_of(predicted: list[float], measured: list[float]) -> dict[str, float]:
-    """Return the error of predictions: mean and largest absolute relative error, and Kendall's tau.
+    """Return the error of predictions, keyed by measure.
 
-    Relative errors are fractions of the measured latency: 0.05 is 5 %.
+    `mape` and `worst` are the mean and the largest absolute relative error: 0.05 means 5 % of the measured latency.
+    `kendall_tau` is Kendall's rank correlation. `networks` is the number of networks.
     """
     from scipy.stats import kendalltau
 

@@ -1,13 +1,14 @@
-"""The program that measures networks and does nothing else. It needs only Python, numpy and the runtime.
+"""The program that measures networks. It needs only Python, numpy and the runtime.
 
-In a study, `workers.py` starts the program and exchanges lines of JSON with it. In an archive of `nas device bundle`,
-this file is `run.py`: there it measures the networks that `job.json` lists, and writes `result.json`. If `run.py` is
-interrupted and started again, it resumes its measurements.
+For measurements of a study, `workers.py` starts the program and exchanges lines of JSON with it. In an archive of
+`nas device bundle`, this file is named `run.py`. There, it measures the networks that `job.json` lists, and writes
+`result.json`. If `run.py` is interrupted, it resumes when it is started again.
 
-The networks of a group take turns, in a new random order in every round, so that a disturbance of the machine affects
-all of them alike. The first network is the reference network: it has additional turns, and it is timed before and after
-all others. The group is measured again if the latency of the reference network has changed too much by the end, or if
-the samples vary too much. If every attempt is disturbed, the best one is kept and marked as noisy.
+In each round, all networks of a group are timed in a new random order, so that a disturbance of the machine affects all
+networks alike. The first network is the reference network. It gets additional turns in each round, and is also timed
+before the first round and after the last. The group is measured again if the latency of the reference network has
+changed too much, or if the samples vary too much. If every attempt is disturbed, the best attempt is kept and marked as
+noisy.
 """
 
 from __future__ import annotations
@@ -38,16 +39,23 @@ Load = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Mapping[str, np.
 Its arguments are the network's entry in a group, the device and the sets of inputs."""
 
 ANSWER, ROUND = "answer ", "round "
-"""The prefixes of the lines that the measuring process itself prints. Libraries may print lines without them."""
+"""The prefixes of the lines that this program prints for the process that started it.
+
+Libraries may print lines without these prefixes.
+"""
 _SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
-"""At the start of each turn a network runs untimed, because it is slow until its own data have replaced the data of the
-previous network in the caches. There are many short turns, because a disturbance of the machine lasts longer than one
-run."""
+"""At the start of each turn, a network runs untimed for `_SETTLING_SECONDS`, but at most `_SETTLING_RUNS` times.
+
+Without these runs, the previous network's data in the caches would slow down the timed runs. The timed runs of a turn
+take about `_TURN_SECONDS`. There are many short turns, because a disturbance of the machine lasts longer than one run.
+"""
 _MAX_SAMPLES, _MIN_SAMPLES = 12, 2
 _WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABILITY_TOLERANCE = 1.0, 3, 0.05
 _REFERENCE_SAMPLES, _TURNS_BETWEEN = 12, 10
-"""How many times the reference network is timed before and after all other networks, and how many turns of other
-networks lie between its additional turns."""
+"""How many times the reference network is timed before the first round, and again after the last round.
+
+Within a round, the reference network gets an additional turn after every `_TURNS_BETWEEN` turns.
+"""
 _ATTEMPTS = 3
 _MAX_DRIFT, _MAX_SPREAD = 0.1, 0.15
 _MB = 1e6
@@ -61,7 +69,7 @@ def wall_clock(run: Run) -> float:
 
 
 def prepare_process(device: Mapping[str, Any]) -> None:
-    """Pin this process to the cores in the device's `pin_to`, if there are any, and disable the garbage collector."""
+    """Pin this process to the cores that the device's `pin_to` lists, if any, and disable the garbage collector."""
     if device["pin_to"]:
         if not hasattr(os, "sched_setaffinity"):
             raise OSError("pin_to: this operating system cannot pin a process to cores; remove pin_to")
@@ -79,7 +87,7 @@ def measure_group(
 ) -> dict[str, Any]:
     """Measure the networks of a group, and repeat the measurement if the machine was disturbed.
 
-    Return a dictionary about the best attempt, with these entries:
+    Return a dictionary that describes the best attempt, with these entries:
 
     - `samples_ms`: for each network name, one list of samples per set of inputs
     - `spread`: for each network name, the interquartile range of the samples divided by their median
@@ -159,9 +167,10 @@ def _disturbance(result: Mapping[str, Any]) -> float:
 
 
 def _warm_up(run: Run, min_runs: int, clock: Clock) -> float:
-    """Run a network at least `min_runs` times, until its times are stable. Return the shortest time in milliseconds.
+    """Run a network until its times are stable, and return the shortest time in milliseconds.
 
-    If the times do not become stable, stop after `_WARM_UP_SECONDS`.
+    The network runs at least `min_runs` times. If the times do not become stable, the runs end after
+    `_WARM_UP_SECONDS`.
     """
     times: list[float] = []
     while True:
@@ -175,10 +184,10 @@ def _warm_up(run: Run, min_runs: int, clock: Clock) -> float:
 def answer(
     device: Mapping[str, Any], requests: Iterable[Mapping[str, Any]], load: Load, clock: Clock = wall_clock
 ) -> None:
-    """Print one line of JSON with the environment, and then one line for the answer to each of the `requests`.
+    """Print the environment as one line of JSON, and then the answer to each request as one line of JSON.
 
     A request is a group to measure, or `{"memory": item}` for the peak memory of one network. If an `OSError` occurs,
-    the process prints its message to standard error and ends.
+    the process prints the error message to standard error and ends.
     """
 
     def reply(value: Any) -> None:
@@ -199,7 +208,7 @@ def answer(
 def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Load) -> float | None:
     """Run a network in this process, and return the peak memory of the process so far, in 10^6 bytes.
 
-    Return None if the operating system does not report it.
+    Return None if the operating system does not report the peak memory.
     """
     for run in load(item, device, _inputs(item)):
         for _ in range(device["warm_up"]):
@@ -215,9 +224,9 @@ def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Loa
 
 
 def peak_memory_apart(item: Mapping[str, Any], device: Mapping[str, Any]) -> float | None:
-    """Return the peak memory, in 10^6 bytes, of a new process that imports only the runtime and serves one network.
+    """Serve one network in a new process that imports only the runtime, and return its peak memory in 10^6 bytes.
 
-    `item` names the network's file by its full path. Raises `OSError` if the process fails.
+    `item["file"]` is the full path of the network's file. Raises `OSError` if the process fails.
     """
     flags = ["-P"] if sys.version_info >= (3, 11) else []  # keeps files in this folder from shadowing modules
     command = [sys.executable, *flags, str(Path(__file__).resolve()), "--memory"]
@@ -246,7 +255,7 @@ def _input_array(spec: Mapping[str, Any], rng: np.random.Generator) -> np.ndarra
 
 
 def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> Any:
-    """Return an ONNX Runtime session with all graph optimisations, as in serving.
+    """Return an ONNX Runtime session with all graph optimisations enabled, as in production.
 
     `source` is the path or the content of an ONNX file. Raises `OSError` if ONNX Runtime cannot use the processor
     (`cpu` or `cuda`).
@@ -267,7 +276,10 @@ def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> A
 
 
 def openvino_request(source: str, threads: int, number_format: str) -> Any:
-    """Return a request, tuned for latency, with which OpenVINO runs an ONNX or OpenVINO file on the CPU."""
+    """Load an ONNX or OpenVINO file into OpenVINO on the CPU.
+
+    Return an inference request, which is tuned for latency.
+    """
     import openvino
 
     core = openvino.Core()
@@ -280,9 +292,9 @@ def openvino_request(source: str, threads: int, number_format: str) -> Any:
 
 
 def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """Return one function per set of inputs, which runs an ONNX or OpenVINO file in OpenVINO.
+    """For each set of inputs, return a function that runs a network on these inputs in OpenVINO.
 
-    Inputs that the network lacks are ignored.
+    `source` is the path of an ONNX or OpenVINO file. Inputs that the network lacks are ignored.
     """
     request = openvino_request(source, device["threads"], device["number_format"])
     input_names = {port.get_any_name() for port in request.get_compiled_model().inputs}
@@ -294,9 +306,9 @@ def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mappi
 
 
 def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """Return one function per set of inputs, which runs an ONNX file (given as a path or as bytes) in ONNX Runtime.
+    """For each set of inputs, return a function that runs a network on these inputs in ONNX Runtime.
 
-    Inputs that the network lacks are ignored.
+    `source` is the path or the content of an ONNX file. Inputs that the network lacks are ignored.
     """
     session = onnx_session(source, device["threads"], device["processor"])
     input_names = {value.name for value in session.get_inputs()}
@@ -308,7 +320,7 @@ def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[M
 
 
 def environment(device: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the conditions that latency depends on: processor, instructions, operating system, runtime and versions.
+    """Return the conditions that latency depends on: hardware, operating system, runtime and versions.
 
     The entry `fingerprint` is a hash of all other entries.
     """
@@ -334,7 +346,7 @@ def environment(device: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cpuinfo(key: str) -> str:
-    """Return the value of `key` for the first processor in /proc/cpuinfo; empty if the key does not occur."""
+    """Return the value of `key` for the first processor in /proc/cpuinfo, or an empty string if there is none."""
     for line in _read("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:
@@ -389,17 +401,20 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def load_file(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
-    """Return one function per set of inputs, which runs the network's file in the device's runtime."""
+    """For each set of inputs, return a function that runs a network on these inputs in the device's runtime.
+
+    `item["file"]` is the path of the network's file.
+    """
     runs = {"onnxruntime": onnx_runs, "openvino": openvino_runs}
     return runs[device["runtime"]](item["file"], device, inputs)
 
 
 def main() -> None:
-    """Measure the job in the folder of this file.
+    """Measure the networks that `job.json` lists, in the folder of this file.
 
-    With `--lines`, read the device from the first line of standard input, and answer the requests on all further lines.
-    With `--memory`, read a network and a device from standard input, and print the peak memory of a process that serves
-    this network.
+    With the option `--lines`, read the device from the first line of standard input, and answer the requests on the
+    following lines instead. With the option `--memory`, read a network and a device from standard input instead, and
+    print the peak memory of a process that serves this network.
     """
     if sys.argv[1:] == ["--lines"]:
         lines = map(json.loads, sys.stdin)

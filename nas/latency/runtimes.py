@@ -1,7 +1,7 @@
-"""The runtimes PyTorch, ONNX Runtime and OpenVINO. Each writes networks to files, loads these files and runs them.
+"""The runtimes PyTorch, ONNX Runtime and OpenVINO. Each of them writes networks to files, and loads and runs the files.
 
-A network is either a complete model or a `BlockChain`. `measure.py` writes networks through the `Runtime` of the
-device, the measuring process loads them, and the verification of exports computes outputs with `Runtime.session`.
+A network is either a complete model or a `BlockChain`. `measure.py` writes networks with the `Runtime` of the device,
+and the measuring process loads them. The verification of exports computes outputs with `Runtime.session`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,19 @@ _WEIGHT_PERIOD = 4096
 
 @dataclass(frozen=True)
 class BlockChain:
-    """A sequence of blocks of the same kind and size, each with weights of its own."""
+    """A sequence of blocks of the same kind and size. Each block has its own weights."""
 
     kind: Block
     layer: Layer
-    """A layer whose block of this kind has the size and the compression method. Its other block has no effect."""
+    """A layer that defines the size and the compression method of the blocks.
+
+    Only the layer's block of the kind `kind` is used. The other block has no effect.
+    """
     copies: int
     first_only: bool = False
     """Whether the blocks compute only the first token, as at the end of a network.
 
-    Each block passes this token to the next one, while the attention of each block reads all tokens of the chain's
-    input.
+    Each block passes this token to the next block. The attention of each block reads all tokens of the chain's input.
     """
 
 
@@ -65,22 +67,25 @@ class Runtime(ABC):
     def write_chain(self, chain: BlockChain, config: CompactBertConfig, path: Path) -> None:
         """Write a chain of blocks to a file that `load` can read.
 
-        The inputs of the chain are `hidden` and `attention_mask`. A runtime may give further blocks separate inputs,
-        which are called `hidden_1`, `hidden_2` and so on.
+        The inputs of the chain are `hidden` and `attention_mask`. A runtime may give each further block a separate
+        input: `hidden_1`, `hidden_2` and so on.
         """
 
     @abstractmethod
     def load(self, path: Path, device: Device, inputs: Sequence[Inputs]) -> list[Run]:
-        """Return one function per set of inputs, which runs the network. Inputs that the network lacks are ignored."""
+        """For each set of inputs, return a function that runs the network on these inputs.
+
+        Inputs that the network lacks are ignored.
+        """
 
     def session(self, path: Path, device: Device) -> Callable[[Inputs], dict[str, np.ndarray]]:
-        """Return a function that runs an exported file and maps inputs to outputs, both keyed by name."""
+        """Return a function that runs an exported file. The function maps inputs to outputs, both keyed by name."""
         raise NotImplementedError(f"{self.name} cannot serve a file")
 
     def check(self, device: Device) -> None:
-        """Raise `DeviceError` if this machine lacks a GPU, compiler or provider that the device needs.
+        """Raise `DeviceError` if this machine lacks a GPU, a compiler or a provider that the device needs.
 
-        The runtime's package must be installed.
+        The caller must make sure that the runtime's package is installed.
         """
         return
 
@@ -169,7 +174,10 @@ class OpenVino(OnnxRuntime):
         return run
 
     def check(self, device: Device) -> None:
-        """Accept any CPU. If the hardware has no bfloat16, OpenVINO emulates it, which shows in the latency."""
+        """Do nothing, because OpenVINO supports any CPU.
+
+        If the CPU does not support bfloat16, OpenVINO emulates it, which increases the measured latency.
+        """
 
 
 class Torch(Runtime):
@@ -221,7 +229,7 @@ class Torch(Runtime):
 
 
 def placed_in_torch(network: torch.nn.Module, device: Device) -> Callable[..., Any]:
-    """Return a network on the device's processor and in its number format, compiled if `device.compiled` is set."""
+    """Return a network on the device's processor, in its number format, and compiled if `device.compiled` is set."""
     import torch
 
     placed = network.eval().to(device.processor, getattr(torch, device.number_format))
@@ -316,9 +324,10 @@ def runtime_of(device: Device) -> Runtime:
 
 
 def check_runtime(device: Device) -> None:
-    """Raise `DeviceError` if a device's runtime is not installed, or if the device is this machine and cannot be used.
+    """Raise `DeviceError` if the runtime of a device is not installed on this machine.
 
-    The package must be installed here even if the device is a different machine, because accuracy is computed here.
+    Even if the device is a different machine, the runtime is needed here, because accuracy is computed on this machine.
+    If the device is this machine, also raise `DeviceError` if the device cannot be used.
     """
     name = device.runtime
     if importlib.util.find_spec(name) is None:
@@ -331,7 +340,7 @@ def check_runtime(device: Device) -> None:
 def _check_cores(device: Device) -> None:
     """Raise `DeviceError` if this process may not use the cores that a device needs.
 
-    Does nothing if the operating system does not report the available cores.
+    Nothing is checked if the operating system does not report the available cores.
     """
     if not hasattr(os, "sched_getaffinity"):
         return

@@ -1,7 +1,7 @@
-"""The measuring process for the cases that `runner.py` cannot handle without `nas`: PyTorch, and CUDA in any runtime.
+"""The measuring process for the cases in which `runner.py` needs `nas`: PyTorch, and CUDA in any runtime.
 
-CUDA needs this process because its libraries come with PyTorch. `workers.py` starts the process and exchanges lines of
-JSON with it, as with `runner.py --lines`.
+CUDA needs this process because the CUDA libraries come with PyTorch. `workers.py` starts the process and exchanges
+lines of JSON with it, as with `runner.py --lines`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nas.latency.runtimes import runtime_of
 
 
 def main() -> None:
-    """Read the device from the first line of standard input, and answer the requests on all further lines."""
+    """Read the device from the first line of standard input, and answer the requests on the following lines."""
     lines = map(json.loads, sys.stdin)
     settings: dict[str, Any] = next(lines)
     device = Device(**settings)

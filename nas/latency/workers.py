@@ -1,7 +1,7 @@
-"""Measurement workers: each measures networks on one device, in a process that does nothing else.
+"""Measurement workers: each worker measures networks on one device, in a process that does nothing else.
 
 `open_worker` starts the worker of a device: a `LocalWorker` on this machine, or a `RayWorker` on a Ray node.
-`measure.py` sends it groups of networks and receives their samples.
+`measure.py` sends groups of networks to the worker and receives their samples.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Rounds = Callable[[int], None]
 
 
 class MeasurementWorker(Protocol):
-    """A worker that measures groups of networks on one device, one group at a time.
+    """Measures groups of networks on one device, one group at a time.
 
-    The caller writes the networks' files to `folder`. `environment` has the processor, the runtime and the versions
-    that the worker's process uses. A worker is a context manager that ends the process on exit.
+    The caller writes the networks' files to `folder`. `environment` describes the processor, the runtime and the
+    versions that the worker's process uses. A worker is a context manager that ends the process on exit.
     """
 
     environment: dict[str, Any]
@@ -50,7 +50,7 @@ class MeasurementWorker(Protocol):
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
         """Return the peak memory, in 10^6 bytes, of a separate process that serves one network.
 
-        Return None if the operating system does not report it; see `runner.peak_memory_mb`.
+        Return None if the operating system does not report the peak memory; see `runner.peak_memory_mb`.
         """
 
     def __enter__(self) -> Self: ...
@@ -61,9 +61,9 @@ class MeasurementWorker(Protocol):
 
 
 class LocalWorker:
-    """A worker whose process runs on this machine.
+    """A measurement worker whose process runs on this machine.
 
-    Raises `DeviceError` if the process fails, and `MachineError` if the system kills it.
+    Raises `DeviceError` if the process fails, and `MachineError` if the operating system kills the process.
     """
 
     def __init__(self, device: Device) -> None:
@@ -122,7 +122,10 @@ class LocalWorker:
         return peak
 
     def _read_answer(self, progress: Rounds) -> Any:
-        """Return the next answer of the process. If there is none, raise an error with the last line of its output."""
+        """Return the next answer of the process.
+
+        If the process ends without an answer, raise an error with the last line of its output.
+        """
         last_line = ""
         for line in self._process.stdout or ():
             if line.startswith(runner.ROUND):
@@ -155,7 +158,10 @@ class LocalWorker:
 
 
 def open_worker(device: Device) -> MeasurementWorker:
-    """Start the worker of a device. Raises `DeviceError` if the device is outside the cluster, or the worker fails."""
+    """Start the worker of a device.
+
+    Raises `DeviceError` if the device is outside the cluster, or if the worker fails.
+    """
     if device.where == "here":
         return LocalWorker(device)
     if device.where == "ray":

@@ -1,6 +1,6 @@
-"""The network model: configuration, definition, sizes and ONNX form of sub-networks, and the conversion of teachers.
+"""The network model: configuration, modules, sizes and ONNX export of sub-networks, and the conversion of teachers.
 
-`CompactBert` is a sub-network with its head, and `CompactBertConfig` defines everything about it except the weights.
+`CompactBert` is a sub-network with its head. `CompactBertConfig` holds all settings of a sub-network, but no weights.
 The supernet, the latency profiles, the evaluation and the export all build their networks from these two classes.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["CompactBert", "CompactBertConfig", "CompactBertForSequenceClassifica
 
 
 def __getattr__(name: str) -> Any:
-    """Return a class of `nas.model.modeling`. That module imports PyTorch, so it is imported only on first use."""
+    """Import a class from `nas.model.modeling` on first use, because that module imports PyTorch."""
     if name not in __all__:
         raise AttributeError(f"module 'nas.model' has no attribute {name!r}")
     from nas.model import modeling

@@ -1,4 +1,4 @@
-"""Text classifiers of any family that transformers supports, for teachers that are not compressed themselves.
+"""Text classifiers of any family in transformers, for teachers that are not compressed themselves.
 
 `AnyClassifier` uses only the Auto classes of transformers. It reads weights only from safetensors files, and never runs
 code from the model folder. `nas.pipeline.separate_teacher` fine-tunes such a teacher and stores its logits, from which
@@ -28,14 +28,16 @@ from nas.tasks import Problem
 
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-"""File patterns. A folder with a tokenizer has a file that matches at least one of them."""
+"""File patterns. A folder contains a tokenizer if at least one of its files matches one of these patterns."""
 _LARGEST_REAL_LIMIT = 1_000_000
-"""A `model_max_length` above this is the placeholder of transformers for a tokenizer without a limit."""
+"""The largest `model_max_length` that is treated as a limit. For a tokenizer without a limit, transformers uses a far
+larger number.
+"""
 
 
 @dataclass(frozen=True)
 class AnyClassifier:
-    """A text classifier of transformers: its configuration and tokenizer. Only `load` reads its weights."""
+    """The configuration and the tokenizer of a text classifier in transformers. Only `load` reads the weights."""
 
     source: str
     """The folder that holds the model."""
@@ -81,16 +83,16 @@ class AnyClassifier:
         return "token_type_ids" in self.tokenizer.model_input_names
 
     def longest(self, wanted: int) -> int:
-        """Return the number of tokens to truncate texts to: `wanted`, or the model's own limit if that is lower."""
+        """Return the number of tokens to which texts are truncated: `wanted`, but at most the model's own limit."""
         own_limit = self.tokenizer.model_max_length
         return min(wanted, own_limit) if own_limit < _LARGEST_REAL_LIMIT else wanted
 
     def load(self, problem_type: Problem, outputs: Mapping[int, str] | None = None) -> PreTrainedModel:
-        """Return the classifier in float32.
+        """Load the classifier in float32.
 
-        `outputs` maps the index of each output of a new head to its name. If `outputs` is given, head weights that are
-        missing or whose shape does not fit the new head are initialised at random. Raises `TeacherError` if any other
-        weight is missing or has the wrong shape.
+        `outputs` holds the output names of a new head, keyed by output index. If `outputs` is given, weights of the
+        head are initialised at random if they are missing or do not have the new head's shape. Raises `TeacherError` if
+        any other weight is missing or has the wrong shape.
         """
         config = self.config
         config.problem_type = problem_type
@@ -116,7 +118,7 @@ class AnyClassifier:
         return model
 
     def _check_loaded(self, model: PreTrainedModel, loading: Mapping[str, Any], head_may_be_new: bool) -> None:
-        """Raise `TeacherError` if weights that had to be loaded were initialised at random instead."""
+        """Raise `TeacherError` if required weights were not loaded and were therefore initialised at random."""
         base = f"{model.base_model_prefix}."
         missing = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
         if head_may_be_new:

@@ -1,8 +1,8 @@
-"""The units (hidden units, heads, neurons and so on) that the axes of a network's parameters run over.
+"""The kinds of units (hidden units, heads, neurons and so on) along the axes of a network's parameters.
 
-When a network is built, `along` records for each module which units the axes of its weight run over. From these
-records, the package orders the units by importance, measures their magnitude, finds the modules that smaller hidden
-sizes affect (`nas/supernet/narrow.py`), and computes sizes.
+When a network is built, `along` records for each module the kinds of units along the axes of its weight. These records
+are used to order the units by importance, to measure their magnitude, to find the modules that smaller hidden sizes
+affect (`nas/supernet/narrow.py`), and to compute sizes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Axis(StrEnum):
-    """The kind of units that an axis of a parameter runs over."""
+    """The kind of units along an axis of a parameter. The axis has one index per unit."""
 
     HIDDEN = "hidden"
     """Hidden units: the features of the hidden states."""
     POOLED = "pooled"
-    """The pooler's output units. There are as many of them as hidden units."""
+    """The output units of the pooler. There are as many pooler outputs as hidden units."""
     HEADS = "heads"
     """The attention heads of one layer."""
     HEAD_FEATURES = "head features"
@@ -36,9 +36,9 @@ Axes = tuple[Axis | None, ...]
 
 
 def along(module: M, *axes: Axis | None) -> M:
-    """Record which units the axes of a module's weight run over (rows, then columns), and return the module.
+    """Record the kinds of units along the axes of a module's weight (rows, then columns), and return the module.
 
-    If the module has a bias, its only axis runs over the same units as the first axis of the weight.
+    If the module has a bias, the bias has the same units as the first axis of the weight.
     """
     module.axes = axes  # type: ignore[assignment]
     return module
@@ -47,7 +47,7 @@ def along(module: M, *axes: Axis | None) -> M:
 def labelled(module: nn.Module) -> Iterator[tuple[nn.Parameter, Axes]]:
     """Yield the weight and the bias of a module, each with its axes, if `along` has recorded axes for the module.
 
-    Matrices with which a compression method replaces the weight are not yielded.
+    If a compression method replaces the weight with other matrices, these matrices are not yielded.
     """
     axes = cast(Axes, getattr(module, "axes", ()))
     for name, parameter_axes in (("weight", axes), ("bias", axes[:1])):

@@ -1,9 +1,9 @@
-"""A teacher's weights in safetensors files.
+"""Read a teacher's weights from safetensors files.
 
-`Checkpoint.of` reads only the names and shapes of the weights. It translates the names to those of the model family's
-class in transformers, and checks names and shapes against the configuration. `Checkpoint.load` then loads the weights
-in float32. The head may be missing or have the wrong size, because the teacher can be fine-tuned for the task with a
-new head. Any other missing weight is an error, because it would have to be trained from scratch.
+`Checkpoint.of` reads only the names and shapes of the weights. It translates the names to those of the family's class
+in transformers, and checks names and shapes against the configuration. `Checkpoint.load` then loads the weights in
+float32. The head may be missing or have the wrong size, because the teacher can be fine-tuned for the task with a new
+head. Any other missing weight is an error, because it would have to be trained from scratch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CONVERSION_COMMAND = (
 
 @dataclass(frozen=True)
 class _StoredTensor:
-    """The location, shape and data type of a stored weight."""
+    """The file, name, shape and data type of a stored weight."""
 
     file: Path
     name: str
@@ -54,26 +54,28 @@ class _StoredTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a teacher, keyed by the parameter names of its model family's class in transformers."""
+    """The weights of a teacher, keyed by the parameter names of the family's class in transformers."""
 
     source: str
     tensors: Mapping[str, _StoredTensor]
     shapes: Mapping[str, tuple[int, ...]]
-    """The shapes that the model's parameters must have according to the configuration."""
+    """The shapes that the model's parameters must have according to the configuration, keyed by parameter name."""
     head: frozenset[str]
-    """The names of all parameters of the head, which consists of the classifier and, in most families, a pooler."""
+    """The names of the head's parameters. The head consists of the classifier and, in most families, a pooler."""
     classifier: str
     """The parameter name of the classifier's weight matrix, (labels, hidden size)."""
     network_type: NetworkType = "sequence_classifier"
     encoder_prefix: str = ""
-    """The prefix of parameter names in this object that the loaded model lacks; empty if that model has a head."""
+    """A prefix that parameter names have in this object, but not in the loaded model. It is empty if the model has a
+    head.
+    """
 
     @classmethod
     def of(cls, source: str, config: PreTrainedConfig, network_type: NetworkType = "sequence_classifier") -> Checkpoint:
-        """Read the names and shapes of the weights in a folder, for a model of this network type (see `AUTO_CLASSES`).
+        """Read the names and shapes of the weights in a folder, for a model of the type `network_type`.
 
-        Raises `TeacherError` if there are no safetensors files, a file is damaged, or the encoder's weights do not
-        fit the configuration.
+        Raises `TeacherError` if there are no safetensors files, if a file is damaged, or if the encoder's weights do
+        not fit the configuration.
         """
         with torch.device("meta"):
             model = AUTO_CLASSES[network_type].from_config(config)
@@ -103,7 +105,7 @@ class Checkpoint:
 
     @property
     def new(self) -> list[str]:
-        """The names of the head's parameters that the checkpoint lacks or stores in the wrong shape."""
+        """The names of the head's parameters that the checkpoint lacks or stores with the wrong shape."""
         return sorted(
             name for name in self.head if name not in self.tensors or self.tensors[name].shape != self.shapes[name]
         )
@@ -139,7 +141,7 @@ class Checkpoint:
                 )
 
     def load(self, config: PreTrainedConfig) -> PreTrainedModel:
-        """Return the model in float32, with the parameters listed in `new` initialised at random.
+        """Load the model in float32. The parameters in `new` are initialised at random.
 
         Raises `TeacherError` if a weight contains NaN or infinite values.
         """
@@ -164,7 +166,7 @@ class Checkpoint:
 
 
 def _has_other_head(config: PreTrainedConfig, network_type: NetworkType) -> bool:
-    """Whether the stored head is not of this network type, according to the class names in the configuration.
+    """Whether the class names in the configuration show that the stored head is not of this network type.
 
     The weights of heads of different types may have the same names.
     """
@@ -173,7 +175,7 @@ def _has_other_head(config: PreTrainedConfig, network_type: NetworkType) -> bool
 
 
 def _stored_tensors(source: str) -> Iterator[_StoredTensor]:
-    """Yield a description of every tensor of a checkpoint, read from the headers of the checkpoint's files."""
+    """Yield a description of every stored tensor, read from the headers of the checkpoint's files."""
     for file in _weight_files(source):
         with _open_weights(source, file) as weights:
             for name in weights.keys():  # noqa: SIM118 (it is not a mapping)
@@ -236,11 +238,11 @@ def _missing_weights_error(source: str) -> TeacherError:
 def _under_family_names(
     source: str, family: Family, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[_StoredTensor]
 ) -> dict[str, _StoredTensor]:
-    """Return the tensors, keyed by the parameter names of the model family's class in transformers.
+    """Return the tensors, keyed by the parameter names of the family's class in transformers.
 
-    Prefixes that wrappers put before all names (`module.`, `_orig_mod.`, `model.`) are removed. The weights of an
-    encoder that was saved without a head get the family's prefix (`bert.`). In checkpoints from TensorFlow, the old
-    names of norm parameters (`gamma`, `beta`) are replaced by the current names (`weight`, `bias`).
+    Prefixes that wrappers add to all names (`module.`, `_orig_mod.`, `model.`) are removed. The weights of an encoder
+    that was saved without a head get the family's prefix (`bert.`). In checkpoints from TensorFlow, the old names of
+    norm parameters (`gamma`, `beta`) are replaced by the current names (`weight`, `bias`).
     """
     by_stored_name = {tensor.name: tensor for tensor in tensors}
     base, anchor = (

@@ -27,39 +27,40 @@ _BLOCK_FORM_SETTINGS = (
 
 
 class CompactBertConfig(PretrainedConfig):
-    """Everything that defines a sub-network except its weights.
+    """All settings that define a sub-network, but not its weights.
 
-    `layers` holds one mapping per layer, with the keys `num_attention_heads`, `intermediate_size`, `attention` and
-    `feed_forward` (the compression methods of the two blocks), and `source` (the index of the corresponding layer
-    in the teacher). The mapping of a layer that drops tokens also has the key `keep_tokens`, the number of
-    tokens that the layer passes on. `attention_head_size` is the teacher's head size, so the number of heads times the
-    head size need not equal `hidden_size`.
+    `layers` holds one dictionary per layer, with the keys `num_attention_heads`, `intermediate_size`, `attention` and
+    `feed_forward` (the compression methods of the two blocks), and `source` (the index of the corresponding layer in
+    the teacher). If the layer drops tokens, the dictionary also has the key `keep_tokens`, the number of tokens that
+    the layer passes on. `attention_head_size` is the teacher's head size, so the number of heads times the head size
+    may differ from `hidden_size`.
 
-    If `exit_threshold` is above 0, each layer except the last is followed by a classifier. A text exits at the first
-    layer whose classifier assigns the likeliest class at least this probability, and the text's logits are those of
+    If `exit_threshold` is above 0, each layer except the last has a classifier. A text exits at the first layer whose
+    classifier gives the likeliest class at least the probability `exit_threshold`. The logits of the text are those of
     this classifier.
 
-    `network_type` is the type of transformers model that the network corresponds to. `readout` is the part of the
-    last hidden states that the head reads: the first token, the mean over all tokens, or every token. `normalize`
-    says whether outputs are scaled to length 1. `pooler_act` is the activation of a dense layer between readout and
-    outputs, or None if there is no such layer. `projection_dim` is the number of outputs to which an encoder projects
-    its readout. It is None for an encoder without a projection, whose outputs are the readout itself, and for a
-    classifier, which has one output per label.
+    `network_type` is the corresponding type of model in transformers. `readout` is the part of the last hidden states
+    that the head reads: the first token, the mean over all tokens, or every token. `normalize` says whether outputs are
+    scaled to length 1. `pooler_act` is the activation of a dense layer between readout and outputs, or None if there is
+    no such layer. `projection_dim` is the number of outputs to which an encoder projects its readout. `projection_dim`
+    is None for classifiers, which have one output per label, and for encoders whose outputs are the readout itself.
 
     The remaining settings cover the differences between families of teachers. `family` is the teacher's `model_type`.
     `embedding_size` is the width of embeddings that are projected to `hidden_size` (ELECTRA), or None if there is no
     projection. `type_vocab_size` is 0 if there are no token types. `max_position_embeddings` is the largest number of
-    tokens in a text, and `position_table` says whether each position has a learnt embedding.
+    tokens in a text. `position_table` says whether each position has a learnt embedding.
 
-    `relative_attention_num_buckets` is the number of distance ranges for which attention has a learnt bias (MPNet).
-    `rope_thetas` holds the base of the rotary frequencies for each layer of the teacher (ModernBERT). These two
-    settings are None if attention does not use them. `attention_windows` holds, for each layer of the teacher, the
-    largest distance at which tokens attend to each other; None means that there is no limit.
+    `relative_attention_num_buckets` is the number of distance ranges for which attention has a learnt bias (MPNet), or
+    None if attention has no such bias. `rope_thetas` holds the base of the rotary frequencies for each layer of the
+    teacher (ModernBERT), or is None if queries and keys are not rotated. `attention_windows` holds a distance for each
+    layer of the teacher. Tokens at larger distances do not attend to each other. The distance is None if attention is
+    not limited.
 
     With `norm_first`, each block normalises its input instead of its output, and a final norm follows the last layer.
     In this case, the attention block of the teacher's first layer has no norm. With `gated`, feed-forward blocks
     multiply the activation by the output of a second linear layer. `attention_bias`, `feed_forward_bias`, `norm_bias`
-    and `pooler_bias` say which parts have biases. `pooler_norm` says whether a norm follows the pooler's activation.
+    and `pooler_bias` say whether the attention blocks, the feed-forward blocks, the norms and the pooler have biases.
+    `pooler_norm` says whether a norm follows the pooler's activation.
     """
 
     model_type = "compact_bert"
@@ -106,12 +107,12 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def outputs(self) -> int:
-        """The number of outputs per text or, if the readout is every token, per token."""
+        """The number of outputs per text, or per token if the readout is every token."""
         return self.hidden_size if self.own_width else int(self.projection_dim or self.num_labels or 1)
 
     @property
     def own_width(self) -> bool:
-        """Whether the outputs are the readout itself, as wide as the hidden states, without a last linear layer."""
+        """Whether the network is an encoder without a projection, so that outputs are as wide as hidden states."""
         return self.network_type == "encoder" and self.projection_dim is None
 
     @property
@@ -121,7 +122,7 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def block_form(self) -> dict[str, Any]:
-        """The block settings, other than sizes, whose values differ from BERT's. Keyed by setting name."""
+        """The settings, except for sizes, in which the network's blocks differ from BERT's, keyed by setting name."""
         defaults = CompactBertConfig()
         return {
             name: value for name in _BLOCK_FORM_SETTINGS if (value := getattr(self, name)) != getattr(defaults, name)
@@ -129,12 +130,12 @@ class CompactBertConfig(PretrainedConfig):
 
     @property
     def knows_distances(self) -> bool:
-        """Whether attention depends on the distance between tokens."""
+        """Whether attention depends on the distances between tokens."""
         return bool(self.relative_attention_num_buckets or self.rope_thetas)
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """The names of the network's inputs. `token_type_ids` is left out if there are fewer than two token types."""
+        """The names of the network's inputs. If there are fewer than two token types, `token_type_ids` is left out."""
         return INPUTS if self.type_vocab_size > 1 else INPUTS[:2]
 
     @property
@@ -144,7 +145,7 @@ class CompactBertConfig(PretrainedConfig):
         return Architecture(self.hidden_size, layers, self.embedding, self.exit_threshold)
 
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
-        """Return a copy that has this architecture and keeps the vocabulary, the labels and all other settings."""
+        """Return a copy of the configuration with this architecture. All other settings remain unchanged."""
         values = self.to_dict()
         values.pop("num_hidden_layers")
         values.update(

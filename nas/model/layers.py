@@ -1,7 +1,7 @@
-"""The parts of a sub-network: embeddings, attention and feed-forward blocks, and the layer that they form.
+"""The modules of a sub-network: embeddings, attention blocks, feed-forward blocks and layers.
 
-Parameters have the same names as in Hugging Face's BERT. `modeling.py` builds networks from these parts, and
-`onnx.py` writes them as ONNX.
+Parameters have the same names as in Hugging Face's BERT. `modeling.py` builds networks from these modules, and
+`onnx.py` exports the modules to ONNX.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from nas.model.positions import positions_of
 
 
 class Compressed(nn.Module):
-    """The matrices that replace a weight of shape (rows, columns), as the block's compression method defines them."""
+    """The matrices with which a block's compression method replaces a weight of shape (rows, columns)."""
 
     weight: nn.Parameter
-    """Exists only if the compression method has a matrix named `weight`."""
+    """The matrix named `weight`. This attribute exists only if the compression method has a matrix of that name."""
 
     def __init__(self, rows: int, columns: int, choice: str, block: Block) -> None:
         super().__init__()
@@ -42,15 +42,15 @@ class Compressed(nn.Module):
     def freeze(self, dtype: torch.dtype = torch.float32) -> None:
         """Quantise or sparsify the matrices once, instead of in every forward pass.
 
-        Call this method only if the weights will not change again. The results are stored as `dtype`. If the network
-        runs under autocast, pass the data type of the autocast.
+        Call this method only if the weights will not change again. The results are stored with the data type `dtype`.
+        If the network runs under autocast, `dtype` should be the data type of the autocast.
         """
         prepared = self.compression.prepared(self.matrices)
         self._prepared = {name: matrix.to(dtype) for name, matrix in prepared.items()}
 
 
 class BlockLinear(Compressed):
-    """A linear layer that belongs to a block and is stored as the block's compression method defines."""
+    """A linear layer of a block. The block's compression method defines how the weight is stored."""
 
     def __init__(self, in_features: int, out_features: int, choice: str, block: Block, bias: bool = True) -> None:
         super().__init__(out_features, in_features, choice, block)
@@ -59,7 +59,7 @@ class BlockLinear(Compressed):
     def forward(self, input: torch.Tensor, quantised: torch.Tensor | None = None) -> torch.Tensor:
         """Return the layer's output, (batch, tokens, out_features).
 
-        `quantised` is the quantised input, if it has already been computed for another layer that reads this input.
+        `quantised` is the quantised `input`, if it was already computed for another layer with the same input.
         """
         prepared = self.compression.prepared(self.matrices) if self._prepared is None else self._prepared
         quantised = self.compression.quantised_inputs(input) if quantised is None else quantised
@@ -98,7 +98,10 @@ class BlockEmbedding(Compressed):
 
 
 def add_matrices(module: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Register parameters with the given names and shapes. As in BERT, initial values are normal, std 0.02."""
+    """Register a parameter for each name and shape in `shapes`.
+
+    As in BERT, the initial values are drawn from a normal distribution with the standard deviation 0.02.
+    """
     for name, shape in shapes.items():
         matrix = torch.empty(shape)
         if not matrix.is_meta:  # drawing values on the meta device is slow and has no effect
@@ -110,15 +113,15 @@ def add_matrices(module: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> No
 
 
 def _borrow(module: nn.Module, name: str, part: nn.Module) -> None:
-    """Set an attribute of a module to a part that belongs to another module.
+    """Set the attribute `name` of `module` to `part`, a module that belongs to another module.
 
-    The part is not registered as a submodule, so its weights are listed and saved only once.
+    `part` is not registered as a submodule, so its weights are listed and saved only once.
     """
     object.__setattr__(module, name, part)
 
 
 class Embeddings(nn.Module):
-    """The sum of token, position and token-type embeddings, followed by a norm. Only token embeddings are compressible.
+    """The normalised sum of token, position and token-type embeddings. Only the token embeddings can be compressed.
 
     `position_embeddings` is None if the configuration has no `position_table`. `token_type_embeddings` is None if
     `type_vocab_size` is 0.
@@ -146,9 +149,9 @@ class Embeddings(nn.Module):
     ) -> torch.Tensor:
         """Return the embeddings of the tokens, (batch, tokens, embedding width).
 
-        `inputs_embeds` (batch, tokens, features) replaces the token embeddings of `input_ids`. Unless `position_ids` is
-        given, positions are counted from 0, and padding tokens are counted too. A network with a single token type
-        ignores `token_type_ids`. Raises `ValueError` if a text is empty or has too many tokens.
+        If `inputs_embeds`, (batch, tokens, embedding width), is given, it replaces the token embeddings of `input_ids`.
+        If `position_ids` is not given, positions are counted from 0, including those of padding tokens. A network with
+        a single token type ignores `token_type_ids`. Raises `ValueError` if a text is empty or has too many tokens.
         """
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         position_embeddings, length = self.position_embeddings, words.shape[1]
@@ -169,9 +172,10 @@ class Embeddings(nn.Module):
 
 
 def additive_mask(attention_mask: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Convert a mask (batch, tokens), which is 0 at padding, into a summand (batch, 1, 1, tokens) for attention scores.
+    """Return the term (batch, 1, 1, tokens) that excludes padding when it is added to attention scores.
 
-    The summand has the data type of `hidden`.
+    `attention_mask` (batch, tokens) is 0 for padding tokens and 1 for all others. The result has the data type of
+    `hidden`.
     """
     # Half of the lowest number stays finite when a negative score is added to it. With the lowest number itself, the
     # sum could be -infinity, and a text that consists only of padding would yield NaN.
@@ -180,10 +184,10 @@ def additive_mask(attention_mask: torch.Tensor, hidden: torch.Tensor) -> torch.T
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention. Each head has the teacher's head size."""
+    """Multi-head attention, in which each head has the teacher's head size."""
 
     same_input = ("query", "key", "value")
-    """The names of the linear layers that have one common input."""
+    """The names of the linear layers that read the same input."""
 
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
         super().__init__()
@@ -208,11 +212,12 @@ class SelfAttention(nn.Module):
         mask: torch.Tensor | None,
         return_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Let the tokens of `query_states` attend to the tokens of `hidden`. Returns the context and attention weights.
+        """Compute the attention from the tokens of `query_states` to the tokens of `hidden`.
 
-        `query_states` and `hidden` are (batch, tokens, hidden_size). The context is (batch, tokens of `query_states`,
-        heads * head size). The attention weights are (batch, heads, tokens of `query_states`, tokens of `hidden`). They
-        are None unless `return_attentions` is set.
+        `query_states` and `hidden` are (batch, tokens, hidden_size). Returns the context and the attention weights. The
+        context is (batch, tokens of `query_states`, heads * head size). The attention weights are (batch, heads, tokens
+        of `query_states`, tokens of `hidden`). If `return_attentions` is false, None is returned instead of the
+        weights.
         """
         quantised = self.key.compression.quantised_inputs(hidden)
         query, key, value = (
@@ -240,9 +245,9 @@ class SelfAttention(nn.Module):
 def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:
     """Return the positions of the first token and of the tokens that received the most attention.
 
-    This is the selection rule of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens). Attention
-    from padding tokens is ignored. The result is (batch, at most `count`), with the first token first and padding
-    last.
+    This is the selection rule of PoWER-BERT (arXiv:2001.08950). `weights` is (batch, heads, tokens, tokens), and `mask`
+    is a result of `additive_mask`. Attention from padding tokens is ignored. The result is (batch, at most `count`),
+    with the first token first and padding last.
     """
     real = torch.ones_like(weights[:, :1, :, :1]) if mask is None else (mask == 0).transpose(2, 3)
     received = (weights * real).float().sum(dim=(1, 2)).detach()
@@ -259,8 +264,9 @@ def at_positions(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 class ResidualOutput(nn.Module):
     """The last linear layer of a block, with the residual connection and the block's norm.
 
-    Usually, the norm follows the residual connection. With `norm_first`, it is applied to the block's input instead,
-    and `LayerNorm` is None if that input is already normalised. If `owner` is given, the linear layer is the owner's.
+    By default, the norm follows the residual connection. With `norm_first`, the norm is applied to the block's input
+    instead, and `LayerNorm` is None if this input is already normalised. If `owner` is given, the module uses the
+    linear layer of `owner`.
     """
 
     dense: BlockLinear
@@ -283,7 +289,7 @@ class ResidualOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def block_input(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the input of the block's first linear layers: `hidden`, normalised if the norm comes first."""
+        """Return the input of the block's first linear layers: `hidden`, normalised if `norm_first` is set."""
         return self.LayerNorm(hidden) if self.norm_first and self.LayerNorm is not None else hidden
 
     def forward(self, features: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -292,7 +298,7 @@ class ResidualOutput(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """The attention block of a layer. If `owner` is given, the block uses the owner's weights, but its own norm."""
+    """The attention block of a layer. If `owner` is given, the block uses the weights of `owner`, but its own norm."""
 
     output: ResidualOutput
 
@@ -321,10 +327,10 @@ class AttentionBlock(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """The first half of a feed-forward block, up to the activation.
+    """The first half of a feed-forward block: one or two linear layers and the activation.
 
-    In a gated block, the activation is multiplied by the output of a second linear layer that reads the block's input
-    (Shazeer, arXiv:2002.05202).
+    A gated block has two linear layers, and multiplies the activation of the first layer's output by the second layer's
+    output (Shazeer, arXiv:2002.05202).
     """
 
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
@@ -352,15 +358,16 @@ class CompactBertLayer(nn.Module):
 
     `has_attention` and `has_feed_forward` say which of the two blocks exist. `quantises_inputs` says whether a block
     quantises its inputs with a scale that depends on all tokens of a text. If `keep_tokens` is not 0, the layer passes
-    on only that many tokens: the first token and those that received the most attention. `attention_owner` and
-    `feed_forward_owner` are the layers whose weights these two blocks use instead of weights of their own.
+    on only that many tokens: the first token and the tokens that received the most attention. If `attention_owner` is
+    given, the attention block uses the weights of that layer. If `feed_forward_owner` is given, the feed-forward block
+    uses the weights of that layer.
     """
 
     attention: AttentionBlock
     intermediate: Intermediate
     output: ResidualOutput
     exit: nn.Linear
-    """A classifier that reads the first token; exists only if texts can exit after this layer."""
+    """A classifier that reads the first token. This attribute exists only if texts can exit after this layer."""
 
     def __init__(
         self,
@@ -390,10 +397,11 @@ class CompactBertLayer(nn.Module):
     def forward(
         self, hidden: torch.Tensor, mask: torch.Tensor | None, first_only: bool = False, return_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the hidden states after this layer, (batch, tokens, hidden_size), before any tokens are dropped.
+        """Return the hidden states after this layer, (batch, tokens, hidden_size), and the attention weights.
 
-        With `first_only`, only the first token is computed. The second result is the attention weights (see
-        `SelfAttention`) if `return_attentions` is set or if the layer drops tokens; otherwise it is None.
+        The hidden states include tokens that the network drops after this layer. With `first_only`, only the first
+        token is computed. The attention weights are those of `SelfAttention`. The weights are None unless the layer has
+        `keep_tokens` or `return_attentions` is set.
         """
         states, weights = hidden[:, :1] if first_only else hidden, None
         if self.has_attention:
@@ -403,7 +411,7 @@ class CompactBertLayer(nn.Module):
         return self.fed_forward(states) if self.has_feed_forward else states, weights
 
     def fed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the output of the feed-forward block, (batch, tokens, hidden_size)."""
+        """Return the output of the feed-forward block, (batch, tokens, hidden_size), for the input `hidden`."""
         return self.output(self.intermediate(self.output.block_input(hidden)), hidden)
 
 

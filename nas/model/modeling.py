@@ -1,10 +1,10 @@
-"""The definition of sub-networks: a BERT with a readout, a head, and sizes and compression methods for each layer.
+"""The definition of sub-networks: a BERT with a head, in which each layer has its own sizes and compression methods.
 
-The readout is the part of the last hidden states from which the outputs are computed: the first token, the mean over
-all tokens, or every token. The head is a linear layer, preceded by a pooler if the configuration has one. Parameters
-have the names of Hugging Face's `BertForSequenceClassification`, so that weights can be copied between the two without
-renaming. `nas/model/families/` holds the parameter names of families other than BERT. There are no buffers, so that the
-code can also run on slices of a supernet's weights.
+The readout is the part of the last hidden states that the head reads: the first token, the mean over all tokens, or
+every token. The head is a linear layer, preceded by a pooler if the configuration has one. Parameters have the names of
+Hugging Face's `BertForSequenceClassification`, so that weights can be copied between the two classes without renaming.
+`nas/model/families/` holds the parameter names of other families. The modules have no buffers, so that the same code
+can run on slices of a supernet's weights.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         self.layer = nn.ModuleList(built)
 
     def run(self, number: int, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run layer `number` with `inputs` as the arguments of its `forward`, and return its outputs."""
+        """Return the outputs of layer `number`. `inputs` are the arguments of the layer's `forward`."""
         layer = self.layer[number]
         if self.gradient_checkpointing and self.training:
             return cast(tuple[torch.Tensor, torch.Tensor], self._gradient_checkpointing_func(layer.__call__, *inputs))
@@ -75,12 +75,14 @@ class States:
     """The hidden states and attention weights of a network's layers."""
 
     hidden: list[torch.Tensor]
-    """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
+    """The hidden states after the embeddings and after each layer. Each has the shape (batch, tokens, hidden_size)."""
     positions: list[torch.Tensor | None]
-    """For each hidden state, its tokens' positions in the text, (batch, tokens); None if the state has all tokens."""
+    """For each element of `hidden`, the positions of its tokens in the text, (batch, tokens); None if it has all
+    tokens.
+    """
     attentions: list[torch.Tensor | None]
-    """The attention weights of each layer, (batch, heads, tokens, tokens). None if they were not requested, or if the
-    layer has no attention.
+    """The attention weights of each layer, (batch, heads, tokens, tokens). An element is None if the weights were not
+    requested, or if the layer has no attention.
     """
 
 
@@ -107,14 +109,14 @@ READOUTS: dict[Readout, Callable[[torch.Tensor, torch.Tensor | None], torch.Tens
     "mean": _mean_over_tokens,
     "every": _every_token,
 }
-"""For each readout, the function that computes the head's input from the last hidden states and the attention mask."""
+"""The functions that compute the head's input from the last hidden states and the attention mask, keyed by readout."""
 
 
 class Pooler(nn.Module):
-    """The dense layer, activation and, in some families, norm between the readout and the last linear layer.
+    """A dense layer, an activation and, in some families, a norm, between the readout and the last linear layer.
 
-    In training, the heads of RoBERTa and ELECTRA apply dropout both before and after this layer. Here, dropout is
-    applied only after it.
+    In transformers, the heads of RoBERTa and ELECTRA apply dropout both before and after the dense layer. Here, dropout
+    is applied only after the pooler.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -131,14 +133,16 @@ class Pooler(nn.Module):
 
 
 class CompactBertPreTrainedModel(PreTrainedModel):
-    """The common base class of networks with and without a head, which makes them models of transformers."""
+    """The base class of networks with and without a head, which inherits the methods of models in transformers."""
 
     config: CompactBertConfig
     config_class = CompactBertConfig
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
-    """False, because the loss is a mean over a batch. A Trainer that accumulates gradients must average such losses."""
+    """False means that the loss is a mean over a batch. A Trainer that accumulates gradients then averages these
+    losses.
+    """
     _supports_sdpa = True
     _no_split_modules = ["Embeddings", "CompactBertLayer"]
 
@@ -150,9 +154,11 @@ class CompactBertPreTrainedModel(PreTrainedModel):
                     matrix.normal_(std=self.config.initializer_range)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save the model as transformers does. If the folder it was loaded from has a modelling file, copy that file.
+        """Save the model as transformers does, together with its modelling file.
 
-        transformers itself copies the file only if it loaded the class from the file, not if `nas` provides the class.
+        The modelling file is copied from the folder from which the model was loaded, if that folder has one.
+        transformers itself copies the file only if it loaded the class from the file, and not if `nas` provides the
+        class.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
         module = (getattr(self.config, "auto_map", None) or {}).get("AutoConfig", "").partition(".")[0]
@@ -165,11 +171,11 @@ class CompactBertPreTrainedModel(PreTrainedModel):
         return cast(CompactBertModel, self.base_model).embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings by those of `value`, (vocabulary, features). The compression method stays.
+        """Replace the token embeddings with `value`, (vocabulary, features). The compression method does not change.
 
-        If `value` is a `BlockEmbedding` with this compression method, it is used unchanged. Otherwise, both the
-        present and the new embeddings must be a single table named `weight`, and both tables must have the same width.
-        Raises `ValueError` if they do not.
+        If `value` is a `BlockEmbedding` with the same compression method, it is used unchanged. Otherwise, the old and
+        the new embeddings must both be a single table named `weight`, and the tables must have the same width. Raises
+        `ValueError` if this is not the case.
         """
         table, weight = self.get_input_embeddings(), getattr(value, "weight", None)
         if isinstance(value, BlockEmbedding) and value.compression == table.compression:
@@ -191,7 +197,7 @@ class CompactBertPreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(  # type: ignore[override]
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> BlockEmbedding:
-        """Change the vocabulary size, as `PreTrainedModel` does. Each added row is the mean of all previous rows."""
+        """Change the vocabulary size. Each added row is the mean of all previous rows, whatever `mean_resizing` is."""
         table = self.get_input_embeddings()
         rows = new_num_tokens or table.rows
         table.resize(rows if pad_to_multiple_of is None else -(-rows // pad_to_multiple_of) * pad_to_multiple_of)
@@ -200,11 +206,11 @@ class CompactBertPreTrainedModel(PreTrainedModel):
 
 
 class CompactBertModel(CompactBertPreTrainedModel):
-    """Embeddings and layers, without a head: a model that maps token ids to hidden states.
+    """Embeddings and layers without a head: a model that computes hidden states from token ids.
 
-    `embeddings_project` exists if `embedding_size` is set, `final_norm` if `norm_first` is set, and `pooler` if
-    `pooler_act` is set. Otherwise, these attributes are None. The pooler is part of the head, but it is an attribute of
-    this class, so that its parameters have the names that they have in BERT.
+    `embeddings_project` exists if `embedding_size` is set. `final_norm` exists if `norm_first` is set. `pooler` exists
+    if `pooler_act` is set. Otherwise, these attributes are None. The pooler is part of the head, but it is an attribute
+    of this class, so that its parameters have the same names as in BERT.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -231,9 +237,9 @@ class CompactBertModel(CompactBertPreTrainedModel):
         return hidden if self.embeddings_project is None else self.embeddings_project(hidden)
 
     def after(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
-        """Run layer `number` on texts of equal length without padding, and return the tokens that it passes on.
+        """Return the hidden states that layer `number` passes on, for texts of equal length without padding.
 
-        If only the first token is read after this layer, only that token is computed.
+        If the rest of the network needs only the first token, the result has only the first token.
         """
         layer = cast(CompactBertLayer, self.encoder.layer[number])
         hidden_after, weights = layer(hidden, None, number >= self.first_token_from)
@@ -253,7 +259,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Return the hidden states for token ids of shape (batch, sequence), as encoders of transformers do."""
+        """Return the hidden states for token ids (batch, sequence), in the output format of transformers' encoders."""
         return_attentions, return_hidden = _requested_outputs(self.config, output_attentions, output_hidden_states)
         hidden = self.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
         states = self.states(hidden, attention_mask, every_token=True, return_attentions=return_attentions)
@@ -267,7 +273,11 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def checked(
         self, attention_mask: torch.Tensor | None, input_ids: torch.Tensor | None, *inputs: torch.Tensor | None
     ) -> torch.Tensor:
-        """Check the inputs, then return the result of `embedded`. Raises `ValueError` if inputs do not fit together."""
+        """Check the inputs and return the result of `embedded`.
+
+        Raises `ValueError` unless exactly one of `input_ids` and `inputs_embeds` is given. Also raises `ValueError` if
+        `attention_mask` has the wrong shape.
+        """
         if (input_ids is None) == (inputs[-1] is None):
             raise ValueError("give either input_ids or inputs_embeds, but not both")
         hidden = self.embedded(input_ids, *inputs)
@@ -279,7 +289,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
         return hidden
 
     def normed(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the last hidden states as the head reads them: after the final norm, if the network has one."""
+        """Return the last hidden states after the final norm, or unchanged if the network has no final norm."""
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
     def states(
@@ -289,9 +299,9 @@ class CompactBertModel(CompactBertPreTrainedModel):
         every_token: bool = False,
         return_attentions: bool = False,
     ) -> States:
-        """Run all layers on `hidden`, the result of `embedded`, and return the states of the layers.
+        """Run all layers on `hidden`, the result of `embedded`, and return hidden states and attention weights.
 
-        If the readout is the first token, no other token is read after the last attention block. The layers from that
+        If the readout is the first token, no other token is needed after the last attention block. The layers from that
         block on therefore compute only the first token, unless `every_token` is set. `every_token` does not change the
         result for the first token, even with quantisation.
         """
@@ -316,7 +326,11 @@ class CompactBertModel(CompactBertPreTrainedModel):
     def _layer_output(
         self, number: int, hidden: torch.Tensor, mask: torch.Tensor | None, every_token: bool, return_attentions: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the output of layer `number`. It has only the first token if no other token is read or requested."""
+        """Return the hidden states and the attention weights of layer `number`.
+
+        If the rest of the network needs only the first token and `every_token` is not set, only the first token is
+        returned.
+        """
         first_only = number >= self.first_token_from
         if not first_only or (every_token and not self.encoder.layer[number].quantises_inputs):
             return self.encoder.run(number, hidden, mask, False, return_attentions)
@@ -331,23 +345,24 @@ class CompactBertModel(CompactBertPreTrainedModel):
 
 @dataclass
 class CompactBertOutput(SequenceClassifierOutput):
-    """The output of a network with details: the output of a classifier in transformers, and three further fields.
+    """The output of a `CompactBert` that is called with `details`.
 
-    `positions` holds the positions of the tokens in each hidden state (see `States`).
+    This class adds three fields to the output of classifiers in transformers. `positions` holds the positions of the
+    tokens in each hidden state (see `States`).
     """
 
     positions: tuple[torch.Tensor | None, ...] | None = None
     every_logits: tuple[torch.Tensor, ...] | None = None
-    """The logits at each early exit and then after the last layer, each with the shape of `logits`."""
+    """The logits at each early exit, followed by the logits after the last layer. Each has the shape of `logits`."""
     left_after: torch.Tensor | None = None
-    """The number of layers after which each text exited, (batch,); None for a network without exits."""
+    """The number of layers after which each text exited, (batch,); None if the network has no early exits."""
 
 
 class CompactBert(CompactBertPreTrainedModel):
-    """A sub-network with its head: the model that is trained, profiled and exported.
+    """A sub-network with its head. This is the model that is trained, profiled and exported.
 
     The `logits` in its output are (batch, num_labels), or (batch, tokens, num_labels) if the readout is every token.
-    `classifier` is the last linear layer. It is None if the outputs of an encoder are the readout itself.
+    `classifier` is the last linear layer, or None if the outputs of an encoder are the readout itself.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -391,13 +406,13 @@ class CompactBert(CompactBertPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Return the logits for token ids of shape (batch, sequence).
 
-        The arguments, including `return_dict`, have the same meaning as for classifiers in transformers. Arguments that
-        are not listed are ignored. With `labels`, the output has a loss, which depends on the configuration's readout
-        and `problem_type`. Hidden states and attention weights cover all tokens that the network has not dropped. For a
-        layer without attention, the attention weights are None.
+        The arguments, including `return_dict`, have the same meaning as for classifiers in transformers. Unknown
+        arguments are ignored. With `labels`, the output has a loss, which depends on the readout and the `problem_type`
+        of the configuration. Hidden states and attention weights contain all tokens that the network has not dropped.
+        For a layer without attention, the attention weights are None.
 
-        With `details`, the output is a `CompactBertOutput`. Its hidden states then have only the tokens that the logits
-        depend on, unless `every_token` is set.
+        With `details`, the output is a `CompactBertOutput`. Its hidden states contain only the tokens on which the
+        logits depend, unless `every_token` is set.
         """
         return_attentions, return_hidden = _requested_outputs(self.config, output_attentions, output_hidden_states)
         hidden = self.bert.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
@@ -434,10 +449,11 @@ AUTO_MODELS: dict[NetworkType, tuple[str, type[CompactBertPreTrainedModel]]] = {
     "token_classifier": ("AutoModelForTokenClassification", CompactBertForTokenClassification),
     "encoder": ("AutoModel", CompactBertModel),
 }
-"""For each network type, the name of the transformers Auto class that loads it, and the class of the loaded model.
+"""The name of the Auto class in transformers that loads a network, and the class of the loaded model, keyed by network
+type.
 
-A loaded encoder ends with the last hidden states, because its folder holds the readout and the projection as separate
-modules of sentence-transformers.
+A loaded encoder returns the last hidden states. The readout and the projection are separate modules of
+sentence-transformers in the encoder's folder.
 """
 
 
@@ -455,14 +471,14 @@ register_auto_classes()
 
 
 def types_named(architectures: Iterable[str]) -> list[NetworkType]:
-    """Return the network types, other than `encoder`, to which these class names from `config.json` belong."""
+    """Return the network types to which class names from `config.json` belong. `encoder` is never returned."""
     endings = {kind: name.removeprefix("AutoModel") for kind, (name, _) in AUTO_MODELS.items()}
     names = list(architectures)
     return [kind for kind, ending in endings.items() if ending and any(name.endswith(ending) for name in names)]
 
 
 def as_public_class(model: CompactBert) -> CompactBertPreTrainedModel:
-    """Return the network as an object of the class in `AUTO_MODELS` for its network type, with the same parameters."""
+    """Return a network as an object of the class that `AUTO_MODELS` names for its type. Parameters are not copied."""
     cls = AUTO_MODELS[model.config.network_type][1]
     if isinstance(model.bert, cls):
         return model.bert
@@ -487,8 +503,8 @@ def _requested_outputs(
 def first_confident(every_logits: tuple[torch.Tensor, ...], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return, for each text, the logits at its exit and the number of layers up to that exit.
 
-    The exit is the first layer whose confidence, the probability of the likeliest class, reaches the threshold. If
-    no layer reaches it, the exit is the last layer.
+    The exit is the first layer whose confidence (the probability of the likeliest class) reaches the threshold. If no
+    layer reaches the threshold, the exit is the last layer.
     """
     stacked = torch.stack(every_logits)
     confident = stacked.float().softmax(dim=-1).amax(dim=-1) >= threshold
@@ -500,7 +516,7 @@ def first_confident(every_logits: tuple[torch.Tensor, ...], threshold: float) ->
 def task_loss(logits: torch.Tensor, labels: torch.Tensor, config: CompactBertConfig) -> torch.Tensor:
     """Return the loss that transformers uses for the configuration's readout and `problem_type`, computed in float32.
 
-    A missing `problem_type` is derived from the labels, as in transformers' own classes.
+    If `problem_type` is missing, it is derived from the labels, as in the classes of transformers.
     """
     if config.readout == "every":
         token_loss: torch.Tensor = ForTokenClassification(logits.float(), labels, config)

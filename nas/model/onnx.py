@@ -1,11 +1,11 @@
-"""Sub-networks as ONNX graphs, written block by block from their weights.
+"""Export sub-networks to ONNX, block by block.
 
-`to_onnx` writes a complete network for an export. The latency runtimes use the `emit_` functions to write single blocks
-for profiling. These functions take and return the names of values in the graph. The shapes in their docstrings are the
-shapes of these values.
+`to_onnx` exports a complete network. The functions whose names begin with `emit_` add single parts of a network to a
+graph. The latency runtimes use these functions to profile single blocks. The functions take and return the names of
+values in the graph. The shapes in their docstrings are the shapes of these values.
 
-The attention mask is additive. Query, key and value are computed as one product, and the attention's scale is folded
-into the query's weights. Batch size and sequence length are dynamic.
+The attention mask is a term that is added to attention scores. One matrix product computes query, key and value. The
+query's weights include the factor by which attention scores are multiplied. Batch size and sequence length are dynamic.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nas.model.modeling import CompactBert
 
 _BLOCKED = np.array(-1e9, dtype=np.float32)
 _SMALLEST_NORM = 1e-12
-"""The smallest length by which outputs are divided when they are scaled to length 1, as in torch."""
+"""The smallest divisor with which outputs are scaled to length 1. torch uses the same value."""
 _NO_COMPRESSION = matrix_compression("none")
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
@@ -45,11 +45,11 @@ _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 def to_onnx(model: CompactBert) -> onnx.ModelProto:
     """Return a complete network, with its embeddings and head, as an ONNX model.
 
-    The inputs are those of `CompactBertConfig.input_names`, int64 (batch, sequence). A sequence classifier has the
-    float output `logits`, (batch, num_labels), and a token classifier has `logits` (batch, sequence, num_labels). An
-    encoder has `sentence_embedding`, (batch, outputs), and `last_hidden_state` for programs that apply readout and
-    projection themselves. A network with early exits also has `left_after`, (batch, 1), the number of layers after
-    which each text exited.
+    The inputs are listed in `CompactBertConfig.input_names`. Each input is int64, (batch, sequence). A sequence
+    classifier has the float output `logits`, (batch, num_labels). A token classifier has `logits`, (batch, sequence,
+    num_labels). An encoder has `sentence_embedding`, (batch, outputs), and also `last_hidden_state`, for programs that
+    compute embeddings from hidden states. A network with early exits also has `left_after`, (batch, 1), the number of
+    layers after which each text exited.
     """
     graph, config = GraphBuilder(), model.config
     inputs = {
@@ -69,9 +69,10 @@ def to_onnx(model: CompactBert) -> onnx.ModelProto:
 
 
 def _emit_layers_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str, mask: str) -> tuple[str, str]:
-    """Write the network from layer `number` to its outputs.
+    """Add all layers from layer `number` on, and the head.
 
-    Returns the logits and, if texts can exit early, the number of layers after which each text exits, (batch, 1).
+    Returns the names of the logits and of the number of layers after which each text exits, (batch, 1). The second name
+    is empty if the network has no early exits.
     """
     config, layers = model.config, model.layers
     if number == len(layers):
@@ -116,7 +117,7 @@ def _emit_layers_from(graph: GraphBuilder, model: CompactBert, number: int, hidd
 
 
 def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) -> str:
-    """Write the part after the layers: readout, pooler (if any), last linear layer and scaling to length 1 (if any)."""
+    """Add the head: readout, pooler (if any), last linear layer (if any) and scaling to length 1 (if any)."""
     readout, pooler = model.config.readout, model.bert.pooler
     features = _READOUTS[readout](graph, hidden, mask)
     linear = _emit_linear_of_tokens if readout == "every" else _emit_dense
@@ -132,12 +133,12 @@ def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) 
 
 
 def _emit_first_state(graph: GraphBuilder, hidden: str, mask: str = "") -> str:
-    """Write the selection of the first token's features, (batch, features)."""
+    """Select the features of the first token, (batch, features)."""
     return graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
 
 
 def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
-    """Write the mean over the tokens of each text, (batch, features)."""
+    """Compute the mean over the tokens of each text, (batch, features)."""
     one, two = (graph.constant(np.array([number])) for number in (1, 2))
     is_real = graph.cast_to_float(graph.add("Equal", mask, graph.constant(np.array(0, dtype=np.float32))))
     is_real = graph.add("Squeeze", is_real, one)  # (batch, 1, tokens)
@@ -146,7 +147,7 @@ def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
 
 
 def _emit_every_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
-    """Return the features of every token, (batch, tokens, features). This needs no operator."""
+    """Return the features of every token, (batch, tokens, features), without adding an operator."""
     return hidden
 
 
@@ -155,14 +156,15 @@ _READOUTS: dict[Readout, Callable[[GraphBuilder, str, str], str]] = {
     "mean": _emit_mean_state,
     "every": _emit_every_state,
 }
-"""For each readout, the ONNX counterpart of its function in `modeling.READOUTS`. The mask is that of `emit_mask`."""
+"""The ONNX counterparts of the functions in `modeling.READOUTS`, keyed by readout. The mask is a result of `emit_mask`.
+"""
 
 
 def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, token_types: str | None) -> str:
-    """Write the embeddings, (batch, sequence, embedding width).
+    """Add the embeddings to the graph; their shape is (batch, sequence, embedding width).
 
-    `token_types` is the name of the value that holds the token types. If it is None and the network has token types,
-    all tokens have the first type.
+    `token_types` is the name of the value that holds the token types. If `token_types` is None and the network has
+    token types, all tokens have the first type.
     """
     table = embeddings.word_embeddings
     words = table.compression.emit_embed(graph, ids, _arrays(table))
@@ -182,7 +184,7 @@ def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, token
 
 
 def emit_mask(graph: GraphBuilder, attention_mask: str) -> str:
-    """Write the conversion of a 0/1 mask (batch, sequence) to a summand (batch, 1, 1, sequence) of attention scores."""
+    """Convert a 0/1 mask (batch, sequence) to a term (batch, 1, 1, sequence) that is added to attention scores."""
     is_padding = graph.add("Sub", graph.constant(np.array(1, dtype=np.float32)), graph.cast_to_float(attention_mask))
     scaled = graph.add("Mul", is_padding, graph.constant(_BLOCKED))
     return graph.add("Unsqueeze", scaled, graph.constant(np.array([1, 2])))
@@ -197,7 +199,7 @@ def _emit_layer(
     mask: str,
     separate_queries: bool,
 ) -> tuple[str, str]:
-    """Write the blocks of a layer. Returns the tokens that the layer passes on, and the mask of these tokens."""
+    """Add the blocks of a layer. Returns the hidden states that the layer passes on, and the mask of their tokens."""
     weights = None
     if layer.has_attention:
         query_states, weights = emit_attention(
@@ -211,16 +213,15 @@ def _emit_layer(
 
 
 def emit_first(graph: GraphBuilder, hidden: str) -> str:
-    """Write the selection of the first token of each text, (batch, 1, features)."""
+    """Select the first token of each text, (batch, 1, features)."""
     start, end = graph.constant(np.array([0])), graph.constant(np.array([1]))
     return graph.add("Slice", hidden, start, end, graph.constant(np.array([1])))
 
 
 def emit_most_attended(graph: GraphBuilder, hidden: str, mask: str, weights: str, count: int) -> tuple[str, str]:
-    """Write the selection of the first token and of the tokens that received the most attention.
+    """Select the first token and the tokens that received the most attention, as `most_attended` does in torch.
 
-    `weights` is (batch, heads, tokens, tokens). Returns the selected tokens and their mask. The selection is the same
-    as that of `most_attended` in torch.
+    `weights` is (batch, heads, tokens, tokens). Returns the selected tokens and their mask.
     """
     zero, one, two = (graph.constant(np.array([number])) for number in range(3))
     zero_float, one_float = (graph.constant(np.array(number, dtype=np.float32)) for number in (0, 1))
@@ -252,11 +253,11 @@ def emit_attention(
     mask: str,
     separate_queries: bool = False,
 ) -> tuple[str, str]:
-    """Write an attention block with residual connection and norm.
+    """Add an attention block with its residual connection and norm.
 
-    The tokens of `query_states` attend to those of `hidden`. With `separate_queries`, the queries are computed as a
-    separate product even if `query_states` and `hidden` are the same value. Returns the tokens of `query_states` after
-    the block, and the attention weights, (batch, heads, tokens of `query_states`, tokens of `hidden`).
+    The tokens of `query_states` attend to those of `hidden`. With `separate_queries`, a separate matrix product
+    computes the queries even if `query_states` and `hidden` are the same value. Returns the output of the block for the
+    tokens of `query_states`, and the attention weights, (batch, heads, tokens of `query_states`, tokens of `hidden`).
     """
     projections, head_size, residual = block.self, block.self.head_size, query_states
     is_same, hidden = query_states == hidden, _emit_block_input(graph, block.output, hidden)
@@ -293,7 +294,7 @@ def emit_attention(
 
 
 def emit_feed_forward(graph: GraphBuilder, config: CompactBertConfig, layer: CompactBertLayer, hidden: str) -> str:
-    """Write a feed-forward block with its residual connection and norm."""
+    """Add a feed-forward block with its residual connection and norm."""
     intermediate, normed = layer.intermediate, _emit_block_input(graph, layer.output, hidden)
     if intermediate.gate is None:
         inner = _emit_activation(graph, config.hidden_act, _emit_linear(graph, intermediate.dense, normed))
@@ -309,7 +310,7 @@ def _emit_linear(graph: GraphBuilder, linear: BlockLinear, value: str) -> str:
 
 
 def _emit_block_input(graph: GraphBuilder, output: ResidualOutput, hidden: str) -> str:
-    """Write the input of the block's first linear layers: `hidden`, normalised if the norm comes first."""
+    """Return the input of the block's first linear layers: `hidden`, normalised if `norm_first` is set."""
     return _emit_norm(graph, output.LayerNorm, hidden) if output.norm_first and output.LayerNorm else hidden
 
 

@@ -5,8 +5,8 @@ each head has a learnt bias for the distance between two tokens (as in T5, Raffe
 ModernBERT, queries and keys are rotated by angles that depend on their position (Su et al., arXiv:2104.09864), and most
 layers attend only to nearby tokens (arXiv:2412.13663).
 
-`positions_of` returns the `Positions` of a layer, a module that computes rotations and biases in torch and writes them
-as ONNX. Queries belong either to all tokens of a text or only to its first token. Keys always belong to all tokens.
+`positions_of` returns the `Positions` of a layer, a module that computes rotations and biases in torch and exports them
+to ONNX. Queries belong either to all tokens of a text or only to its first token. Keys always belong to all tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nas.graph import GraphBuilder
 
 _LARGEST_DISTANCE = 128
-"""In MPNet, all distances of at least this many tokens in one direction share a bias."""
+"""In MPNet, all distances of at least this many tokens share one bias per direction."""
 
 
 class Positions(nn.Module):
@@ -38,27 +38,33 @@ class Positions(nn.Module):
     """Whether a bias may be added to attention scores."""
 
     def rotated(self, features: torch.Tensor) -> torch.Tensor:
-        """Return queries or keys, (batch, heads, tokens, head size), after rotating each according to its position."""
+        """Rotate queries or keys, (batch, heads, tokens, head size), by angles that depend on their positions."""
         return features
 
     def bias(self, queries: int, keys: int, like: torch.Tensor) -> torch.Tensor | None:
-        """Return the bias to add to attention scores, (heads or 1, queries, keys); None if there is no bias.
+        """Return the bias to add to attention scores, (heads or 1, queries, keys), or None if there is no bias.
 
-        The device and the data type of the bias are those of `like`.
+        `queries` and `keys` are the numbers of queries and keys. The bias has the device and the data type of `like`.
         """
         return None
 
     def emit_rotated(self, graph: GraphBuilder, features: str, tokens: str) -> str:
-        """Write the operators of `rotated`. `tokens` names the value that holds the number of queries or keys, (1,)."""
+        """Add the operators of `rotated` to an ONNX graph, and return the name of the result.
+
+        `tokens` is the name of the value that holds the number of queries or keys, (1,).
+        """
         return features
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
-        """Write the operators of `bias`. `queries` and `keys` name values (1,) that hold the number of each."""
+        """Add the operators of `bias` to an ONNX graph, and return the name of the result.
+
+        `queries` and `keys` are the names of the values that hold the numbers of queries and keys, each (1,).
+        """
         raise NotImplementedError("these positions add no bias to attention scores")
 
 
 class RelativePositions(Positions):
-    """A learnt bias for each attention head and each range (bucket) of distances."""
+    """A learnt bias for each attention head and each bucket. A bucket is a range of distances between tokens."""
 
     biases = True
 
@@ -91,7 +97,7 @@ class RelativePositions(Positions):
 
 
 class RotaryPositions(Positions):
-    """Rotation of queries and keys by angles that grow with the position. Attention may be limited to nearby tokens."""
+    """Rotation of queries and keys by angles that grow with the position. The range of attention may be limited."""
 
     rotates = True
 
@@ -104,7 +110,7 @@ class RotaryPositions(Positions):
         return self.window is not None
 
     def _frequencies(self) -> torch.Tensor:
-        """Return the angles, in radians, by which the rotations of two neighbouring tokens differ, (head size / 2,)."""
+        """Return the rotation angles per position, in radians, (head size / 2,)."""
         return 1.0 / (self.theta ** (torch.arange(0, self.head_size, 2, dtype=torch.float) / self.head_size))
 
     def rotated(self, features: torch.Tensor) -> torch.Tensor:
@@ -152,7 +158,7 @@ class RotaryPositions(Positions):
 
 
 def positions_of(config: CompactBertConfig, layer: Layer) -> Positions:
-    """Return the module through which the attention of a layer takes positions into account."""
+    """Return the module through which a layer's attention takes positions into account."""
     if config.relative_attention_num_buckets:
         buckets, longest = config.relative_attention_num_buckets, config.max_position_embeddings
         return RelativePositions(buckets, layer.num_attention_heads, longest)
@@ -165,8 +171,10 @@ def positions_of(config: CompactBertConfig, layer: Layer) -> Positions:
 def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
     """Return the bucket of each distance from a query to a key. Distances are negative if the key comes first.
 
-    Each direction has half of the buckets. In each direction, the first half of the buckets hold one distance each. The
-    other half hold ranges of distances, which are equally wide on a logarithmic scale up to a distance of 128.
+    Half of the buckets are for negative distances and zero, and the other half are for positive distances. Each half
+    starts with buckets for single distances. The second part of each half consists of buckets for ranges of distances.
+    The ranges have equal widths on a logarithmic scale up to a distance of 128. The last bucket of each half includes
+    all larger distances.
     """
     half = buckets // 2
     single_count = half // 2
@@ -177,7 +185,10 @@ def distance_buckets(distances: torch.Tensor, buckets: int) -> torch.Tensor:
 
 
 def emit_positions(graph: GraphBuilder, tokens: str) -> str:
-    """Write the positions 0, 1, 2 and so on, as int64. `tokens` names the value that holds the number of positions."""
+    """Add the positions 0, 1, 2 and so on to an ONNX graph, as int64.
+
+    `tokens` is the name of the value that holds the number of positions.
+    """
     import numpy as np
 
     def positions() -> str:
@@ -188,7 +199,7 @@ def emit_positions(graph: GraphBuilder, tokens: str) -> str:
 
 
 def emit_distances(graph: GraphBuilder, queries: str, keys: str) -> str:
-    """Write the distance from each query to each key, (queries, keys)."""
+    """Add the distance from each query to each key to an ONNX graph, (queries, keys)."""
     import numpy as np
 
     def distances() -> str:

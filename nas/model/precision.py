@@ -1,6 +1,6 @@
 """The choice between bf16 and float32 for training and evaluation on this machine.
 
-bf16 saves time only if the processor multiplies bf16 numbers natively and the network is wide enough.
+bf16 saves time only if the processor multiplies bf16 matrices in hardware and the network is wide enough.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _LEAST_HIDDEN_SIZE = 256
 
 
 def native_bf16(processor: str) -> bool:
-    """Whether this machine's `processor`, `cpu` or `cuda`, multiplies bf16 matrices in hardware."""
+    """Whether this machine's `processor` (`cpu` or `cuda`) multiplies bf16 matrices in hardware."""
     if processor == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     supported = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -25,7 +25,7 @@ def uses_bf16(hidden_size: int, processor: str) -> bool:
 
 
 def precision_name(bf16: bool) -> str:
-    """Return the name of the number format, `bf16` or `float32`, that is recorded with results."""
+    """Return the number format, `bf16` or `float32`, as it is recorded with results."""
     return "bf16" if bf16 else "float32"
 
 

@@ -1,7 +1,7 @@
 """Parameter counts and stored sizes of sub-networks.
 
-`Sizes` derives them from the axes of a network's parameters (`axes.py`) and from the sizes of an architecture,
-without building the sub-network. The search needs them for budgets on `params` and `size_mb`.
+`Sizes` computes both from the axes of a network's parameters (`axes.py`) and the dimensions of an architecture, without
+building the sub-network. The search uses the results for budgets on `params` and `size_mb`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nas.model.modeling import CompactBert
 
 MB = 1e6
 _Extent = Axis | int
-"""The extent of a parameter's axis: the kind of units that the axis runs over, or a fixed length."""
+"""The extent of a parameter's axis: the kind of units along the axis, or a fixed length."""
 
 
 def count_parameters(config: CompactBertConfig) -> int:
@@ -37,8 +37,6 @@ def stored_mb(config: CompactBertConfig) -> float:
 
 
 class _Linear(NamedTuple):
-    """A linear layer of a block."""
-
     rows: _Extent
     columns: _Extent
     has_bias: bool
@@ -50,22 +48,22 @@ class _BlockParameters:
 
     linears: tuple[_Linear, ...]
     uncompressed: tuple[tuple[_Extent, ...], ...]
-    """The extents of parameters, such as position biases, that no compression method affects. A block that borrows its
-    linear layers also borrows these parameters.
+    """The extents of each parameter that no compression method affects, such as a position bias. A block that borrows
+    its linear layers also borrows these parameters.
     """
     norm: tuple[tuple[_Extent, ...], ...]
-    """The extents of the norm's parameters. A block has its own norm even if it borrows its linear layers."""
+    """The extents of each parameter of the norm. A block has its own norm even if it borrows its linear layers."""
 
 
 class _Size(NamedTuple):
-    """The size of a block: its number of parameters, and how many bytes they take in an export."""
+    """The number of parameters of a block, and the number of bytes that these parameters take in an export."""
 
     parameters: int
     stored_bytes: int
 
 
 class Sizes:
-    """A calculator for the sizes of all networks that differ from `config` only in their architecture."""
+    """A calculator of sizes for networks that differ from `config` only in their architecture."""
 
     def __init__(self, config: CompactBertConfig) -> None:
         self.config = config
@@ -111,7 +109,7 @@ class Sizes:
         return (4 * self._uncompressed_count(architecture) + table + blocks) / MB
 
     def _uncompressed_count(self, architecture: Architecture) -> int:
-        """Return how many parameters outside the layers are stored without compression."""
+        """Return the number of parameters outside the layers that an export stores without compression."""
         lengths = self._outer_lengths(architecture)
         classifiers = len(architecture.layers) if architecture.exit_threshold else 1
         return _count(self._other_extents, lengths) + classifiers * _count(self._classifier_extents, lengths)
@@ -153,7 +151,7 @@ class Sizes:
 
 
 def _block_parameters(layer: CompactBertLayer, block: Block) -> _BlockParameters:
-    """Return the parameters of one block of an uncompressed layer."""
+    """Return the parameters of one block of a layer. The layer must not be compressed."""
     parts: list[nn.Module] = [layer.attention] if block == "attention" else [layer.intermediate, layer.output]
     modules = [module for part in parts for module in part.modules()]
     linears = [module for module in modules if isinstance(module, BlockLinear)]
@@ -171,7 +169,7 @@ def _linear_extents(linear: BlockLinear) -> _Linear:
 
 
 def _parameter_extents(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:
-    """Return the extents of all parameters of the modules, without those of their submodules."""
+    """Return the extents of each parameter of the modules. Parameters of their submodules are left out."""
     return tuple(_extents(parameter, axes) for module in modules for parameter, axes in labelled(module))
 
 
@@ -184,7 +182,7 @@ def _length(extent: _Extent, lengths: Mapping[Axis, int]) -> int:
 
 
 def _count(parameters: Iterable[tuple[_Extent, ...]], lengths: Mapping[Axis, int]) -> int:
-    """Return how many numbers the parameters with these extents hold in total."""
+    """Return the total number of values in parameters with these extents."""
     return sum(math.prod(_length(extent, lengths) for extent in extents) for extents in parameters)
 
 

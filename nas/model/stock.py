@@ -1,8 +1,8 @@
-"""Conversion between `CompactBert` and the model classes of transformers, which preserves the network's function.
+"""Convert between `CompactBert` and the model classes of transformers, without changing what the network computes.
 
-`from_stock` converts a teacher into a `CompactBert`. `to_stock` converts a network into a model of its family's class
-in transformers, if that class can express the network. For a network that embeds texts, the family's class is only the
-encoder, which ends with the last hidden states.
+`from_stock` converts a teacher to a `CompactBert`. `to_stock` converts a network to its family's class in transformers,
+if that class can express the network. For a network that embeds texts, the family's class is only the encoder, which
+returns the last hidden states.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SHARED_SETTINGS = (
     "problem_type",
 )
 AUTO_CLASSES: dict[NetworkType, Any] = {kind: getattr(transformers, name) for kind, (name, _) in AUTO_MODELS.items()}
-"""For each network type, the Auto class of transformers that loads a teacher of that type."""
+"""The Auto classes of transformers that load teachers, keyed by network type."""
 _CLASSIFIER_PARAMETERS = ("classifier.weight", "classifier.bias")
 _LABEL_SETTINGS = {"id2label", "label2id", "problem_type"}
 _CLASSIFIER_FORM = NetworkForm()
@@ -46,8 +46,8 @@ _CLASSIFIER_FORM = NetworkForm()
 def shape_of(config: PreTrainedConfig) -> Shape:
     """Return a teacher's dimensions: number of layers, hidden size, number of heads and intermediate size.
 
-    Raises `TeacherError` if the teacher's family is not supported, or if the teacher computes something that a
-    `CompactBert` cannot.
+    Raises `TeacherError` if the teacher's family is not supported, or if a `CompactBert` cannot compute the same
+    function as the teacher.
     """
     family = family_of(config.model_type)
     _check_function(family, config)
@@ -73,10 +73,10 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
 
 
 def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBertConfig:
-    """Return the configuration of the `CompactBert` that computes the same function as a teacher.
+    """Return the configuration of a `CompactBert` that computes the same function as a teacher.
 
-    If the network is an encoder, it has as many outputs as hidden units. Unless `form.own_width` is set, networks with
-    fewer hidden units have the same number of outputs. Raises `TeacherError` as `shape_of` does.
+    An encoder has as many outputs as the teacher has hidden units. Unless `form.own_width` is set, networks with fewer
+    hidden units keep this number of outputs. Raises `TeacherError` for the same reasons as `shape_of`.
     """
     shape, family = shape_of(teacher), family_of(teacher.model_type)
     form = family.form(teacher, form)
@@ -105,7 +105,7 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FO
 
 
 def form_of(config: CompactBertConfig) -> NetworkForm:
-    """Return the form of a network with this configuration."""
+    """Return the `NetworkForm` of networks with this configuration."""
     return NetworkForm(config.network_type, config.readout, config.normalize, config.own_width)
 
 
@@ -113,10 +113,10 @@ def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -
     """Return a `CompactBert` in evaluation mode that computes the same function as a teacher. The weights are copied.
 
     `teacher` must be of the class that `AUTO_CLASSES` names for the network type of `form`. Unless `form.own_width` is
-    set, an encoder gets an additional last linear layer, which starts as the identity. With this layer, networks with
-    fewer hidden units can project their readout to the teacher's width.
+    set, an encoder gets an additional last linear layer, which is initialised as the identity. With this layer,
+    networks with fewer hidden units can project their readout to the teacher's width.
 
-    RoBERTa skips padding when it counts positions, but a `CompactBert` does not. Padding must therefore come after the
+    RoBERTa skips padding when it counts positions, but a `CompactBert` does not. Padding must therefore follow the
     text.
     """
     family, teacher_state = family_of(teacher.config.model_type), teacher.state_dict()
@@ -129,17 +129,17 @@ def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -
 
 
 def _identity(parameter: torch.Tensor) -> torch.Tensor:
-    """Return the value that a weight or bias of this shape has in a linear layer that computes the identity."""
+    """Return the value of a weight or bias with this shape in a linear layer that computes the identity."""
     return torch.eye(len(parameter)) if parameter.dim() == 2 else torch.zeros_like(parameter)
 
 
 def fits_stock(model: CompactBert) -> bool:
-    """Whether the class of a network's model family in transformers can express the network.
+    """Whether the model class of the network's family in transformers can express the network.
 
-    All layers must have the same sizes, the number of heads times the head size must equal the hidden size, and there
-    must be no compression, no early exits and no dropped tokens. ELECTRA's class cannot express a projection between
-    embeddings and layers of the same width, because it would leave the projection out. Families may have further
-    conditions.
+    All layers must have the same sizes, and the number of heads times the head size must equal the hidden size. The
+    network must not have compressed blocks, early exits or dropped tokens. A projection between embeddings and layers
+    of the same width is not allowed either, because ELECTRA's class would leave such a projection out. Families may
+    have further conditions.
     """
     config, architecture = model.config, model.config.architecture
     layer_sizes = {(layer.num_attention_heads, layer.intermediate_size) for layer in architecture.layers}
@@ -155,7 +155,7 @@ def fits_stock(model: CompactBert) -> bool:
 
 
 def to_stock(model: CompactBert) -> PreTrainedModel:
-    """Return the network as a model of its family's class in transformers.
+    """Convert a network to its family's model class in transformers.
 
     Raises `ExportError` if `fits_stock` is false.
     """

@@ -1,8 +1,8 @@
-"""A teacher's configuration, read from its folder and checked. Only the settings that define the model are kept.
+"""Read and check a teacher's configuration. Only the settings that define the network are kept.
 
-Published configuration files can contain numbers written as strings, settings of other tools, and options that belong
-to a single call of the model. `read_config` rebuilds the configuration from the settings that define the network, so
-that no other setting can change what the network computes.
+Published configuration files can contain numbers written as strings, settings of other tools, and options for a single
+call of the model. `read_config` rebuilds the configuration from the settings that define the network, so that no other
+setting can change what the network computes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ _UNSUPPORTED_SETTINGS = {
     "pruned_heads": "give a checkpoint with all heads",
     "quantization_config": "give the checkpoint before quantisation, or remove the setting if no weight is quantised",
 }
-"""Settings that would change the network's function or the format of its weights, with the remedy for each."""
+"""Settings that would change what the network computes or how its weights are stored. Each value is the remedy that
+error messages suggest.
+"""
 
 
 def teacher_file(source: str, name: str) -> Path | None:
@@ -51,7 +53,7 @@ def teacher_file(source: str, name: str) -> Path | None:
 
 
 def read_config(source: str) -> PreTrainedConfig:
-    """Return the configuration in a teacher's folder, as an object of the model family's configuration class.
+    """Return the configuration in a teacher's folder, as an object of the family's configuration class in transformers.
 
     Raises `TeacherError` if the file cannot be read, the family is not supported, or a value is not valid.
     """
@@ -121,8 +123,8 @@ def _read(source: str) -> dict[str, Any]:
 def _settings(source: str, family: Family, config_class: Any, values: Mapping[str, Any]) -> Any:
     """Yield the name and the value of each setting that defines the network.
 
-    The names are those that the model family uses in transformers. Settings that the file lacks are not yielded, so
-    that they keep their defaults.
+    The names are those that the family uses in transformers. Settings that the file lacks are not yielded, so that they
+    keep their defaults.
     """
     defaults = config_class()
     for setting in (*_COUNTS, *_RATES, "layer_norm_eps", "initializer_range", "pad_token_id"):
@@ -156,7 +158,7 @@ def _is_whole(setting: str) -> bool:
 
 
 def _rule(setting: str) -> str:
-    """Return the rule that the number of a setting must satisfy, as a phrase for messages."""
+    """Return the rule that the value of a setting must satisfy, as a phrase for messages."""
     if _is_whole(setting):
         return "a whole number above 0" if setting in _COUNTS else "a whole number of at least 0, or null"
     if setting in _RATES:
@@ -173,7 +175,7 @@ def _is_valid(setting: str, number: float) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """Return a value as a float if it is a finite number or a string that represents one; otherwise None."""
+    """Return a value as a float if it is a finite number or a string that represents one. Otherwise, return None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -184,9 +186,10 @@ def _number(value: Any) -> float | None:
 
 
 def _labels(source: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries `id2label` and `label2id`. Without an `id2label`, `label2id` or `num_labels` determines both.
+    """Return the entries `id2label` and `label2id`.
 
-    As in transformers, a configuration without any of these three settings has two labels.
+    If the file lacks `id2label`, `label2id` or `num_labels` determines both entries. As in transformers, a
+    configuration without any of these three settings has two labels.
     """
     id2label, label2id = values.get("id2label"), values.get("label2id")
     if not id2label and isinstance(label2id, Mapping) and label2id:

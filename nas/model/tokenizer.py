@@ -1,7 +1,7 @@
-"""A teacher's tokenizer, loaded with uniform settings, so that exports truncate and pad texts as in training.
+"""Load and check a teacher's tokenizer. Its settings are made uniform, so that exports pad texts as in training.
 
-`load_tokenizer` reads a tokenizer from a model folder. `check_tokenizer` and `check_ids` ensure that the teacher can
-read the token ids that the tokenizer produces.
+`load_tokenizer` reads a tokenizer from a model folder. `check_tokenizer` and `check_ids` check that the teacher can
+process the token ids that the tokenizer produces.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from nas.errors import TeacherError
 from nas.model.families import family_of
 
 _FILE_GROUPS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
-"""Groups of files. A tokenizer can be loaded from any one of these groups."""
+"""Groups of file names. A tokenizer can be loaded from a folder that contains all files of at least one group."""
 _CALL_OPTIONS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
-"""Options of the tokenizer's last call. Transformers stores these options among the tokenizer's settings."""
+"""Options of a tokenizer call. Transformers stores the options of the last call among the tokenizer's settings."""
 _EXAMPLE_WORDS = ["Tagged", "words", ",", "one", "by", "one"]
 _UNUSUAL_TEXT = "\u2603 \u6f22 \U0001f9ea \u00df"
-"""A text of characters that hardly any vocabulary covers completely."""
+"""A text with characters that hardly any vocabulary covers completely."""
 
 
 def load_tokenizer(
     source: str | Path, config: PreTrainedConfig | None = None, of_words: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model folder. It pads and truncates texts only on request, and pads on the right.
+    """Load the tokenizer of a model folder. It pads and truncates texts only on request, and pads on the right.
 
-    Texts are truncated on the side that the folder's settings define. `config` replaces the folder's own
-    configuration, which may have values that transformers cannot read. With `of_words`, the tokenizer splits a list
-    of words into the same tokens as the text that the words form. Raises `TeacherError` if there is no tokenizer, if
-    it cannot be loaded or is written in Python, or if `of_words` is set and it cannot split lists of words in this way.
+    Texts are truncated on the side that the tokenizer's settings in the folder define. `config` replaces the
+    configuration in the folder, because a configuration file may have values that transformers cannot read. With
+    `of_words`, the tokenizer splits a list of words into the same tokens as a text with a space between these words.
+
+    Raises `TeacherError` if the folder has no tokenizer, if the tokenizer cannot be loaded, or if the tokenizer is
+    written in Python. With `of_words`, also raises `TeacherError` if the tokenizer cannot split lists of words in this
+    way.
     """
     # For a folder without a tokenizer, transformers silently creates an empty one.
     folder = Path(source)
@@ -67,15 +70,15 @@ def load_tokenizer(
 
 
 def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the space before a word is part of the word's first token. A single word then needs a space before it."""
+    """Whether the first token of a word includes the preceding space. If so, a single word needs a space before it."""
     pre_tokenizer: Any = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
     return pre_tokenizer is not None and b"ByteLevel" in pre_tokenizer.__getstate__()
 
 
 def ignored_code(source: str | Path) -> str:
-    """Return the name, as `file.Class`, of a model folder's custom tokenizer class; an empty string if there is none.
+    """Return the name of a folder's custom tokenizer class, as `file.Class`, or an empty string if there is none.
 
-    The code of the class is not run: the tokenizer of such a folder is read only from `tokenizer.json`.
+    The code of the class is not run. The tokenizer of such a folder is read only from `tokenizer.json`.
     """
     path = Path(source) / "tokenizer_config.json"
     try:
@@ -88,9 +91,9 @@ def ignored_code(source: str | Path) -> str:
 
 
 def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Change a tokenizer in place, so that it pads on the right and forgets how it last padded and truncated texts.
+    """Change a tokenizer in place: make it pad on the right, and clear its last padding and truncation settings.
 
-    Positions are counted from the first token, so padding must follow the text.
+    Padding must follow the text, because positions are counted from the first token.
     """
     backend: Any = tokenizer.backend_tokenizer
     backend.no_padding()
@@ -102,10 +105,11 @@ def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
-    """Raise `TeacherError` if a tokenizer cannot be used with a teacher of this configuration.
+    """Raise `TeacherError` if a tokenizer cannot be used with a teacher that has the configuration `config`.
 
-    The tokenizer must have a padding token and be able to encode unknown characters. All tokens that it adds to texts
-    must have embeddings, and so must their token types if the teacher distinguishes token types.
+    The tokenizer must have a padding token and must be able to encode unknown characters. The teacher must have
+    embeddings for all tokens that the tokenizer adds to texts. If the teacher distinguishes token types, it must also
+    have embeddings for the types of these tokens.
     """
     start = f"teacher.model: {source}: its tokenizer"
     if tokenizer.pad_token_id is None:
@@ -136,10 +140,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
 
 
 def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:
-    """Raise `TeacherError` if `ids`, the token ids of texts, include one that the teacher cannot read.
+    """Raise `TeacherError` if the teacher cannot process one of `ids`, the token ids of texts.
 
-    Tokens that were added without resizing the model have no embedding. They do no harm as long as no text contains
-    them.
+    A token has no embedding if it was added to the tokenizer, but the model was not resized. Such a token causes no
+    error if no text contains it.
     """
     values = np.fromiter(ids, dtype=np.int64)
     _check_embedded(values, tokenizer, source, config)

@@ -1,7 +1,7 @@
-"""Drawings of architectures. Bars show sizes as shares of the teacher's sizes, and colours show compression methods.
+"""Drawings of architectures. Bars show sizes relative to the teacher's sizes, and colours show compression methods.
 
-`architecture_drawing` returns a drawing for the report, `architectures_picture` returns a separate SVG file, and
-`in_words` returns the content of a drawing as text for tooltips.
+`architecture_drawing` returns a drawing for the report. `architectures_picture` returns an SVG file with several
+drawings. `in_words` describes an architecture in words, for tooltips.
 """
 
 from __future__ import annotations
@@ -22,25 +22,30 @@ _LEFT, _BAR_WIDTH, _GAP = 76.0, 152.0, 20.0
 _TOP, _ROW_HEIGHT, _BAR_HEIGHT = 22.0, 42.0, 15.0
 _RIGHT_BAR = _LEFT + _BAR_WIDTH + _GAP
 _MARGIN, _TITLE_HEIGHT = 14.0, 22.0
-"""Margin and height of the title in a separate SVG file."""
+"""In an SVG file, the margin around each drawing, and the height of its title."""
 _MOST_CELLS = 24
-"""Up to this number, attention heads are drawn one by one; more heads are drawn as a single bar."""
+"""If the teacher has at most this many heads per layer, each head is drawn as a cell. Otherwise, one bar shows all
+heads.
+"""
 
 
 def methods_of(architectures: Iterable[Architecture]) -> list[str]:
-    """Return the compression methods of all blocks that are not skipped, in the order of their colours."""
+    """Return the compression methods that the architectures use: first `none`, then the others in alphabetical order.
+
+    Methods that leave out a block, such as `skip`, are not included.
+    """
     all_methods = {method for architecture in architectures for method in architecture.choices}
     used_methods = {method for method in all_methods if compression(method).weights != "none"}
     return sorted(used_methods, key=lambda method: (method != "none", method))
 
 
 def architectures_of(exports: Iterable[Record]) -> list[Architecture]:
-    """Return the architecture in each record. `exports` are verification records or entries of `front.json`."""
+    """Return the architectures in `exports`, a collection of verification records or entries of `front.json`."""
     return [Architecture.from_json(export["architecture"]) for export in exports]
 
 
 def methods_legend(methods: Sequence[str]) -> list[tuple[Markup, str]]:
-    """Return the entries of the legend that explains the colours: pairs of a mark and its meaning."""
+    """Return the legend that explains the colours, as pairs (SVG symbol, description)."""
     marks = [
         (f'<rect y="3" width="16" height="10" rx="2" class="{method_class(name, methods)}"/>', _method_in_words(name))
         for name in methods
@@ -51,7 +56,7 @@ def methods_legend(methods: Sequence[str]) -> list[tuple[Markup, str]]:
 
 
 def in_words(architecture: Architecture) -> list[str]:
-    """Return a description of an architecture in lines of text: first the embeddings, then each layer."""
+    """Describe an architecture in words. Return one line for the embeddings and then one line for each layer."""
 
     def marked(size: str, method: str) -> str:
         return size if method == "none" else f"{size} {method}"
@@ -68,16 +73,19 @@ def in_words(architecture: Architecture) -> list[str]:
 
 
 def architecture_drawing(architecture: Architecture, teacher: Shape, methods: Sequence[str], label: str) -> Markup:
-    """Return a drawing as an SVG element with one row for the embeddings, then one row for each layer of the teacher.
+    """Return an SVG element with one row for the embeddings and one row for each layer of the teacher.
 
-    Bars show sizes as shares of the teacher's sizes. `methods` determines the colours of the compression methods, as in
-    `methods_legend`. Screen readers read `label`.
+    Bars show sizes relative to the teacher's sizes. The order of `methods` determines the colour of each compression
+    method, as in `methods_legend`. `label` is a description for screen readers.
     """
     return drawing(_WIDTH, _height(teacher), label, "chart", _rows(architecture, teacher, methods))
 
 
 def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
-    """Return the content of an SVG file that shows several architectures side by side, each one below its name."""
+    """Return the content of an SVG file that shows several architectures side by side, each below its name.
+
+    `named` holds the architectures, keyed by name. `label` is a description for screen readers.
+    """
     methods, pitch = methods_of(named.values()), _WIDTH + 2 * _MARGIN
     width, height = pitch * len(named), _height(teacher) + _TITLE_HEIGHT + 2 * _MARGIN
     parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]
@@ -119,7 +127,7 @@ def _embedding(architecture: Architecture, teacher: Shape, methods: Sequence[str
 
 
 def _layer(layer: Layer, resolved: Layer, teacher: Shape, methods: Sequence[str], y: float) -> str:
-    """Draw one layer. `resolved` also includes the sizes of blocks that share the weights of a lower layer."""
+    """Draw one layer. `resolved` is the same layer with the real sizes of blocks that share a lower layer's weights."""
     heads, full_heads = resolved.num_attention_heads, teacher.num_attention_heads
     size, full_size = resolved.intermediate_size, teacher.intermediate_size
     layer_name, sizes_in_words = f"Layer {layer.source}", (f"{heads} of {full_heads}", f"{size:,} of {full_size:,}")
@@ -181,9 +189,9 @@ def _outline(x: float, y: float, width: float, word: str) -> str:
 
 
 def method_class(method: str, methods: Sequence[str]) -> str:
-    """Return the CSS class that colours a compression method.
+    """Return the name of the CSS class that colours a compression method.
 
-    The first colour is reserved for `none`. The other colours repeat if there are more methods than colours.
+    The first colour is reserved for `none`. If there are more methods than colours, the other colours repeat.
     """
     if method == "none":
         return "choice-0"

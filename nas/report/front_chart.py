@@ -1,7 +1,7 @@
 """The chart of accuracy against latency on one device: candidates, Pareto front, exports, budgets and teacher.
 
-`front_chart` returns the chart for the report, and `legend` the legend that is shown below all charts. `front_picture`
-returns chart and legend as a separate SVG file.
+`front_chart` returns the chart for the report, and `legend` returns the legend, which the report shows below all
+charts. `front_picture` returns the content of an SVG file with chart and legend.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ WIDTH, HEIGHT = 720.0, 449.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 91.0, 395.0
 _LEGEND_HEIGHT = 92.0
 _MARGIN = 14.0
-"""Margin around the chart in a separate SVG file."""
+"""The margin around the chart in an SVG file."""
 _LABEL_ROWS = 3
-"""The number of lines of text above the chart, for the names of the budgets and the teacher."""
+"""The number of text lines above the chart. They contain the names of the budgets and the teacher."""
 _DEPTH_BELOW_BEST = 4.0
-"""The vertical axis reaches below the best score by at most this many times the distance from best to median score."""
+"""The maximum distance from the best score to the lower end of the vertical axis. The unit is the distance between the
+best score and the median score.
+"""
 _LABEL_WIDTH = 10.5
-"""The width of one character of a budget's name, in the font size for phones."""
+"""The width of one character of a budget's name, at the font size for phones."""
 _LEGEND = (
     ('<circle cx="8" cy="8" r="4" class="candidate"/>', "candidate of the search"),
     ('<circle cx="8" cy="8" r="3.5" class="candidate raced"/>', "stopped early, score estimated"),
@@ -43,13 +45,13 @@ _LEGEND = (
 
 
 def front_chart(contents: Contents, device: str) -> Markup:
-    """Return the chart of one device as an SVG element, which is coloured by the style sheet of the page."""
+    """Return the chart of one device as an SVG element. The style sheet of the HTML report colours it."""
     content = _FrontChart(contents, device).draw()
     return drawing(WIDTH, HEIGHT, f"Pareto front on {device}", "chart wide", content, role="group")
 
 
 def front_picture(contents: Contents, device: str) -> str:
-    """Return the chart of one device as an SVG file's content, with fixed colours, a background and the legend."""
+    """Return the content of an SVG file with the chart of one device, a background and the legend, in fixed colours."""
     width, height = WIDTH + 2 * _MARGIN, HEIGHT + _LEGEND_HEIGHT + 2 * _MARGIN
     ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
     chart = element(
@@ -63,7 +65,7 @@ def front_picture(contents: Contents, device: str) -> str:
 
 
 def legend() -> list[tuple[Markup, str]]:
-    """Return the entries of the legend below the charts: pairs of a mark and its meaning."""
+    """Return the legend below the charts as pairs (SVG symbol, description)."""
     return [(legend_mark(mark), name) for mark, name in _LEGEND]
 
 
@@ -77,7 +79,7 @@ def _legend_in_picture() -> str:
 
 @dataclass(frozen=True)
 class _FrontChart:
-    """The chart of one device. The scales `x` and `y` and `draw` need at least one candidate in `contents.front`."""
+    """The chart of one device. `x`, `y` and `draw` need at least one candidate in `contents.front`."""
 
     contents: Contents
     device: str
@@ -104,7 +106,7 @@ class _FrontChart:
 
     @cached_property
     def teacher_accuracy(self) -> float | None:
-        """The teacher's score on the search set; None if it was not recorded."""
+        """The teacher's score on the search set, or None if it was not recorded."""
         return self.front.get("teacher_search_accuracy")
 
     @cached_property
@@ -120,7 +122,7 @@ class _FrontChart:
 
     @cached_property
     def limits(self) -> list[tuple[str, float]]:
-        """The name and the limit in ms of each budget that limits median latency, sorted by limit."""
+        """Pairs (name, limit in ms) of the budgets that limit the median latency, sorted by limit."""
         teacher, limits_ms = self.teacher_p50_ms, list[tuple[str, float]]()
         for budget in self.budgets:
             device_limits = budget.on(self.device)
@@ -133,7 +135,7 @@ class _FrontChart:
 
     @cached_property
     def floors(self) -> list[tuple[str, float]]:
-        """The name and the accuracy floor of each budget that has such a floor."""
+        """Pairs (name, minimum accuracy) of the budgets that require a minimum accuracy."""
         floors_by_budget = self.front.get("floors", {})
         return [
             (budget.name, floors_by_budget[budget.name]["least"])
@@ -152,7 +154,7 @@ class _FrontChart:
 
     @cached_property
     def y(self) -> AxisScale:
-        """The vertical scale. It leaves out outliers far below the median; they would compress all other marks."""
+        """The vertical scale. Very low scores are not covered, because they would compress the rest of the chart."""
         scores = sorted(item["search_accuracy"] for item in self.front["candidates"])
         best, median = scores[-1], scores[len(scores) // 2]
         floor = best - _DEPTH_BELOW_BEST * (best - median) if median < best else scores[0]
@@ -164,7 +166,7 @@ class _FrontChart:
         return AxisScale.around(values, _BOTTOM, _TOP, logarithmic=False)
 
     def draw(self) -> str:
-        """Return all parts of the chart as SVG, from back to front: grid, limits, front, candidates, exports."""
+        """Return all parts of the chart as SVG. Later parts are drawn over earlier ones, so exports come last."""
         best = {item["digest"] for item in self.front["front"]}
         candidates = self.front["candidates"]
         ordered = sorted(candidates, key=lambda item: (item["digest"] in best, "stopped_after" not in item))
@@ -188,7 +190,7 @@ class _FrontChart:
         return self.x(self._predicted(item)), self.y(max(item["search_accuracy"], self.y.low))
 
     def _staircase(self) -> str:
-        """Draw the best score attained at each latency as a line, with a step at each Pareto-optimal candidate."""
+        """Draw the Pareto front as a line that shows the best score up to each latency."""
         points: list[tuple[float, float]] = []
         reached = self.y.low
         for item in sorted(self.front["front"], key=self._predicted):
@@ -225,7 +227,7 @@ class _FrontChart:
         return element("circle", cx=x, cy=y, r=7.0, class_="ring")
 
     def _uniform(self, name: str, network: Record) -> str:
-        """Draw a square at the measured latency of a budget's best uniform network."""
+        """Draw a square for the best uniform network of the budget `name`."""
         x, y = self.x(network["p50_ms"]), self.y(max(network["search_accuracy"], self.y.low))
         lines = [
             f"best uniform network for {name}",
@@ -237,7 +239,7 @@ class _FrontChart:
         return element("rect", tip, x=x - 5, y=y - 5, width=10, height=10, class_="uniform", tabindex=0)
 
     def _export(self, name: str, export: Record) -> str:
-        """Draw a diamond at the measured latency of an export, with a line from its candidate's predicted latency."""
+        """Draw a diamond for an export, and a line from its predicted latency and its score before final training."""
         x, y = self.x(export["p50_ms"]), self.y(max(export["search_accuracy"], self.y.low))
         start_y = self.y(max(export["search_accuracy_inherited"], self.y.low))
         line = element("line", x1=self.x(export["predicted_ms"][self.device]), y1=start_y, x2=x, y2=y, class_="moved")
@@ -252,7 +254,10 @@ class _FrontChart:
         return line + element("path", tooltip("\n".join(lines)), d=shape, class_="export", tabindex=0)
 
     def _limits(self) -> str:
-        """Draw budgets and teacher as vertical lines, with names that would overlap on different lines of text."""
+        """Draw vertical lines for the budgets and the teacher, and a dot for the teacher.
+
+        Names that would overlap are written on different lines of text.
+        """
         marks = [(self.x(limit), name, milliseconds(limit), "budget") for name, limit in self.limits]
         if self.teacher_p50_ms is not None:
             line_x = self.x(self.teacher_p50_ms)
@@ -274,7 +279,7 @@ class _FrontChart:
         return "".join(parts)
 
     def _floors(self) -> str:
-        """Draw accuracy floors as horizontal lines, with the name of the budget at the right end."""
+        """Draw a horizontal line for each minimum accuracy, with the name of the budget at the right end."""
         parts = []
         for name, least in self.floors:
             y = self.y(max(least, self.y.low))
@@ -285,6 +290,9 @@ class _FrontChart:
 
 
 def _name_of(item: Record) -> str:
-    """Return the trial number, if known, and the start of the digest. `nas export --trial` accepts both."""
+    """Return the trial number of a candidate, if known, and the start of its digest.
+
+    `nas export --trial` accepts both.
+    """
     trial = f"trial {item['trial']}, " if "trial" in item else ""
     return f"{trial}digest {item['digest'][:8]}"

@@ -20,9 +20,10 @@ _HEIGHT = 2 * _BAR_HEIGHT + _ROW_GAP
 
 
 def front_table(contents: Contents, methods: Sequence[str]) -> dict[str, Any]:
-    """Return column titles, the heading of the drawings, and rows from the most accurate network to the fastest.
+    """Return the column titles, the heading of the drawings, and one row per network.
 
-    `methods` determines the colours of the compression methods, as in `methods_legend`.
+    The most accurate network comes first, and the fastest comes last. The order of `methods` determines the colour of
+    each compression method, as in `methods_legend`.
     """
     devices = contents.searched_devices
     predicted = [f"predicted on {device}" if len(devices) > 1 else "predicted" for device in devices]
@@ -45,7 +46,7 @@ def _row(item: Record, contents: Contents, methods: Sequence[str]) -> dict[str, 
 
 
 def _heading(teacher: Shape) -> Markup:
-    """Draw the heading for the column of drawings, which names the parts of a drawing."""
+    """Draw the heading of the column of drawings. It labels the hidden size and each layer."""
     words = [text(0, 12, "hidden", "size")]
     words += [
         text(_left(number, teacher), 12, f"layer {number}" if number == 0 else str(number), "size")
@@ -55,7 +56,7 @@ def _heading(teacher: Shape) -> Markup:
 
 
 def _small_drawing(architecture: Architecture, teacher: Shape, methods: Sequence[str]) -> Markup:
-    """Draw a bar for the hidden size, then two bars per layer of the teacher: heads above, intermediate size below."""
+    """Draw one bar for the hidden size and two bars per layer of the teacher: heads above, intermediate size below."""
     share = architecture.hidden_size / teacher.hidden_size
     parts = [
         _bar(0.0, _BAR_HEIGHT / 2, _HIDDEN_SIZE_WIDTH - 2 * _GAP, share, method_class(architecture.embedding, methods))

@@ -1,6 +1,6 @@
-"""A live chart of a running search, for notebooks.
+"""A chart for notebooks that grows while a search runs.
 
-Pass a `GrowingFront` to `Run.listen`: it collects the candidates from the events of the run and draws them.
+Pass a `GrowingFront` to `Run.listen`. It collects the candidates from the events of the run and draws them.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _SECONDS_BETWEEN_PICTURES = 1.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """An evaluated candidate, as reported by an event of the run."""
+    """A candidate that the search has evaluated, as reported by an event of the run."""
 
     architecture: str
-    """Description of the architecture."""
+    """A description of the architecture, as returned by `Architecture.describe`."""
     accuracy: float
     """The task's metric on the search set, with the supernet's weights."""
     predicted_ms: Mapping[str, float]
     """Predicted median latency in ms, keyed by device name."""
     complete: bool
-    """Whether the candidate was evaluated on all examples. Otherwise, the accuracy is an estimate."""
+    """Whether the candidate was evaluated on all examples. If not, `accuracy` is an estimate."""
 
 
 class GrowingFront:
-    """The candidates of a search, collected while they are evaluated: `run.listen(GrowingFront())`.
+    """A listener that collects the candidates of a search. Register it with `run.listen(GrowingFront())`.
 
-    A notebook displays an instance as a chart. `show` displays a chart that is updated while the search runs.
+    Notebooks display an instance as a chart. `show` displays a chart that is updated while the search runs.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,10 @@ class GrowingFront:
         self._drawn = 0.0
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Record an event of a run, and update the displayed chart at most once a second."""
+        """Record an event of the run.
+
+        The chart that `show` displays is updated at most once a second, and at the end of the search.
+        """
         if event["event"] == "evaluated":
             self.candidates.append(
                 Candidate(event["architecture"], event["accuracy"], event["predicted_ms"], event["complete"])
@@ -55,9 +58,9 @@ class GrowingFront:
             self._drawn = time.monotonic()
 
     def show(self) -> GrowingFront:
-        """Display a chart in a notebook cell, and update it at most once a second while candidates are evaluated.
+        """Display the chart in a notebook cell. While the search runs, the chart is updated at most once a second.
 
-        Without IPython, nothing is displayed. Returns the instance itself, for `run.listen(GrowingFront().show())`.
+        Without IPython, nothing is displayed. Returns this instance, so that `run.listen(GrowingFront().show())` works.
         """
         try:
             from IPython.display import display
@@ -67,10 +70,10 @@ class GrowingFront:
         return self
 
     def front(self, device: str | None = None) -> list[Candidate]:
-        """Return the Pareto front of accuracy and predicted latency on `device`.
+        """Return the Pareto front of accuracy and predicted latency on `device`, most accurate candidate first.
 
-        By default, this is the first device in `predicted_ms`. The most accurate candidate comes first. Candidates
-        whose evaluation was stopped early are left out.
+        `device` defaults to the first device in `predicted_ms`. Candidates whose evaluation was stopped early are left
+        out.
         """
         members: list[Candidate] = []
         complete = [candidate for candidate in self.candidates if candidate.complete]

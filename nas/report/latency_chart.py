@@ -15,9 +15,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 
 def latency_chart(contents: Contents, device: str) -> Markup:
-    """Return the chart of one device as an SVG element; empty if nothing was measured on the device.
+    """Return the chart of one device as an SVG element, or an empty string if no network was measured on the device.
 
-    Dots are networks that the fit of the profile did not use. Rings are candidates and exports.
+    Dots are held-out networks, which were not used to fit the latency profile. Rings are candidates and exports.
     """
     held_out = [(item["predicted_ms"], item["measured_ms"]) for item in contents.profiles[device]["held_out"]]
     networks = list(measured_networks(contents, device))
@@ -42,7 +42,7 @@ def latency_chart(contents: Contents, device: str) -> Markup:
 
 
 def measured_networks(contents: Contents, device: str) -> Iterator[tuple[str, float, float]]:
-    """Yield the name, predicted ms and measured ms of each candidate and export that was measured on a device."""
+    """Yield a triple (name, predicted ms, measured ms) for each candidate and export that was measured on a device."""
     for budget in contents.budgets:
         if not budget.on(device):
             continue

@@ -1,4 +1,4 @@
-"""Code that loads an export with PyTorch or ONNX Runtime. The model card and the report show it."""
+"""Code snippets that load an export with PyTorch or ONNX Runtime, for the model card and the report."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Snippet(NamedTuple):
 
 
 def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -> list[Snippet]:
-    """Return code that loads the export in `folder` and applies it to a text or, if `pairs` is set, to a pair of texts.
+    """Return code snippets that load the export in `folder` and apply it to a text or to a pair of texts.
 
-    `files` are the names of the files in the folder.
+    `files` holds the names of the files in the folder. `pairs` states whether the export reads pairs of texts.
     """
     has_own_class, quoted = MODELING_FILE in files, json.dumps(folder, ensure_ascii=False)
     trust = ", trust_remote_code=True" if has_own_class else ""

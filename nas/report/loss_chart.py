@@ -12,16 +12,16 @@ from nas.report.svg import AxisScale, drawing, element, frame, path, tooltip
 _WIDTH, _HEIGHT = 420.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 246.0
 _MOST_DOTS = 60
-"""If there are at most this many entries, each one is marked with a dot; more dots would hide the line."""
+"""If a curve has at most this many values, each value is drawn as a dot. More dots would hide the line."""
 
 
 def loss_chart(log: Sequence[Record], label: str) -> Markup:
-    """Return the curve of the loss as an SVG element; empty if the log has fewer than two losses."""
+    """Return the curve of the loss as an SVG element, or an empty string if the log has fewer than two values."""
     return _chart(log, "loss", label, "loss")
 
 
 def accuracy_chart(log: Sequence[Record], label: str, metric: str) -> Markup:
-    """Return the curve of `eval_accuracy` as an SVG element; empty if the log has fewer than two of these values."""
+    """Return the curve of `eval_accuracy` as an SVG element, or an empty string for fewer than two values."""
     return _chart(log, "eval_accuracy", label, metric)
 
 

@@ -1,6 +1,7 @@
-"""The values of tables with one column per network: F1 per label, and the passages of one query.
+"""The values of two tables with one column per network: F1 per label, and the passages of one query.
 
-`networks_table` in `templates/macros.html` shows these tables. A cell is a pair: a value, and a line in smaller type.
+The macro `networks_table` in `templates/macros.html` shows these tables. A cell is a pair: a value, and a line in
+smaller type.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from nas.report.numbers import points, score
 
 
 def label_table(contents: Contents) -> dict[str, Any] | None:
-    """Return the table of F1 on the test set. It has one row per label or entity type, starting with the most frequent.
+    """Return a table of F1 scores on the test set, with one row per label or entity type, the most frequent first.
 
-    Return None if the verifications hold no scores per label.
+    Return None if no verification holds scores per label.
     """
     networks = _recorded(contents, "labels")
     if not networks:
@@ -36,10 +37,11 @@ def label_table(contents: Contents) -> dict[str, Any] | None:
 
 
 def compared_table(contents: Contents) -> dict[str, Any] | None:
-    """Return a table of one query's passages, in the teacher's order, with each network's rank and score for them.
+    """Return a table of one query's passages, with the rank and the score that each network gives to each passage.
 
-    A text that all rows have in common, such as the query, is under the key `shared` and not in the rows. Return None
-    if no outputs were recorded. Only ranking tasks record outputs; see `Metric.rows_to_compare`.
+    The passages are in the teacher's order. A text that is the same in all rows, such as the query, is under the key
+    `shared` instead. Return None if no outputs were recorded. Only ranking tasks record outputs (see
+    `Metric.rows_to_compare`).
     """
     networks = _recorded(contents, "shown")
     if not networks:
@@ -71,7 +73,10 @@ def compared_table(contents: Contents) -> dict[str, Any] | None:
 
 
 def _recorded(contents: Contents, key: str) -> dict[str, Record]:
-    """Return the value of `key` in each verification of the teacher or an export that has it, keyed by network name."""
+    """Return the values of `key` in the verifications of the teacher and the exports, keyed by network name.
+
+    Networks whose verification lacks this key are left out.
+    """
     teacher = next((verification for key, verification in contents.baselines.items() if key.endswith("/teacher")), {})
     return {
         name: verification[key]
@@ -81,6 +86,6 @@ def _recorded(contents: Contents, key: str) -> dict[str, Record]:
 
 
 def _ranks(outputs: Record) -> Mapping[str, int]:
-    """Return the rank of each row among a network's outputs. The row with the highest output has rank 1."""
+    """Return the rank of each row. The row with the highest output has rank 1."""
     order = sorted(outputs, key=lambda row: -outputs[row]["output"][0])
     return {row: rank for rank, row in enumerate(order, start=1)}

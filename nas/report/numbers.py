@@ -1,4 +1,4 @@
-"""Numbers as strings, with units and a sensible number of digits, for tables, charts, the page and the model card."""
+"""Formatting of numbers, with units and a sensible number of digits, for tables, charts and reports."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ UNKNOWN = "not measured yet"
 
 
 def milliseconds(value: float | None) -> str:
-    """Return a latency with its unit, such as `0.0482 ms` or `33.4 ms`; `UNKNOWN` for None."""
+    """Return a latency with its unit, such as `0.0482 ms` or `33.4 ms`, or `UNKNOWN` if it is None."""
     return UNKNOWN if value is None else f"{significant(value)} ms"
 
 
 def score(value: float, error: float | None = None) -> str:
-    """Return a value of a metric with four decimals, and its standard error if there is one: `0.8125 ± 0.0117`."""
+    """Return a metric's value with four decimals. If there is a standard error, it is added: `0.8125 ± 0.0117`."""
     return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
 
 
 def accuracies(teacher: Mapping[str, Any]) -> str:
-    """Return the accuracy of a student's teacher on the search set and, if it was computed, on the test set."""
+    """Describe a teacher's accuracy on the search set and, if it was computed, on the test set."""
     tested = "" if teacher["test_accuracy"] is None else f", {score(teacher['test_accuracy'])} on the test set"
     return f"{teacher['metric']} {score(teacher['search_accuracy'])} on the search set{tested}"
 
 
 def points(difference: float) -> str:
-    """Return a difference between two values of a metric in points (hundredths), with its sign: `+0.8 points`."""
+    """Return the difference of two metric values in points (hundredths), with its sign, such as `+0.8 points`."""
     rounded = round(100.0 * difference, 1)
     sign = "+" if rounded > 0 else _MINUS if rounded < 0 else "±"
     return f"{sign}{abs(rounded):.1f} points"
 
 
 def in_points(value: float) -> str:
-    """Return a number of points (hundredths of a metric) with its unit: `1 point`, `0.5 points`."""
+    """Return a number of points (hundredths of a metric) with its unit, such as `1 point` or `0.5 points`."""
     return f"{value:g} point" + ("" if value == 1.0 else "s")
 
 
 def times(value: float | None) -> str:
-    """Return a speed-up with one decimal and the multiplication sign; `UNKNOWN` for None."""
+    """Return a speed-up with one decimal and the multiplication sign, or `UNKNOWN` if it is None."""
     return UNKNOWN if value is None else f"{value:.1f}{_TIMES}"
 
 
 def percent(value: float) -> str:
-    """Return a share as a percentage: `3.8 %` for 0.038."""
+    """Return a fraction as a percentage, such as `3.8 %` for 0.038."""
     return f"{100.0 * value:.1f} %"
 
 
@@ -93,8 +93,8 @@ def metric_in_words(name: str, value: float | None) -> str:
 def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) -> list[str]:
     """Return the conditions of a budget, such as `p50 ≤ 6.7 ms = 20% of the teacher's` and `size ≤ 20 MB`.
 
-    `teacher` holds the known metrics of the teacher on the budget's first device. `several` states whether the study
-    has several devices. If so, each limit includes the name of its device.
+    `teacher` holds the known metrics of the teacher on the budget's first device. If the study has several devices
+    (`several`), or if the budget has limits on several devices, each limit includes the name of its device.
     """
     all_conditions = _floor_in_words(budget)
     for device_limits in budget.limits:
@@ -117,7 +117,10 @@ def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) 
 
 
 def limits_of(verification: Mapping[str, Any]) -> list[str]:
-    """Return the conditions of the budget in a verification record, in the form of `limits`; empty without a budget."""
+    """Return the conditions of the budget in a verification record, as formatted by `limits`.
+
+    The list is empty if the record has no budget.
+    """
     if not verification["budget"]:
         return []
     teacher = {} if verification["teacher_p50_ms"] is None else {"p50_ms": verification["teacher_p50_ms"]}
@@ -125,7 +128,7 @@ def limits_of(verification: Mapping[str, Any]) -> list[str]:
 
 
 def _floor_in_words(budget: Budget) -> list[str]:
-    """Return the accuracy floor of a budget and the metric that it minimises: `accuracy ≥ 0.9`, `minimum p50`."""
+    """Return the minimum accuracy and the metric to minimise, such as `accuracy ≥ 0.9` and `minimum p50`."""
     texts = [] if budget.accuracy is None else [f"accuracy ≥ {budget.accuracy:g}"]
     if budget.accuracy_loss is not None:
         texts.append(f"accuracy at most {in_points(budget.accuracy_loss)} below the teacher's")
@@ -135,9 +138,9 @@ def _floor_in_words(budget: Budget) -> list[str]:
 def other_metrics(verification: Any) -> list[str]:
     """Return the measured values of the metrics that a budget limits, such as `mean 3.1 ms`.
 
-    Metrics that have a column in the tables are left out: size, parameters, and the median latency on the budget's
-    first device. Values on all other devices include the device's name, as in `longest 4.2 ms on phone`. `verification`
-    is a verification record.
+    `verification` is a verification record. Metrics that have their own column in the tables are left out: size,
+    parameters, and the median latency on the budget's first device. A value on any other device includes the name of
+    the device, as in `longest 4.2 ms on phone`.
     """
     budget_limits = Budget.model_validate(verification["budget"]).limits if verification["budget"] else ()
     texts = []
@@ -153,12 +156,12 @@ def other_metrics(verification: Any) -> list[str]:
 
 
 def verdict(met: bool | None) -> str:
-    """Return whether a budget is met as `yes` or `no`; `UNKNOWN` for None."""
+    """Return `yes` if a budget is met and `no` if it is not. Return `UNKNOWN` if `met` is None."""
     return UNKNOWN if met is None else "yes" if met else "no"
 
 
 def conditions(device: Any, environment: Any) -> str:
-    """Return the conditions of a latency measurement: runtime, version, threads, batch size, tokens and processor."""
+    """Return how a latency was measured: runtime, version, threads, batch size, text lengths and processor."""
     threads = f"{device['threads']} thread" + ("s" if device["threads"] != 1 else "")
     runtime = Device.model_validate(device).runtime_in_words
     parts = [f"{runtime} {environment.get('runtime_version', '')}".strip(), threads]

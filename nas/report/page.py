@@ -1,6 +1,6 @@
-"""The report of a run as one self-contained HTML page: results, charts, tables and code, without external resources.
+"""The report of a run: one HTML page with results, charts, tables and code, without external resources.
 
-`render` turns `Contents` into the page, and `nas.pipeline.reports` writes the page to `report.html`. The markup and the
+`render` converts `Contents` to HTML, and `nas.pipeline.reports` writes the HTML to `report.html`. The markup and the
 text are in `templates/page.html`, which leaves out a section if the run has no values for it.
 """
 
@@ -24,7 +24,7 @@ from nas.report.results import results
 from nas.report.style import page_script, page_style
 
 _LEAST_SHARE = 0.005
-"""The smallest share of the variation in accuracy that a dimension must explain to be listed."""
+"""A dimension is listed only if it explains at least this fraction of the variance of the search's objective."""
 
 
 def render(contents: Contents) -> str:
@@ -76,7 +76,7 @@ def _dimension(name: str) -> str:
 
 
 def _latencies(contents: Contents) -> Iterator[tuple[str, Markup, list[float]]]:
-    """Yield each profiled device's name and chart, and the prediction error of each network that was measured on it."""
+    """Yield a triple for each profiled device: name, chart, and prediction errors of the networks measured on it."""
     for device in contents.profiles:
         networks = measured_networks(contents, device)
         errors = [abs(predicted - measured) / measured for _, predicted, measured in networks]

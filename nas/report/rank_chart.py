@@ -1,6 +1,6 @@
-"""The chart that compares the accuracy of sub-networks with the supernet's weights and after individual training.
+"""The chart that compares two accuracies of sub-networks: with the supernet's weights, and after individual training.
 
-The closer the dots are to a rising curve, the better the supernet ranks sub-networks.
+If the dots lie close to a rising curve, the supernet ranks sub-networks well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 
 
 def rank_chart(rows: Sequence[Record]) -> Markup:
-    """Return the chart as an SVG element. Each row holds a `description` and the accuracies `inherited` and `tuned`."""
+    """Return the chart as an SVG element.
+
+    Each row holds a `description` and two accuracies: `inherited` (with the supernet's weights) and `tuned` (after
+    individual training).
+    """
     x = AxisScale.around([row["inherited"] for row in rows], _LEFT, _RIGHT, logarithmic=False)
     y = AxisScale.around([row["tuned"] for row in rows], _BOTTOM, _TOP, logarithmic=False)
     dots = "".join(

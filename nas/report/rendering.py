@@ -1,8 +1,8 @@
-"""Render the templates of the HTML report and of the model card, which are in `nas/report/templates`.
+"""Rendering of the HTML report and of the model card from the templates in `nas/report/templates`.
 
 Templates contain the markup and the text. All other modules of `nas.report` prepare the values. In HTML templates, all
-values are escaped except `Markup`, such as charts. Every function of `nas.report.numbers` is available as a filter. A
-template that uses a name without a value raises an error.
+values are escaped except those of type `Markup`, such as charts. Every function of `nas.report.numbers` is available as
+a filter. If a template uses a name without a value, rendering raises an error.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ _environment.filters |= {"thousands": "{:,}".format, **dict(getmembers(numbers, 
 
 
 def fill(template: str, **values: object) -> str:
-    """Return a template, such as `page.html`, filled with values."""
+    """Render a template, such as `page.html`, with `values` as its variables."""
     return _environment.get_template(template).render(values)

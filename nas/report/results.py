@@ -1,7 +1,7 @@
-"""The results section of the report: accuracy, latency and size of each export, compared with the teacher.
+"""The values of the report's results section: accuracy, latency and size of each export, compared with the teacher.
 
-`templates/results.html` shows a card for each export, the table of all measured networks, a warning if averaged word
-vectors are as good as an export, and the comparison with uniform networks.
+`templates/results.html` shows a card for each export, a table of all measured networks, and a comparison with uniform
+networks. If a classifier on averaged word vectors is as accurate as an export, it also shows a warning.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KINDS = {"teacher": "teacher", "teacher-int8": "teacher, int8 throughout", "sta
 
 
 def results(contents: Contents) -> dict[str, Any] | None:
-    """Return the values that `results.html` needs in addition to `contents`; None if no network was verified yet."""
+    """Return the values that `results.html` needs in addition to `contents`, or None if no network is verified."""
     if not contents.exports and not contents.baselines:
         return None
     return {
@@ -28,9 +28,9 @@ def results(contents: Contents) -> dict[str, Any] | None:
 
 
 def _static_warnings(contents: Contents) -> list[tuple[Record, str]]:
-    """Return a pair for each classifier on averaged word vectors that is as good as an export on the same device.
+    """Return a pair for each classifier on averaged word vectors that is as accurate as an export for the same device.
 
-    A pair holds the classifier's verification, and the names and accuracies of all such exports.
+    The pair holds the verification of the classifier, and the names and accuracies of all such exports as text.
     """
     warnings = []
     for key, static in contents.baselines.items():
@@ -51,7 +51,7 @@ def _static_warnings(contents: Contents) -> list[tuple[Record, str]]:
 
 
 def _networks(contents: Contents) -> list[tuple[str, str, Record]]:
-    """Return the kind, the name and the verification of each baseline and of each export."""
+    """Return a triple (`teacher` or `export`, name, verification) for each baseline and each export."""
     networks = []
     for key, verification in contents.baselines.items():
         device, kind = key.split("/", 1)
@@ -61,7 +61,7 @@ def _networks(contents: Contents) -> list[tuple[str, str, Record]]:
 
 
 def _measured_how(contents: Contents) -> str:
-    """Return the conditions under which the latencies in the table were measured, for each device."""
+    """Return a description of the conditions under which latency was measured on each device."""
     conditions_by_device: dict[str, str] = {}
     for record in (*contents.baselines.values(), *contents.exports.values()):
         for measurements in record.get("devices", {"": record}).values():
@@ -72,7 +72,7 @@ def _measured_how(contents: Contents) -> str:
 
 
 def _against_uniform(contents: Contents) -> dict[str, Any] | None:
-    """Return a comparison of each budget's best candidate with the budget's best uniform network.
+    """Return a comparison, for each budget, of the best candidate with the best uniform network.
 
     Return None if no budget has both.
     """

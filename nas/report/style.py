@@ -1,4 +1,7 @@
-"""Colours, style sheets and script. The page follows the reader's light or dark setting. SVG files are always light."""
+"""Colours, style sheets and the script of the report.
+
+The HTML report follows the light or dark setting of the reader's system. SVG files are always light.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ def _variables(palette: dict[str, str]) -> str:
 
 
 def page_style() -> Markup:
-    """Return the style element of the page, with light and dark colours. Printed pages are always light."""
+    """Return the style element of the HTML report, with light and dark colours. Printed pages are always light."""
     dark = f"@media screen and (prefers-color-scheme:dark){{{_variables(DARK)}}}"
     return Markup(
         f"<style>{_variables(LIGHT)}{dark}\n{_read_resource('page.css')}\n{_read_resource('chart.css')}</style>"
@@ -74,11 +77,11 @@ def page_style() -> Markup:
 
 
 def page_script() -> Markup:
-    """Return the script element of the page, which shows tooltips."""
+    """Return the script element of the HTML report. The script shows tooltips."""
     return Markup(f"<script>{_read_resource('page.js')}</script>")
 
 
 def standalone_style() -> str:
-    """Return the style element of an SVG file. It contains no CSS variables, since some viewers do not support them."""
+    """Return the style element of an SVG file. It has no CSS variables, because some viewers do not support them."""
     rules = re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: LIGHT[match.group(1)], _read_resource("chart.css"))
     return f"<style>{rules}</style>"

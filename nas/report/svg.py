@@ -11,13 +11,14 @@ from markupsafe import Markup
 
 _TICKS = 6
 _LOGARITHMIC_RATIO = 6.0
-"""An axis is logarithmic if the ratio of its largest to its smallest value is at least this number."""
+"""By default, an axis is logarithmic if the ratio of its largest to its smallest value is at least this number."""
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:
-    """Return an element as a string. Attributes are escaped; `content` is not, because it must be markup.
+    """Return an SVG element as a string. Attribute values are escaped. `content` must be markup and is not escaped.
 
-    In the names of attributes, a trailing `_` is removed and any other `_` becomes `-`. Empty attributes are left out.
+    In the names of attributes, trailing `_` are removed and all other `_` become `-`. Attributes with an empty value
+    are left out.
     """
     attributes_text = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_value(value)}"' for name, value in attributes.items() if value != ""
@@ -30,12 +31,12 @@ def _value(value: object) -> str:
 
 
 def text(x: float, y: float, content: str, class_: str = "", anchor: str = "start") -> str:
-    """Return a text element at a position. `content` is escaped."""
+    """Return an SVG text element at the position (`x`, `y`). `content` is escaped."""
     return element("text", escape(content), x=x, y=y, class_=class_, text_anchor=anchor)
 
 
 def tooltip(content: str) -> str:
-    """Return a tooltip, to be put inside the element that it describes. `content` is escaped."""
+    """Return an SVG title element, which must be put inside the element that it describes. `content` is escaped."""
     return element("title", escape(content))
 
 
@@ -46,13 +47,16 @@ def path(points: Sequence[tuple[float, float]], class_: str) -> str:
 
 
 def drawing(width: float, height: float, label: str, class_: str, content: str, role: str = "img") -> Markup:
-    """Return an SVG element that scales to the available width. `role` must be `group` if parts can get focus."""
+    """Return an SVG element that scales to the available width. `label` is a description for screen readers.
+
+    If parts of the content can get the keyboard focus, `role` must be `group`.
+    """
     xmlns, box = "http://www.w3.org/2000/svg", f"0 0 {width:g} {height:g}"
     return Markup(element("svg", content, xmlns=xmlns, viewBox=box, role=role, aria_label=label, class_=class_))
 
 
 def legend_mark(content: str) -> Markup:
-    """Return an SVG element for a legend on the page. `content` is its markup, drawn on an area of 16 by 16 units."""
+    """Return an SVG symbol for a legend in the HTML report. `content` is its markup, in an area of 16 by 16 units."""
     return Markup(element("svg", content, viewBox="0 0 16 16", aria_hidden="true", class_="chart key"))
 
 
@@ -70,7 +74,8 @@ class AxisScale:
     def around(cls, values: Sequence[float], start: float, end: float, logarithmic: bool | None = None) -> AxisScale:
         """Return a scale that covers all values with a margin.
 
-        By default, it is logarithmic if the ratio of the largest to the smallest value is large.
+        If `logarithmic` is None, the scale is logarithmic if all values are positive and the largest is at least
+        `_LOGARITHMIC_RATIO` times the smallest.
         """
         low, high = min(values), max(values)
         if logarithmic is None:
@@ -105,7 +110,10 @@ class AxisScale:
 def frame(
     x: AxisScale, y: AxisScale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format
 ) -> str:
-    """Return grid, ticks and labels of both axes. The label of the vertical axis is horizontal, above that axis."""
+    """Return the grid, the ticks and the labels of both axes. `y_text` formats the tick values of the vertical axis.
+
+    The label of the vertical axis is written horizontally above that axis.
+    """
     parts = []
     for number, value in enumerate(y.ticks()):
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
@@ -120,5 +128,5 @@ def frame(
 
 
 def _every_other(number: int) -> str:
-    """Return the CSS class of a tick. Every other tick is `spare`, and its text is hidden on phones."""
+    """Return the CSS class of the tick at index `number`. Every second tick is `spare`: phones hide its text."""
     return "tick spare" if number % 2 else "tick"

@@ -20,7 +20,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """Print the plan of a study: models, devices, budgets, the state and estimated time of each step, and rows."""
+    """Print the plan of a study: models, devices, budgets, the state and estimated time of each step, and the data."""
     console.print(f"{plan['study']}: {plan['task']}", soft_wrap=True, markup=False)
     for model in ("teacher", "student"):
         if model in plan:
@@ -52,7 +52,7 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 
 def _print_rows(rows: dict[str, Any]) -> None:
-    """Print the lengths of the texts, the labels, and warnings."""
+    """Print a table of text lengths, and lines about the labels and possible problems."""
     table = _table("Rows", "set", "rows", "mean tokens", "longest", "truncated")
     for name, lengths in rows["sets"].items():
         sample = "" if lengths["tokenised"] == lengths["rows"] else f" of a sample of {lengths['tokenised']:,}"
@@ -115,7 +115,7 @@ def print_front(front: dict[str, Any]) -> None:
 
 
 def _without_the_only_device(baselines: dict[str, Any]) -> dict[str, Any]:
-    """Return baselines, keyed by `<kind>` instead of `<device>/<kind>` if there is only one device."""
+    """If there is only one device, return the baselines with the keys `<kind>` instead of `<device>/<kind>`."""
     if len({name.split("/")[0] for name in baselines}) > 1:
         return baselines
     return {name.split("/")[1]: baseline for name, baseline in baselines.items()}
@@ -147,7 +147,7 @@ def print_results(result: dict[str, Any]) -> None:
 
 
 def print_spread(spread_by_budget: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print the test accuracies of each budget over several seeds; print nothing if the study has only one seed."""
+    """Print the test accuracies of each budget for several seeds. If the study has only one seed, print nothing."""
     if not spread_by_budget:
         return
     first_spread = next(iter(spread_by_budget.values()))
@@ -166,7 +166,10 @@ def print_spread(spread_by_budget: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_times(seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> None:
-    """Print the time that each step and its parts took, and the shares of the total. Arguments are in seconds."""
+    """Print the time of each step and of each part of a step, and their fractions of the total time.
+
+    `seconds` is keyed by step, and `parts` by step and then by part. The values are in seconds.
+    """
     total = sum(seconds.values())
     table = _table("Time spent", "step", "time", "share")
     for step, step_seconds in seconds.items():

@@ -1,6 +1,6 @@
-"""The search: Optuna samplers propose architectures, executors evaluate them, and a `Storage` holds the trials.
+"""The architecture search: Optuna samplers propose candidates, and executors evaluate them.
 
-`search` runs the loop and returns a `SearchState`; `nas/pipeline/searches.py` calls it.
+`search` runs the search loop, and stores the results through `Trials`. `nas/pipeline/searches.py` calls `search`.
 """
 
 from __future__ import annotations

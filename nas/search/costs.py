@@ -1,8 +1,8 @@
-"""Prediction of the costs of candidates, and of the amounts by which these costs violate the budgets.
+"""Predicts the costs of candidate architectures, and by how much these costs violate the budgets.
 
-`Costs` combines the latency profiles of the devices with a study's budgets. Samplers use it to propose candidates
-that are likely to meet a budget, and `selection.py` uses it to choose the candidates that are measured. `cheapest`
-finds the architecture of a search space that has the lowest cost.
+`Costs` combines the devices' latency profiles with the budgets of a study. Samplers use `Costs` to propose candidates
+that are likely to meet a budget. `selection.py` uses `Costs` to choose the candidates to measure. `cheapest` searches
+for the architecture with the lowest cost.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ _TRIES = 20_000
 
 
 def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Architecture:
-    """Return the architecture with the lowest cost, assuming that the parts of a network add to the cost independently.
+    """Return the cheapest architecture that a coordinate descent finds in the search space.
 
-    The function starts from the smallest architecture, and repeats three steps as long as the cost falls. It optimises
-    the dimensions that concern the whole network, such as the hidden size, then the dimensions of all layers, with the
-    same values in each layer, and then the dimensions of each single layer. In the last step, dimensions are optimised
-    in pairs, because they depend on each other: only a layer with attention can drop tokens, and a layer must keep at
-    least one of its two blocks.
+    The descent starts from the smallest architecture and repeats three steps as long as the cost falls:
+
+    1. Optimise each dimension of the complete network, such as the hidden size.
+    2. Optimise the dimensions of the layers together, with the same values in every layer.
+    3. Optimise the dimensions of each layer separately, two at a time.
+
+    Step 3 optimises pairs because the dimensions of a layer depend on each other: only a layer with attention can drop
+    tokens, and a layer must keep at least one of its two blocks. The method assumes that each part of a network adds to
+    the cost independently of the other parts.
     """
     encoding, known_costs = Encoding(space), dict[Architecture, float]()
     sizes = encoding.sizes()
@@ -46,8 +50,8 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
     def cheapest_variant(best: Architecture, *dimensions: Sequence[str]) -> Architecture:
         """Return the cheapest architecture among `best` and its variants.
 
-        There is a variant for each combination of values of `dimensions`. Each dimension is a sequence of names of
-        integers in the encoding. If a dimension has several names, all of these integers get the same value.
+        Each dimension lists names of integer variables (see `Encoding`), all of which get the same value. There is one
+        variant for each combination of the dimensions' values.
         """
         values = encoding.encode(best)
         variants = []
@@ -71,32 +75,37 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
 
 @dataclass(frozen=True)
 class Costs:
-    """Predicted costs of architectures, compared with a study's budgets."""
+    """Predicts the costs of architectures, and compares these costs with the budgets of a study."""
 
     config: CompactBertConfig
     profiles: Mapping[str, Profile]
     budgets: tuple[Budget, ...]
     floors: Mapping[str, Floor] = field(default_factory=dict)
-    """The accuracy floor of each budget that has one, keyed by budget name.
+    """The accuracy floors (the least accuracies that budgets require), keyed by budget name.
 
-    The floors hold for accuracies on the texts on which candidates are evaluated.
+    Budgets without a floor are not included. The required accuracies refer to the texts on which candidates are
+    evaluated.
     """
     shares: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
-    """Fractions of each budget, in descending order.
+    """Fractions of the budgets, in descending order.
 
-    The guided search looks for the most accurate candidate within each fraction. Fractions below 1 fill the cheap end
-    of the Pareto front.
+    For each fraction of each budget, the guided search looks for the most accurate candidate whose costs are at most
+    this fraction of the limits. Because of the fractions below 1, the search also finds candidates that are much
+    cheaper than the budgets allow.
     """
 
     def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
-        """Return the predicted median latency on each device in milliseconds, keyed by device name.
+        """Return the predicted median latency in milliseconds on each device, keyed by device name.
 
-        For `exits`, see `Profile.predict`.
+        `exits` has the same meaning as in `Profile.predict`.
         """
         return {name: profile.predict(architecture, exits)["p50_ms"] for name, profile in self.profiles.items()}
 
     def teacher(self, device: str) -> dict[str, float]:
-        """Return the uncompressed teacher's metrics on a device: `size_mb`, `params` and the metrics in its profile."""
+        """Return the uncompressed teacher's metrics on a device, keyed by metric name.
+
+        They are `size_mb`, `params`, and the metrics that the device's profile contains.
+        """
         return self._teachers[device]
 
     @cached_property
@@ -111,10 +120,10 @@ class Costs:
     def violation(
         self, architecture: Architecture, budget: Budget, exits: Sequence[float] = (), slowdown: float = 1.0
     ) -> float:
-        """Return the predicted violation of a budget: the largest relative violation of any of its limits.
+        """Return by how much an architecture is predicted to violate a budget, relative to the most violated limit.
 
-        The violation is 0.1 if a cost is 10 % above its limit, and at most 0 if the budget is met. `slowdown` is the
-        factor by which the devices are assumed to be slower than when they were profiled.
+        For example, 0.1 means that a cost is 10 % above its limit. The result is at most 0 if all limits are met.
+        `slowdown` is the assumed ratio of the devices' current latencies to the latencies in their profiles.
         """
         predicted = {
             limits.device: self.metrics(architecture, limits.device, exits, limits.given) for limits in budget.limits
@@ -137,7 +146,7 @@ class Costs:
     ) -> dict[str, float]:
         """Return an architecture's predicted cost metrics on a device, keyed by metric name.
 
-        `names` selects the metrics; by default, all of `COST_METRICS` are returned.
+        `names` lists the metrics to return, which are all of `COST_METRICS` by default.
         """
         profile, predicted = self.profiles[device], dict[str, float]()
         if {*STORED, "peak_memory_mb"} & set(names):
@@ -148,24 +157,28 @@ class Costs:
         return {name: predicted[name] for name in names}
 
     def minimised(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
-        """Return an architecture's predicted value of the metric that the budget with this floor minimises."""
+        """Return the predicted value of `floor.minimise`, the metric that a budget with this floor minimises."""
         return self.metrics(architecture, floor.device, exits, (floor.minimise,))[floor.minimise]
 
     def saving(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
-        """Return log(teacher's value / architecture's value) of the metric that the floor's budget minimises."""
+        """Return log(T / A), which is positive if the architecture is cheaper than the teacher.
+
+        T and A are the values of the metric `floor.minimise` for the teacher and the architecture.
+        """
         return math.log(self.teacher(floor.device)[floor.minimise] / self.minimised(architecture, floor, exits))
 
     def cost_vector(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
-        """Return the predicted costs of an architecture: `p50_ms` on each device, and all metrics that budgets limit.
+        """Return the predicted costs of an architecture: one value for each pair in `_device_metrics`.
 
-        Rates are negated, so that lower values are better for all costs.
+        The costs are `p50_ms` on each device, and every metric that a budget limits. Rates (`throughput_per_s`) are
+        negated, so that lower values are better for all costs.
         """
         predicted = self._predicted_metrics(architecture, exits)
         values = ((name, predicted[device][name]) for device, name in self._device_metrics)
         return tuple(-value if name in RATES else value for name, value in values)
 
     def _predicted_metrics(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
-        """Return the predicted values of the metrics that `_device_metrics` lists, keyed by device and by metric."""
+        """Return the predicted value of each pair in `_device_metrics`, keyed by device and then by metric."""
         names_by_device = {device: list[str]() for device in self.profiles}
         for device, name in self._device_metrics:
             names_by_device[device].append(name)
@@ -173,22 +186,25 @@ class Costs:
 
     @cached_property
     def _device_metrics(self) -> list[tuple[str, str]]:
-        """Sorted pairs of a device and a metric: on each device, `p50_ms` and every metric that a budget limits."""
+        """Sorted (device, metric) pairs.
+
+        Each device is paired with `p50_ms`, and with every metric that a budget limits on this device.
+        """
         all_limits = [limits for budget in self.budgets for limits in budget.limits]
         limited = {(limits.device, name) for limits in all_limits for name in limits.given}
         return sorted(limited | {(device, "p50_ms") for device in self.profiles})
 
     def stored(self, architecture: Architecture) -> dict[str, float]:
-        """Return the metrics of an architecture that do not depend on the device: `size_mb` and `params`."""
+        """Return `size_mb` and `params`, keyed by name: the two cost metrics that do not depend on the device."""
         return {"size_mb": self._sizes.stored_mb(architecture), "params": self._sizes.parameters(architecture)}
 
     def cautious_violations(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
-        """Return the predicted violation of each budget, including a safety margin.
+        """Return the predicted violation of each budget (see `violation`), computed with a safety margin.
 
-        The margin is the mean relative error of the device's profile: it increases predicted latencies and lowers
-        predicted rates. `exits` holds the shares of texts that exit after each layer, which are known only after a
-        network has been evaluated. If `exits` is empty, all texts are assumed to exit a network with early exits after
-        its first layer.
+        The margin is the mean relative error of the device's profile. It increases predicted latencies and lowers
+        predicted rates. `exits` holds the share of texts that exit after each layer. These shares are known only after
+        a network has been evaluated. If `exits` is empty and the network has early exits, all texts are assumed to exit
+        after the first layer.
         """
         predicted = self._predicted_metrics(architecture, exits or _earliest_exits(architecture))
         for device, metrics in predicted.items():
@@ -200,13 +216,17 @@ class Costs:
         )
 
     def least_violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
-        """Return the smallest of the `cautious_violations`, which is at most 0 if at least one budget is met."""
+        """Return the smallest of the `cautious_violations`.
+
+        It is at most 0 if the architecture is predicted to meet at least one budget.
+        """
         return min(self.cautious_violations(architecture, exits))
 
     def check_feasible(self, space: SearchSpace) -> None:
-        """Raise `InfeasibleBudgetError` if even the cheapest sub-networks violate one of the budgets.
+        """Raise `InfeasibleBudgetError` if there is a budget that every sub-network is predicted to violate.
 
-        The predicted costs include the safety margin that `cautious_violations` adds during the search.
+        The predicted costs include the safety margin that `cautious_violations` describes. Only the cheapest
+        sub-networks are checked.
         """
         for budget in self.budgets:
             for limits in budget.limits:
@@ -231,15 +251,17 @@ class Costs:
                 )
 
     def _best_case_cost(self, name: str, device: str, architecture: Architecture) -> float:
-        """Return the predicted value of a metric, negated for rates, assuming that texts exit as early as possible."""
+        """Return the predicted value of the metric `name` if all texts exit as early as possible. Rates are negated."""
         value = self.metrics(architecture, device, _earliest_exits(architecture), (name,))[name]
         return -value if name in RATES else value
 
     def initial_population(self, space: SearchSpace, size: int, rng: random.Random) -> list[Architecture]:
-        """Return up to `size` architectures: first the one whose costs are farthest below a budget, then random ones.
+        """Return up to `size` architectures with which a search starts.
 
-        The random architectures are drawn for each budget in turn. Each is predicted to meet its budget and, unless
-        that budget has an accuracy floor, to use at least 70 % of the budget.
+        The first is the architecture with the smallest `least_violation`. The others are random architectures and
+        mutants of earlier architectures in the list. They are generated for each budget in turn, and each of them is
+        predicted to meet this budget. Unless the budget has an accuracy floor, each is also predicted to use at least
+        70 % of the budget.
         """
         population = [cheapest(space, self.least_violation)]
         tries = 0
@@ -257,17 +279,20 @@ class Costs:
 
 
 def _slowdown_factor(name: str, slowdown: float) -> float:
-    """Return the factor by which a metric changes if the device takes `slowdown` times as long as in its profile."""
+    """Return the factor by which the metric `name` changes if a device takes `slowdown` times as long as predicted."""
     return slowdown if name in LATENCIES else 1.0 / slowdown if name in RATES else 1.0
 
 
 def _safety_factor(profile: Profile) -> float:
-    """Return the safety margin of predictions: the factor by which a device is assumed to be slower than predicted."""
+    """Return the safety margin of predictions as a factor.
+
+    Predicted latencies are multiplied by this factor, and predicted rates are divided by it.
+    """
     return 1.0 + profile.error["mape"]
 
 
 def weakly_dominates(cost: Sequence[float], limit: Sequence[float]) -> bool:
-    """Whether `cost` weakly dominates `limit`: none of its components exceeds the corresponding one of `limit`."""
+    """Whether each component of `cost` is at most as large as the corresponding component of `limit`."""
     return all(own <= other for own, other in zip(cost, limit, strict=True))
 
 
@@ -276,7 +301,7 @@ def _bound(name: str, value: float) -> str:
 
 
 def _earliest_exits(architecture: Architecture) -> tuple[float, ...]:
-    """Return the shares of texts that exit after each layer in the cheapest case: all texts exit after the first layer.
+    """Return the share of texts that exit after each layer in the cheapest case: all texts exit after the first layer.
 
     The result is empty for a network without early exits.
     """

@@ -1,7 +1,7 @@
-"""The encoding of architectures as small integers, which is the form that Optuna's samplers and storages handle.
+"""Encodes architectures as small integers, which Optuna's samplers and storages can handle.
 
-Each integer is an index into the options of one dimension. The search space lists most options from small to large.
-The trials, the samplers and `costs.cheapest` use the `Encoding` of a search space.
+Each integer is an index into the allowed values of one dimension of the search space. Most dimensions list their values
+in ascending order. `Trials`, the samplers and `costs.cheapest` use `Encoding`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from nas.space import SearchSpace
 
 
 class Encoding:
-    """Translates between the architectures of a search space and flat mappings from names to small integers.
+    """Converts architectures of a search space to dictionaries of integer variables, and back.
 
-    Decoding ignores the integers of layers that the architecture leaves out. It repairs combinations that cannot be
-    built: a layer that borrows weights although no layer below it has any, and a layer without any block.
+    `decode` ignores the variables of layers that the architecture omits. It also repairs combinations that cannot be
+    built (see `SearchSpace.repaired`), such as a layer without any block.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -34,18 +34,21 @@ class Encoding:
             self._layer_dimensions["keep_tokens"] = space.keep_options
 
     def of_layer(self, source: int) -> list[str]:
-        """Return the names of the integers that describe the teacher's layer with the index `source`."""
+        """Return the names of the integer variables that encode a candidate's choices for teacher layer `source`."""
         return [f"{block}_{source}" for block in self._layer_dimensions]
 
     def sizes(self) -> dict[str, int]:
-        """Return the number of values that each integer can have, keyed by the integer's name."""
+        """Return how many values each integer variable can have, keyed by the name of the variable."""
         sizes = {name: len(values) for name, values in self.global_dimensions.items()}
         for source in range(self.space.teacher.num_hidden_layers):
             sizes |= dict(zip(self.of_layer(source), map(len, self._layer_dimensions.values()), strict=True))
         return sizes
 
     def decode(self, values: Mapping[str, int]) -> Architecture:
-        """Return the architecture that the integers represent, repaired if necessary."""
+        """Return the architecture that `values` encodes, repaired if it cannot be built.
+
+        `values` maps the name of each integer variable to its value.
+        """
         chosen: dict[str, Any] = {name: options[values[name]] for name, options in self.global_dimensions.items()}
         dimensions = self._layer_dimensions.items()
         layers = tuple(
@@ -55,7 +58,10 @@ class Encoding:
         return self.space.repaired(Architecture(layers=layers, **chosen))
 
     def encode(self, architecture: Architecture) -> dict[str, int]:
-        """Return integers that decode to the architecture. The integers of omitted layers are zero."""
+        """Return values of the integer variables from which `decode` restores the architecture, keyed by name.
+
+        The variables of omitted layers are 0.
+        """
         values = dict.fromkeys(self.sizes(), 0)
         sources = tuple(layer.source for layer in architecture.layers)
         values["layers"] = self.space.layer_sets.index(sources)

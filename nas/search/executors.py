@@ -1,8 +1,8 @@
-"""Executors evaluate candidates, either in this process or on Ray workers (`ray_executor.py`).
+"""Executors evaluate candidate architectures, either in this process or on Ray workers (`ray_executor.py`).
 
-An `Executor` evaluates the architectures that are submitted to it, and does not depend on the search. `executor_for`
-creates the executor that a study names, and `CachingExecutor` adds a memory of earlier evaluations to an executor. The
-search loop and the uniform baseline use executors.
+An `Executor` evaluates the architectures that are submitted to it. `executor_for` creates the executor that a study's
+settings name. `CachingExecutor` wraps an executor and reuses the results of earlier evaluations. `loop.py`,
+`uniform.py` and `knapsack.py` use executors.
 """
 
 from __future__ import annotations
@@ -17,34 +17,39 @@ from nas.model.precision import training_processor
 from nas.study import Search
 
 Waiting = tuple[int, Architecture, float]
-"""A waiting candidate: the number that identifies it, its architecture, and the objective that it has to beat."""
+"""A candidate that waits for its evaluation: its ticket, its architecture, and the objective to beat (see
+`Executor.submit`)."""
 AHEAD = 8
-"""The number of waiting candidates among which the next candidate of a worker is chosen."""
+"""A worker's next candidate is chosen from at most this many waiting candidates."""
 
 
 def pop_longest_prefix(waiting: list[Waiting], previous_keys: list[Key]) -> Waiting:
-    """Pop the waiting candidate that shares the longest layer prefix with the worker's previous candidate.
+    """Remove and return the waiting candidate that shares the most first layers with a worker's previous candidate.
 
-    Only the first `AHEAD` waiting candidates are considered. `previous_keys` holds the prefix keys of the worker's
+    Only the first `AHEAD` waiting candidates are considered. `previous_keys` holds the `prefix_keys` of the worker's
     previous candidate.
     """
     return waiting.pop(longest_prefix([architecture for _, architecture, _ in waiting[:AHEAD]], previous_keys))
 
 
 class Executor(Protocol):
-    """Evaluates candidates, if possible in an order in which successive candidates share their first layers."""
+    """Evaluates candidates.
+
+    If possible, candidates that share their first layers are evaluated one after the other.
+    """
 
     capacity: int
     """The maximum number of submitted candidates whose results have not been returned yet."""
 
     def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        """Queue a candidate under `ticket`, a number that the caller chooses to identify the result.
+        """Queue a candidate for evaluation.
 
-        The evaluation may stop as soon as the candidate is very unlikely to reach the objective `to_beat`.
+        `ticket` is a number, chosen by the caller, that identifies the result. The evaluation may stop early if the
+        candidate is very unlikely to reach the objective `to_beat`.
         """
 
     def next_result(self) -> tuple[int, CandidateResult]:
-        """Wait until any submitted candidate has been evaluated, and return its ticket and its result.
+        """Wait until one of the submitted candidates has been evaluated, and return its ticket and its result.
 
         Raises `SearchError` if the supernet's weights have changed since the search started.
         """
@@ -57,7 +62,10 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """Evaluates candidates in this process when their results are requested, so that breakpoints work."""
+    """Evaluates candidates in this process, so that breakpoints work.
+
+    A candidate is evaluated when `next_result` is called.
+    """
 
     capacity = AHEAD
 
@@ -87,7 +95,7 @@ class InlineExecutor:
 
 
 class Forwarding:
-    """Forwards all calls to a wrapped executor. Subclasses change one aspect of the wrapped executor."""
+    """Forwards all calls to a wrapped executor. Subclasses override individual methods."""
 
     def __init__(self, executor: Executor) -> None:
         self.capacity, self._executor = executor.capacity, executor
@@ -109,9 +117,9 @@ class Forwarding:
 
 
 class CachingExecutor(Forwarding):
-    """Returns known results from a memory. A wrapped executor evaluates all other candidates.
+    """Takes the results of known candidates from a `Memory`, and lets a wrapped executor evaluate all others.
 
-    The results of these evaluations are added to the memory.
+    The results of new evaluations are added to the memory.
     """
 
     def __init__(self, executor: Executor, memory: Memory) -> None:
@@ -142,7 +150,7 @@ def evaluating_processor(settings: Search) -> str:
 
 
 def executor_for(settings: Search, recipe: EvaluationRecipe) -> Executor:
-    """Return the executor that a study's search settings name."""
+    """Create the executor that `settings.executor` names."""
     if settings.executor == "inline":
         return InlineExecutor(recipe)
     from nas.search.ray_executor import RayExecutor

@@ -1,6 +1,6 @@
-"""The Pareto front of evaluated candidates, and the best candidates for each budget.
+"""Functions that find the Pareto front of evaluated candidates, and the best candidates for each budget.
 
-The live view of a search shows both, and `selection.py` uses these functions to choose the candidates to measure.
+The live view of a search displays their results. `selection.py` uses them to choose the candidates to measure.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from nas.search.costs import Costs, weakly_dominates
 def pareto_front(
     results: Sequence[CandidateResult], cost: Callable[[CandidateResult], tuple[float, ...]]
 ) -> list[CandidateResult]:
-    """Return the results that no other result dominates in accuracy and cost, the most accurate first.
+    """Return the results that no other result dominates in accuracy and cost, in descending order of accuracy.
 
-    Lower values of `cost` are better. If several results have equal accuracy and cost, only the first is kept.
+    `cost` returns a tuple of costs, for which lower values are better. If several results have equal accuracy and
+    costs, only the first of them is returned.
     """
     ordered = sorted(results, key=lambda result: (-result.accuracy, cost(result)))
     front: list[CandidateResult] = []
@@ -32,10 +33,10 @@ def pareto_front(
 def ranking(
     results: Sequence[CandidateResult], costs: Costs, budget: Budget, tolerance: float
 ) -> list[CandidateResult]:
-    """Return the completely evaluated candidates that may meet a budget, in descending order of objective.
+    """Return the candidates that may meet a budget, in descending order of objective.
 
-    Predictions have errors, so candidates with a predicted violation of up to `tolerance` are included. Whether they
-    meet the budget is decided by later measurements.
+    Candidates whose evaluation was stopped early are left out. Because predictions have errors, a candidate may have a
+    predicted violation of up to `tolerance`. Later measurements show which candidates meet the budget.
     """
 
     def violation(result: CandidateResult) -> float:
@@ -48,18 +49,21 @@ def ranking(
 def cheapest_reaching(
     ranked: Sequence[CandidateResult], costs: Costs, floor: Floor, accuracy: float
 ) -> CandidateResult | None:
-    """Return the cheapest candidate in `ranked` whose accuracy is at least `accuracy`, or None if there is none."""
+    """Return the cheapest candidate in `ranked` whose accuracy is at least `accuracy`, or None if there is none.
+
+    The cheapest candidate is the one with the lowest predicted value of `floor.minimise`.
+    """
     reaching = [result for result in ranked if result.accuracy >= accuracy]
     return min(reaching, key=lambda result: costs.minimised(result.architecture, floor, result.exits), default=None)
 
 
 def along_the_front(ranked: Sequence[CandidateResult], costs: Costs, floor: Floor, count: int) -> list[CandidateResult]:
-    """Return up to `count` candidates of a budget with an accuracy floor, the most accurate first.
+    """Return up to `count` candidates to measure for a budget with an accuracy floor, in descending order of accuracy.
 
-    Each of them may turn out to be the cheapest network that reaches the floor, which is known only after the final
-    training. They lie on the Pareto front of accuracy and cost, about evenly spaced by the logarithm of cost, and range
-    from the cheapest candidate that reaches `floor.confident` (or the most accurate one if none reaches it) to the
-    cheapest candidate that reaches the lowest of `floor.levels`.
+    Only the final training shows which network is the cheapest one that reaches the floor. Therefore, several
+    candidates along the Pareto front of accuracy and cost are chosen, about evenly spaced by the logarithm of the cost.
+    The first is the cheapest candidate that reaches the accuracy `floor.confident`, or the most accurate candidate if
+    none reaches this accuracy. The last is the cheapest candidate that reaches the lowest accuracy in `floor.levels`.
     """
 
     cost = {result.architecture: costs.minimised(result.architecture, floor, result.exits) for result in ranked}

@@ -1,4 +1,4 @@
-"""A faster version of Optuna's NSGA-II sampler: it does not scan all trials for every child.
+"""A faster version of Optuna's NSGA-II sampler, which does not scan all earlier trials to generate a new one.
 
 `Trials` uses `Generations` if a study sets `search.sampler = "nsga2"`.
 """
@@ -20,8 +20,9 @@ Child = Callable[[Study, dict[str, BaseDistribution], list[FrozenTrial]], dict[s
 class Generations(NSGAIISampler):
     """An NSGA-II sampler that caches the members and the parents of each generation.
 
-    It selects parents as Optuna's own sampler does. All trials have the same `distributions`. `child` is a function
-    that returns the parameters of a new child of the parents.
+    Parents are selected as in Optuna's own sampler. All trials have the same `distributions`, keyed by parameter name.
+    `population` is the number of trials per generation. `child` is a function that returns the parameters of a new
+    trial, given the parent trials.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], population: int, child: Child, seed: int) -> None:
@@ -46,7 +47,7 @@ class Generations(NSGAIISampler):
         return generation
 
     def _update_members(self, study: Study) -> None:
-        """Add each newly finished trial to its generation."""
+        """Add the trials that have finished since the last call to the members of their generations."""
         trials = study.get_trials(deepcopy=False)
         new_or_unfinished = [*(trials[number] for number in self._unfinished), *trials[self._seen_count :]]
         self._unfinished = [trial.number for trial in new_or_unfinished if not trial.state.is_finished()]

@@ -1,12 +1,12 @@
-"""Guided sampling: Bayesian optimisation with a Gaussian process as the surrogate model of accuracy.
+"""The guided sampler: Bayesian optimisation in which a Gaussian process predicts the accuracy of candidates.
 
-The profiles predict the cost of a candidate, so only its accuracy is uncertain. The sampler does not optimise the whole
-Pareto front, but some points of it, called levels (`levels.py`). A level is the highest accuracy within a budget or
-within a fraction of a budget. If a budget has an accuracy floor, the lowest costs at which certain accuracies are
-reached are also levels. The acquisition function is the expected improvement at a level (Jones, Schonlau and Welch,
-1998; with a constraint: Gardner and others, ICML 2014).
+Latency profiles predict the cost of a candidate, so only its accuracy is uncertain. The sampler does not optimise the
+complete Pareto front, but certain points on it, called levels (`levels.py`). An accuracy level is the highest accuracy
+that is possible within a budget or within a fraction of a budget. A cost level is the lowest cost at which a network
+reaches a certain accuracy. Only budgets with an accuracy floor have cost levels. The acquisition function is the
+expected improvement at a level (Jones, Schonlau and Welch, 1998; with a constraint: Gardner and others, ICML 2014).
 
-`Trials` uses `GuidedSampler` as its Optuna sampler, and `Guide` chooses the candidates.
+`Trials` uses `GuidedSampler` as its Optuna sampler, and `GuidedSampler` uses `Guide` to choose candidates.
 """
 
 from __future__ import annotations
@@ -32,20 +32,28 @@ from nas.search.surrogate import PoolPosterior, Surrogate
 from nas.space import SearchSpace
 
 BATCH, _MOST = 8, 128
-"""The minimum size of a batch of candidates, and the largest size that the number of results alone can cause.
+"""`BATCH` is the minimum number of candidates in a batch. `_MOST` limits how far batches grow with the number of
+results.
 
-The surrogate is updated once per batch, which takes longer than choosing the candidates. Batches therefore grow with
-the number of results: once there are many results, a few more hardly change the surrogate. Batches also grow with the
-number of pending candidates, because many pending candidates finish at about the same time."""
+The surrogate is updated once per batch, and an update takes longer than the choice of the candidates. Batches therefore
+grow with the number of results, because a few more results hardly change a surrogate that is conditioned on many.
+Batches also grow with the number of pending candidates, because many of these finish at about the same time.
+"""
 _KNOWN_PER_CHOICE, _RUNNING_PER_CHOICE = 16, 4
-"""A batch has one candidate per this many results, or one per this many pending candidates, whichever is more."""
+"""A batch has one candidate per `_KNOWN_PER_CHOICE` results, or one per `_RUNNING_PER_CHOICE` pending candidates.
+
+The rule that yields the larger batch is used.
+"""
 _ROUNDS, _CHILDREN, _PARENTS = 3, 300, 8
-"""The number of rounds in which the pool of candidates grows, the number of children that are generated per round, and
-the number of parents per level from the second round on."""
+"""`_ROUNDS` is the number of rounds in which candidates are added to the pool.
+
+In each round, `_CHILDREN` children are generated. From the second round on, the `_PARENTS` best candidates at each
+level are the parents.
+"""
 _BEST = 4
-"""The number of evaluated candidates per level that serve as parents in the first round."""
+"""In the first round, this many of the best evaluated candidates at each level are the parents."""
 _KNOWN = 500
-"""The maximum number of results that the surrogate is conditioned on."""
+"""The surrogate is conditioned on at most this many results."""
 _GROWTH = 1.25
 """The kernel's hyperparameters are refitted each time the number of results has grown by this factor."""
 
@@ -53,8 +61,9 @@ _GROWTH = 1.25
 class GuidedSampler(BaseSampler):
     """An Optuna sampler that chooses all parameters of a trial together, based on the results so far.
 
-    `known` holds the results and `running` the pending trials. `Trials` updates both while the search runs. Until one
-    candidate has been evaluated completely, parameters are drawn at random.
+    `known` holds the results, keyed by architecture. `running` holds the architectures of the pending trials, keyed by
+    trial number. `Trials` updates both dictionaries while the search runs. Until the first candidate has been evaluated
+    completely, parameters are drawn at random.
     """
 
     def __init__(
@@ -97,7 +106,7 @@ class GuidedSampler(BaseSampler):
 
 
 class _Candidate(NamedTuple):
-    """An architecture's features and its row of `CostStanding`. Both are independent of its accuracy."""
+    """The features of an architecture, and its rows of the two arrays in `CostStanding`."""
 
     features: np.ndarray
     within: np.ndarray
@@ -118,9 +127,9 @@ class Guide:
     ) -> list[Architecture]:
         """Return the next batch of candidates: new architectures that are predicted to meet at least one budget.
 
-        The `results` must be of different architectures, and at least one must be complete. `running` holds the pending
-        candidates. The hyperparameters of the surrogate are fitted only to the first results; see `_surrogate`. If the
-        pool has too few candidates, the batch is smaller than usual or empty.
+        `results` must not contain two results of the same architecture, and at least one result must be complete.
+        `running` holds the pending candidates. The batch is smaller than usual, or even empty, if too few new
+        architectures are found.
         """
         evaluated = [self._evaluated_candidate(result) for result in results]
         surrogate = self._surrogate(results, evaluated)
@@ -144,9 +153,9 @@ class Guide:
     def _incumbents(
         self, results: Sequence[CandidateResult], evaluated: Sequence[_Candidate], least: float
     ) -> tuple[Levels, list[Architecture]]:
-        """Return the levels with their incumbents, and a list of the best architectures at any level.
+        """Return the `Levels`, updated with all complete results, and the best architectures at each level.
 
-        Only complete results are considered. `least` is the log-scaled accuracy from which each accuracy level starts.
+        `least` is the log-scaled accuracy with which each accuracy level starts.
         """
         complete = [index for index, result in enumerate(results) if result.complete]
         accuracies = _log_scaled([results[index].objective for index in complete])
@@ -158,7 +167,10 @@ class Guide:
         return levels, _best_of_levels(_BEST, values, [results[index].architecture for index in complete])
 
     def _assume_posterior_means(self, running: Collection[Architecture], surrogate: Surrogate, levels: Levels) -> None:
-        """Assume that pending candidates reach their posterior means, so that the batch avoids similar candidates."""
+        """Update `surrogate` and `levels` as if each pending candidate had reached its posterior mean.
+
+        As a result, the next batch avoids candidates that are similar to pending ones.
+        """
         candidates = [self._candidate(architecture) for architecture in running]
         x = _features(candidates)
         mean = surrogate.posterior(x).mean
@@ -170,7 +182,7 @@ class Guide:
     ) -> dict[Architecture, _Candidate]:
         """Generate children of `parents`, and return the new ones that are predicted to meet at least one budget.
 
-        A child is new if no container in `known` has it.
+        A child is new if no container in `known` contains it.
         """
         found = dict[Architecture, _Candidate]()
         for child in self._children(parents, rng):
@@ -181,10 +193,11 @@ class Guide:
         return found
 
     def _levels_of_batch(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
-        """Yield, for each candidate of a batch, the index of the level for which it is chosen.
+        """Yield one level index for each candidate of a batch: the level that the candidate should improve.
 
-        Every third candidate is chosen for a random fraction of a random budget. The other candidates are chosen for
-        the budgets in turn. If the budget has an accuracy floor, one of the floor's levels is drawn at random.
+        For every third candidate, it is the accuracy level of a random fraction (below 1) of a random budget. All other
+        candidates are assigned to the budgets in turn: to the accuracy level of the full budget or, if the budget has
+        an accuracy floor, to a random one of its cost levels.
         """
         budgets, floors = len(self._costs.budgets), self._levels_of_floors()
         for turn in range(done, done + count):
@@ -195,7 +208,10 @@ class Guide:
                 yield rng.choice(floors[budget]) if budget in floors else budget
 
     def _levels_of_floors(self) -> dict[int, range]:
-        """Return the indices of the cost levels of each budget with an accuracy floor, keyed by the budget's index."""
+        """For each budget with an accuracy floor, return the indices of its cost levels, keyed by the budget's index.
+
+        At a cost level, the search looks for the cheapest network that reaches a given accuracy (see `levels.py`).
+        """
         start, levels = len(self._costs.budgets) * len(self._costs.shares), dict[int, range]()
         for index, budget in enumerate(self._costs.budgets):
             if floor := self._costs.floors.get(budget.name):
@@ -204,10 +220,10 @@ class Guide:
         return levels
 
     def _surrogate(self, results: Sequence[CandidateResult], evaluated: Sequence[_Candidate]) -> Surrogate:
-        """Return the surrogate, conditioned on the results.
+        """Return a surrogate that is conditioned on `results`.
 
-        The kernel's hyperparameters are fitted to the first `_GROWTH ** n` results (rounded up), where the integer `n`
-        is as large as possible. They are reused until `n` increases.
+        The kernel's hyperparameters are not fitted again for each batch. They are fitted to the first `_GROWTH ** n`
+        results (rounded up), where `n` is the largest possible integer, and are reused until `n` increases.
         """
         steps = math.floor(math.log(len(results), _GROWTH))
         count = math.ceil(_GROWTH**steps)
@@ -216,7 +232,7 @@ class Guide:
         return Surrogate(*_examples(results, evaluated), self._fitted[1])
 
     def _children(self, parents: Sequence[Architecture], rng: random.Random) -> Iterator[Architecture]:
-        """Yield mutants of single parents, mutated crossovers of two parents, and some random architectures."""
+        """Yield random architectures, mutants of one parent, and mutants of a crossover of two parents."""
         for number in range(_CHILDREN):
             if number % 10 == 0:
                 yield self._space.sample(rng, rng.random())
@@ -232,7 +248,10 @@ class Guide:
         return _Candidate(features(self._space, architecture), within, self._savings(architecture, exits, costs))
 
     def _savings(self, architecture: Architecture, exits: Sequence[float], costs: np.ndarray) -> np.ndarray:
-        """Return an architecture's saving at each cost level: minus infinity if it violates the level's budget."""
+        """Return an architecture's row of `CostStanding.savings`.
+
+        `costs`, (budgets,), holds 1 + the architecture's predicted violation of each budget.
+        """
         savings = list[float]()
         for cost, budget in zip(costs, self._costs.budgets, strict=True):
             if floor := self._costs.floors.get(budget.name):
@@ -242,7 +261,7 @@ class Guide:
 
 
 class _Pool:
-    """The candidates that can be chosen for a batch, with the posterior of their accuracies."""
+    """The candidates from which a batch is chosen, with the posterior distribution of their accuracies."""
 
     def __init__(self, surrogate: Surrogate) -> None:
         self._candidates: dict[Architecture, _Candidate] = {}
@@ -265,14 +284,15 @@ class _Pool:
             self._standing = _standing(self._candidates.values())
 
     def expected_improvement(self, levels: Levels) -> np.ndarray:
-        """Return the expected improvement of each candidate at each level: (candidates, levels)."""
+        """Return the expected improvement of each candidate at each level, (candidates, levels)."""
         return levels.expected_improvement(self._posterior.mean, self._posterior.standard_deviation, self._standing)
 
     def choose(self, levels: Levels, levels_in_turn: Iterable[int]) -> Iterator[Architecture]:
-        """Yield an architecture for each level in turn: the one with the largest expected improvement at this level.
+        """For each level in turn, yield the architecture with the largest expected improvement at this level.
 
-        Each choice assumes that the candidates chosen before it reach their posterior means. The iterator stops early
-        if no candidates are left. After the first choice, the pool cannot be extended any more.
+        `levels_in_turn` holds the indices of the levels. Each choice assumes that the architectures chosen before it
+        reach their posterior means. The iterator stops early if no candidates are left. Do not call `extend` after the
+        first choice.
         """
         architectures = self.architectures
         is_left = np.ones(len(architectures), bool)
@@ -292,10 +312,10 @@ class _Pool:
 def _examples(
     results: Sequence[CandidateResult], evaluated: Sequence[_Candidate]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the surrogate's observations: the features, scaled objective and number of texts of each result.
+    """Return the data on which a `Surrogate` is conditioned: features, log-scaled objectives and numbers of texts.
 
-    If there are at least `_KNOWN` results, only the best `_KNOWN / 2` and an evenly spaced selection of the others are
-    used.
+    Each array has one row per result. If there are at least `_KNOWN` results, only the best `_KNOWN / 2` results and an
+    evenly spaced selection of the others are used.
     """
     indices = sorted(range(len(results)), key=lambda index: -results[index].objective)
     half = _KNOWN // 2
@@ -309,7 +329,10 @@ def _examples(
 
 
 def _batch(known: int, running: Collection[Architecture]) -> int:
-    """Return the batch size for a number of results (`known`) and the pending candidates (`running`); see `BATCH`."""
+    """Return the size of the next batch (see `BATCH`).
+
+    `known` is the number of results, and `running` holds the pending candidates.
+    """
     return max(BATCH, min(known // _KNOWN_PER_CHOICE, _MOST), len(running) // _RUNNING_PER_CHOICE)
 
 
@@ -322,15 +345,18 @@ def _standing(candidates: Iterable[_Candidate]) -> CostStanding:
 
 
 def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
-    """Return accuracies on a logarithmic scale, on which equal gains count more the closer an accuracy is to 1."""
+    """Return -log(1.02 - accuracy) for each accuracy.
+
+    On this scale, the same gain in accuracy counts more if the accuracy is closer to 1.
+    """
     scaled: np.ndarray = -np.log(1.02 - np.asarray(accuracy))
     return scaled
 
 
 def _best_of_levels(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
-    """Return the `count` architectures with the highest values at each level, without repetition.
+    """Return the `count` architectures with the highest values at each level, as one list without repetition.
 
-    `values` has the shape (architectures, levels).
+    `values`, (architectures, levels), holds the value of each architecture at each level.
     """
     places = np.argsort(-values, axis=0, kind="stable")[:count]
     return [architectures[place] for place in dict.fromkeys(places.ravel().tolist())]
@@ -339,8 +365,8 @@ def _best_of_levels(count: int, values: np.ndarray, architectures: Sequence[Arch
 def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
     """Return the feature vector of an architecture.
 
-    It consists of the dimensions of the whole network, the features of each of the teacher's layers (zero for a layer
-    that is left out), and the sum of each feature over the layers.
+    It consists of the features of the complete network, the features of each layer of the teacher (0 for an omitted
+    layer), and the sum of each layer feature over all layers.
     """
     shape, choices = space.teacher, space.compression
     names = [(block, name) for block in LAYER_BLOCKS for name in getattr(choices, block) if name != "none"]
@@ -357,5 +383,8 @@ def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
 
 
 def _size(share: float) -> float:
-    """Return a share of the teacher's heads or neurons on a logarithmic scale, on which halvings are similar steps."""
+    """Return log2(1 + 15 * share), where `share` is the fraction of the teacher's heads or neurons that a layer keeps.
+
+    On this scale, each halving of the fraction is a step of similar size.
+    """
     return math.log2(1.0 + 15.0 * share)

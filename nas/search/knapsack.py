@@ -1,11 +1,11 @@
-"""Initial candidates from a multiple-choice knapsack problem (`search.knapsack`).
+"""Initial candidates that solve a multiple-choice knapsack problem (`search.knapsack`).
 
-An option of a block is a size and a compression method. Each option is scored once, as the only change to the largest
-network. If the accuracy losses of such changes were additive, as latencies nearly are, the best network within a budget
-would be the solution of a knapsack problem: choose one option for each block so that the sum of losses is minimal.
-`best_sums` solves this problem exactly. The sums predict the accuracies of much smaller networks poorly, but the
-networks with the smallest sums are good nevertheless (`studies/LOG.md`, 2026-11-28). A search proposes these networks
-first.
+An option of a block is a size and a compression method. Each option is evaluated once, as the only change to the
+largest network. If the accuracy losses of such changes were additive, as latencies nearly are, the best network within
+a budget would solve a knapsack problem: choose one option for each block so that the sum of losses is minimal.
+`best_sums` solves this problem exactly. The sum of losses is a poor prediction of the accuracy of much smaller
+networks, but the networks with the smallest sums are good nevertheless (`studies/LOG.md`, 2026-11-28). A search
+proposes these networks first.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ from nas.search.executors import Executor
 from nas.space import SearchSpace
 
 _SHARES = (1.0, 0.5, 0.25, 0.125)
-"""For a budget with an accuracy floor, the factors by which the limit on the minimised metric is multiplied."""
+"""For a budget with an accuracy floor, the limit on the minimised metric is multiplied by each of these factors."""
 _MAX_TARGETS, _MIN_STEP = 50, 0.001
-"""The maximum number of targets (tightened or relaxed limits) that are tried for each limit, and the smallest
-difference between two targets, relative to the limit."""
+"""`_MAX_TARGETS` is the maximum number of targets that are tried for a limit.
+
+A target is a tightened or relaxed limit, expressed relative to the original limit: -0.1 means that the target is 10 %
+tighter. `_MIN_STEP` is the smallest difference between two targets.
+"""
 
 
 def single_changes(space: SearchSpace) -> list[Architecture]:
-    """Return the largest network and all networks that differ from it in only one respect.
+    """Return the largest network, and all networks that differ from it in a single choice.
 
-    This respect is the hidden size, the compression of the embeddings, the set of layers, or the option of one block.
+    The choice is the hidden size, the compression method of the embeddings, the set of layers, or the option of one
+    block. Options that borrow weights from a layer below are left out.
     """
     largest, dimensions = space.largest(), space.dimensions
     changes = [largest, *(replace(largest, hidden_size=hidden) for hidden in dimensions.hidden_size)]
@@ -61,14 +65,14 @@ def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Arc
 
 
 def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture, float]) -> list[Architecture]:
-    """Return the network with the smallest sum of accuracy losses within each budget.
+    """For each budget, return the network with the smallest sum of accuracy losses.
 
-    `accuracies` holds the objectives of the networks in `single_changes`. The solver assumes that accuracy losses and
-    costs are additive. Because costs are only nearly additive, the cost of the complete resulting network is then
-    predicted, and the limit is tightened or relaxed until little of the budget is left. If a budget has several limits,
-    the problem is solved separately for each limit, and the best of the networks that meet all limits is returned. For
-    a budget with an accuracy floor, several networks may be returned. Early exits, dropped tokens and borrowed weights
-    are not considered.
+    `accuracies` holds the objectives of the networks in `single_changes`, keyed by architecture. The solver assumes
+    that accuracy losses and costs are additive, but costs are only nearly additive. Therefore, the cost of the
+    resulting network is predicted, and the problem is solved again with a tightened or relaxed limit until little of
+    the budget is left. If a budget has several limits, the problem is solved for each limit separately. Of the
+    resulting networks that meet all limits, the one with the smallest sum is returned. A budget with an accuracy floor
+    may yield several networks. Early exits, dropped tokens and borrowed weights are not considered.
     """
     networks = dict[Architecture, None]()
     targets = [target for budget in costs.budgets for target in _targets(budget)]
@@ -87,8 +91,9 @@ def _targets(budget: Budget) -> list[Budget]:
     """Return the budgets for which the knapsack problem is solved.
 
     A budget without an accuracy floor is returned unchanged. A budget with a floor is replaced by several budgets
-    without one, in which the limit on the minimised metric is lowered to the fractions in `_SHARES`. Several fractions
-    are tried, because the sums of losses do not show which fraction is enough for the required accuracy.
+    without a floor. In each of these, the limit on the minimised metric is multiplied by one of the factors in
+    `_SHARES`. Several factors are tried, because the sums of losses do not show at which cost a network reaches the
+    required accuracy.
     """
     if not budget.has_floor:
         return [budget]
@@ -111,29 +116,31 @@ def _single_limits(budget: Budget) -> list[Budget]:
 
 
 class _Combinations(NamedTuple):
-    """Combinations of options for some layers, with their total costs and losses, in ascending order of cost.
+    """Combinations of options for some layers, in ascending order of total cost.
 
-    No combination dominates another combination.
+    `costs` and `losses`, (combinations,), hold the total cost and the total loss of each combination. No combination
+    dominates another one.
     """
 
     costs: np.ndarray
     losses: np.ndarray
     pair_indices: np.ndarray
-    """The index of each layer's pair of options: (combinations, layers)."""
+    """For each combination and each layer, the index of the pair of options in `_pairs`: (combinations, layers)."""
 
     def non_dominated(self) -> _Combinations:
-        """Return the combinations that no other combination dominates."""
         order = np.lexsort((self.losses, self.costs))
         least = np.minimum.accumulate(self.losses[order])
         kept = order[np.append(True, self.losses[order][1:] < least[:-1])]
         return _Combinations(*(values[kept] for values in self))
 
     def at_most(self, cost: float) -> _Combinations:
-        """Return the combinations whose cost is at most `cost`."""
         return _Combinations(*(values[self.costs <= cost] for values in self))
 
     def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Combinations:
-        """Extend each combination by each pair of options for one more layer, and return the non-dominated results."""
+        """Combine each combination with each pair of options for one more layer, and return the non-dominated results.
+
+        `costs` and `losses`, (pairs,), hold the cost and the loss that each pair adds.
+        """
         earlier, pair = (indices.ravel() for indices in np.indices((len(self.costs), len(costs))))
         pair_indices = np.concatenate([self.pair_indices[earlier], pair[:, None]], axis=1)
         costs, losses = self.costs[earlier] + costs[pair], self.losses[earlier] + losses[pair]
@@ -143,9 +150,10 @@ class _Combinations(NamedTuple):
 def _best_sum(
     space: SearchSpace, costs: Costs, budget: Budget, limit: Budget, accuracies: Mapping[Architecture, float]
 ) -> tuple[float, Architecture] | None:
-    """Return the smallest sum of losses within one `limit` of a budget, and the network that has this sum.
+    """Return the smallest sum of losses within `limit`, and the network that has this sum.
 
-    Return None if no network was found that is predicted to meet all limits of the budget.
+    `limit` is a budget with only one of the limits of `budget`. Return None if no network is found that is predicted to
+    meet all limits of `budget`.
     """
     fronts, pairs = list(_fronts(space, replace(costs, budgets=(limit,)).least_violation, accuracies)), _pairs(space)
     best: tuple[float, Architecture] | None = None
@@ -177,16 +185,16 @@ def _best_sum(
 
 
 GlobalDimensions = tuple[int, str, tuple[int, ...]]
-"""The hidden size, the compression of the embeddings, and the layers that are kept."""
+"""The hidden size, the compression method of the embeddings, and the indices of the layers that are kept."""
 Value = Callable[[Architecture], float]
 
 
 def _fronts(
     space: SearchSpace, violation: Value, accuracies: Mapping[Architecture, float]
 ) -> Iterator[tuple[GlobalDimensions, _Combinations]]:
-    """Yield all `GlobalDimensions`, each with the non-dominated combinations of options for its layers.
+    """Yield all `GlobalDimensions`, each with the non-dominated combinations of options for the kept layers.
 
-    The cost of a combination is its `violation` of a limit.
+    The cost of a combination is an approximation of `violation`, which predicts by how much a network violates a limit.
     """
     largest = space.largest()
 
@@ -212,9 +220,10 @@ def _fronts(
 
 
 def _pair_values(space: SearchSpace, network: Architecture, index: int, value: Value) -> np.ndarray:
-    """Return a number for each pair of options of a layer, (pairs,): the sum of the values of two networks.
+    """Return a value for each pair of options for the layer at `index`, (pairs,).
 
-    Each of the two networks is `network` with one option of the pair.
+    It is the sum of two calls of `value`: for `network` with the pair's attention option, and for `network` with the
+    pair's feed-forward option.
     """
     option_values = {
         (block, option): value(_with_option(network, index, block, option))
@@ -226,7 +235,7 @@ def _pair_values(space: SearchSpace, network: Architecture, index: int, value: V
 
 
 def _pairs(space: SearchSpace) -> list[tuple[tuple[int, str], tuple[int, str]]]:
-    """Return all pairs of an attention and a feed-forward option, except for the pairs that leave out both blocks."""
+    """Return all pairs of an attention option and a feed-forward option, except for pairs that omit both blocks."""
     pairs = product(_options(space, "attention"), _options(space, "feed_forward"))
     return [pair for pair in pairs if any(size for size, _ in pair)]
 

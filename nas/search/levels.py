@@ -1,8 +1,9 @@
-"""Levels: the points of the Pareto front that a guided search improves.
+"""Levels: the points on the Pareto front that a guided search tries to improve.
 
 At an accuracy level, the search looks for the most accurate candidate within a fraction of a budget. At a cost level,
-it looks for the cheapest candidate that meets a budget and reaches a certain accuracy. `Levels` holds the incumbents
-and computes the expected improvement of candidates, which `guided.py` uses as its acquisition function.
+the search looks for the cheapest candidate that meets a budget and reaches a certain accuracy. `Levels` holds the
+incumbent (the best value so far) at each level, and computes the expected improvement of candidates. `guided.py` uses
+the expected improvement as its acquisition function.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from scipy.special import ndtr
 
 
 class CostStanding(NamedTuple):
-    """The predicted costs of candidates in relation to each level, one row per candidate."""
+    """Compares the predicted costs of candidates with the budgets. Each array has one row per candidate."""
 
     within: np.ndarray
-    """Whether a candidate is within the fraction of a budget that defines an accuracy level:
-    (candidates, accuracy levels)."""
+    """Whether the costs of a candidate are within the fraction of the budget that defines an accuracy level.
+
+    The shape is (candidates, accuracy levels).
+    """
     savings: np.ndarray
-    """log(teacher's cost / candidate's cost), or minus infinity if the candidate violates the budget:
-    (candidates, cost levels)."""
+    """log(teacher's cost / candidate's cost) at each cost level; minus infinity if the candidate violates the budget.
+
+    The shape is (candidates, cost levels).
+    """
 
     @classmethod
     def of(cls, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> Self:
-        """Stack the rows, `(within, savings)`, of several candidates."""
+        """Create a `CostStanding` from one pair of vectors, `(within, savings)`, per candidate."""
         within, savings = zip(*rows, strict=True)
         return cls(np.stack(within), np.stack(savings))
 
@@ -37,38 +42,44 @@ class CostStanding(NamedTuple):
 
 
 class Levels:
-    """The incumbent value at each level: first accuracies at the accuracy levels, then savings at the cost levels."""
+    """The incumbent (the best value so far) at each level.
+
+    `best`, (levels,), first holds the accuracies at the accuracy levels, and then the savings at the cost levels.
+    """
 
     def __init__(self, best: np.ndarray, required_accuracies: np.ndarray) -> None:
-        """Start from the accuracies `best`, (accuracy levels,), and from savings of zero at the cost levels.
+        """Start with the incumbents `best`, (accuracy levels,), at the accuracy levels, and 0 at the cost levels.
 
-        `required_accuracies` holds the accuracy that a candidate must reach at each cost level, (cost levels,).
+        `required_accuracies`, (cost levels,), holds the accuracy that a candidate must reach at each cost level.
         """
         self._required_accuracies = required_accuracies
         self.best = np.concatenate([best, np.zeros(len(required_accuracies))])
 
     def values_at(self, values: np.ndarray, standing: CostStanding) -> np.ndarray:
-        """Return the value of each candidate at each level: (candidates, levels).
+        """Return the value of each candidate at each level, (candidates, levels): its accuracy or its saving.
 
-        `values` holds the accuracies of the candidates, (candidates,). The value at a level is minus infinity if the
-        candidate does not meet the conditions of that level.
+        `values`, (candidates,), holds the accuracies of the candidates. The value at a level is minus infinity if the
+        candidate violates the budget or does not reach the accuracy that the level requires.
         """
         accuracies = np.where(standing.within, values[:, None], -np.inf)
         savings = np.where(values[:, None] >= self._required_accuracies, standing.savings, -np.inf)
         return np.hstack([accuracies, savings])
 
     def update(self, values: np.ndarray, standing: CostStanding) -> None:
-        """Update the incumbents with candidates that have the accuracies `values`, (candidates,)."""
+        """Raise the incumbent of each level at which a candidate is better.
+
+        `values`, (candidates,), holds the accuracies of the candidates.
+        """
         self.best = np.maximum(self.best, self.values_at(values, standing).max(axis=0))
 
     def expected_improvement(
         self, mean: np.ndarray, standard_deviation: np.ndarray, standing: CostStanding
     ) -> np.ndarray:
-        """Return the expected improvement of each candidate at each level: (candidates, levels).
+        """Return the expected improvement of each candidate at each level, (candidates, levels).
 
-        `mean` and `standard_deviation` are the posterior means and standard deviations of the accuracies,
-        (candidates,). At a cost level, the expected improvement is the additional saving over the incumbent, times the
-        probability that the candidate reaches the required accuracy.
+        `mean` and `standard_deviation`, (candidates,), describe the posterior distribution of each candidate's
+        accuracy. At a cost level, the expected improvement is the amount by which the candidate's saving exceeds the
+        incumbent, multiplied by the probability that the candidate reaches the required accuracy.
         """
         count = standing.within.shape[1]
         spread = np.maximum(standard_deviation, 1e-9)[:, None]

@@ -1,6 +1,6 @@
-"""The search loop: it proposes candidates, has them evaluated and stores their results, until enough are evaluated.
+"""The search loop: propose candidates, evaluate them and store the results, until there are enough results.
 
-`search` connects the trials (`sampler.py`) with an executor (`executors.py`) and the live view (`view.py`).
+`search` connects `Trials` (`sampler.py`) with an executor (`executors.py`) and the live view (`view.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nas.search.view import View
 _PROPOSALS_UNTIL_EXHAUSTED = 200
 """The sampler is considered exhausted after this many proposals in a row that need no evaluation."""
 _POLL_INTERVAL_S = 0.2
-"""The interval, in seconds, at which the storage is read while only other drivers have candidates in flight."""
+"""The seconds between two reads of the storage while this driver only waits for results of other drivers."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,24 @@ class SearchState:
     numbers: list[int]
     """The trial numbers of the results, in the order of `results`."""
     outcomes: dict[str, int]
-    """The number of trials with each outcome; see `Trials.outcomes`."""
+    """The number of trials with each outcome, keyed by outcome; see `Trials.outcomes`."""
 
     @classmethod
     def of(cls, trials: Trials) -> SearchState:
-        """Return the state of the search that these trials belong to."""
+        """Return the current state of the search that `trials` belongs to."""
         return cls(trials.results(), trials.numbers(), trials.outcomes())
 
 
 def search(
     trials: Trials, evaluations: int, make_executor: Callable[[], Executor], stopwatch: Stopwatch | None = None
 ) -> SearchState:
-    """Evaluate candidates until the trials hold `evaluations` results, and return all results.
+    """Evaluate candidates until `trials` holds `evaluations` results, and return all results.
 
-    The search resumes from the results that the trials already hold. Several drivers (processes that run the search)
-    may share a storage. The unfinished candidates of a dead driver are evaluated again. `stopwatch` receives the
-    seconds that were spent on three activities: starting workers (`start`), proposing and storing candidates
-    (`driver`), and waiting for evaluations (`evaluation`).
+    Results that `trials` already holds are counted, so that an interrupted search resumes. The search ends early if the
+    sampler proposes no more candidates that need an evaluation. Several drivers (processes that run the search) may
+    share a storage. If a driver dies, other drivers evaluate its unfinished candidates. `stopwatch` measures the time
+    of three activities: starting workers (`start`), proposing and storing candidates (`driver`), and waiting for
+    evaluations (`evaluation`).
     """
     stopwatch, view = (
         Stopwatch() if stopwatch is None else stopwatch,
@@ -97,15 +98,15 @@ def _submit_candidates(in_flight: dict[int, Proposal], trials: Trials, executor:
 
 
 def _proposal_counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
-    """Return the counts that decide whether a candidate can be proposed.
+    """Return the counts that determine whether another candidate can be proposed.
 
-    After a failed attempt, the loop tries to propose a candidate again only if one of these counts has changed.
+    If a proposal has failed, the loop tries again only after one of these counts has changed.
     """
     return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
 
 
 def _logged_fields(result: CandidateResult) -> dict[str, object]:
-    """Return the part of a result that is logged; the storage holds the complete result."""
+    """Return the fields of a result that are written to the log. The storage holds the complete result."""
     return {
         "architecture": result.architecture.describe(),
         "accuracy": result.accuracy,

@@ -1,6 +1,6 @@
-"""Evaluation of candidates on Ray, by actors that share one copy of the supernet per node.
+"""Evaluates candidates on Ray. All Ray actors on a node share one copy of the supernet.
 
-`RayExecutor` has the interface of `executors.Executor`; `executors.executor_for` creates it.
+`RayExecutor` implements the protocol `executors.Executor`. `executors.executor_for` creates a `RayExecutor`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from nas.search.executors import AHEAD, Waiting, evaluating_processor, pop_longe
 from nas.study import Search
 
 _MAX_LOSSES = 5
-"""The search fails once this many workers were lost while they evaluated the same candidate.
+"""The search fails when this many workers have been lost while they evaluated the same candidate.
 
-A worker is lost if its process or node dies."""
+A worker is lost if its process or node dies.
+"""
 _WAIT_TIMEOUT_S = 30.0
-"""The seconds between messages about what the search is waiting for while it has no worker."""
+"""The seconds between two messages that the search has no worker and is waiting for a Ray node."""
 
 
 class _Worker:
-    """A Ray actor, which holds an evaluator in a process of its own."""
+    """A Ray actor: a separate process that holds an evaluator."""
 
     def load(self, parts: EvaluationParts, threads: int, processor: str) -> None:
         self._evaluator = parts.evaluator(threads, processor)
@@ -41,9 +42,9 @@ class _Worker:
 
 @dataclass
 class _Slot:
-    """One worker: its actor, the candidate that it evaluates, and the prefix keys of its last candidate.
+    """A worker: its Ray actor, the candidate that it is evaluating, and the prefix keys of its latest candidate.
 
-    The actor gets no candidate until Ray has placed it and it has loaded the supernet.
+    The actor gets no candidate until Ray has placed it on a node and it has loaded the supernet.
     """
 
     actor: Any
@@ -54,11 +55,10 @@ class _Slot:
 class RayExecutor:
     """Evaluates candidates on up to `settings.workers` actors of a Ray cluster.
 
-    If this process is not connected to a cluster, a local cluster is started.
-
-    Weights and texts are sent to each node once, through Ray's object store, and all actors of the node read that copy.
-    Actors for which the cluster has no room stay queued, so that an autoscaler sees the demand and adds nodes. If an
-    actor is lost because its process or node died, a new actor is started, and the candidate is evaluated again.
+    `nas.cluster.join` connects this process to a cluster or starts a local one. Weights and texts are sent to each node
+    once, through Ray's object store. All actors on the node read this copy. Actors that do not fit into the cluster
+    stay queued, so that an autoscaler sees the demand and adds nodes. If the process or the node of an actor dies, a
+    new actor is started and the candidate is evaluated again.
     """
 
     def __init__(self, recipe: EvaluationRecipe, settings: Search) -> None:
@@ -89,7 +89,7 @@ class RayExecutor:
 
     @property
     def placed(self) -> int:
-        """The number of workers that Ray has placed and that have loaded the supernet."""
+        """The number of workers that are ready: Ray has placed them on a node, and they have loaded the supernet."""
         return len(self._idle) + sum(slot.candidate is not None for slot in self._busy.values())
 
     def _start_slot(self) -> None:
@@ -102,7 +102,7 @@ class RayExecutor:
         self._waiting.append((ticket, architecture, to_beat))
 
     def _start_waiting(self) -> None:
-        """Give each idle worker the waiting candidate that shares the longest prefix with its previous candidate."""
+        """Assign a waiting candidate to each idle worker; `pop_longest_prefix` chooses the candidate."""
         while self._idle and self._waiting:
             slot = self._idle.pop(0)
             slot.candidate = pop_longest_prefix(self._waiting, slot.previous_keys)
@@ -140,9 +140,10 @@ class RayExecutor:
         return finished[0]
 
     def _count_loss(self, candidate: Waiting | None) -> None:
-        """Queue the candidate of a lost worker again. Raises `SearchError` if too many workers have been lost.
+        """Count the loss of a worker, and queue the candidate that it was evaluating again.
 
-        `candidate` is None if the worker was lost while it loaded the supernet.
+        `candidate` is None if the worker was lost while it loaded the supernet. Raises `SearchError` if too many
+        workers have been lost.
         """
         if candidate is None:
             self._lost_starts += 1
@@ -175,7 +176,7 @@ class RayExecutor:
 
 
 def _failure(candidate: Waiting | None, problem: RayTaskError) -> NasError:
-    """Return the error to raise for an error that a worker raised."""
+    """Return the error to raise in this process for `problem`, an error that a worker raised."""
     if isinstance(problem.cause, NasError):
         return problem.cause
     failed = f"candidate {candidate[1].digest} failed on its worker" if candidate else "a search worker failed to load"

@@ -1,9 +1,9 @@
-"""The trials of a search, and the sampler that proposes new ones. The main methods are `ask`, `tell` and `results`.
+"""The trials of a search: `Trials` proposes new trials with an Optuna sampler, and stores the results.
 
-Only `nas/search` uses Optuna. A trial holds its architecture as integers (see `Encoding`) and its result in one
+Only `nas.search` uses Optuna. A trial stores its architecture as integers (see `Encoding`), and its result as one
 attribute. The values of a trial are the objective, which Optuna maximises, and the predicted latency on each device,
-which it minimises. The only constraint is the violation of the budget that is closest to being met. A proposal that
-repeats an earlier one, or that is predicted to violate every budget, is settled at once, without an evaluation.
+which Optuna minimises. The only constraint of a trial is the value of `Costs.least_violation`. If a proposal repeats an
+earlier one, or if it is predicted to violate every budget, the trial is finished without an evaluation.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ class Proposal:
 
 
 class Trials:
-    """The trials of a search, and the sampler that proposes new ones.
+    """The trials of a search, and the sampler that proposes new trials.
 
-    Samplers see an in-memory copy of the stored trials. A proposal is stored in one write, and its result in two.
-    Drivers that share a storage use each other's results, and do not evaluate the same candidate twice.
+    The main methods are `ask`, `tell` and `results`. The sampler reads an in-memory copy of the stored trials. Storing
+    a proposal takes one write to the storage, and storing its result takes two. Drivers (processes that run the search)
+    that share a storage use each other's results, and do not evaluate the same candidate twice.
     """
 
     def __init__(self, storage: Storage, space: SearchSpace, costs: Costs, settings: Search, seed: int) -> None:
@@ -66,7 +67,7 @@ class Trials:
         self._front: list[tuple[float, tuple[float, ...]]] = []
         self._running: dict[int, Architecture] = {}
         self._running_counts = Counter[Architecture]()
-        """The number of running trials of each architecture."""
+        """The number of running trials with each architecture."""
         self._new_results: list[tuple[int, CandidateResult]] = []
         self._outcomes = dict.fromkeys(("evaluated", "repeated", "over_budget", "lost"), 0)
         self._lost: list[Architecture] = []
@@ -76,13 +77,13 @@ class Trials:
 
     @cached_property
     def _study(self) -> optuna.Study:
-        """The in-memory copy of the trials, which samplers see."""
+        """An in-memory copy of the stored trials, which the sampler reads."""
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.costs.profiles)]
         return optuna.create_study(directions=directions, sampler=self._sampler(self._settings))
 
     @cached_property
     def _initial_candidates(self) -> list[Architecture]:
-        """The architectures that are proposed before the sampler is used, in this order."""
+        """The architectures to propose before the sampler is used, in this order."""
         rng, settings = random.Random(f"population/{self.seed}"), self._settings
         if settings.sampler == "random":
             return []
@@ -91,13 +92,13 @@ class Trials:
         return self.costs.initial_population(self.space, settings.population, rng)
 
     def begin_with(self, architectures: Sequence[Architecture]) -> None:
-        """Propose `architectures` first, before the initial candidates and before the sampler is used."""
+        """Insert `architectures` before the initial candidates, which are proposed before the sampler is used."""
         self._initial_candidates[:0] = architectures
 
     def record_dependency(self, name: str, digest: str) -> None:
-        """Record the digest of an input on which results depend, such as the weights.
+        """Record the digest of an input on which results depend, such as the supernet's weights.
 
-        Raises `SearchError` if a different digest was recorded under this name before.
+        Raises `SearchError` if a different digest was recorded under the same `name` before.
         """
         self._storage.record_dependency(name, digest)
 
@@ -119,9 +120,9 @@ class Trials:
     def _child(
         self, study: optuna.Study, search_space: dict[str, BaseDistribution], parents: list[FrozenTrial]
     ) -> dict[str, Any]:
-        """Return the parameters of a child: a mutated crossover of two random parents.
+        """Return the parameters of a new trial: a mutated crossover of two random parents.
 
-        Up to `_CHILD_TRIES` children are tried until one of them needs an evaluation.
+        Up to `_CHILD_TRIES` crossovers are generated, until one of them needs an evaluation.
         """
         rng = random.Random(f"child/{self.seed}/{self._storage.count}")
         for _ in range(_CHILD_TRIES):
@@ -133,15 +134,15 @@ class Trials:
         return {name: encoded[name] for name in search_space}
 
     def _outcome_without_evaluation(self, architecture: Architecture) -> Outcome | None:
-        """Return the outcome of an architecture that needs no evaluation, or None if it needs one."""
+        """Return why an architecture needs no evaluation (`repeated` or `over_budget`), or None if it needs one."""
         if architecture in self._known or self._running_counts[architecture]:
             return "repeated"
         return "over_budget" if self._violation(architecture, ()) > 0.0 else None
 
     def catch_up(self) -> None:
-        """Read the trials that were started or finished since the last call.
+        """Read the trials that any driver has started or finished since the last call.
 
-        Unfinished trials of dead drivers are finished if they already hold a result; otherwise they are given up.
+        If a dead driver left a trial unfinished, the trial is finished if its result is stored, and given up otherwise.
         """
         self._update_from(self._storage.changes())
         abandoned = self._storage.abandoned()
@@ -182,9 +183,9 @@ class Trials:
                 self._update_front(result.objective, self.costs.cost_vector(result.architecture, result.exits))
 
     def _update_front(self, accuracy: float, cost: tuple[float, ...]) -> None:
-        """Add a result to the Pareto front that `to_beat` reads, and remove the results that the new one dominates.
+        """Add a result to the Pareto front that `to_beat` reads, and remove the results that the new result dominates.
 
-        Does nothing if a result on the front dominates the new one.
+        Does nothing if a result on the front dominates the new result.
         """
         if not any(best >= accuracy and weakly_dominates(best_cost, cost) for best, best_cost in self._front):
             kept = [
@@ -195,24 +196,24 @@ class Trials:
             self._front = [*kept, (accuracy, cost)]
 
     def has_room(self, evaluations: int) -> bool:
-        """Whether fewer than `evaluations` candidates are evaluated or in flight, counting those of all drivers."""
+        """Whether fewer than `evaluations` candidates of all drivers have been evaluated or are in flight."""
         return self.evaluated + len(self._running) < evaluations
 
     @property
     def evaluated(self) -> int:
-        """The number of finished evaluations."""
+        """The number of finished evaluations, including those of other drivers."""
         return len(self._results)
 
     @property
     def in_flight(self) -> int:
-        """The number of candidates that are being evaluated for any driver."""
+        """The number of candidates that are being evaluated, including those of other drivers."""
         return len(self._running)
 
     def ask(self, evaluations: int) -> Proposal | None:
-        """Propose a trial, and return it if it needs an evaluation, or None if it was settled at once.
+        """Create and store a trial. Return it as a `Proposal` if it must be evaluated, otherwise return None.
 
-        A trial is settled at once if its architecture needs no evaluation, if another driver proposed the same
-        architecture first, or if there would be more than `evaluations` evaluations.
+        A trial is not evaluated if its architecture was proposed before (by any driver), if the architecture is
+        predicted to violate every budget, or if there would be more than `evaluations` evaluations.
         """
         trial = self._propose()
         architecture = self.encoding.decode(trial.params)
@@ -233,8 +234,8 @@ class Trials:
     ) -> Literal["repeated", "surplus"] | None:
         """Return why a stored proposal must not be evaluated, or None if it must be evaluated.
 
-        The reason is `repeated` if another driver evaluates the same architecture or has evaluated it, and `surplus` if
-        there are already `evaluations` results and earlier running trials.
+        The reason is `repeated` if another driver is evaluating the same architecture or has evaluated it. The reason
+        is `surplus` if the results and the earlier running trials add up to at least `evaluations`.
         """
         earlier = [other for other in self._running if other < number]
         if architecture in self._known:
@@ -246,7 +247,7 @@ class Trials:
     def _propose(self) -> optuna.Trial:
         """Create a trial in the in-memory copy, and return it.
 
-        Candidates whose trials were lost come first, then the initial candidates, then the sampler's proposals.
+        The candidates of lost trials come first, then the initial candidates, and then the proposals of the sampler.
         """
         for trial in self._uncopied:
             self._copy_to_study(trial)
@@ -274,7 +275,7 @@ class Trials:
             self._study.add_trial(create_trial(**fields, system_attrs=trial.system_attrs))
 
     def _trial_to_store(self, trial: optuna.Trial, architecture: Architecture, outcome: Outcome | None) -> FrozenTrial:
-        """Return the trial that is stored for a proposal: running if it needs an evaluation, otherwise finished."""
+        """Return the trial to store for a proposal: running if it needs an evaluation, otherwise finished."""
         known = self._known.get(architecture)
         exits = known.exits if known else ()
         constraints = {}
@@ -304,10 +305,10 @@ class Trials:
         self.catch_up()
 
     def _finish(self, number: int, result: CandidateResult, constrain: bool) -> None:
-        """Store the result of the trial `number`.
+        """Finish the trial `number`, and store its result.
 
-        If `constrain` is set, the trial's constraint is stored too. This is needed for networks with early exits, whose
-        costs are known only after their evaluation.
+        If `constrain` is set, the constraint of the trial is stored too. This is needed for networks with early exits,
+        because their costs are known only after the evaluation.
         """
         violation = {"budget": self._violation(result.architecture, result.exits)} if constrain else {}
         attributes = {_RESULT: result.to_json()}
@@ -315,9 +316,10 @@ class Trials:
         self._storage.finish(number, self._values(result), trial)
 
     def to_beat(self, architecture: Architecture) -> float:
-        """Return the objective that an architecture has to beat: the best one among results that are no more costly.
+        """Return the highest objective among results that cost at most as much as `architecture`; 0 if there are none.
 
-        With a lower objective, the architecture would be useless for every budget. Return 0 if there is no such result.
+        If the architecture does not reach this objective, it is useless for every budget, and its evaluation can be
+        stopped.
         """
         own_cost = self.costs.cost_vector(architecture)
         return max((accuracy for accuracy, cost in self._front if weakly_dominates(cost, own_cost)), default=0.0)
@@ -326,12 +328,12 @@ class Trials:
         return [result.objective, *self.costs.predict_ms(result.architecture, result.exits).values()]
 
     def news(self) -> list[tuple[int, CandidateResult]]:
-        """Return the numbers and results of the trials that any driver has finished since the last call."""
+        """Return (trial number, result) pairs of the evaluations that any driver has finished since the last call."""
         new_results, self._new_results = self._new_results, []
         return new_results
 
     def results(self) -> list[CandidateResult]:
-        """Return the results of all finished evaluations, in the order of their trials' numbers."""
+        """Return the results of all finished evaluations, in ascending order of trial number."""
         return [result for _, result in sorted(self._results.items())]
 
     def numbers(self) -> list[int]:
@@ -339,10 +341,10 @@ class Trials:
         return sorted(self._results)
 
     def importance(self) -> dict[str, float]:
-        """Return the share of the objective's variance that each integer of the encoding explains by itself.
+        """Return the share of the objective's variance that each integer variable of the encoding explains by itself.
 
-        The shares are computed by functional ANOVA (Hutter et al., ICML 2014) over all evaluated candidates, and sorted
-        in descending order. The result is empty if all candidates have the same objective.
+        The shares are keyed by variable name, in descending order. They are computed from all evaluated candidates by
+        functional ANOVA (Hutter et al., ICML 2014). The result is empty if all candidates have the same objective.
         """
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
@@ -360,7 +362,10 @@ class Trials:
         return {name: round(float(share), 4) for name, share in importances.items()}
 
     def outcomes(self) -> dict[str, int]:
-        """Return the number of trials per outcome. `lost` trials were given up, mostly because their driver died."""
+        """Return the number of trials with each outcome: `evaluated`, `repeated`, `over_budget` or `lost`.
+
+        Lost trials were given up without a result, in most cases because their driver died.
+        """
         return dict(self._outcomes)
 
     def __enter__(self) -> Self:

@@ -1,8 +1,8 @@
-"""Selection after the search: measure the best candidates of each budget as complete networks on its devices.
+"""Selection after the search: measures the best candidates for each budget as complete networks.
 
-`measure_front` returns the content of `front.json`, from which the final training selects its finalists. Before the
-candidates are measured, `compared_at` sets the limits of the uniform baseline. `nas/pipeline/searches.py` calls both
-functions.
+`measure_front` returns the content of `front.json`, from which the finalists for the final training are selected.
+`compared_at` replaces accuracy floors by limits, so that the uniform baseline can be compared at equal cost.
+`nas/pipeline/searches.py` calls both functions.
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ _TEACHER = "teacher"
 _ENOUGH_CANDIDATES = 3
 """Once this many measured candidates meet a budget, less accurate candidates are no longer measured."""
 FLOOR_FACTOR = 2
-"""For a budget with an accuracy floor, the numbers of measured candidates and of finalists are multiplied by this.
+"""For a budget with an accuracy floor, the numbers of measured candidates and of finalists are multiplied by this
+factor.
 
-More candidates are needed than for other budgets, because it is not known in advance how much the final training
-improves each of them.
+Such a budget needs more candidates, because it is not known in advance how much the final training improves each of
+them.
 """
 _MARGIN = 0.04
-"""The relative margin by which latencies and rates must meet their limits, so that noise does not reverse a verdict."""
+"""The relative margin by which measured latencies and rates must meet their limits.
+
+Without the margin, a network could meet a limit in this measurement but violate it in a later one, because of noise.
+"""
 Extract = Callable[[Architecture], CompactBert]
 
 
@@ -52,11 +56,12 @@ class Measurement:
 
 
 def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) -> Costs:
-    """Return `costs` with accuracy floors replaced by limits, so that uniform networks compete at equal cost.
+    """Return a copy of `costs` in which each budget with an accuracy floor is replaced by a budget with one limit.
 
-    The limit is one candidate's predicted cost plus the safety margin. The candidate is one of the at most
-    `FLOOR_FACTOR * count` candidates that will be measured for the budget: the cheapest one that reaches the second of
-    the floor's levels, or the most accurate one if no candidate reaches that level.
+    Uniform networks then compete with a candidate of the search at equal cost: the limit is the predicted cost of this
+    candidate plus the safety margin. The candidate is chosen from the up to `FLOOR_FACTOR * count` candidates that will
+    be measured for the budget. It is the cheapest one that reaches the accuracy `floor.levels[1]`, or the most accurate
+    one if none reaches this accuracy. A budget without such a candidate is not replaced.
     """
     budgets = list[Budget]()
     for budget in costs.budgets:
@@ -75,7 +80,7 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
 def _compared_candidate(
     costs: Costs, results: Sequence[CandidateResult], budget: Budget, floor: Floor, count: int
 ) -> CandidateResult | None:
-    """Return the candidate of a budget with an accuracy floor with which uniform networks are compared."""
+    """Return the candidate with which uniform networks are compared (see `compared_at`), or None if there is none."""
     measured = along_the_front(
         ranking(results, costs, budget, _tolerance(costs, budget)), costs, floor, FLOOR_FACTOR * count
     )
@@ -90,11 +95,11 @@ def _tolerance(costs: Costs, budget: Budget) -> float:
 def measure_front(
     measurement: Measurement, state: SearchState, study: Study, uniform: Mapping[str, Sequence[CandidateResult]]
 ) -> dict[str, Any]:
-    """Measure the best candidates, and return the content of `front.json`.
+    """Measure the best candidates for each budget, and return the content of `front.json`.
 
     The content includes all evaluated candidates, the Pareto front, and the measured candidates of each budget.
-    `uniform` holds the uniform networks of each budget, best first, keyed by budget name. For each budget, the content
-    includes the first uniform network that meets the budget when it is measured.
+    `uniform` holds a list of uniform networks for each budget, best first, keyed by budget name. For each budget, the
+    content also includes the first of these networks that meets the budget in the measurement.
     """
     costs = measurement.costs
     reports = {
@@ -154,16 +159,18 @@ def measure_budget(
     count: int,
     baselines: Sequence[CandidateResult] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure the best candidates of a budget, `count` at a time, until enough of them meet the budget.
+    """Measure the best candidates for a budget, `count` at a time, until enough of them meet the budget.
 
-    Returns two lists of reports: about the candidates, best first, and about the networks in `baselines`. The baselines
-    are measured together with the first candidates. Several candidates must meet the budget, so that a candidate whose
-    export violates it in the later verification can be replaced. For a budget with an accuracy floor, `FLOOR_FACTOR`
-    times as many candidates are measured as for other budgets. They are spread along the Pareto front around the floor.
+    Returns two lists of reports: one about the candidates, in descending order of objective, and one about the networks
+    in `baselines`. The baselines are measured together with the first candidates. Several candidates must meet the
+    budget: if an export violates the budget in the later verification, another candidate replaces it. For a budget with
+    an accuracy floor, `FLOOR_FACTOR` times as many candidates are measured, spread along the Pareto front around the
+    floor.
 
     The measurements correct the predictions for the remaining candidates. If the machine is slower than when it was
     profiled, fewer candidates qualify. If it is faster, more accurate candidates may qualify. A device outside the
-    cluster cannot be measured from here: predictions are used instead, and the export is verified on the device later.
+    cluster cannot be measured from here. For such a device, predictions are used, and the export is verified on the
+    device later.
     """
     costs = measurement.costs
     waiting, slowdown = ranking(results, costs, budget, float("inf")), 1.0
@@ -194,10 +201,11 @@ def _next_candidates(
     count: int,
     slowdown: float,
 ) -> list[CandidateResult]:
-    """Return the candidates to measure next; empty if enough candidates meet the budget or no more are likely to.
+    """Return the candidates to measure next.
 
-    `waiting` holds the candidates that are not measured yet, best first. `met` holds the objectives of the candidates
-    that met the budget when they were measured. `slowdown` is the ratio of measured to predicted latencies so far.
+    The list is empty if enough candidates meet the budget, or if no remaining candidate is likely to meet it. `waiting`
+    holds the candidates that have not been measured, best first. `met` holds the objectives of the measured candidates
+    that met the budget. `slowdown` is the ratio of measured to predicted costs so far.
     """
     enough = min(count, _ENOUGH_CANDIDATES)
     objective_to_exceed = sorted(met, reverse=True)[enough - 1] if len(met) >= enough else -float("inf")
@@ -214,16 +222,19 @@ def _next_candidates(
 
 
 def _predicted_use(costs: Costs, budget: Budget, result: CandidateResult, slowdown: float = 1.0) -> float:
-    """Return the predicted cost of a candidate as a fraction of the budget's limit that it is closest to violating."""
+    """Return the predicted cost of a candidate as a fraction of the budget's limit.
+
+    If the budget has several limits, return the largest of the fractions.
+    """
     return 1.0 + costs.violation(result.architecture, budget, result.exits, slowdown)
 
 
 def _measure_candidates(
     measurement: Measurement, chosen: Sequence[CandidateResult], budget: Budget
 ) -> list[dict[str, Any]]:
-    """Measure candidates for a budget, and return a report about each of them.
+    """Measure candidates for a budget, and return one report per candidate.
 
-    A candidate is considered to meet the budget only if it would still meet the budget if its latencies and rates were
+    A candidate counts as meeting the budget only if it would still meet all limits with latencies and rates that are
     worse by `_MARGIN`.
     """
     costs = measurement.costs
@@ -260,7 +271,7 @@ def _measure_candidates(
 
 
 def _with_margin(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the metrics as they would be if all latencies and rates were worse by `_MARGIN`."""
+    """Return a copy of `metrics` in which all latencies and rates are worse by `_MARGIN`."""
     worse_latencies = {name: value * (1.0 + _MARGIN) for name, value in metrics.items() if name in LATENCIES}
     return metrics | worse_latencies | {name: metrics[name] / (1.0 + _MARGIN) for name in RATES if name in metrics}
 
@@ -273,9 +284,9 @@ def _metrics_on(
     budget: Budget,
     texts: Texts,
 ) -> dict[str, dict[str, float]]:
-    """Return the metrics of the candidates and the teacher on a device, one dictionary per network.
+    """Return the metrics of the candidates and the teacher on a device, keyed by network name and then by metric.
 
-    They are measured or, if the device is outside the cluster, predicted.
+    The metrics are measured. If the device is outside the cluster, they are predicted instead.
     """
     device = profile.device
     limits = budget.on(device.name)

@@ -1,6 +1,6 @@
-"""Initial designs of a guided search: mostly uniform networks, which an engineer would try first.
+"""Initial candidates of a guided search: mostly uniform networks, which an engineer would try first.
 
-`Trials` proposes these `designs` before it uses the guided sampler.
+`Trials` proposes the networks that `designs` returns before it uses the guided sampler.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from nas.search.uniform import widths
 from nas.space import SearchSpace
 
 _SHARE_COUNT = 3
-"""The number of fractions of each budget for which designs are generated, including the full budget."""
+"""How many of the fractions in `Costs.shares` are used, starting with the full budget."""
 
 
 def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
-    """Return at most `count` designs: first the architecture that is farthest below a budget, then uniform ones.
+    """Return at most `count` architectures with which a guided search starts.
 
-    `uniform` returns a list of networks for each fraction of each budget. The designs are taken from these lists in
-    turn, in random order within each list. If there are fewer than `count`, random architectures that are predicted to
-    meet a budget are added.
+    The first is the architecture with the smallest `Costs.least_violation`. The next ones are taken from the lists that
+    `uniform` returns, from each list in turn, and at random within a list. If these are not enough, architectures from
+    `Costs.initial_population` are added.
     """
     shuffled = [rng.sample(networks, len(networks)) for networks in uniform(space, costs)]
     mixed = (network for networks in zip_longest(*shuffled) for network in networks if network)
@@ -35,10 +35,10 @@ def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) ->
 
 
 def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
-    """Return a list of uniform networks, whose layers are all alike, for each fraction of each budget.
+    """Return one list of uniform networks, whose layers are all alike, for each fraction of each budget.
 
-    Each list has the widest network within the fraction for each set of layers. Lists that are equal to an earlier list
-    are left out.
+    For each set of layers, a list contains the widest network whose predicted costs are within the fraction. A list
+    that equals an earlier list is left out.
     """
     candidates = [(candidate, costs.cautious_violations(candidate)) for candidate in _uniform_candidates(space)]
     lists = list[list[Architecture]]()
@@ -51,10 +51,10 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
 
 
 def _uniform_candidates(space: SearchSpace) -> Iterator[Architecture]:
-    """Yield networks of full hidden size whose layers are all alike and use one compression method for both blocks.
+    """Yield networks of the largest hidden size whose layers are all alike, with the same compression in both blocks.
 
-    Narrow networks come first, because `uniform` keeps the last network of each set of layers. If networks differ only
-    in the compression of the embeddings, the method that the search space lists last comes first.
+    Narrow networks come first, because `uniform` keeps the last network for each set of layers. The compression methods
+    of the embeddings are used in reverse order of the search space.
     """
     methods = space.compression
     for heads, neurons in widths(space):

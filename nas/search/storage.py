@@ -1,8 +1,8 @@
-"""Persistent storage of a search's trials: a journal file, or a database that is given by its URL.
+"""Persistent storage of a search's trials, in a journal file or in a database with a given URL.
 
-A driver is a process that runs the search. `Trials` (`sampler.py`) stores here everything that must survive if a driver
-is killed. Several drivers may share a storage: each sees the trials that the other drivers start and finish, and can
-detect which trials a dead driver left unfinished.
+A driver is a process that runs the search. `Trials` (`sampler.py`) keeps in a `Storage` everything that must survive if
+a driver is killed. Several drivers may share a storage. Each driver sees the trials that the other drivers start and
+finish, and detects the trials that a dead driver left unfinished.
 """
 
 from __future__ import annotations
@@ -40,17 +40,18 @@ _TRIES, _RETRY_DELAY_S = 5, 0.2
 
 
 class Storage:
-    """The trials of one search, shared by all drivers, the processes that run the search.
+    """The stored trials of one search, shared by all drivers (processes that run the search).
 
-    Methods raise `SearchError` if the storage fails.
+    Methods raise `SearchError` if the database fails or the journal file is damaged.
     """
 
     def __init__(self, where: Path | str, name: str, inputs: str, values: Sequence[str]) -> None:
-        """Open the journal file or the database at `where`, and create it if it does not exist.
+        """Open the journal file (a path) or the database (a URL) at `where`, and create it if it does not exist.
 
-        `name` is the name of the study, and `inputs` a digest of everything that its results depend on. A database
-        holds one search for each pair of a study name and a digest; a journal file holds only one search. `values` are
-        the names of a trial's values: the first value is maximised, and all others are minimised.
+        `name` is the name of the study. `inputs` is a digest of everything that the results of the search depend on. A
+        database may hold several searches, each with a different pair of `name` and `inputs`. A journal file holds only
+        one search. `values` lists the names of a trial's values: the first value is maximised, and all others are
+        minimised.
         """
         self._where = where
         with _translated_errors(self._where), warnings.catch_warnings():
@@ -79,9 +80,9 @@ class Storage:
         """The number of different trials that `changes` has returned so far."""
 
     def record_dependency(self, name: str, digest: str) -> None:
-        """Record the digest of an input on which results depend, such as the weights.
+        """Record the digest of an input on which results depend, such as the supernet's weights.
 
-        Raises `SearchError` if a different digest was recorded under this name before.
+        Raises `SearchError` if a different digest was recorded under the same `name` before.
         """
         with _translated_errors(self._where):
             if name not in self._storage.get_study_user_attrs(self._study_id):
@@ -99,7 +100,7 @@ class Storage:
             )
 
     def changes(self) -> list[FrozenTrial]:
-        """Return the trials that any driver started or finished since the last call.
+        """Return the trials that any driver has started or finished since the last call.
 
         Running trials that have not changed may be returned again.
         """
@@ -146,14 +147,14 @@ class Storage:
             return self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._study_id, trial))
 
     def finish(self, number: int, values: Sequence[float], trial: FrozenTrial) -> None:
-        """Finish the running trial `number`: store the attributes of `trial`, and then `values`.
+        """Finish the running trial `number`: first store the attributes of `trial`, and then store `values`.
 
         Does nothing if another driver has already finished the trial or given it up.
         """
         self._set_finished(number, TrialState.COMPLETE, trial.user_attrs, trial.system_attrs, values)
 
     def give_up(self, number: int, **attributes: str) -> None:
-        """Store that the running trial `number` has failed. Its `attributes` are stored, but no values."""
+        """Mark the running trial `number` as failed, and store `attributes` with it."""
         self._set_finished(number, TrialState.FAIL, attributes, {}, None)
 
     def _set_finished(
@@ -173,7 +174,7 @@ class Storage:
             self._storage.set_trial_state_values(trial, state, values)
 
     def leave(self) -> None:
-        """Announce that this driver has ended, so that other drivers take over its running trials at once."""
+        """Announce that this driver has ended, so that other drivers can take over its running trials at once."""
         self._drivers.leave()
         if isinstance(self._where, Path):
             with self._where.open() as journal:
@@ -182,7 +183,10 @@ class Storage:
 
 @contextmanager
 def _translated_errors(where: Path | str) -> Iterator[None]:
-    """Convert errors of a database or its Python package into a `SearchError` of one line, without passwords."""
+    """Convert errors of a database, or of its Python package, into a `SearchError`.
+
+    The message is a single line without passwords.
+    """
     try:
         yield
     except ImportError as problem:
@@ -213,7 +217,10 @@ def check_database(url: str) -> None:
 
 
 def database(url: str, folder: Path) -> str:
-    """Return a database URL in which the path of an SQLite file is resolved relative to a folder."""
+    """Return `url`, with the path of an SQLite file resolved relative to `folder`.
+
+    URLs of other databases are returned unchanged.
+    """
     parts = sqlalchemy.make_url(url)
     if parts.get_backend_name() != "sqlite":
         return url
@@ -223,7 +230,7 @@ def database(url: str, folder: Path) -> str:
 def _open_database(url: str) -> RDBStorage:
     """Connect to a database, and create Optuna's tables if there are none.
 
-    Several drivers may start at once, so a driver tries again if another driver has just created a table.
+    If several drivers start at once, creating a table may fail in all but one of them. The other drivers try again.
     """
     for _ in range(_TRIES):
         try:
@@ -254,7 +261,7 @@ def _file_path(where: Path | str) -> Path | None:
 
 
 def _printable(where: Path | str) -> str:
-    """Return the printable form of a storage: a path, or a URL without user, password and options."""
+    """Return the location of a storage for messages: a path, or a URL without user, password and options."""
     if isinstance(where, Path):
         return str(where)
     parts = sqlalchemy.make_url(where)
@@ -274,9 +281,10 @@ def _without_password(text: str, where: Path | str) -> str:
 class Journal(BaseJournalBackend):
     """A file with one line per operation, in the format of Optuna's `JournalFileBackend`.
 
-    A writer locks the file. If the writer is killed, the operating system releases the lock, and the next writer
-    removes an incomplete last line. Complete lines are not lost when a process is killed. They are synced to disk at
-    most once a second, because a sync may take as long as everything else that a driver does for a trial.
+    A process locks the file while it writes. If the process is killed, the operating system releases the lock, and the
+    next process that writes removes an incomplete last line. Complete lines are not lost if a process is killed. The
+    file is synced to disk at most once a second, because a sync may take as long as all other work that a driver does
+    for a trial.
     """
 
     def __init__(self, path: Path) -> None:
@@ -285,7 +293,7 @@ class Journal(BaseJournalBackend):
         self._position = 0, 0  # number of complete lines read, and the offset of the next line
         self._last_sync = time.monotonic()
         self.written = set[int]()
-        """The ids of the trials affected by lines that were read since `Storage` last emptied this set."""
+        """The ids of the trials in the lines that were read since `Storage` last emptied this set."""
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         number, offset = self._position if self._position[0] == log_number_from else (0, 0)
@@ -324,25 +332,27 @@ class Journal(BaseJournalBackend):
             self._last_sync = time.monotonic()
 
     def _content_from(self, offset: int) -> bytes:
-        """Return the content of the file from an offset to its end."""
         size = os.fstat(self._file.fileno()).st_size
         return os.pread(self._file.fileno(), size - offset, offset) if size > offset else b""
 
 
 class _Drivers(Protocol):
-    """Records and reports which drivers (processes that run a search) are alive."""
+    """Keeps track of which drivers (processes that run a search) are alive."""
 
     def join(self, driver: str) -> None:
-        """Declare that this process, whose id is `driver`, is alive from now on. Repeated calls do nothing."""
+        """Register this process, with the id `driver`, as alive until it leaves or dies. Repeated calls do nothing."""
 
     def is_alive(self, driver: str) -> bool: ...
 
     def leave(self) -> None:
-        """Declare that the driver of this process has ended."""
+        """Declare that the driver in this process has ended."""
 
 
 class _LockFiles:
-    """Detection of live drivers by file locks: the system releases a driver's lock when the driver dies."""
+    """Detects live drivers by file locks.
+
+    The operating system releases the lock of a driver when the driver dies.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -374,11 +384,11 @@ class _LockFiles:
 
 
 class _Heartbeats:
-    """Detection of live drivers by counters in the database.
+    """Detects live drivers by counters in the database.
 
-    Each driver increments its counter every 5 s, and is presumed dead after 30 s without an increment. The clocks of
-    different machines are never compared. Optuna's own heartbeat is not used, because it belongs to trials instead of
-    drivers: a trial whose driver dies before the first heartbeat would be stored as running for ever.
+    Each driver increments its counter every 5 s. A driver is presumed dead after 30 s without an increment. The clocks
+    of different machines are never compared. Optuna's own heartbeat is not used, because it belongs to trials instead
+    of drivers. If a driver died before the first heartbeat of a trial, the trial would be stored as running for ever.
     """
 
     def __init__(self, storage: BaseStorage, study_id: int) -> None:

@@ -1,8 +1,8 @@
-"""The surrogate model of the guided search: a Gaussian process over the features of architectures.
+"""The surrogate model of the guided search: a Gaussian process that predicts accuracies from architecture features.
 
-`Surrogate` is conditioned on the candidates evaluated so far. `PoolPosterior` holds the posterior of a growing pool of
-candidates that have not been evaluated yet, and updates it while a batch is picked from the pool. `guided.py` uses both
-classes.
+`Surrogate` is conditioned on the candidates that have been evaluated. `PoolPosterior` holds the posterior distribution
+of the candidates in a pool, which have not been evaluated, and updates it while a batch is chosen from the pool.
+`guided.py` uses both classes.
 """
 
 from __future__ import annotations
@@ -18,37 +18,40 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
 _MAX_FITTED = 150
-"""The maximum number of results to which the kernel's hyperparameters are fitted. If there are more, only an
-evenly spaced selection of them is used."""
+"""The kernel's hyperparameters are fitted to at most this many results.
+
+If there are more results, an evenly spaced selection of them is used.
+"""
 _EXACT_NOISE = 1e-6
-"""The noise variance of an observation that is treated as exact, relative to the variance of all values."""
+"""The noise variance that is assumed for an exact observation, as a fraction of the variance of all observed values."""
 
 
 class Posterior(NamedTuple):
-    """The posterior of the Gaussian process at some feature rows."""
+    """The posterior distribution of the Gaussian process at several feature rows."""
 
     mean: np.ndarray
     """The posterior means, (rows,)."""
     variance: np.ndarray
-    """The posterior variances of the process itself, without the noise of observations, (rows,)."""
+    """The posterior variances, (rows,), without the noise of observations."""
     whitened: np.ndarray
-    """The prior covariances of the observations and the rows, whitened by the Cholesky factor of the observations'
-    covariance: (observations, rows).
+    """inv(L) @ K, (observations, rows).
 
-    The posterior covariance of two rows is their prior covariance minus the dot product of their columns in this array.
+    L is the Cholesky factor of the observations' covariance matrix. K holds the prior covariances of observations and
+    rows. The posterior covariance of two rows is their prior covariance minus the dot product of their columns in this
+    array.
     """
 
 
 class Surrogate:
-    """A Gaussian process that predicts values, such as accuracies, from feature rows of architectures."""
+    """A Gaussian process that predicts values, such as accuracies, from the features of architectures."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray, kernel: Kernel | None = None) -> None:
-        """Condition the process on values `y`, (rows,), of feature rows `x`, (rows, features).
+        """Condition the process on observed values `y`, (rows,), at the feature rows `x`, (rows, features).
 
-        `examples`, (rows,), is the number of texts from which each value was computed: the fewer texts, the noisier the
-        value. Without a `kernel`, the hyperparameters of a new kernel are fitted. Values below the 20 % quantile of `y`
-        are raised to this quantile, which is stored as `least`, because exact values of poor networks would only
-        distort the fit.
+        `examples`, (rows,), is the number of texts from which each value was computed. Values from fewer texts are
+        assumed to be noisier. If `kernel` is None, the hyperparameters of a new kernel are fitted. Values below the
+        20 % quantile of `y` are raised to this quantile, because differences between poor networks would only distort
+        the fit. The quantile is stored as `least`.
         """
         self.least = np.quantile(y, 0.2)
         y = np.maximum(y, self.least)
@@ -73,7 +76,7 @@ class Surrogate:
         self._process.fit(self._x, self._y)
 
     def posterior(self, x: np.ndarray) -> Posterior:
-        """Return the posterior at the feature rows `x`, (rows, features)."""
+        """Return the posterior distribution at the feature rows `x`, (rows, features)."""
         x = x / self._scale
         covariance = self.kernel(x, self._x)
         whitened = solve_triangular(self._process.L_, covariance.T, lower=True, check_finite=False)
@@ -82,7 +85,7 @@ class Surrogate:
         return Posterior(mean, variance * self._spread**2, whitened * self._spread)
 
     def prior_covariance(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Return the prior covariance between each of the feature rows `x` and one more row, `row`: (rows,)."""
+        """Return the prior covariance, (rows,), between each row of `x`, (rows, features), and `row`, (features,)."""
         covariance: np.ndarray = self.kernel(x / self._scale, row[None] / self._scale)[:, 0] * self._spread**2
         return covariance
 
@@ -95,7 +98,10 @@ class Surrogate:
         return float((self.kernel.k2.noise_level + _EXACT_NOISE) * self._spread**2)
 
     def fantasise(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Condition the process also on assumed values `y` of feature rows `x`, which are treated as exact."""
+        """Condition the process on additional values `y`, (rows,), at the feature rows `x`, (rows, features).
+
+        The values are assumed instead of observed. They are treated as exact.
+        """
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
         self._noise = np.concatenate([self._noise, np.full(len(y), _EXACT_NOISE)])
@@ -103,11 +109,11 @@ class Surrogate:
 
 
 class PoolPosterior:
-    """The posterior of a growing pool of candidates, conditioned on assumed values of the candidates that were picked.
+    """The posterior distribution of the candidates in a pool, updated after each choice from the pool.
 
-    Each picked candidate is assumed to reach its posterior mean ("kriging believer": Ginsbourger, Le Riche and
-    Carraro, 2010). This leaves all posterior means unchanged and only shrinks the variances of candidates that
-    correlate with the picked one.
+    Each chosen candidate is assumed to reach its posterior mean ("kriging believer": Ginsbourger, Le Riche and Carraro,
+    2010). This leaves all posterior means unchanged and only shrinks the variances of candidates that correlate with
+    the chosen one.
     """
 
     def __init__(self, surrogate: Surrogate) -> None:
@@ -115,7 +121,7 @@ class PoolPosterior:
         self._x = np.empty((0, 0))
 
     def extend(self, x: np.ndarray) -> None:
-        """Add candidates to the pool. `x` holds their feature rows, (rows, features)."""
+        """Add candidates with the feature rows `x`, (candidates, features), to the pool."""
         added = self._surrogate.posterior(x)
         if not len(self._x):
             self._x, (self.mean, self._variance, self._whitened) = x, added
@@ -132,9 +138,9 @@ class PoolPosterior:
         return standard_deviation
 
     def fantasise(self, index: int) -> None:
-        """Condition the posterior on the assumption that the candidate at `index` reaches its posterior mean.
+        """Update the posterior as if the candidate at `index` had reached its posterior mean.
 
-        After the first call, no more candidates may be added to the pool.
+        Do not call `extend` after the first call.
         """
         column = self._whitened[:, index]
         covariance = self._surrogate.prior_covariance(self._x, self._x[index]) - column @ self._whitened

@@ -1,7 +1,7 @@
 """The uniform baseline: networks with the same width in every layer, as an engineer would design them by hand.
 
-A search has to beat these networks. `best_uniform` evaluates them, and `selection.py` measures the best of them
-together with the candidates. The guided search takes its initial designs from similar networks (`starts.py`).
+A search has to beat these networks. `best_uniform` evaluates them, and `selection.py` measures the best ones together
+with the candidates. The guided search starts with similar networks (`starts.py`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from nas.search.executors import Executor
 from nas.space import SearchSpace, evenly_spaced
 
 _KEPT_PER_BUDGET = 3
-"""The number of uniform networks that are kept per budget."""
+"""The maximum number of uniform networks that `best_uniform` returns per budget."""
 
 
 def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterator[Architecture]:
-    """Yield the widest uniform networks that are predicted to meet a budget.
+    """Yield uniform networks that are predicted to meet a budget, each as wide as possible.
 
-    There is at most one network for each combination of a number of evenly spaced layers, a hidden size and a number
-    format. In a network, all layers have the same number of heads and the same intermediate size. Both are about the
-    same share of the teacher's values.
+    There is at most one network for each combination of depth, hidden size and number format. The layers of a network
+    are evenly spaced in the teacher, and have the same number of heads and the same intermediate size (see `widths`).
     """
     widest_first = widths(space)[::-1]
     for kept, hidden_size, number_format in _combinations(space):
@@ -40,7 +39,7 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
 
 
 def most_uniform(space: SearchSpace, budgets: int) -> int:
-    """Return the maximum number of uniform networks that are evaluated for a study with this number of budgets."""
+    """Return the maximum number of uniform networks that are evaluated for this number of budgets."""
     return budgets * len(list(_combinations(space)))
 
 
@@ -52,7 +51,7 @@ def _combinations(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, st
 
 
 def widths(space: SearchSpace) -> list[tuple[int, int]]:
-    """Return pairs of a number of heads and an intermediate size, both about the same share of the teacher's values.
+    """Return (number of heads, intermediate size) pairs in which both are about the same fraction of the teacher's.
 
     There is one pair for each number of heads in the search space, in ascending order.
     """
@@ -65,7 +64,7 @@ def widths(space: SearchSpace) -> list[tuple[int, int]]:
 
 
 def every_uniform(space: SearchSpace, costs: Costs) -> list[Architecture]:
-    """Return the uniform networks of all budgets without an accuracy floor, without repetition."""
+    """Return the uniform networks for all budgets that have no accuracy floor, without repetition."""
     return list(dict.fromkeys(chain.from_iterable(_by_budget(space, costs).values())))
 
 
@@ -77,12 +76,12 @@ def _by_budget(space: SearchSpace, costs: Costs) -> dict[str, list[Architecture]
 def best_uniform(
     make_executor: Callable[[], Executor], space: SearchSpace, costs: Costs
 ) -> dict[str, list[CandidateResult]]:
-    """Evaluate the uniform networks, and return the best of them for each budget, best first, keyed by budget name.
+    """Evaluate the uniform networks, and return a list of the best ones for each budget, keyed by budget name.
 
-    Several networks are kept per budget, because a network that is predicted to meet a budget may miss it when it is
-    measured. Budgets with an accuracy floor are left out, because their networks are not compared at a given cost. The
-    networks are evaluated like candidates, by an executor that is created only if there are networks. A network that
-    belongs to several budgets is evaluated once.
+    Each list has at most `_KEPT_PER_BUDGET` networks, best first. Several networks are kept, because a network that is
+    predicted to meet a budget may violate it in the measurement. Budgets with an accuracy floor are left out, because
+    they do not define a cost at which networks can be compared. `make_executor` is called only if there are networks to
+    evaluate. A network that belongs to several budgets is evaluated once.
     """
     networks = _by_budget(space, costs)
     all_networks = every_uniform(space, costs)
@@ -113,6 +112,6 @@ def _objective_to_exceed(
     networks: Mapping[str, Sequence[Architecture]],
     best: Mapping[str, Sequence[CandidateResult]],
 ) -> float:
-    """Return the objective that a network must exceed to be kept for at least one of its budgets."""
+    """Return the objective that a network must exceed to be among the best ones of at least one of its budgets."""
     budgets = _budgets_of(architecture, networks)
     return min(best[name][-1].objective if len(best[name]) == _KEPT_PER_BUDGET else 0.0 for name in budgets)

@@ -1,6 +1,6 @@
 """The live view of a search on a terminal: best candidates, Pareto front, and outcomes of proposals.
 
-The search loop adds results to a `View`, and `nas.progress.track` draws it below the progress bar.
+The search loop adds results to a `View`. `nas.progress.track` draws the view below the progress bar.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ _FRONT_ROWS = 8
 
 
 class View:
-    """Collects results. The Pareto front and the best candidates are updated only when the view is drawn."""
+    """Collects the results of a search, and displays them.
+
+    The Pareto front and the best candidates are computed only when the view is drawn.
+    """
 
     def __init__(self, trials: Trials, results: list[CandidateResult]) -> None:
         self._trials = trials
@@ -33,18 +36,18 @@ class View:
         self._most_accurate = max((result.accuracy for result in results), default=0.0)
 
     def add(self, result: CandidateResult) -> None:
-        """Add the result of an evaluation, which is shown when the view is drawn next."""
+        """Add a result, which is displayed the next time that the view is drawn."""
         self._unprocessed.append(result)
         self.done += 1
         self._most_accurate = max(self._most_accurate, result.accuracy)
 
     def note(self) -> str:
-        """Return a string with the best accuracy so far and the candidates per second since this view was created."""
+        """Return a text with the best accuracy so far, and the candidates per second since the view was created."""
         rate = (self.done - self._initial_count) / (time.monotonic() - self._started)
         return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
 
     def __call__(self) -> RenderableType:
-        """Return the current view, for rich to draw."""
+        """Return the current view as an object that the library `rich` can draw."""
         self._catch_up()
         table = Table(box=None)
         for column in ("", "accuracy", *(f"ms on {name}" for name in self._trials.costs.profiles)):
@@ -79,7 +82,7 @@ class View:
             table.add_row(title, "none yet")
 
     def _outcome_shares(self) -> str:
-        """Return a line with the share of each outcome, and with the share of evaluations that were stopped early."""
+        """Return a line with the share of each outcome, and the share of evaluations that were stopped early."""
         outcomes = self._trials.outcomes()
         proposals = sum(outcomes.values()) or 1
         shares = (f"{count / proposals:.0%} {name.replace('_', ' ')}" for name, count in outcomes.items())

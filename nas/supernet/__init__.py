@@ -1,8 +1,8 @@
-"""The weight-sharing supernet: slicing, ordering by importance, and training by distillation.
+"""The weight-sharing supernet: its weights, its sub-networks, and its training by distillation.
 
-`SupernetWeights` holds the shared weights, and `BertSupernet` runs sub-networks on them and extracts sub-networks. The
-pipeline trains the weights with `training.py`. The search then evaluates sub-networks, and the export extracts the best
-ones.
+`SupernetWeights` holds the shared weights. `BertSupernet` runs and extracts sub-networks that use these weights. The
+pipeline first trains the weights (`training.py`). The search then evaluates sub-networks, and the export extracts the
+best ones.
 """
 
 from __future__ import annotations

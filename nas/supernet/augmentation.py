@@ -1,7 +1,7 @@
-"""Augmentation of the training texts by random replacement of tokens. The teacher then labels the changed texts.
+"""Augmentation of training texts: random tokens are replaced, and the teacher labels the changed texts.
 
-A supernet that sees the same rows many times memorises them. It should learn the teacher's function instead, which is
-defined for any text.
+A supernet that sees the same rows many times memorises them. With changed texts, it learns the teacher's function
+instead, which is defined for any text.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from datasets import Dataset
 
 
 class TokenReplacement:
-    """A callable that replaces random tokens of a batch by tokens drawn at random from the training rows.
+    """A callable that replaces random tokens of a batch with tokens drawn at random from the training rows.
 
-    For each text, the share of replaced tokens is drawn uniformly between 0 and twice `share`. Special tokens are
-    never replaced. The result for a text depends only on the seed, the step and the text. A resumed training run
-    therefore sees the same texts as an uninterrupted one, and processes that share a batch replace the same tokens as
-    a single process would.
+    For each text, the fraction of tokens to replace is drawn uniformly between 0 and twice `share`. Special tokens are
+    never replaced. The result for a text depends only on the seed, the step and the text. A resumed training run, or
+    one with several processes, therefore uses the same texts as an uninterrupted run in one process.
     """
 
     def __init__(self, train: Dataset, special: Collection[int], share: float, seed: int) -> None:
@@ -31,7 +30,7 @@ class TokenReplacement:
         self.share, self.seed = share, seed
 
     def __call__(self, inputs: dict[str, Any], step: int) -> dict[str, Any]:
-        """Return the batch of a step with some of its `input_ids` (batch, sequence) replaced."""
+        """Return `inputs`, the batch of this step, with some of its `input_ids` (batch, sequence) replaced."""
         ids: torch.Tensor = inputs["input_ids"]
         rows = ids.cpu().numpy().copy()
         for row in rows:

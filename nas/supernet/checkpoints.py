@@ -1,15 +1,15 @@
-"""Checkpoints of a training run, as safetensors and JSON files, with a record of the inputs of training.
+"""Checkpoints of a training run: safetensors and JSON files, and a record of the run's inputs.
 
-`SafeTrainer` writes and loads them for every training run of this package. `bind` and `refuse_others` ensure that a
-training run resumes only from checkpoints of a training run with the same inputs. The layout of a folder:
+`SafeTrainer` writes and loads the checkpoints of every training run in this package. `bind` and `refuse_others` ensure
+that a training run resumes only from checkpoints that were written with the same inputs. The files are:
 
 checkpoints/
-    origin.json                 the inputs that the training run was started with, and their digest
+    origin.json                 the inputs of the training run, and their digest
     checkpoint-<step>/
         model.safetensors       the weights, together with config.json if the model is a Hugging Face model
-        optimizer.safetensors   one tensor for each parameter and moment
+        optimizer.safetensors   the state of the optimiser: one tensor per parameter and moment
         trainer.json            parameter groups of the optimiser, and the learning-rate schedule
-        random-<process>.json   states of the random-number generators
+        random-<process>.json   the states of the random-number generators in one process
         trainer_state.json      written by transformers' Trainer: step, epoch, log
         complete                an empty file, written last
 """
@@ -40,16 +40,16 @@ _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 _WEIGHTS = "model.safetensors"
 _MEGA_BATCH_MULT = 50
-"""The number of batches whose texts transformers sorts by length together. If an epoch has fewer than four times as
-many batches, it is sorted in about four sections instead.
+"""The Trainer of transformers sorts texts by length within sections of this many batches. If an epoch has fewer than
+four such sections, it is divided into about four smaller sections instead.
 """
 
 
 def replaces(method: F) -> F:
     """Decorate a method that replaces a private method of transformers' Trainer.
 
-    Raises `TrainingError` if the Trainer has no method of that name. Without this check, the replacement would silently
-    never be called if a version of transformers renamed the method.
+    Raises `TrainingError` if the Trainer has no method with the same name. Without this check, the replacement would
+    silently have no effect if a version of transformers renamed the method.
     """
     if not hasattr(Trainer, method.__name__):
         raise TrainingError(
@@ -60,10 +60,10 @@ def replaces(method: F) -> F:
 
 
 class _ByLength(LengthGroupedSampler):
-    """A sampler that keeps texts of similar length together. Its order depends only on the seed and the epoch.
+    """A sampler that puts texts of similar length into the same batch.
 
-    The sampler of transformers' Trainer draws from the global generator. A run resumed in a later epoch would
-    therefore repeat the order of the first epoch.
+    Its order depends only on the seed and the epoch. The sampler of transformers' Trainer draws from the global
+    random-number generator, so a run that is resumed in a later epoch would repeat the order of the first epoch.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int, epoch: Callable[[], int]) -> None:
@@ -76,11 +76,11 @@ class _ByLength(LengthGroupedSampler):
 
 
 class SafeTrainer(Trainer):
-    """A Trainer that raises an error if the loss is not finite, and whose checkpoints need no unpickling.
+    """A Trainer that raises an error if the loss is not finite, and whose checkpoints contain no pickled objects.
 
-    Each batch has `per_device_train_batch_size` texts in total, however many processes or GPUs share it. A
-    resumed training run sees the same batches as an uninterrupted one. If the last batch of an epoch is incomplete, it
-    is left out, unless it is the only batch.
+    A batch has `per_device_train_batch_size` texts in total, regardless of how many processes or GPUs share it. A
+    resumed training run uses the same batches as an uninterrupted one. The last batch of an epoch is left out if it is
+    incomplete, unless it is the only batch.
     """
 
     def __init__(self, *, train_dataset: Dataset, **kwargs: Any) -> None:
@@ -97,10 +97,10 @@ class SafeTrainer(Trainer):
         return (self.state.num_train_epochs, 0) if self.control.should_training_stop else start
 
     def spread(self, warm_up: int, batches: int) -> None:
-        """Restrict training to `batches` batches that cover all text lengths, preceded by a warm-up.
+        """Restrict training to `batches` batches that cover all text lengths, preceded by `warm_up` warm-up batches.
 
-        The warm-up consists of the first `warm_up` of these batches. The batches are taken at equal distances from the
-        first `_MEGA_BATCH_MULT` batches of an epoch, which are sorted by length, with the longest texts first.
+        The `batches` batches are chosen at equal distances from the first `_MEGA_BATCH_MULT` batches of an epoch, which
+        are sorted by length, longest texts first. The warm-up uses the first `warm_up` of the chosen batches.
         """
         size, order = self.args.train_batch_size, list(self._get_train_sampler())
         mega_batch = [order[at : at + size] for at in range(0, min(len(order), _MEGA_BATCH_MULT * size), size)]
@@ -115,14 +115,14 @@ class SafeTrainer(Trainer):
         return self.order(_MEGA_BATCH_MULT * self.args.train_batch_size)
 
     def order(self, mega_batch_size: int) -> Any:
-        """Return a sampler that defines the order of the texts in the next epoch.
+        """Return a sampler that yields the row numbers of the training texts.
 
-        The texts are sorted by length within sections of `mega_batch_size` texts.
+        Each epoch is divided at random into sections of `mega_batch_size` texts, which are sorted by length.
         """
         return _ByLength(self.args.train_batch_size, self._lengths, self.args.seed, self.epoch)
 
     def epoch(self) -> int:
-        """Return the number of the epoch that the next step belongs to, counted from 0."""
+        """Return the index of the epoch to which the next step belongs. The first epoch has the index 0."""
         return self.state.global_step // max(1, len(self._lengths) // self.args.train_batch_size)
 
     def training_step(
@@ -140,7 +140,7 @@ class SafeTrainer(Trainer):
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """Compute the loss of a step, add its gradients to those of the parameters, and return the loss."""
+        """Compute the loss of one step, add its gradients to the parameters' `grad` tensors, and return the loss."""
         return super().training_step(model, inputs, num_items_in_batch)
 
     @replaces
@@ -229,23 +229,23 @@ class SafeTrainer(Trainer):
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of a model that are not frozen, keyed by name."""
+    """Return the parameters that are not frozen, keyed by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def mark_complete(checkpoint: Path, model: nn.Module) -> None:
-    """Write the file that marks a checkpoint as complete, unless the model has weights that are not finite."""
+    """Mark a checkpoint as complete by creating the file `complete`. Do nothing if some weights are not finite."""
     if all_finite(model):
         (checkpoint / _COMPLETE).touch()
 
 
 def all_finite(model: nn.Module) -> bool:
-    """Whether every weight of a model is finite."""
+    """Whether all weights of a model are finite."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
 def last_complete(checkpoints: Path) -> Path | None:
-    """Return the folder of the latest complete checkpoint, or None if there is none. Removes incomplete checkpoints."""
+    """Remove incomplete checkpoints. Return the folder of the latest complete checkpoint, or None if there is none."""
     last = None
     for folder in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
         if (folder / _COMPLETE).exists():
@@ -256,15 +256,18 @@ def last_complete(checkpoints: Path) -> Path | None:
 
 
 def bind(checkpoints: Path, origin: dict[str, Any]) -> None:
-    """Record `origin`, the inputs of a training run, in its folder of checkpoints. Raises as `refuse_others` does."""
+    """Write `origin`, the inputs of a training run, to the file `origin.json` in the folder `checkpoints`.
+
+    Raises `TrainingError` under the same conditions as `refuse_others`.
+    """
     refuse_others(checkpoints, origin)
     write_json(checkpoints / _ORIGIN_FILE, {"digest": digest(origin), "origin": origin})
 
 
 def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
-    """Raise `TrainingError` if a folder holds checkpoints of a training run whose inputs differ from `origin`.
+    """Raise `TrainingError` if the folder `checkpoints` holds a complete checkpoint from a run with different inputs.
 
-    The message names the first difference.
+    `origin` holds the inputs of the current run. The message names the first difference, if it is known.
     """
     if last_complete(checkpoints) is None:
         return
@@ -296,5 +299,5 @@ def _differences(stored: Any, current: Any, key: str = "") -> Iterator[str]:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a completed training run from its folder."""
+    """Remove the checkpoints from the folder of a completed training run."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

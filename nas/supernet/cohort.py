@@ -1,10 +1,10 @@
-"""Cohorts: networks that learn together from one teacher. The less accurate ones are dropped during training.
+"""Cohorts: networks that are trained together by distillation. The less accurate ones are dropped during training.
 
-The networks of a cohort share the batches and the teacher's forward pass. It is often clear long before the end which
-of them are the best. At certain steps, called rungs, the less accurate half of each group is therefore dropped
-(successive halving, Jamieson and Talwalkar, arXiv:1502.07943). In a group with a `Goal`, a rung instead drops the half
-that is less likely to contain the cheapest network of the required accuracy. The final training of the best candidates
-uses cohorts (`CohortTrainer` in `training.py`).
+All networks of a cohort use the same batches and the same forward passes of the teacher. It is often clear long before
+the end of training which networks are best. At certain steps, called rungs, each group of competing networks therefore
+loses its less accurate half (successive halving, Jamieson and Talwalkar, arXiv:1502.07943). If a group has a `Goal`, it
+loses the half that `Goal.best_first` ranks lower. The best candidates of a search are trained as cohorts
+(`CohortTrainer` in `training.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nas.model import CompactBert
 
 
 class Cohort(nn.Module):
-    """Several networks without shared weights, as one module that one optimiser and one schedule can train."""
+    """A module that holds several networks without shared weights, so that one optimiser can train all of them."""
 
     def __init__(self, networks: Sequence[CompactBert]) -> None:
         super().__init__()
@@ -35,30 +35,31 @@ class Cohort(nn.Module):
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
-        """Return the logits (batch, num_labels) of each network."""
+        """Return the logits of each network, each of shape (batch, num_labels)."""
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "labels": labels}
         return [network(input_ids, **inputs).logits for network in self.networks]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """The goal of a group of networks: to reach an accuracy at the end of training at the least cost.
+    """The goal of a group of networks: the lowest cost among networks that reach a required accuracy.
 
-    The keys of the mappings are the indices of the networks in the cohort.
+    The mappings are keyed by the index of the network in the cohort.
     """
 
     least: float
-    """The accuracy to be reached."""
+    """The accuracy that must be reached by the end of training."""
     inherited: Mapping[int, float]
     """The accuracy of each network before training."""
     costs: Mapping[int, float]
     """The cost of each network, such as its latency."""
 
     def best_first(self, group: Collection[int], scores: Mapping[int, float], share: float) -> list[int]:
-        """Return the networks of a group, best first. `scores` holds their accuracies after `share` of the steps.
+        """Return the indices of a group's networks, best first.
 
-        Networks that are expected to reach the accuracy `least` come first, in ascending order of cost. The remaining
-        networks follow in descending order of their expected accuracy.
+        `scores` holds the accuracy of each network after the fraction `share` of all steps. Networks that are expected
+        to reach the accuracy `least` come first, in ascending order of cost. The remaining networks follow, in
+        descending order of expected accuracy.
         """
 
         def expected(number: int) -> float:
@@ -73,18 +74,18 @@ class Goal:
 
 @dataclass(frozen=True)
 class Halving:
-    """A schedule: the steps after which networks of a cohort are compared, and the groups in which they compete."""
+    """A schedule for successive halving: groups of competing networks, and the steps after which they are compared."""
 
     groups: tuple[frozenset[int], ...]
-    """The groups of networks that compete with each other, as sets of indices in the cohort. A network may be in
-    several groups. It is trained as long as at least one of its groups keeps it.
+    """The groups of competing networks. Each group is a set of indices of networks in the cohort. A network may belong
+    to several groups, and is trained as long as at least one of them keeps it.
     """
     rungs: tuple[int, ...]
-    """The step numbers after which each group keeps only its better half, rounded up."""
+    """The steps after which each group keeps only the better half of its networks (see `kept_of`)."""
     goals: tuple[Goal | None, ...] = ()
-    """The goal of each group; None for a group whose most accurate network wins. Empty if no group has a goal."""
+    """The goal of each group, or None for a group that is ranked only by accuracy. Empty if no group has a goal."""
     steps: int = 0
-    """The number of steps of the whole training run."""
+    """The total number of training steps."""
 
     @classmethod
     def of(
@@ -94,21 +95,21 @@ class Halving:
         shares: Sequence[float],
         goals: Sequence[Goal | None] = (),
     ) -> Halving:
-        """Return the schedule for these groups. The networks are compared after each of these shares of `steps`."""
+        """Return a schedule for `groups`. `shares` holds the fractions of `steps` after which networks are compared."""
         rungs = sorted({max(1, round(share * steps)) for share in shares})
         before_end = tuple(rung for rung in rungs if rung < steps)
         return cls(tuple(frozenset(group) for group in groups), before_end, tuple(goals), steps)
 
     @classmethod
     def never(cls, count: int) -> Halving:
-        """Return a schedule without competition, which trains all `count` networks to the end."""
+        """Return a schedule that drops no network, so that all `count` networks are trained to the end."""
         return cls(tuple(frozenset({number}) for number in range(count)), ())
 
     def kept(self, scores: Sequence[Mapping[int, float]]) -> list[set[int]]:
-        """Return, for each group, the networks that it keeps after the comparisons for which there are scores.
+        """Return one set per group: the indices of the networks that remain after the rungs reached so far.
 
-        `scores` has an item for each of these comparisons, in order. It holds the accuracy of every network that was
-        still being trained, keyed by the network's index.
+        `scores` has one item per rung reached so far, in order. Each item holds the accuracies of the networks that
+        were still being trained, keyed by the index of the network.
         """
         goals = self.goals or (None,) * len(self.groups)
         groups = [set(group) for group in self.groups]
@@ -124,17 +125,18 @@ class Halving:
 
 
 def expected_at_end(inherited: float, accuracy: float, share: float) -> float:
-    """Return the accuracy expected at the end of a training run.
+    """Return the accuracy that a network is expected to have at the end of training.
 
-    `inherited` is the accuracy before training, and `accuracy` the accuracy after `share` of its steps. The gain is
-    assumed to grow with the square root of the number of steps.
+    `inherited` is its accuracy before training, and `accuracy` is its accuracy after the fraction `share` of all steps.
+    The gain is assumed to grow with the square root of the number of steps.
     """
     return accuracy + max(accuracy - inherited, 0.0) * (1.0 / math.sqrt(share) - 1.0)
 
 
 def kept_of(count: int, has_goal: bool = False) -> int:
-    """Return how many of `count` networks a rung keeps: half, rounded up, but at least two if the group has a goal.
+    """Return how many networks remain after a rung if a group has `count` networks.
 
-    With a goal, the network ranked first may just miss the required accuracy in the end, so a second one is kept.
+    Half of them remain, rounded up, but at least two if the group has a goal. The top-ranked network may narrowly miss
+    the required accuracy in the end, so a second network is kept.
     """
     return min(count, max(-(-count // 2), 2 if has_goal else 1))

@@ -1,17 +1,16 @@
-"""The distillation losses: a sub-network learns the logits, hidden states and attention relations of the teacher.
+"""The distillation losses. A sub-network learns the logits, hidden states and attention relations of the teacher.
 
 Logits: Hinton et al., arXiv:1503.02531.
 
-Hidden states: each layer of a sub-network should return the states that the sub-network's next layer received in the
-teacher. Its states are therefore compared with the teacher's hidden states just before that next layer. The states
-after the last layer are compared with the teacher's final states.
+Hidden states: each layer of a sub-network corresponds to one layer of the teacher. The input of the sub-network's layer
+is compared with the input of the teacher's layer. The final hidden states of both networks are also compared.
 
-Attention relations: Wang et al., arXiv:2012.15828. These are the similarities between the tokens of a text in the
-queries, keys and values of the last layer. They do not depend on the number of features, so a sub-network may have any
-number of heads.
+Attention relations: Wang et al., arXiv:2012.15828. These are the similarities between the tokens of a text, computed
+from the queries, keys and values of the last layer. Their shape does not depend on the number of heads, so a
+sub-network may have fewer heads than the teacher.
 
-Each loss is a mean over the texts of a batch, so the loss of a batch is the mean of the losses of its two halves. For
-kinds of task that compare the texts of a group, this holds only if no group is split between the halves.
+Each loss is a mean over the texts of a batch. The loss of a batch is therefore the mean of the losses of its two
+halves. If the kind of task compares the texts of a group, this holds only if no group is split between the halves.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from nas.tasks import TaskKind
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The weights of the loss terms. A term of weight zero is not computed."""
+    """The weights of the loss terms. A term with weight 0 is not computed."""
 
     logits: float = 1.0
     hidden: float = 1.0
@@ -44,19 +43,23 @@ class Knowledge:
     """The outputs that the losses compare, from one forward pass of the teacher or of a sub-network."""
 
     logits: tuple[torch.Tensor, ...]
-    """The logits at each early exit and then after the last layer, each (batch, num_labels), or (batch, tokens,
-    num_labels) if the readout is every token.
+    """The logits at each early exit, followed by the logits after the last layer. The shape of each tensor is (batch,
+    num_labels), or (batch, tokens, num_labels) if the readout is `every`.
     """
     states: tuple[torch.Tensor, ...]
-    """The hidden states after the embeddings and after each layer, each (batch, tokens, hidden_size)."""
+    """The hidden states after the embeddings and after each layer, each of shape (batch, tokens, hidden_size)."""
     positions: tuple[torch.Tensor | None, ...]
-    """For each state, its tokens' positions in the text, (batch, tokens); None if the state has all tokens."""
+    """For each tensor in `states`, the positions of its tokens in the text, of shape (batch, tokens). None if the
+    tensor contains all tokens.
+    """
     projections: list[torch.Tensor] = field(default_factory=list)
-    """The queries, keys and values of the last layer, each (batch, sequence, features); empty if not recorded."""
+    """The queries, keys and values of the last layer, each of shape (batch, sequence, features). Empty if they were not
+    recorded.
+    """
 
     @classmethod
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
-        """Extract the outputs that the losses compare from a model's output, which must include hidden states."""
+        """Return the outputs to compare. `output` must include hidden states. `projections` may be empty."""
         assert output.every_logits and output.hidden_states is not None and output.positions is not None
         # If the last layer borrows its modules, they have also run in the layer that owns them. Only the outputs of the
         # last three runs are those of the last layer.
@@ -90,10 +93,10 @@ def distillation_loss(
     kind: TaskKind,
     groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the weighted sum of the distillation losses of a sub-network, `student`, against the teacher.
+    """Return the weighted sum of the distillation losses between a sub-network, `student`, and the teacher.
 
-    `kind` defines the loss of the logits. `groups` (batch,), the group of each text, is needed if the kind of task
-    compares the texts of a group.
+    `kind` defines the loss of the logits. `groups`, of shape (batch,), states to which group each text belongs. It is
+    required if the kind of task compares the texts of a group.
     """
     loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
@@ -113,9 +116,9 @@ def hidden_loss(
 ) -> torch.Tensor:
     """Return the mean squared error between the hidden states of a sub-network and those of the teacher.
 
-    The mean is taken over the sub-network's hidden units, tokens and states. The teacher's states must have all tokens,
-    with one exception: its last state may have only the first token if the same is true of the sub-network's last
-    state.
+    The mean is taken over the sub-network's hidden units, tokens and states. The teacher's states must contain all
+    tokens. Only the teacher's last state may be limited to the first token, provided that the sub-network's last state
+    is too.
     """
     expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)
@@ -129,9 +132,9 @@ def hidden_loss(
 
 
 def relation_loss(student: Knowledge, teacher: Knowledge, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return the KL divergence between the token relations of teacher and student in the last layer.
+    """Return the KL divergence between the attention relations of the teacher and the student in the last layer.
 
-    The divergence is averaged over queries, keys and values.
+    The result is the mean over queries, keys and values.
     """
     positions = student.positions[-2]
     mask = attention_mask if positions is None else attention_mask.gather(1, positions)
@@ -148,7 +151,10 @@ def relation_loss(student: Knowledge, teacher: Knowledge, attention_mask: torch.
 
 
 def _relations(features: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
-    """Return log-probabilities (batch, sequence, sequence) from scaled dot products between the tokens of a text."""
+    """Return the log-softmax, of shape (batch, sequence, sequence), of scaled dot products between tokens.
+
+    `blocked` marks the padding tokens, which get the smallest possible score.
+    """
     scores = features @ features.transpose(1, 2) / features.shape[-1] ** 0.5
     return scores.float().masked_fill(blocked, torch.finfo(torch.float32).min).log_softmax(dim=-1)
 

@@ -1,10 +1,10 @@
-"""The order of units by importance: the heads, neurons and hidden units that matter most come first.
+"""Reordering of units by importance: the most important heads, neurons and hidden units come first.
 
-Importance is the first-order Taylor estimate of how much the loss changes when a unit is removed: the product of
-activation and gradient is summed over the tokens of each text, and the absolute values of these sums are added up over
-all texts (Molchanov et al., arXiv:1611.06440; for heads, Michel et al., arXiv:1905.10650). Reordering only permutes
-weights, so the network computes the same function. The pipeline reorders the teacher before it becomes a supernet,
-whose sub-networks then keep the leading units.
+The importance of a unit is a first-order Taylor estimate of how much the loss changes if the unit is removed. The
+product of activation and gradient is summed over the tokens of each text, and the absolute values of these sums are
+added up over all texts (Molchanov et al., arXiv:1611.06440; for heads, Michel et al., arXiv:1905.10650). Reordering
+only permutes weights, so the network still computes the same function. The pipeline reorders the teacher before it
+becomes a supernet, because sub-networks keep the leading units.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from nas.model import CompactBert
 from nas.model.axes import Axis, labelled
 
 _Units = tuple[Axis, int | None]
-"""A kind of units, and the index of the layer that the units belong to, or None if all layers share them."""
+"""A kind of unit, and the index of the layer that contains these units, or None if all layers share them."""
 _LAYER_AXES = (Axis.HEADS, Axis.HEAD_FEATURES, Axis.NEURONS)
 
 
 @dataclass
 class Importance:
-    """The scores of all units. A higher score means that the unit matters more."""
+    """The importance scores of all units. A unit with a higher score is more important."""
 
     hidden: torch.Tensor
-    """Scores of the hidden units, (hidden_size,)."""
+    """Scores of the hidden units, of shape (hidden_size,)."""
     pooled: torch.Tensor | None
-    """Scores of the pooler's units, (hidden_size,); None if there is no pooler."""
+    """Scores of the pooler's units, of shape (hidden_size,), or None if there is no pooler."""
     heads: list[torch.Tensor] = field(default_factory=list)
-    """Scores of the attention heads: one tensor (num_attention_heads,) per layer."""
+    """Scores of the attention heads: one tensor of shape (num_attention_heads,) per layer."""
     neurons: list[torch.Tensor] = field(default_factory=list)
-    """Scores of the intermediate neurons: one tensor (intermediate_size,) per layer."""
+    """Scores of the intermediate neurons: one tensor of shape (intermediate_size,) per layer."""
 
 
 class _Taylor:
-    """The sum over texts of |activation x gradient|, for the values at one point of the network."""
+    """The scores of the units at one point of the network: the sum over texts of |activation x gradient|."""
 
     def __init__(self) -> None:
         self.total: torch.Tensor | None = None
@@ -61,11 +61,11 @@ class _Taylor:
 
 
 def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Tensor]]) -> Importance:
-    """Return the scores of all units, measured on batches (the inputs of the model's `forward`).
+    """Return the importance scores of all units. Each item of `batches` holds arguments of the model's `forward`.
 
-    The gradients are those of the loss for the `labels`. For batches without labels, such as those of embedding tasks,
-    the product of the outputs with random directions replaces the loss. Its gradients show how much the outputs depend
-    on a unit.
+    If a batch has `labels`, the gradients are those of the loss. Batches for embedding tasks have no labels. For these,
+    the scalar product of the outputs and random directions replaces the loss. Its gradients show how much the outputs
+    depend on each unit.
     """
     generator = torch.Generator().manual_seed(0)
     layers = model.layers
@@ -111,7 +111,7 @@ def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) 
 
 @torch.no_grad()
 def magnitude(model: CompactBert) -> Importance:
-    """Return a score for each unit: the sum of squares of the weights that read or write the unit. Needs no data."""
+    """Return importance scores that need no data: the sum of the squares of all weights that read or write a unit."""
     head_size = model.config.attention_head_size
     scores: dict[_Units, torch.Tensor] = {}
     for layer, module in _modules_with_layer(model):
@@ -135,9 +135,10 @@ def _watch_input(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.Remova
 
 @torch.no_grad()
 def reorder(model: CompactBert, importance: Importance) -> None:
-    """Permute the weights in place so that the most important units come first. The network's outputs stay the same.
+    """Permute the weights in place so that the most important units come first.
 
-    Only the outputs of an encoder without a last layer are permuted, because they are hidden units.
+    The outputs of the network stay the same, with one exception: an encoder without a projection returns hidden units,
+    so its outputs are permuted too.
     """
     head_size = model.config.attention_head_size
     orders: dict[_Units, torch.Tensor] = {(Axis.HIDDEN, None): _order(importance.hidden)}
@@ -157,7 +158,7 @@ def reorder(model: CompactBert, importance: Importance) -> None:
 
 
 def _modules_with_layer(model: CompactBert) -> Iterator[tuple[int | None, nn.Module]]:
-    """Return pairs of a layer's index and a module in that layer; the index is None for modules outside the layers."""
+    """Return all modules as pairs (layer index, module). The index is None for modules outside the layers."""
     layer_of = {module: number for number, layer in enumerate(model.layers) for module in layer.modules()}
     return ((layer_of.get(module), module) for module in model.modules())
 

@@ -1,8 +1,8 @@
 """The training loop of this package: settings, progress and checkpoints on top of transformers' Trainer.
 
-`run_trainer` runs both the distillation of `training.py` and `FineTuning`, which trains a teacher on labels. A
-training run resumes from its last checkpoint when it is started again in the same folder. On processors that multiply
-bf16 numbers natively, networks that are wide enough to benefit are trained in bf16.
+`run_trainer` runs both the distillation in `training.py` and `FineTuning`, which trains a teacher on labels. If a
+training run is started again in the same folder, it resumes from its last checkpoint. On processors that multiply bf16
+numbers natively, networks that are wide enough to benefit are trained in bf16.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _EVALUATION_SETTINGS: dict[str, Any] = {
     "greater_is_better": True,
     "restore_callback_states_from_checkpoint": True,
 }
-"""The Trainer's additional settings for a training run whose accuracy is measured after each epoch."""
+"""Additional settings of the Trainer for a training run whose accuracy is measured after each epoch."""
 
 AccuracyOf = Callable[[PreTrainedModel], float]
 """A function that returns the accuracy of a network."""
@@ -64,7 +64,7 @@ class Watchers:
     """Integrations and callbacks that observe a training run, in addition to nas's own output."""
 
     report_to: tuple[str, ...] = ()
-    """Names of transformers' integrations, such as `wandb`. All except `tensorboard` must be installed."""
+    """Names of integrations in transformers, such as `wandb`. All of them except `tensorboard` must be installed."""
     callbacks: tuple[TrainerCallback, ...] = ()
 
 
@@ -73,7 +73,10 @@ NO_WATCHERS = Watchers()
 
 @dataclass(frozen=True)
 class Schedule:
-    """The settings of a training run. It has `steps` steps if `steps` is positive, otherwise `epochs` epochs."""
+    """The settings of a training run.
+
+    If `steps` is positive, the run has this many steps. Otherwise it has `epochs` epochs.
+    """
 
     learning_rate: float
     batch_size: int
@@ -81,14 +84,17 @@ class Schedule:
     epochs: float = 1.0
     checkpoint_steps: int = 200
     patience: int = 0
-    """The number of consecutive epochs without better accuracy after which training stops and returns to the weights
-    of the best epoch. With 0, training never stops early, and the accuracy is not measured.
+    """If positive, training stops after this many consecutive epochs without better accuracy, and the weights of the
+    best epoch are restored at the end. If 0, training never stops early, and the accuracy is not measured.
     """
     watchers: Watchers = NO_WATCHERS
 
 
 def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedule, seed: int) -> TrainingArguments:
-    """Return the Trainer's settings for a model of this configuration, with checkpoints below `folder`."""
+    """Return the Trainer's settings for a model with this configuration.
+
+    Checkpoints are written to the subfolder `checkpoints` of `folder`.
+    """
     processor, reports = training_processor(), schedule.watchers.report_to
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -119,7 +125,7 @@ def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedul
 
 
 class _ProgressAndCheckpoints(TrainerCallback):
-    """A callback that shows steps and loss, and marks checkpoints as complete."""
+    """A callback that shows the steps and the loss, requests checkpoints within epochs, and marks them as complete."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -154,8 +160,8 @@ class _ProgressAndCheckpoints(TrainerCallback):
 def _separate_wandb_run(watchers: Watchers) -> Iterator[None]:
     """Give each training stage its own run in Weights & Biases.
 
-    The callback of Weights & Biases starts a run, but never finishes it. This function therefore finishes the run when
-    the training stage ends, unless the run was already active before that stage.
+    The callback of Weights & Biases starts a run but never finishes it. This function therefore finishes the run at the
+    end of the `with` block, unless the run was already active before the block.
     """
     if "wandb" not in watchers.report_to:
         yield
@@ -173,12 +179,13 @@ def _separate_wandb_run(watchers: Watchers) -> Iterator[None]:
 def run_trainer(
     trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any], watchers: Watchers = NO_WATCHERS
 ) -> None:
-    """Run a trainer to its end, resuming from the last checkpoint if there is one, and write its log to `folder`.
+    """Run a trainer to the end, and write its log to `training.json` in `folder`.
 
-    If `watchers` include TensorBoard and TensorBoard is installed, a log for it is written to `folder`/tensorboard.
+    Training resumes from the last checkpoint in `folder`, if there is one. If `watchers` includes TensorBoard and
+    TensorBoard is installed, a TensorBoard log is written to the subfolder `tensorboard`.
 
-    `origin` holds the inputs of the training run. Raises `TrainingError` if the checkpoints in `folder` come from a
-    training run with different inputs, or if training ends with weights that are not finite.
+    `origin` holds the inputs of the training run. Raises `TrainingError` if the checkpoints in `folder` were written
+    with different inputs, or if some weights are not finite after the last step.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -211,7 +218,7 @@ def run_trainer(
 
 
 class _EvaluatingTrainer(SideBySideTrainer):
-    """A Trainer that evaluates its model by measuring its accuracy with `accuracy_of`."""
+    """A Trainer that calls `accuracy_of` to evaluate its model."""
 
     def __init__(self, *, model: PreTrainedModel, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
         super().__init__(model=model, **kwargs)
@@ -227,7 +234,7 @@ class _EvaluatingTrainer(SideBySideTrainer):
 
 @dataclass(frozen=True)
 class FineTuning:
-    """All inputs for training a teacher on labels, except the teacher itself."""
+    """All inputs to the training of a teacher on labels, except the teacher itself."""
 
     train: Dataset
     tokenizer: PreTrainedTokenizerBase
@@ -235,17 +242,18 @@ class FineTuning:
     folder: Path
     seed: int
     origin: dict[str, Any]
-    """The inputs of this training run as JSON values. Checkpoints with different inputs are refused."""
+    """The inputs of this training run as JSON values. Checkpoints that were written with different inputs are refused.
+    """
     accuracy_of: AccuracyOf | None = None
-    """The function that measures the accuracy after each epoch, so that the weights of the best epoch are kept.
-    Required if `schedule.patience` is above 0.
+    """The function that measures the accuracy after each epoch, or None if the accuracy is not measured. Required if
+    `schedule.patience` is above 0.
     """
     title: str = "Fine-tuning the teacher"
     labels_are_per_token: bool = False
-    """Whether each token has a label, rather than each text."""
+    """Whether each token has a label. If false, each text has a label."""
 
     def tune(self, model: PreTrainedModel) -> None:
-        """Train a teacher in place. Raises `TrainingError` as `run_trainer` does."""
+        """Train a teacher in place. Raises `TrainingError` under the same conditions as `run_trainer`."""
         model.set_attn_implementation("eager")  # the implementation whose dropout `SeededDropout` can seed
         settings: dict[str, Any] = {
             "model": model,
@@ -272,7 +280,7 @@ def labelled_batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield up to `count` padded batches of random training rows with their labels.
 
-    Each text has a label or, if `labels_are_per_token` is set, each token has one.
+    If `labels_are_per_token` is true, each token has a label. Otherwise, each text has a label.
     """
     other_columns = [name for name in ("length", GROUP, REFERENCE) if name in train.column_names]
     rows = train.remove_columns(other_columns).shuffle(seed=seed, keep_in_memory=True)

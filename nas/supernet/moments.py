@@ -1,7 +1,7 @@
-"""Sums over the features of all tokens at one point of a network.
+"""First and second moments of the activations at one point of a network.
 
-Regressions and leading directions are computed from these sums. `SupernetWeights.fit` uses them to initialise the maps
-of smaller hidden sizes and the low-rank matrices.
+`SupernetWeights.fit` computes initial weights from these moments: the projections for smaller hidden sizes are
+regressions, and the low-rank matrices are leading directions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 
 class Moments:
-    """The number, the sum and the sum of outer products of the feature vectors at one point of a network."""
+    """The count, the sum and the sum of outer products of the feature vectors at one point of a network."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -23,10 +23,9 @@ class Moments:
         self.products: Any = 0.0
 
     def add(self, value: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """Add the feature vectors in `value`.
+        """Add the feature vectors in `value`, which has the shape (batch, features) or (batch, sequence, features).
 
-        These are all vectors if `value` is (batch, features). If `value` is (batch, sequence, features), only the
-        vectors for which `mask` (batch, sequence) is true are added.
+        If `value` has a sequence dimension, only the vectors for which `mask` (batch, sequence) is true are added.
         """
         tokens = (value[mask] if value.dim() == 3 else value).double()
         self.count += len(tokens)
@@ -35,11 +34,11 @@ class Moments:
 
     @property
     def second(self) -> torch.Tensor:
-        """The second moment around zero, (features, features)."""
+        """The second moment about zero, of shape (features, features)."""
         return self.products / self.count
 
     def second_around(self, shift: torch.Tensor) -> torch.Tensor:
-        """Return the second moment that the feature vectors have after `shift` (features,) is added to each of them."""
+        """Return the second moment about zero after `shift` (features,) is added to every feature vector."""
         mean = self.total / self.count
         cross = torch.outer(mean, shift.double())
         return self.second + cross + cross.T + torch.outer(shift.double(), shift.double())
@@ -47,9 +46,9 @@ class Moments:
     def regression(self, size: int, ridge: float, constant: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the linear regression that predicts the remaining features from the first `size` features.
 
-        The result is a weight (remaining, size) and a constant (remaining,), which is 0 if `constant` is false. `ridge`
-        is the ridge penalty relative to the mean variance of the first `size` features. It reduces overfitting if there
-        are few tokens.
+        The result is a weight (remaining, size) and a constant (remaining,). If `constant` is false, the constant is 0.
+        `ridge` is the ridge penalty relative to the mean variance of the first `size` features. The penalty reduces
+        overfitting if there are few tokens.
         """
         mean = self.total / self.count * constant
         covariance = self.second - torch.outer(mean, mean)
@@ -63,10 +62,10 @@ class Moments:
 def recorded_moments(
     model: nn.Module, read: Mapping[str, Moments], written: Mapping[str, Moments]
 ) -> Iterator[Callable[[torch.Tensor], None]]:
-    """While the `with` block runs, add inputs of modules to the moments in `read`, and outputs to those in `written`.
+    """While the `with` block runs, add the inputs of modules to `read` and the outputs of modules to `written`.
 
-    Both arguments map names of modules to moments. Yields a function that must be called with the mask (batch,
-    sequence) of the real tokens before each forward pass.
+    Both arguments hold moments, keyed by module name. The yielded function must be called before each forward pass,
+    with the mask (batch, sequence) of the real tokens.
     """
     masks: list[torch.Tensor] = []
     hooks = [

@@ -1,10 +1,10 @@
-"""The parameters of sub-networks with a smaller hidden size, in addition to the weights that all sub-networks share.
+"""Additional parameters of sub-networks whose hidden size is smaller than that of the supernet.
 
-A sub-network with fewer hidden units keeps the leading ones. It has its own norms, because the mean and the variance
-over fewer units differ. Each module that reads the hidden units also has a linear map that predicts the missing units
-from those that stay. The units of a trained BERT depend on each other, so most of the information in the missing units
-can be predicted from the rest (`scripts/bench/ordering` measures how much). The map is folded into the weights of the
-reading module, so a sub-network has an ordinary matrix there and runs no slower.
+Such a sub-network keeps the leading hidden units. It has its own layer norms, because the mean and the variance over
+fewer units differ. For each linear layer that reads hidden units, a linear projection predicts the missing units from
+the remaining ones. The units of a trained BERT depend on each other, so most of the information in the missing units
+can be predicted (`scripts/bench/ordering` measures how much). The projection is multiplied into the weights of the
+linear layer, so it does not make the sub-network slower.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SEARCHED_AXES = (Axis.HIDDEN, Axis.POOLED)
 
 
 class Narrow(nn.Module):
-    """The parameters that only sub-networks of one smaller hidden size use.
+    """The additional parameters for one hidden size that is smaller than the supernet's.
 
-    `norms.<name>` replaces the norm of that name. `missing.<name>` is a map that predicts the missing hidden units from
-    those that stay, for the module of that name. Missing pooled units are predicted in the same way. The map has a
-    constant if the module has a bias that can absorb it.
+    `norms.<name>` replaces the layer norm `<name>` of the supernet. `missing.<name>` is the linear projection that
+    predicts the hidden or pooled units missing from the input of a linear layer (see `readers_of`). The projection has
+    a bias only if the linear layer has one.
     """
 
     def __init__(self, model: CompactBert, size: int) -> None:
@@ -41,9 +41,10 @@ class Narrow(nn.Module):
             _register(self, f"missing.{name}", nn.Linear(size, model.config.hidden_size - size, bias=has_bias))
 
     def fit(self, norms: Mapping[str, nn.LayerNorm], read: Mapping[str, Moments]) -> None:
-        """Initialise the norms from `norms`, the shared norms, and the maps by least squares.
+        """Copy the layer norms from `norms`, and fit the projections by least squares.
 
-        `read` holds the moments of the inputs of each map, keyed by the name of the map.
+        `norms` holds the supernet's layer norms, keyed by module name. `read` holds the moments of the input of each
+        projection, keyed by the projection's name.
         """
         for name, norm in norms.items():
             for part, parameter in norm.named_parameters():
@@ -57,10 +58,11 @@ class Narrow(nn.Module):
 
 
 def readers_of(model: CompactBert) -> dict[str, str]:
-    """Return the name of the map of missing units for each linear layer that reads hidden or pooled units.
+    """Return the name of the projection that predicts missing units, for each linear layer that needs a projection.
 
-    The result maps the layer's name to the `<name>` in `missing.<name>` (see `Narrow`). This is the layer's name or, if
-    several layers of its parent module read the same input and therefore share the map, the name of the parent module.
+    These are the linear layers that read hidden or pooled units. The result is keyed by layer name, and a value
+    `<name>` refers to the projection `missing.<name>` of `Narrow`. The value is the layer's name, or its parent
+    module's name if several layers in that module read the same input and share the projection.
     """
     map_names = {}
     for name, module in model.named_modules():
@@ -73,13 +75,13 @@ def readers_of(model: CompactBert) -> dict[str, str]:
 
 
 def norms_of(model: CompactBert) -> dict[str, nn.LayerNorm]:
-    """Return the norms over hidden or pooled units, keyed by module name."""
+    """Return the layer norms over hidden or pooled units, keyed by module name."""
     modules = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm))
     return {name: module for name, module in modules if getattr(module, "axes", (None,))[0] in _SEARCHED_AXES}
 
 
 def _register(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Register a module under a dotted name."""
+    """Register a module under a dotted name. Missing parent modules are created."""
     *path, last = name.split(".")
     for part in path:
         if part not in root._modules:

@@ -1,6 +1,6 @@
 """The order of training texts for kinds of task that compare the texts of a group, such as the passages of a query.
 
-`DistillationTrainer` uses `ByGroup` for such tasks, so that the texts of a group are usually in the same batch.
+For such tasks, `DistillationTrainer` uses `ByGroup`, which usually puts the texts of a group into the same batch.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import torch
 from torch.utils.data import Sampler
 
 _LARGEST_PART = 8
-"""The maximum number of texts of a group that stay together. Larger groups are split into parts of similar length. On
-WikiQA, padding multiplies the number of tokens by 1.7 with undivided groups, by 1.4 with these parts, and by 1.04 with
-texts ordered only by length.
+"""The maximum number of texts of a group that stay together. Larger groups are split into parts whose texts have
+similar lengths. On WikiQA, padding multiplies the number of tokens by 1.7 without this split, by 1.4 with it, and by
+1.04 if texts are ordered only by length.
 """
 
 
 class ByGroup(Sampler[int]):
-    """A sampler that keeps the texts of a group together. Large groups are split into parts of similar length.
+    """A sampler that keeps the texts of a group together. Large groups are split into parts (see `_LARGEST_PART`).
 
-    The order depends only on the seed and the epoch. Groups and parts are sorted by length within sections of about
-    `mega_batch_size` texts. `epoch` returns the number of the current epoch.
+    The order depends only on the seed and the epoch. Within sections of about `mega_batch_size` texts, groups and parts
+    of groups are sorted by length. `epoch` returns the index of the current epoch.
     """
 
     def __init__(

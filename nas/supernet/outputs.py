@@ -3,14 +3,15 @@
 Training by distillation uses every text several times. For a small student, the teacher's forward pass takes longer
 than the student's forward and backward passes together. `write` therefore computes the teacher's outputs for each
 text once. `TeacherOutputs` maps the files into memory, and `DistillationTrainer` looks up the outputs for each batch.
+The files are:
 
     outputs.json        a description of what the outputs were computed from
     rows.npy            the row numbers of the texts, in the order in which their outputs are stored
-    logits.npy          (texts, num_labels), or (tokens of all texts, num_labels) if the readout is every token, float32
-    last.npy            if the readout is the first token: its hidden state after the last layer, (texts, hidden_size)
+    logits.npy          (texts, num_labels), or (tokens of all texts, num_labels) if the readout is `every`, float32
+    last.npy            if the readout is `first`: the first token's state after the last layer, (texts, hidden_size)
     states-<n>.npy      the hidden states before layer n, (tokens of all texts, hidden_size), float16
 
-If the readout is not the first token, the last of the `states-<n>.npy` holds the hidden states after the last layer.
+If the readout is not `first`, the `states-<n>.npy` with the largest n holds the hidden states after the last layer.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _TITLE = "Computing the teacher's outputs"
 
 
 def size_in_bytes(config: CompactBertConfig, train: Dataset) -> int:
-    """Return how many bytes of disk space the teacher's outputs for these texts need."""
+    """Return the disk space, in bytes, that the teacher's outputs for the texts in `train` need."""
     tokens, width, texts = sum(values_of(train, "length")), config.hidden_size, len(train)
     last_states = texts if config.readout == "first" else tokens
     states = tokens * len(config.architecture.layers) + last_states
@@ -53,15 +54,18 @@ def size_in_bytes(config: CompactBertConfig, train: Dataset) -> int:
 def write(folder: Path, teacher: CompactBert, train: Dataset, inputs: dict[str, Any], bf16: bool) -> None:
     """Compute the teacher's outputs for all texts and write them to `folder`, which appears only when it is complete.
 
-    `teacher` must be on the CPU. With `bf16`, its forward pass is computed in bf16. `inputs` describes what the outputs
-    are computed from, and is stored with the outputs.
+    `teacher` must be on the CPU. If `bf16` is set, its forward pass is computed in bf16. `inputs` describes what the
+    outputs are computed from, and is stored with the outputs.
     """
     batches = list(batches_by_length(train))
     write_folder(folder, lambda draft: _write_outputs(draft, teacher.eval(), batches, inputs, bf16))
 
 
 class TeacherOutputs:
-    """The teacher's outputs that `write` stored. Raises `TrainingError` if they do not fit the texts of `train`."""
+    """The teacher's outputs that `write` stored in `folder`.
+
+    Raises `TrainingError` if the number of stored texts or tokens differs from that of `train`.
+    """
 
     def __init__(self, folder: Path, train: Dataset, readout: Readout = "first") -> None:
         self._logits, last = _memory_mapped(folder / "logits.npy"), folder / "last.npy"
@@ -81,10 +85,10 @@ class TeacherOutputs:
         self._position_of_text = {keys[row]: (position, int(starts[position])) for position, row in enumerate(order)}
 
     def recall(self, inputs: Mapping[str, torch.Tensor]) -> Knowledge | None:
-        """Return the teacher's outputs for a batch of padded texts, or None if one of the texts is not stored.
+        """Return the teacher's outputs for a batch of padded texts, or None if the outputs of some text are not stored.
 
-        At padding, hidden states and the logits of tokens are zero. If the readout is the first token, the last hidden
-        state has only this token.
+        Hidden states and token logits are zero at padding positions. If the readout is `first`, the last hidden state
+        contains only the first token.
         """
         mask = inputs["attention_mask"].bool().numpy()
         columns = [inputs[name].numpy() for name in _TEXT_COLUMNS if name in inputs]

@@ -20,11 +20,11 @@ from nas.progress import say
 
 
 def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> None:
-    """Run `train` in each of `workers` processes of one process group (gloo on CPUs, NCCL if there are GPUs).
+    """Run `train` in `workers` processes that form one process group (gloo on CPUs, NCCL if there are GPUs).
 
-    `train` must find its files by absolute paths, on a file system that all workers share. Ray stores its own files
-    in `storage`. Raises the error that a worker raised, or `TrainingError` if the cluster is too small or a worker
-    was lost.
+    `train` must find its files by absolute paths, on a file system that all workers share. Ray stores its own files in
+    `storage`. Raises the error that a worker raised, or `TrainingError` if the cluster is too small or a worker was
+    lost.
     """
     started = join(workers, "supernet.workers")
     try:

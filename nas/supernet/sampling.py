@@ -1,7 +1,7 @@
-"""Sampling of the sub-networks for each step of a supernet's training.
+"""Sampling of the sub-networks that a supernet trains in each step.
 
-`near_budgets`, `sandwich` and `in_stages` return `Draws`. The pipeline selects one of these functions by the study's
-settings and passes its result to `Distillation.train_supernet`.
+`near_budgets`, `sandwich` and `in_stages` each return a function of type `Draws`. The pipeline chooses among them
+according to the study's settings, and passes the result to `Distillation.train_supernet`.
 """
 
 from __future__ import annotations
@@ -16,34 +16,42 @@ from nas.architecture import Architecture
 from nas.space import SearchSpace
 
 Draws = Callable[[int], list[Architecture]]
-"""A function from the number of a step to the sub-networks that the step trains."""
+"""A function that returns the sub-networks to train in a step, given the number of the step."""
 Violation = Callable[[Architecture], float]
-"""A function that returns the violation of a budget by a sub-network, relative to the limit: 0.1 means 10 % above
-the limit, and -0.5 means that half of the limit is used.
+"""A function that returns by how much a sub-network exceeds the limit of a budget, relative to the limit. For example,
+0.1 means 10 % above the limit, and -0.5 means half of the limit.
 """
 
 _NEAR_VIOLATIONS = (-0.5, 0.3)
-"""The range of violations in which a sub-network is treated as near a budget."""
+"""A sub-network is near a budget if its violation is in this range."""
 _POOL_SIZE = 1000
-"""The number of sub-networks in the pool near each budget, from which the steps draw."""
+"""The maximum number of sub-networks near a budget that are collected in a pool. The training steps draw from this
+pool.
+"""
 _MAX_TRIES = 20_000
-"""The maximum number of random sub-networks that are tried to fill such a pool."""
+"""The maximum number of random sub-networks that are tried to fill a pool."""
 _SCARCE_SHARE = 0.05
-"""If less than this share of the sub-networks tried so far is near the budget, every second try is a variant of a
-sub-network in the pool or, while the pool is empty, of the nearest sub-network so far.
+"""If less than this fraction of the sub-networks tried so far is in the pool, every second try is a mutation. It
+mutates a random sub-network of the pool. While the pool is empty, it mutates the sub-network that is nearest to the
+budget so far.
 """
 _NEIGHBOURS = 10
-"""A sub-network is drawn at random from this many entries of the pool on each side of the wanted budget use."""
+"""One sub-network is drawn from this many entries of the pool on each side of the target cost. The pool is sorted by
+cost.
+"""
 
 
 def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], count: int, seed: int) -> Draws:
-    """Return draws of `count` random sub-networks per step. Each is near one budget, and the budgets take turns.
+    """Return a function that draws `count` random sub-networks per step. Each one is near a budget.
 
-    Only sub-networks that a budget can select need good weights. Steps with small sub-networks are fast, and
-    sub-networks of similar size conflict less over the weights that they share than sub-networks of very different
-    sizes do. How much of the limit a sub-network should use is drawn uniformly on a logarithmic scale, from half of the
-    limit to slightly above it, or from the range of the pool if that is smaller. For a budget without a limit (None in
-    `violations`), or without any sub-network near it, sub-networks of all sizes are drawn.
+    Only sub-networks near a budget can be selected, so only they need good weights. Training steps with small
+    sub-networks are fast. Sub-networks of similar size also conflict less over their shared weights than sub-networks
+    of very different sizes.
+
+    The budgets take turns. For each sub-network, a target cost is drawn log-uniformly from half of the budget's limit
+    to slightly above the limit. If the pool covers only a part of this range, the target cost is drawn from that part.
+    If a budget has no limit (None in `violations`), or if no sub-network is near it, sub-networks of all sizes are
+    drawn.
     """
     pools = [_pool_near_budget(space, violation, seed) if violation else [] for violation in violations]
     low, high = (math.log(1.0 + violation) for violation in _NEAR_VIOLATIONS)
@@ -65,7 +73,7 @@ def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], cou
 
 
 def _pool_near_budget(space: SearchSpace, violation: Violation, seed: int) -> list[tuple[float, Architecture]]:
-    """Return random sub-networks near a budget, as pairs (logarithm of budget use, sub-network) in ascending order."""
+    """Return random sub-networks near a budget as pairs (logarithm of cost / limit, sub-network), cheapest first."""
     rng = random.Random(f"{seed}/near")
     violations, pool = dict[Architecture, float](), list[Architecture]()
     nearest, nearest_violation = space.smallest(), violation(space.smallest())
@@ -84,11 +92,12 @@ def _pool_near_budget(space: SearchSpace, violation: Violation, seed: int) -> li
 
 
 def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread", "uniform"], seed: int) -> Draws:
-    """Return draws by the sandwich rule (Yu and Huang, arXiv:1903.05134): largest, smallest and random sub-networks.
+    """Return a function that draws by the sandwich rule (Yu and Huang, arXiv:1903.05134).
 
-    `uniform` draws every dimension independently, so that nearly all sub-networks are of medium size. `spread` first
-    draws how large a sub-network should be. Each dimension by itself is still uniform, but the dimensions are
-    correlated, so that small and large sub-networks are as frequent as medium ones.
+    Each step trains the largest sub-network, the smallest sub-network and `random_subnets` random ones. If `sampling`
+    is `uniform`, every dimension is drawn independently, so nearly all random sub-networks are of medium size. If it is
+    `spread`, the size of a sub-network is drawn first, and all its dimensions are drawn around this size. Small and
+    large sub-networks are then as frequent as medium ones, while each single dimension is still uniformly distributed.
 
     The sub-networks of a step depend only on the seed and the step's number, so a resumed run trains the same
     sub-networks as an uninterrupted one.
@@ -103,11 +112,11 @@ def sandwich(space: SearchSpace, random_subnets: int, sampling: Literal["spread"
 
 
 def in_stages(space: SearchSpace, steps: int, draw: Callable[[SearchSpace], Draws]) -> Draws:
-    """Return draws by progressive shrinking (Cai et al., arXiv:1908.09791), in three stages of equal length.
+    """Return a function that draws by progressive shrinking (Cai et al., arXiv:1908.09791).
 
-    In the first stage, hidden size, heads and neurons stay at their largest values. In the second stage, only the
-    hidden size stays at its largest value. In the third stage, all dimensions vary. `draw` returns the draws for the
-    search space of one stage.
+    Training has `steps` steps and three stages of equal length. In the first stage, hidden size, heads and neurons stay
+    at their largest values. In the second stage, only the hidden size stays at its largest value. In the third stage,
+    all dimensions vary. `draw` returns the function that draws in one stage, given the search space of that stage.
     """
     draws = [draw(stage) for stage in _stages(space)]
     return lambda step: draws[min(len(draws) * step // steps, len(draws) - 1)](step)

@@ -1,8 +1,8 @@
-"""The scale of a regression's outputs, which are standardised during training.
+"""Standardisation of a regression's outputs during training.
 
-Learning rates and loss weights suit outputs of mean 0 and standard deviation 1. Training therefore removes the scale
-of the data from the last linear layer, and restores it at the end. Outside of training, a model thus returns numbers
-on the scale of the data, whatever its export format.
+Learning rates and loss weights suit outputs with mean 0 and standard deviation 1. During training, the last linear
+layer is therefore changed so that its outputs are standardised. After training, their original mean and standard
+deviation are restored, so that every exported model returns numbers in the units of the data.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import torch
 from torch import nn
 
 _LEAST_CORRELATION = 0.3
-"""Outputs that correlate less than this with the targets are treated as uninformative; see `Scale.to_remove`."""
+"""If outputs correlate less than this with the targets, they are treated as uninformative (see `Scale.to_remove`)."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The mean and the standard deviation of outputs."""
+    """The mean and the standard deviation of a regression's outputs or targets."""
 
     mean: float = 0.0
     deviation: float = 1.0
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray) -> Scale:
-        """Return the scale of `values`. If all values are equal, the standard deviation is set to 1."""
+        """Return the mean and standard deviation of `values`. If all values are equal, the deviation is set to 1."""
         numbers = np.asarray(values, dtype=np.float64)
         return cls(float(numbers.mean()), float(numbers.std()) or 1.0)
 
     @classmethod
     def to_remove(cls, outputs: np.ndarray, targets: Sequence[float]) -> Scale:
-        """Return the scale to remove from a model with these outputs before it is trained on standardised targets.
+        """Return the mean and deviation to remove from a model's outputs before training on standardised targets.
 
-        This is the scale of the model's outputs, whatever targets it was trained on before. If the outputs vary little
-        and hardly correlate with the targets, as is usual for a newly initialised layer, only their mean is removed, so
-        that they are not magnified.
+        They are those of `outputs`, regardless of the targets on which the model was trained before. If the outputs
+        vary little and hardly correlate with `targets`, as is usual for a newly initialised layer, only their mean is
+        removed, so that noise is not magnified.
         """
         scale = cls.of(outputs)
         if scale.deviation < 1.0 and abs(_correlation(outputs, np.asarray(targets))) < _LEAST_CORRELATION:
@@ -46,25 +46,32 @@ class Scale:
         return scale
 
     def standardised(self, values: Sequence[float]) -> list[float]:
-        """Return `values`, which are on this scale, after standardising them to mean 0 and standard deviation 1."""
+        """Return `values` minus this mean, divided by this standard deviation."""
         numbers: list[float] = ((np.asarray(values, dtype=np.float64) - self.mean) / self.deviation).tolist()
         return numbers
 
     @torch.no_grad()
     def restore_in(self, linear: nn.Linear) -> None:
-        """Change a layer in place so that its outputs, which are standardised, are on this scale instead."""
+        """Change a layer in place so that its outputs get this mean and standard deviation.
+
+        Before the change, its outputs must be standardised.
+        """
         _rescale_outputs(linear, self.deviation, self.mean, 0.0)
 
     @torch.no_grad()
     def remove_from(self, linear: nn.Linear) -> None:
-        """Change a layer in place so that its outputs, which are on this scale, are standardised instead."""
+        """Change a layer in place so that its outputs are standardised.
+
+        Before the change, its outputs must have this mean and standard deviation.
+        """
         _rescale_outputs(linear, 1.0 / self.deviation, 0.0, -self.mean)
 
     @contextmanager
     def removed_from(self, *layers: nn.Linear | None) -> Iterator[None]:
-        """Standardise the outputs of these layers while the `with` block runs, and then restore their scale.
+        """Standardise the outputs of these layers while the `with` block runs, and restore them afterwards.
 
-        None stands for a network without a last layer. Such a network does not predict numbers, so it has no scale.
+        Layers that are None are ignored. None stands for a network without a last layer, which does not predict
+        numbers.
         """
         linears = [linear for linear in layers if linear is not None]
         for linear in linears:
@@ -85,12 +92,15 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _rescale_outputs(linear: nn.Linear, factor: float, shift_after: float, shift_before: float) -> None:
-    """Change a layer so that its outputs y become (y + shift_before) * factor + shift_after, in double precision."""
+    """Change a layer in place so that each output y becomes (y + shift_before) * factor + shift_after.
+
+    The new weights are computed in double precision.
+    """
     linear.weight.copy_(linear.weight.double() * factor)
     linear.bias.copy_((linear.bias.double() + shift_before) * factor + shift_after)
 
 
 def last_linear(model: nn.Module) -> nn.Linear:
-    """Return the last linear layer of a classifier, which computes its outputs."""
+    """Return the last linear layer of a model, which computes the model's outputs."""
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return linears[-1]

@@ -1,9 +1,9 @@
-"""Training steps that several threads compute in parallel, each with its own part of the work.
+"""Training steps whose work is divided among several threads.
 
-The gradient of a step is a sum over parts of the batch and over sub-networks. Each thread computes some terms of this
-sum on a replica of the model, which shares the model's weights but has its own gradients. The gradients are then added
-in a fixed order, so that a step always yields the same result. `SideBySideTrainer` fine-tunes teachers (`loops.py`),
-and `DistillationTrainer` extends it.
+The gradient of a step is a sum over the parts of the batch and over the sub-networks. Each thread computes some terms
+of this sum on a replica of the model. A replica shares the model's weights but has its own gradients. The gradients of
+the replicas are then added in a fixed order, so that a step always yields the same result. `SideBySideTrainer`
+fine-tunes teachers (`loops.py`), and its subclass `DistillationTrainer` trains students.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from nas.tasks import GROUP, IGNORED
 from nas.threads import keep_freed_memory, replica, single_threads
 
 Work = Callable[[int], torch.Tensor | None]
-"""A function that adds its gradients to those of the replica with this index. It returns its part of the step's loss,
-or None if it computes no loss.
+"""A function that computes one part of a step on the replica with this index. It adds its gradients to those of the
+replica. It returns its part of the step's loss, or None if it computes no loss.
 """
 _MAX_THREADS = 8
 """The maximum number of threads. Each thread needs memory for the gradients of all weights."""
 LEAST_TOKENS = 128
-"""The minimum number of tokens in a part of a batch. Matrix products over fewer tokens do not keep a core busy."""
+"""The minimum number of tokens per part of a batch. Matrix products over fewer tokens do not keep a core busy."""
 
 
 class SideBySideTrainer(SafeTrainer):
-    """A Trainer that computes each step on a CPU in parallel threads: as many as torch uses, up to `_MAX_THREADS`.
+    """A Trainer that divides each step among threads if it runs on a CPU.
 
-    `replicas` holds the model itself and copies that share its weights, one for each thread.
+    It uses as many threads as torch, but at most `_MAX_THREADS`. `replicas` has one model per thread: the model itself
+    and copies that share its weights.
     """
 
     def __init__(self, *, model: nn.Module, **kwargs: Any) -> None:
@@ -57,7 +58,8 @@ class SideBySideTrainer(SafeTrainer):
     def threads(self) -> Iterator[None]:
         """Provide one thread per replica while the `with` block runs.
 
-        The rest of a step, such as the optimiser's update, is limited by memory bandwidth, so it uses only one thread.
+        All other work of a step, such as the optimiser's update, is limited by memory bandwidth, so it uses only one
+        thread.
         """
         count = len(self.replicas)
         with single_threads(count) as pool:
@@ -71,7 +73,7 @@ class SideBySideTrainer(SafeTrainer):
 
     @contextmanager
     def all_threads(self) -> Iterator[None]:
-        """While the `with` block runs, let this thread use all of torch's threads, as an evaluation needs them."""
+        """Let torch's operators use all threads while the `with` block runs, for example during an evaluation."""
         before = torch.get_num_threads()
         torch.set_num_threads(self._torch_threads)
         try:
@@ -97,9 +99,9 @@ class SideBySideTrainer(SafeTrainer):
         return [loss for loss in (item(number) for item in items) if loss is not None]
 
     def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
-        """Return one list of work items per thread, for at most as many threads as there are replicas.
+        """Return one list of work items per thread. The number of lists must not exceed the number of replicas.
 
-        In this class, each thread computes one part of the batch.
+        In this class, each thread computes the loss of one part of the batch.
         """
         parts = split(inputs, min(len(self.replicas), inputs["input_ids"].numel() // LEAST_TOKENS))
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
@@ -114,10 +116,10 @@ class SideBySideTrainer(SafeTrainer):
 
 
 def _weight(part: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor], share: float) -> float:
-    """Return the weight of a part's loss in the loss of the whole batch.
+    """Return the weight of a part's loss in the loss of the batch.
 
-    This is `share`, the part's share of the texts, or its share of the labelled tokens if each token may have a
-    label.
+    If tokens have labels, the weight is the fraction of the batch's labelled tokens that are in this part. Otherwise it
+    is `share`, the fraction of the batch's texts that are in this part.
     """
     part_labels, all_labels = part.get("labels"), batch.get("labels")
     if (
@@ -131,7 +133,7 @@ def _weight(part: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor],
 
 
 def _sparse_replica(model: nn.Module) -> nn.Module:
-    """Return a replica with sparse gradients for embedding tables, of which a part of a batch uses only a few rows."""
+    """Return a replica whose embedding tables have sparse gradients, because a part of a batch uses only a few rows."""
     copy = replica(model)
     for module in copy.modules():
         if isinstance(module, nn.Embedding):
@@ -140,9 +142,10 @@ def _sparse_replica(model: nn.Module) -> nn.Module:
 
 
 def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str, torch.Tensor], float]]:
-    """Split a batch into at most `parts` parts of consecutive texts. Returns each part with its share of the texts.
+    """Split a batch into at most `parts` parts of consecutive texts, of about equal size.
 
-    The parts are about equal in size. If the texts have groups, the texts of a group stay together.
+    Returns each part together with the fraction of the texts that it contains. If the texts have groups, the texts of a
+    group stay together.
     """
     texts = len(inputs["input_ids"])
     count = max(1, min(parts, texts))
@@ -157,13 +160,14 @@ def split(inputs: Mapping[str, torch.Tensor], parts: int) -> list[tuple[dict[str
 
 
 def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Work]], threads: int) -> list[list[Work]]:
-    """Distribute work over `threads` threads so that all threads take about equally long.
+    """Distribute work items over `threads` threads so that all threads take about equally long.
 
-    Each item is a pair of a cost and a function. First, the items of `first` are assigned in their order, then those of
-    `rest`, in descending order of cost. Each item is assigned to the thread with the least work so far. Among threads
-    with equally little work, the thread with the fewest items gets it. Items of `rest` may wait for results of `first`.
-    If `first` has at most as many items as there are threads, each of these items is the first one of its thread, so
-    that the failure of one of them does not prevent another from running.
+    `first` and `rest` hold pairs of a cost and a work item. The items of `first` are assigned in their order, and then
+    the items of `rest` in descending order of cost. Each item is assigned to the thread with the lowest total cost so
+    far. If several threads have the same total cost, the one with the fewest items gets the item.
+
+    Items of `rest` may wait for results of `first`. If `first` has at most as many items as there are threads, each of
+    these items is the first one of a different thread. If one of them fails, the others therefore still run.
     """
     costs, work = [0.0] * threads, list[list[Work]]([] for _ in range(threads))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
@@ -175,7 +179,7 @@ def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Wo
 
 @torch.no_grad()
 def add_gradients(replicas: Sequence[nn.Module]) -> None:
-    """Add the gradients of all other replicas to those of the first, in order, and reset the others' gradients."""
+    """Add the gradients of all other replicas, in order, to the first replica's. Reset the others' gradients."""
     first, *others = replicas
     for other in others:
         for total, term in zip(first.parameters(), other.parameters(), strict=True):
@@ -189,11 +193,11 @@ def add_gradients(replicas: Sequence[nn.Module]) -> None:
 
 
 class SeededDropout(TorchFunctionMode):
-    """A mode in which `torch.nn.functional.dropout` draws its masks from a seeded generator of its own.
+    """A mode in which `torch.nn.functional.dropout` draws its masks from a separate, seeded generator.
 
     All tensors must be on `device`. Without this mode, threads share one generator, and the order in which they use it
-    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Torch would take six times as long,
-    about a sixth of the time of a fine-tuning step.
+    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Drawing them with torch would take
+    six times as long: about a sixth of the time of a fine-tuning step.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -216,7 +220,9 @@ class SeededDropout(TorchFunctionMode):
 
 
 Draw = Callable[[torch.Tensor, float], torch.Tensor]
-"""A function of a tensor and the share of values to keep. It returns a dropout mask: each value is 0 or 1 / share."""
+"""A function that returns a dropout mask, given a tensor and the fraction of values to keep. Each value of the mask is
+0 or 1 / fraction.
+"""
 
 
 def _drawn_by_numpy(seed: int) -> Draw:

@@ -1,4 +1,4 @@
-"""The time per training step on this machine, measured by training for a few steps and discarding the result.
+"""Measurement of the time per training step on this machine. A few steps are run, and their result is discarded.
 
 The pipeline calls `seconds_per_step` through `Distillation.time_supernet` and `Distillation.time_cohort` to plan a
 study with a time limit.
@@ -26,10 +26,10 @@ class _Clock(TrainerCallback):
 
 
 def seconds_per_step(trainer: SafeTrainer, warm_up: int) -> float:
-    """Run a trainer, and return the mean number of seconds per step, without the first `warm_up` steps.
+    """Run a trainer, and return the mean number of seconds per step after the first `warm_up` steps.
 
-    The batches cover all text lengths of an epoch, as those of a longer training run do. The steps change the trainer's
-    model, so discard the model after this call.
+    The batches cover all text lengths of an epoch, as in a longer training run. The steps change the trainer's model,
+    so discard the model after this call.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

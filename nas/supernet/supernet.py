@@ -1,9 +1,9 @@
-"""The supernet: one set of weights, of which every sub-network uses the leading part of each tensor.
+"""The supernet: a single set of weights that all sub-networks share.
 
-The weights are those of the largest sub-network, with the most important units first. Sub-networks of a smaller
-hidden size also have their own norms and their own maps that predict missing units (`narrow.py`). A sub-network is a
-`CompactBert` of its own sizes that runs on views of these weights. The network that is trained and evaluated is
-therefore, by construction, the one that is extracted. No unit is masked, so a smaller sub-network takes less time.
+The weights are those of the largest sub-network, with the most important units first. Each sub-network uses the leading
+part of each weight tensor. Sub-networks with a smaller hidden size also have additional parameters (`narrow.py`). A
+sub-network is a smaller `CompactBert` whose parameters are views of these weights. The extracted network is therefore
+exactly the network that was trained and evaluated. No units are masked, so a smaller sub-network is faster.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _NO_COMPRESSION = matrix_compression("none")
 
 
 def _view_of_part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
-    """Return a view of a part of a parameter.
+    """Return a view of a part of a parameter. Its gradient is a view of the same part of the parameter's `grad`.
 
-    `leading` holds the sizes of the part in the first dimensions, and `rest` its slices in the remaining dimensions. A
-    backward pass adds the gradient of the view to the same part of the parameter's `grad`. With an ordinary slice, it
-    would write a gradient for the whole parameter, mostly zeros, for every sub-network.
+    `leading` holds the sizes of the part in the first dimensions, and `rest` its slices in the remaining dimensions. If
+    the part were an ordinary slice, the backward pass of every sub-network would write a gradient for the entire
+    parameter, mostly zeros.
     """
     part = (*(slice(size) for size in leading), *rest)
     view = parameter.detach()[part]
@@ -50,10 +50,11 @@ def _view_of_part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice)
 
 
 class BertSupernet:
-    """All sub-networks of one set of weights.
+    """A supernet, which runs and extracts sub-networks of `weights`.
 
-    `weights` is the largest sub-network, an ordinary Hugging Face model: training it trains the supernet, and saving
-    it saves the supernet. A single sub-network is also a supernet, with one architecture: its own.
+    `weights` is the largest sub-network and an ordinary Hugging Face model. To train or save the supernet, train or
+    save this model. An extracted sub-network can also be used as `weights`. The only sub-network is then the network
+    itself.
     """
 
     def __init__(self, weights: CompactBert) -> None:
@@ -63,11 +64,12 @@ class BertSupernet:
         self._skeletons: OrderedDict[Architecture, CompactBert] = OrderedDict()
 
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
-        """Return the parameters of a sub-network, keyed by name, as views of the supernet's weights.
+        """Return the parameters of a sub-network, keyed by name. Most of them are views of the supernet's weights.
 
-        If the sub-network lacks hidden units, the weights that would read the missing units are folded into the weights
-        that read the remaining ones. A backward pass adds to the `grad` tensors that the supernet's parameters have
-        when `slices` is called. Set gradients to zero before that call, not between the forward and the backward pass.
+        If the sub-network has a smaller hidden size than the supernet, the projections that predict missing units
+        (`narrow.py`) are multiplied into the weights that read hidden units. A backward pass adds to the `grad` tensors
+        that the supernet's parameters have when `slices` is called. Set gradients to zero before that call, not between
+        the forward and the backward pass.
         """
         shared = dict(self.weights.named_parameters())
         narrow_prefix, skeleton = f"narrow.{architecture.hidden_size}", self.skeleton(architecture)
@@ -105,7 +107,10 @@ class BertSupernet:
         output_hidden_states: bool = False,
         every_token: bool = False,
     ) -> CompactBertOutput:
-        """Run a sub-network, without dropout, and return its output. Gradients flow to the supernet's weights."""
+        """Run a sub-network without dropout, and return its output.
+
+        A backward pass from this output adds gradients to the supernet's weights.
+        """
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -119,7 +124,7 @@ class BertSupernet:
     def extract(self, architecture: Architecture, copied: bool = True) -> CompactBert:
         """Return a sub-network as a model in evaluation mode.
 
-        Its weights are copies of the supernet's weights or, if `copied` is false, views of them where possible.
+        If `copied` is true, its weights are copies of the supernet's weights. Otherwise, they are views where possible.
         """
         with torch.device("meta"):
             model = CompactBert(self.weights.config.with_architecture(architecture))
@@ -130,11 +135,11 @@ class BertSupernet:
 
     @classmethod
     def load(cls, folder: Path) -> BertSupernet:
-        """Load the weights that were saved in a folder, and return their supernet in evaluation mode."""
+        """Return a supernet, in evaluation mode, with the weights that were saved in `folder`."""
         return cls(SupernetWeights.from_pretrained(folder).eval())
 
     def skeleton(self, architecture: Architecture) -> CompactBert:
-        """Return a sub-network whose parameters have no storage (on the meta device), from a cache if possible."""
+        """Return a sub-network on the meta device, so that its parameters have no storage. Results are cached."""
         model = self._skeletons.get(architecture)
         if model is None:
             with torch.device("meta"):
@@ -147,9 +152,9 @@ class BertSupernet:
         return model
 
     def _supernet_name(self, name: str, architecture: Architecture) -> str:
-        """Return the supernet's name for a parameter or module of a sub-network.
+        """Return the name that a parameter or module of a sub-network has in the supernet.
 
-        Layers are matched by their `source`, the index of the layer in the teacher.
+        A layer of the sub-network corresponds to the supernet's layer with the same `source`, the index in the teacher.
         """
         if not name.startswith(_LAYER_PREFIX):
             return name

@@ -1,4 +1,4 @@
-"""Training of all sub-networks of a search space, of one sub-network, or of a cohort, by distillation from the teacher.
+"""Training of a supernet, of a single sub-network or of a cohort, by distillation from the teacher.
 
 The pipeline describes a training run as a `Distillation` and calls its methods, such as `train_supernet` and
 `train_cohort`. `DistillationTrainer` and `CohortTrainer` compute the steps.
@@ -47,27 +47,30 @@ from nas.tasks import GROUP, TaskKind
 from nas.threads import replica
 
 _FIXED_TOKENS = 256
-"""The fixed cost of a forward or backward pass, expressed as the number of tokens that take equally long to compute."""
+"""The fixed time of a forward or backward pass, expressed as the number of tokens that take equally long to compute."""
 _PART_TOKENS = 1024
-"""The approximate number of tokens that a part of a batch must have if there are more parts than half the threads. It
-limits the number of parts, because each part has a fixed cost.
+"""A batch is split into about one part per this many tokens, but at least into half as many parts as there are threads.
+More parts would take longer, because each part has a fixed cost.
 """
 AccuracyOf = Callable[[CompactBert], float]
 """A function that returns the accuracy of a network."""
 Student = tuple[int, Architecture]
-"""A sub-network that a step trains: the index of the network that holds its weights, and its architecture."""
+"""A sub-network to train: the index of the network that holds its weights, and its architecture."""
 
 T = TypeVar("T", bound="DistillationTrainer")
 _ACCURACY_PREFIX = "accuracy_"
-"""The prefix of the log keys for the accuracies of a cohort's networks. The index of the network follows it."""
+"""The prefix of the log keys of accuracies. For example, the key `accuracy_2` holds the accuracy of the network with
+index 2.
+"""
 
 
 class DistillationTrainer(SideBySideTrainer):
-    """A Trainer whose steps distil the teacher into the students that `students` returns for the step's number.
+    """A Trainer that distils the teacher into students. `students` returns the students of a step.
 
-    `model` is a supernet's weights, which its sub-networks share, or a `Cohort`. If the texts have `labels`, these
-    are logits (batch, num_labels) from which the students learn instead of the logits of `teacher`. If the texts have a
-    column `GROUP`, the texts of a group are kept together, because the kind of task compares them with each other.
+    `model` is either the weights of a supernet, which its sub-networks share, or a `Cohort`. If the texts have
+    `labels`, these are logits (batch, num_labels) from which the students learn instead of the logits of `teacher`. If
+    the texts have a column `GROUP`, the texts of a group are kept together, because the kind of task compares them with
+    each other.
     """
 
     def __init__(
@@ -107,7 +110,7 @@ class DistillationTrainer(SideBySideTrainer):
     def gradients(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
     ) -> torch.Tensor:
-        """Compute a step's loss and gradients, averaged over all processes. Adds the gradients and returns the loss."""
+        """Compute the gradients of a step and return its loss. Both are averaged over all processes."""
         with _attention_for_training(self.args.device):
             return self._averaged_over_processes(super().gradients(model, inputs, num_items_in_batch))
 
@@ -134,7 +137,10 @@ class DistillationTrainer(SideBySideTrainer):
     def _teach(
         self, inputs: dict[str, torch.Tensor], logits: torch.Tensor | None, target: Future[Knowledge], number: int
     ) -> None:
-        """Set `target` to the teacher's outputs for a part of the batch. If given, `logits` replaces their logits."""
+        """Set the result of `target` to the teacher's outputs for a part of the batch.
+
+        If `logits` is not None, it replaces the teacher's logits.
+        """
         try:
             knowledge = self.outputs.recall(inputs) if self.outputs else None
             knowledge = knowledge or self._teacher_knowledge(self.teachers[number], inputs)
@@ -158,7 +164,7 @@ class DistillationTrainer(SideBySideTrainer):
         weight: float,
         number: int,
     ) -> torch.Tensor:
-        """Compute `weight` times a student's loss on a part of the batch, add its gradients, and return its value."""
+        """Multiply a student's loss on a part of the batch by `weight`, add the gradients, and return the product."""
         network, architecture = student
         supernet, every_token = self.supernets[number][network], self.losses.relations > 0
         with self.accelerator.autocast(), recorded_projections(supernet.skeleton(architecture)) as projections:
@@ -170,14 +176,14 @@ class DistillationTrainer(SideBySideTrainer):
         return loss.detach() * weight
 
     def weight(self, students: int) -> float:
-        """Return the weight of the loss of each of `students` students.
+        """Return the weight of each student's loss in a step with `students` students.
 
-        In this class, losses are averaged, because the sub-networks share weights.
+        In this class, the losses are averaged, because the sub-networks share weights.
         """
         return 1.0 / students
 
     def _averaged_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
-        """Replace the gradients and the loss of every process by their means over all processes. Returns the loss."""
+        """Replace the gradients and the loss by their means over all processes. Return the loss."""
         if self.accelerator.num_processes > 1:
             parameters = self.replicas[0].parameters()
             tensors = [loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
@@ -190,10 +196,10 @@ class DistillationTrainer(SideBySideTrainer):
 
 
 class CohortTrainer(DistillationTrainer):
-    """A Trainer that trains each network of a cohort as if it were alone, and stops those that `halving` drops.
+    """A Trainer that trains each network of a cohort independently, until `halving` drops the network.
 
     `accuracy_of` returns the accuracy of a network in its current state. The accuracies are stored in the Trainer's
-    log, so that a resumed training run keeps the same networks as an uninterrupted one.
+    log, so that a resumed training run drops the same networks as an uninterrupted one.
     """
 
     def __init__(self, *, model: Cohort, halving: Halving, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
@@ -202,7 +208,7 @@ class CohortTrainer(DistillationTrainer):
         self.add_callback(_RungCallback(self))
 
     def accuracies(self) -> list[dict[int, float]]:
-        """Return the accuracies at each rung so far. Each item maps the index of a network to its accuracy."""
+        """Return one dictionary per measurement so far: the accuracies of the networks, keyed by network index."""
         return [
             {
                 int(key.removeprefix(_ACCURACY_PREFIX)): value
@@ -214,18 +220,21 @@ class CohortTrainer(DistillationTrainer):
         ]
 
     def remaining(self) -> list[int]:
-        """Return the indices of the networks that are still trained."""
+        """Return the indices of the networks that have not been dropped."""
         return sorted(set().union(*self.halving.kept(self.accuracies())))
 
     def measure_remaining(self) -> None:
-        """Measure the accuracies of the networks that are still trained, and write them to the log."""
+        """Measure the accuracies of the remaining networks, and write them to the Trainer's log."""
         with self.all_threads():
             self.log(
                 {f"{_ACCURACY_PREFIX}{number}": self.accuracy_of(self._network(number)) for number in self.remaining()}
             )
 
     def stop(self, number: int) -> None:
-        """Set the gradients of a network to None. If they were zero, the optimiser would still change the weights."""
+        """Stop training a network by setting its gradients to None.
+
+        If the gradients were zero instead, the optimiser would still change the weights.
+        """
         for model in self.replicas:
             _networks(model)[number].zero_grad(set_to_none=True)
 
@@ -241,7 +250,7 @@ class CohortTrainer(DistillationTrainer):
 
     @replaces
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
-        """Clip the gradient norm of each network separately. Returns the norm over all networks."""
+        """Clip the gradient norm of each network separately. Return the norm over all networks."""
         norms = [
             self.accelerator.clip_grad_norm_(self._network(number).parameters(), self.args.max_grad_norm)
             for number in self.remaining()
@@ -250,7 +259,7 @@ class CohortTrainer(DistillationTrainer):
 
 
 class _RungCallback(TrainerCallback):
-    """A callback that compares the remaining networks at each rung and stops those that lose."""
+    """A callback that compares the remaining networks at each rung and stops the networks that `halving` drops."""
 
     def __init__(self, trainer: CohortTrainer) -> None:
         self.trainer = trainer
@@ -265,12 +274,12 @@ class _RungCallback(TrainerCallback):
 
 
 def of_one(architectures: Draws) -> Callable[[int], list[Student]]:
-    """Return a function from a step's number to its students, all of which use the weights of one network."""
+    """Return a `students` function for `DistillationTrainer`. All students use the weights of network 0."""
     return lambda step: [(0, architecture) for architecture in architectures(step)]
 
 
 def _supernets(model: nn.Module) -> list[BertSupernet]:
-    """Return each network of a cohort, or the single network `model`, as a supernet."""
+    """Return one supernet for each network of a cohort, or for `model` itself if it is a single network."""
     return [BertSupernet(network) for network in _networks(model)]
 
 
@@ -282,7 +291,10 @@ def _networks(model: nn.Module) -> list[CompactBert]:
 
 
 def _cost(config: CompactBertConfig, architecture: Architecture) -> float:
-    """Return the approximate cost of a network's layers per token: 1 per weight, or 1.5 per compressed weight."""
+    """Return the approximate cost per token of a network's layers.
+
+    Each weight costs 1, or 1.5 if it is compressed.
+    """
     hidden, total = architecture.hidden_size, 0.0
     for layer in architecture.resolved:
         width = layer.num_attention_heads * config.attention_head_size
@@ -292,15 +304,15 @@ def _cost(config: CompactBertConfig, architecture: Architecture) -> float:
 
 
 def _attention_for_training(device: torch.device) -> AbstractContextManager[None]:
-    """Return a context in which attention on a CPU uses plain products and softmax.
+    """Return a context in which attention on a CPU is computed by separate matrix products and a softmax.
 
-    The backward pass of the CPU's fused attention is five times slower on short texts.
+    On a CPU, the backward pass of fused attention is five times slower for short texts.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
-    """Return tokenised texts with the rows of `labels` as their labels, or without labels if `labels` is None."""
+    """Return tokenised texts whose labels are the rows of `labels`. If `labels` is None, they have no labels."""
     texts = texts.remove_columns([name for name in texts.column_names if name == "labels"])
     if labels is None:
         return texts
@@ -314,33 +326,36 @@ def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
 
 @dataclass(frozen=True)
 class Distillation:
-    """All inputs of a training run by distillation, except the networks that are trained."""
+    """All inputs to a distillation run, except the networks being trained."""
 
     teacher: CompactBert
     train: Dataset
-    """Tokenised texts; labels are not needed. Kinds of task that compare groups of texts use the column `GROUP`."""
+    """Tokenised texts. Their labels are ignored. If the kind of task compares the texts of a group, they need the
+    column `GROUP`.
+    """
     tokenizer: PreTrainedTokenizerBase
     schedule: Schedule
     losses: LossWeights
     folder: Path
     seed: int
     origin: dict[str, Any]
-    """The inputs of this training run as JSON values. Checkpoints with different inputs are refused."""
+    """The inputs of this training run as JSON values. Checkpoints that were written with different inputs are refused.
+    """
     kind: TaskKind
-    """The kind of task, which defines the distance between a network's logits and the teacher's."""
+    """The kind of task, which defines the loss of the logits."""
     replaced_tokens: float = 0.0
-    """The mean share of a text's tokens that are replaced at random."""
+    """The mean fraction of a text's tokens that are replaced at random."""
     train_embeddings: bool = False
-    """Whether the token embeddings are trained too. They are half of the weights of a small BERT and start as those of
-    the teacher.
+    """Whether the token embeddings are also trained. They start as the teacher's embeddings, and are half of the
+    weights of a small BERT.
     """
     scale: Scale = STANDARD
-    """The scale of a regression's outputs, which are standardised during the training."""
+    """The mean and standard deviation of a regression's outputs, which are standardised during training."""
     outputs: TeacherOutputs | None = None
     """The stored outputs of the teacher for the texts. If None, the teacher's outputs are computed in every step."""
     logits: np.ndarray | None = None
-    """Logits (texts, num_labels) to learn instead of the logits of `teacher`, or None. They must be standardised if the
-    outputs are, and tokens must not be replaced.
+    """Logits (texts, num_labels) that the networks learn instead of the logits of `teacher`, or None. If outputs are
+    standardised, these logits must be standardised too. If they are set, `replaced_tokens` must be 0.
     """
 
     def train_supernet(self, weights: CompactBert, draws: Draws) -> None:
@@ -350,7 +365,7 @@ class Distillation:
     def time_supernet(self, weights: CompactBert, draws: Draws, warm_up: int) -> float:
         """Return the mean number of seconds per step of `train_supernet`, measured after `warm_up` steps.
 
-        The steps change `weights`, so discard them after this call.
+        The steps change `weights`, so discard `weights` after this call.
         """
         return self._timed_steps(self._supernet_trainer(weights, draws), [weights], warm_up)
 
@@ -358,7 +373,7 @@ class Distillation:
         return self._trainer(DistillationTrainer, weights, students=of_one(draws))
 
     def train_subnetwork(self, model: CompactBert, title: str) -> None:
-        """Train one extracted sub-network in place. As in the training of a supernet, there is no dropout."""
+        """Train one extracted sub-network in place, without dropout."""
         architecture = model.config.architecture
         self._run(
             self._trainer(DistillationTrainer, model, students=of_one(lambda step: [architecture])), [model], title
@@ -371,9 +386,10 @@ class Distillation:
         accuracy_of: AccuracyOf,
         title: str,
     ) -> list[dict[int, float]]:
-        """Train networks together in place, each as `train_subnetwork` does, until `halving` drops it.
+        """Train several networks together in place, each of them until `halving` drops it.
 
-        Returns the accuracies at each rung and at the end. Each item maps the index of a network to its accuracy.
+        Each network is trained in the same way as by `train_subnetwork`. Returns one dictionary per rung and one for
+        the end of training. Each dictionary holds the accuracies of the remaining networks, keyed by network index.
         """
         trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, accuracy_of=accuracy_of)
         self._run(trainer, networks, title)
@@ -383,7 +399,8 @@ class Distillation:
     def time_cohort(self, networks: Sequence[CompactBert], warm_up: int) -> float:
         """Return the mean number of seconds per step of `train_cohort`, measured after `warm_up` steps.
 
-        No network is dropped during the measurement. The steps change the networks, so discard them after this call.
+        No network is dropped during the measurement. The steps change `networks`, so discard `networks` after this
+        call.
         """
         students = [(number, network.config.architecture) for number, network in enumerate(networks)]
         trainer = self._trainer(DistillationTrainer, Cohort(networks), students=lambda step: students)

@@ -1,8 +1,8 @@
-"""The weights of a supernet: those of its largest sub-network, and additional ones that only other sub-networks use.
+"""The weights of a supernet: those of its largest sub-network, and parameters that only other sub-networks use.
 
-Some compression methods have matrices other than a weight, such as the two factors of `low_rank`. Each layer holds such
-matrices in addition to its weight, in the largest size that any sub-network needs. Smaller hidden sizes have parameters
-of their own (`narrow.py`).
+Some compression methods replace a weight by other matrices, such as the two factors of `low_rank`. The supernet stores
+these matrices in addition to the weight, in the largest size that any sub-network needs. For each smaller hidden size,
+it also stores the parameters in `narrow.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nas.supernet.narrow import Narrow, norms_of, readers_of
 
 
 class SupernetConfig(CompactBertConfig):
-    """The configuration of a supernet: that of its largest sub-network, and the options of the other sub-networks."""
+    """The configuration of a supernet: that of its largest sub-network, and the settings of all other sub-networks."""
 
     model_type = "compact_bert_supernet"
 
@@ -41,9 +41,10 @@ class SupernetConfig(CompactBertConfig):
 
 
 class SupernetWeights(CompactBert):
-    """The weights of a supernet: the largest sub-network, with additional matrices for compression methods.
+    """The weights of a supernet: the largest sub-network, and parameters that only other sub-networks use.
 
-    `narrow.<hidden_size>` holds the additional parameters for a smaller hidden size.
+    These parameters are matrices for compression methods, the classifiers of early exits, and the modules
+    `narrow.<hidden_size>` for smaller hidden sizes.
     """
 
     config: SupernetConfig
@@ -70,7 +71,10 @@ class SupernetWeights(CompactBert):
         choices: CompressionMethods | None = None,
         exits: bool = False,
     ) -> SupernetWeights:
-        """Return the weights of a supernet whose largest sub-network is `largest`. Initialise the others with `fit`."""
+        """Return the weights of a supernet whose largest sub-network is `largest`.
+
+        Call `fit` afterwards to initialise the parameters for smaller hidden sizes and for compression methods.
+        """
         narrow = [size for size in hidden_sizes if size != largest.config.hidden_size]
         values: dict[str, Any] = largest.config.to_dict()
         values.pop("num_hidden_layers")
@@ -81,7 +85,7 @@ class SupernetWeights(CompactBert):
 
     @classmethod
     def with_state(cls, config: dict[str, Any], state: Mapping[str, torch.Tensor]) -> SupernetWeights:
-        """Return weights, in evaluation mode, that use the tensors in `state` without copying them."""
+        """Return weights that use the tensors in `state` without copying them. They are in evaluation mode."""
         with torch.device("meta"):
             weights = cls(SupernetConfig.from_dict(config))
         weights.load_state_dict(state, assign=True)
@@ -89,10 +93,10 @@ class SupernetWeights(CompactBert):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[dict[str, torch.Tensor]]) -> None:
-        """Initialise the norms, maps and matrices that the largest sub-network does not use.
+        """Initialise the parameters for smaller hidden sizes and the matrices for compression methods.
 
-        They are computed from the weights of the largest sub-network and from its activations on `batches`, each of
-        which holds arguments of `forward`.
+        They are computed from the weights of the largest sub-network and from its activations on `batches`. Each batch
+        holds arguments of `forward`.
         """
         read = {name: Moments() for name in readers_of(self).values()} if len(self.narrow) else {}
         written = {name: Moments() for name, _, _ in self._modules_with_methods()}
@@ -116,9 +120,9 @@ class SupernetWeights(CompactBert):
                     parameter[: value.shape[0], : value.shape[1]] = value
 
     def _modules_with_methods(self) -> Iterator[tuple[str, Compressed, Sequence[MatrixCompression]]]:
-        """Yield the name, the module and the compression methods of each module with matrices other than `weight`.
+        """Yield each module that needs matrices other than `weight`, as a triple (name, module, compression methods).
 
-        Only the methods that use such matrices are yielded. They are sorted by the size of their matrices, smallest
+        Only the methods that use such matrices are yielded. They are sorted by the size of these matrices, smallest
         first.
         """
         offered: Mapping[str, list[str]] = self.config.choices or {}

@@ -1,7 +1,7 @@
 """The families of teachers that can be compressed.
 
-`FAMILIES` is the registry, keyed by the family's `model_type` in transformers. Each family is defined in one file of
-this folder, and `base.py` defines the contract.
+`FAMILIES` is the registry, keyed by the family's `model_type` in transformers. Each family is defined in a file of this
+folder as a `Family` (see `base.py`).
 """
 
 from nas.errors import TeacherError
@@ -15,13 +15,16 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_names(before_last: str = "or") -> str:
-    """Return the names of all families as part of a sentence, such as "BERT, RoBERTa or MPNet"."""
+    """Return the names of all families as part of a sentence, such as "BERT, RoBERTa or MPNet".
+
+    `before_last` is the word before the last name.
+    """
     *others, last = (family.title for family in FAMILIES.values())
     return f"{', '.join(others)} {before_last} {last}"
 
 
 def family_of(model_type: str) -> Family:
-    """Return the family of a teacher's `model_type`. Raises `TeacherError` if the family is not supported."""
+    """Return the family with this `model_type`. Raises `TeacherError` if the family is not supported."""
     if model_type not in FAMILIES:
         *others, last = FAMILIES
         raise TeacherError(

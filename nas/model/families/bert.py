@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., arXiv:1810.04805), from which a `CompactBert` takes all its parameter names."""
+"""BERT (Devlin et al., arXiv:1810.04805). The parameters of a `CompactBert` have the same names as in BERT."""
 
 from nas.model.families.base import Family
 

@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al., arXiv:2003.10555), of which only the discriminator is supported."""
+"""ELECTRA (Clark et al., arXiv:2003.10555). Only the discriminator is supported."""
 
 from nas.model.families.base import CLASSIFIER_OF_TWO, Family
 

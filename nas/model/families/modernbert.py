@@ -1,8 +1,8 @@
 """ModernBERT (Warner et al., arXiv:2412.13663).
 
-Blocks normalise their input, positions are encoded as rotations of queries and keys, and feed-forward blocks are
-gated. Two out of three layers attend only to nearby tokens, and most parts have no biases. In the class of
-transformers, query, key and value are one matrix, and so are the two linear layers at the start of a gated block.
+Blocks normalise their input, positions are encoded as rotations of queries and keys, and feed-forward blocks are gated.
+Two out of three layers attend only to nearby tokens, and most parts have no biases. In the class of transformers,
+query, key and value form one matrix, and so do the two linear layers at the start of a gated block.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from nas.model.families.base import ACTIVATIONS, Family, Rules
 
 _LOCAL_ATTENTION, _FULL_ATTENTION = "sliding_attention", "full_attention"
 _NO_SPECIAL_TOKENS = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
-"""Special token ids that are set to None. Otherwise, the configuration would use the ids of its default vocabulary, but
-only the tokenizer knows the right ones.
+"""Special token ids that are set to None. Otherwise, the configuration would use the ids of its default vocabulary,
+which may differ from the tokenizer's ids.
 """
 
 
 class ModernBert(Family):
-    """The ModernBERT family, in which a layer's kind of attention depends on the layer's index in the teacher."""
+    """The ModernBERT family. Whether a layer attends only to nearby tokens depends on its index in the teacher."""
 
     def rules(self, config: PreTrainedConfig) -> Rules:
         rules = super().rules(config)

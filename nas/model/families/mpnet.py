@@ -19,11 +19,11 @@ from nas.model.families.base import CLASSIFIER_OF_TWO, Family
 _BIAS_TABLE = ".attention.self.positions.relative_attention_bias.weight"
 _BUCKETS = "relative_attention_num_buckets"
 _UNCOUNTED_TOKEN = 1
-"""The id of the token that is skipped when positions are counted, whatever the value of `pad_token_id`."""
+"""The id of the token that is skipped when positions are counted. It does not depend on `pad_token_id`."""
 
 
 class MPNet(Family):
-    """The MPNet family, whose layers share one table of biases."""
+    """The MPNet family, in which all layers share one table of biases."""
 
     def parameter(self, name: str, network_type: NetworkType = "sequence_classifier") -> str:
         if name.endswith(_BIAS_TABLE):

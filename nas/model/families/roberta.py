@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al., arXiv:1907.11692), and a function for its variants, such as encoders for other languages."""
+"""RoBERTa (Liu et al., arXiv:1907.11692), and a function that defines variants of RoBERTa for other languages."""
 
 from dataclasses import replace
 
