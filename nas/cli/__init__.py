@@ -1,4 +1,4 @@
-"""The `nas` command: one subcommand for each step of a study, implemented as a thin layer over the public functions.
+"""The `nas` command: its subcommands parse options, call functions of other packages of `nas`, and print the results.
 
 Importing one of the modules `setup`, `steps`, `devices` and `publishing` registers its subcommands on `app`.
 Packages that load slowly are imported only inside the subcommands that need them, so that `nas --help` responds at

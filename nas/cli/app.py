@@ -1,7 +1,7 @@
-"""The parts that all subcommands share: the typer application, common arguments and options, and common functions.
+"""Code that the subcommands share: the typer application, common arguments and options, and common functions.
 
-A subcommand is registered on `app`, does its work through `work_on` and ends with `finish`. `main` is the entry point
-of the `nas` command. It prints expected errors as one line on standard error.
+A subcommand is registered on `app`. Subcommands that work on a run call `work_on`, and every subcommand calls `finish`
+at the end. `main` is the entry point of the `nas` command. It prints expected errors as one line on standard error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 
 
 def examples(*lines: str) -> str:
-    """Return the end of a subcommand's help text, which shows the command lines `lines` as examples."""
+    """Return the last part of a subcommand's help text, which shows the command lines `lines` as examples."""
     return "\n\n".join(["For example:", *(f"`{line}`" for line in lines)])
 
 
@@ -118,7 +118,8 @@ RUNS = Path("runs")
 def main() -> None:
     """Run the `nas` command.
 
-    For a user's mistake or a limit of the machine, print one line on standard error and exit with code 2.
+    If an error is due to the user's input or the machine (such as a full disk), print one line on standard error, and
+    exit with code 2.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -135,7 +136,7 @@ def main() -> None:
 
 
 def _flush() -> None:
-    """Flush standard output, so that an error such as a full disk occurs while it can still be reported."""
+    """Flush standard output now, so that a write error, such as a full disk, can still be reported."""
     try:
         sys.stdout.flush()
     except OSError as problem:
@@ -162,9 +163,9 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def load(study: str, assignments: list[str] | None) -> Study:
-    """Return the study, after setting its variables to the values in `assignments`, which come from `--set`.
+    """Load a study. `assignments` holds the values of the option `--set`, each in the form NAME=VALUE.
 
-    Raises `StudyError` if an assignment does not have the form NAME=VALUE, and the errors that `Study.load` raises.
+    Raises `StudyError` if an assignment does not have this form. Also raises the errors of `Study.load`.
     """
     from nas.errors import StudyError
     from nas.study import Study
@@ -189,9 +190,9 @@ def work_on(
 ) -> Any:
     """Load a study, call `work` with its run, and return the result of `work`.
 
-    The progress bars and warnings of other libraries are switched off. With an `address`, candidates are evaluated on
-    the Ray cluster at that address. `locked` locks the run against other commands, which is required if `work` runs
-    steps of the study. `hours` is the time limit, as in `with_hours`.
+    The progress bars and warnings of other libraries are switched off. If `address` is given, candidates are evaluated
+    on the Ray cluster at that address. If `locked` is set, the run is locked against other commands. This is required
+    if `work` runs steps of the study. `with_hours` explains `hours`.
     """
     loaded = load(study, assignments)
     if address:
@@ -208,10 +209,10 @@ def work_on(
 
 
 def with_hours(study: Study, runs: Path, hours: float | None) -> Study:
-    """Return the study with its training limited to `hours`.
+    """Return the study with the time limit `hours`.
 
-    If neither `hours` nor the study sets a limit, use the limit with which the training of the run's supernet was
-    started, if it had one.
+    If neither `hours` nor the study sets a limit, use the limit that was recorded when the supernet's training started.
+    If no limit was recorded, return the study unchanged.
     """
     from nas.pipeline import Run
 
@@ -238,6 +239,6 @@ def import_packages() -> None:
 
 
 def finish(as_json: bool, result: dict[str, Any]) -> None:
-    """If `as_json` is set, print the result as one JSON object on the last line of the output, for programs to read."""
+    """If `as_json` is set, print the result as one JSON object on the last line of the output."""
     if as_json:
         print(json.dumps(result))

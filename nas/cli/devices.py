@@ -49,7 +49,7 @@ def bundle(
 ) -> None:
     """Write an archive that measures latency on a device outside the cluster.
 
-    Unpack it on the device, run `python run.py` there, and give the result to `nas device import`.
+    Unpack the archive on the device, run `python run.py` there, and give the result to `nas device import`.
     """
 
     def work(run: Run) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def import_(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Import result.json from a device, as the device's profile or, with --export, as the verification of an export."""
+    """Import result.json from a device: the device's profile or, with --export, the measurements of an export."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline.devices import import_profile, import_verification

@@ -1,7 +1,7 @@
-"""The subcommands used before the first run: `nas init` writes a study file, `nas doctor` checks machine and study.
+"""The subcommands for setting up a study: `nas init` writes a study file, and `nas doctor` checks machine and study.
 
-`init` takes settings from its options, derives further settings from the data files with `nas.proposal`, and asks for
-all others if it runs on a terminal. `nas.proposal` then writes the study file, which all other subcommands read.
+`init` takes settings from its options, and derives further settings from the data files with `nas.proposal`. On a
+terminal, it asks the user for the remaining settings. `nas.proposal` then writes the study file.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def init(  # noqa: PLR0913 (one option per answer)
 ) -> None:
     """Write a study file from the given options and from the contents of the data files.
 
-    On a terminal, the command asks for all settings that remain open. Without a terminal, it stops and names the
-    options to give.
+    On a terminal, the command asks for all settings that are still missing. Without a terminal, it stops and names the
+    missing options.
     """
     import_packages()
     from nas.proposal import LENGTH, STUDY_FILE, Answers, TeacherProperties, write_study
@@ -178,7 +178,7 @@ def init(  # noqa: PLR0913 (one option per answer)
 
 
 def _check_folder(folder: Path, study_file: str) -> None:
-    """Raise `StudyError` if the folder already contains a study file, or if it or one of its parents is a file."""
+    """Raise `StudyError` if the folder already contains a study file, or if the folder or a parent of it is a file."""
     if (folder / study_file).exists():
         raise StudyError(f"{folder / study_file}: already exists; remove it, or give a different folder")
     existing_path = next(path for path in (folder, *folder.parents) if path.exists())

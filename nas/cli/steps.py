@@ -1,6 +1,7 @@
-"""The subcommands that run the steps of a study, such as `nas train` and `nas run`, and show their results.
+"""The subcommands that run the steps of a study or show the results, such as `nas train`, `nas run` and `nas front`.
 
-Each one loads the study, calls a function of `nas.pipeline` on its run, and prints the result as a table or as JSON.
+Each subcommand loads the study, calls functions of `nas.pipeline`, and prints the result. With `--json`, it also prints
+the result as a JSON object.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def train(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None,
 
 @app.command(epilog=examples("nas profile study.toml --json"))
 def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Measure the latency of blocks on each device, and check how well it predicts the latency of sub-networks."""
+    """Measure the latency of network blocks on each device, and test latency predictions for sub-networks."""
 
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline import profile
@@ -200,7 +201,7 @@ def run_all(
 
 @app.command(epilog=examples("nas quickstart --runs /tmp/runs"))
 def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
-    """Run all steps on a small built-in task. It needs no download and takes about five minutes on two cores."""
+    """Run all steps on a small built-in task. This needs no download and takes about five minutes on two cores."""
     _run_all("quickstart", runs, None, json_)
 
 
@@ -243,7 +244,7 @@ def _run_all(
 
 
 def _export_and_report(run: Run) -> dict[str, dict[str, Any]]:
-    """Export the networks of a run and write the report; return the verifications, keyed by budget name."""
+    """Export the networks of a run and write the report; return the result of `nas.pipeline.export`."""
     from nas.errors import ExportError
     from nas.pipeline import export
     from nas.pipeline.reports import report
@@ -258,7 +259,7 @@ def _export_and_report(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def about_profile(measured_profile: Profile) -> dict[str, Any]:
-    """Return the main numbers of a profile and the error of its latency predictions, for `print_profiles`."""
+    """Return the main numbers of a profile and the errors of its latency predictions, for `print_profiles`."""
     figures = {
         "teacher_p50_ms": measured_profile.teacher_p50_ms,
         "smallest_p50_ms": measured_profile.smallest_p50_ms,
@@ -268,7 +269,7 @@ def about_profile(measured_profile: Profile) -> dict[str, Any]:
 
 
 def results(run: Run) -> dict[str, Any]:
-    """Return the values that `print_results` shows in addition to the exports: study, folder, baselines and times."""
+    """Return the study, folder, baselines and times, which `print_results` shows alongside the exports."""
     from nas.pipeline.exports import baselines
     from nas.pipeline.steps import seconds
 

@@ -1,4 +1,4 @@
-"""The answers of `nas init` about a task: from the options, from the data files, or from the user on a terminal."""
+"""Collects the answers about a task for `nas init`: from the options, the data files, or the user on a terminal."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ T = TypeVar("T", int, str)
 def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
     """Return the columns of both data files.
 
-    `flag` is the option that gave the first file. Raises `DataError` if a file cannot be read, or if both files have
-    the same content.
+    `flag` is the command-line option for the first file, which error messages name. Raises `DataError` if a file cannot
+    be read, or if both files have the same content.
     """
     from nas.data import read_rows
     from nas.files import file_digest, given_path
@@ -43,7 +43,7 @@ def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
 
 @dataclass
 class TaskAnswers:
-    """The answers about the task. The options provide some; `settle_texts` or `settle_task` adds the rest."""
+    """The answers about the task. The options provide some of them; `settle_texts` or `settle_task` adds the rest."""
 
     text: list[str]
     label: list[str]
@@ -56,7 +56,7 @@ class TaskAnswers:
 
     @property
     def learns_from_texts(self) -> bool:
-        """Whether networks learn from texts without labels, according to the kind, the metric or other options."""
+        """Whether networks learn from texts without labels, according to the kind, metric, `search` and `pair`."""
         from nas.tasks import REGISTRY
 
         kind = REGISTRY.get(self.kind or "")
@@ -66,11 +66,12 @@ class TaskAnswers:
 
 
 def settle_texts(train: str, test: str, is_hub: bool, given_answers: TaskAnswers) -> tuple[TaskAnswers, Columns | None]:
-    """Return the completed answers for a task that learns from the texts of `train`, and the examined columns.
+    """Return the complete answers for a task that learns from the texts of `train`, and the columns of the data files.
 
-    The columns are those of the files on which networks are evaluated; None for a hub data set. Answers missing from
-    the options are found as in `OpenQuestions.settle`. Raises `StudyError` with all questions that remain open and the
-    options that answer them, and `DataError` if a file cannot be read.
+    If networks are evaluated on pairs, the columns are those of the search and test files, otherwise those of the
+    training and test files. They are None for a hub data set. `OpenQuestions.settle` finds the answers that the options
+    do not provide. Raises `StudyError` if questions remain open; the message names the options that answer them. Raises
+    `DataError` if a file cannot be read.
     """
     from nas.proposal import text_of
     from nas.tasks import REGISTRY
@@ -101,9 +102,11 @@ def settle_texts(train: str, test: str, is_hub: bool, given_answers: TaskAnswers
 
 
 def _has_only_texts(answers: TaskAnswers, text: Any, test: str | None) -> bool:
-    """Whether networks are evaluated on texts without labels: if the metric says so, or if there is nothing else.
+    """Whether networks are evaluated on texts without labels.
 
-    `text` is the column of texts that the training data suggests, and `test` the test file, unless it is on the hub.
+    If a metric is given, it decides. Otherwise, networks are evaluated on such texts if no option names a search file,
+    pairs or labels, and the test file has the same column of texts as the training file. `text` is the column that the
+    training file suggests. `test` is the test file, or None for a hub data set.
     """
     from nas.columns import Clear
     from nas.proposal import text_of
@@ -118,7 +121,10 @@ def _has_only_texts(answers: TaskAnswers, text: Any, test: str | None) -> bool:
 
 
 def _settle_pair(pairs: Columns | None, answers: TaskAnswers, open_questions: OpenQuestions) -> None:
-    """Add the columns of a pair's two texts and of its score to the answers. `pairs` are the columns of the files."""
+    """Add two column names to the answers for the texts of a pair, and one for the score of the pair.
+
+    `pairs` holds the columns of the files with the pairs; None for a hub data set.
+    """
     from nas.columns import Clear
 
     if not answers.pair:
@@ -136,10 +142,10 @@ def _settle_pair(pairs: Columns | None, answers: TaskAnswers, open_questions: Op
 
 
 def settle_task(columns: Columns | None, teacher: TeacherProperties | None, given_answers: TaskAnswers) -> TaskAnswers:
-    """Return the completed answers (text, label, kind, metric and so on) for a task that learns from labelled rows.
+    """Return the complete answers (text, label, kind, metric and so on) for a task that learns from labelled rows.
 
-    Answers missing from the options are found as in `OpenQuestions.settle`. Raises `StudyError` with all questions
-    that remain open and the options that answer them.
+    `OpenQuestions.settle` finds the answers that `given_answers` does not provide. Raises `StudyError` if questions
+    remain open; the message names the options that answer them.
     """
     from nas.columns import Clear
     from nas.tasks import REGISTRY, task_kind
@@ -197,7 +203,7 @@ def settle_task(columns: Columns | None, teacher: TeacherProperties | None, give
 
 
 def _check_kind(name: str | None) -> None:
-    """Raise `StudyError` if a kind of task is named that does not exist."""
+    """Raise `StudyError` if `name` is given but is not a kind of task."""
     from nas.tasks import REGISTRY
 
     if name is not None and name not in REGISTRY:
@@ -221,21 +227,21 @@ def _check_label(kind: TaskKind, columns: Columns, answers: TaskAnswers) -> None
 
 
 def _suits(kind: TaskKind, label: Column) -> bool:
-    """Whether a label column holds the lists that a kind of task needs, or single labels if it needs no lists."""
+    """Whether a label column holds the type of list that a kind of task needs, or single labels if it needs no list."""
     return label.list_meaning == (kind.meaning if kind.meaning in ("lists", "tags") else None)
 
 
 class OpenQuestions(list[str]):
-    """Messages about questions that have no answer yet, mostly because there is no terminal on which to ask them."""
+    """Messages about questions that could not be answered, mostly because there is no terminal to ask on."""
 
     def settle(
         self, flag: str, question: str, suggestion: Any, columns: Columns | None, in_words: Callable[[Any], str]
     ) -> str:
-        """Return the answer to one question. If there is none, record the problem and return an empty string.
+        """Return the answer to one question. If there is no answer, record a message and return an empty string.
 
         `suggestion` is the answer that the data suggests, which is either clear or ambiguous. `in_words` turns the
-        value of a clear answer into text. On a terminal, the user is asked, and a clear answer is proposed. Without a
-        terminal, a clear answer is used. If the kind of task is clear, the user is never asked for it.
+        value of a clear answer into text. On a terminal, the user is asked, and a clear answer is the default. Without
+        a terminal, a clear answer is used. A clear answer to `--kind` is always used, without asking the user.
         """
         from nas.columns import Clear
 
@@ -259,8 +265,8 @@ class OpenQuestions(list[str]):
     def settle_fine_tuning(self, misfit: str, fine_tune: bool | None) -> bool | None:
         """Return whether to fine-tune the teacher with a new classifier.
 
-        `misfit` states why the existing classifier does not fit the task. On a terminal, the user is asked. If the
-        answer is not yes, the problem is recorded.
+        `misfit` states why the existing classifier does not fit the task. On a terminal, the user is asked. Unless the
+        user agrees, a message about the problem is recorded.
         """
         if fine_tune is None and sys.stdin.isatty():
             if typer.confirm(f"{misfit}. Fine-tune it with a new classifier?", default=True, err=True):
@@ -281,9 +287,9 @@ class OpenQuestions(list[str]):
 
 
 def ask(flag: str, question: str, given: T | None, proposed: T | None = None) -> T:
-    """Return the given answer. If there is none, ask on a terminal or, without a terminal, return the proposed answer.
+    """Return the answer `given` or, if it is None, ask the user on a terminal.
 
-    Raises `StudyError` if there is no terminal and no proposed answer.
+    Without a terminal, return the answer `proposed`, or raise `StudyError` if it is None.
     """
     if given is not None:
         return given

@@ -1,4 +1,4 @@
-"""The pipeline of a study: its list of steps, the runner that brings them up to date, and the folder of the results.
+"""The pipeline of a study: the list of its steps, the runner that executes them, and the folder with the results.
 
 The command line and the public API of `nas` call the functions that are exported here.
 """

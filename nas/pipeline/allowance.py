@@ -1,6 +1,7 @@
-"""Computes how much of `training.hours` remains for the steps that share it: supernet, search and final training.
+"""Computes how much of `training.hours` is left for the three steps that share it.
 
-All other steps have a fixed cost: the seconds that they took or, if they have not run yet, an estimate.
+These steps are the supernet's training, the search and the final training. Every other step has a fixed cost: the
+seconds that the step took or, if it has not run yet, an estimate.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from nas.pipeline.unlabelled import unlabelled_lengths
 from nas.study import Study
 
 _ROW_DEPENDENT_STEPS = ("embedded", "data", "unlabelled", "teacher", "separate-teacher", "teacher-logits")
-"""Steps whose duration depends on rows that may not have been read yet. They are treated as a fixed cost only once they
-have finished."""
+"""Steps whose duration depends on rows that may not have been read yet. `refuse_too_few` counts the cost of such a step
+only once the step has finished."""
 
 
 def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> float:
-    """Return the seconds that `training.hours` leaves for `step` and for the later steps among which it is divided.
+    """Return how many seconds of `training.hours` are left for `step` and for the later steps that share the time.
 
     Return infinity if the study does not set `training.hours`.
     """
@@ -42,8 +43,8 @@ def seconds_allowed(run: Run, steps: Sequence[Step | Check], step: Step) -> floa
 def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
     """Raise `StudyError` if the steps with a fixed cost use up all of `training.hours`.
 
-    These are all steps except supernet, search and final training. Steps whose duration depends on rows that may not
-    have been read yet are included only once they have finished.
+    All steps have a fixed cost, except the supernet's training, the search and the final training. A step whose
+    duration depends on rows that may not have been read yet is counted only once the step has finished.
     """
     if not run.study.training.hours:
         return
@@ -61,7 +62,10 @@ def refuse_too_few(run: Run, steps: Sequence[Step | Check]) -> None:
 
 
 def refuse(study: Study, work: Workload, fixed: float) -> None:
-    """Raise `StudyError` if the steps with a fixed cost, which take `fixed` seconds, use up all of `training.hours`."""
+    """Raise `StudyError` if the steps with a fixed cost use up all of `training.hours`.
+
+    `fixed` is the total number of seconds that these steps take.
+    """
     fixed, hours = fixed + division.OUTSIDE_STEPS, study.training.hours or 0.0
     if 3600 * hours <= fixed:
         least_hours = ceil(1000 * (fixed + _shortest_seconds(study, work)) / 3600) / 1000
@@ -72,10 +76,11 @@ def refuse(study: Study, work: Workload, fixed: float) -> None:
 
 
 def divided_seconds(study: Study, work: Workload, steps: Sequence[tuple[Step, float | None]]) -> dict[str, float]:
-    """Return the estimated remaining seconds of each step, keyed by step name, for a study that sets `training.hours`.
+    """Return the estimated seconds that each step will take, keyed by step name.
 
-    `steps` pairs each step with the seconds that it took, or with None if it is not up to date. For steps that are up
-    to date, the estimate is 0. Raises `StudyError` if no time is left for supernet, search and final training.
+    The study must set `training.hours`. `steps` pairs each step with the seconds that it took, or with None if the step
+    is not up to date. The estimate for a step that is up to date is 0. Raises `StudyError` if no time is left for the
+    supernet's training, the search and the final training.
     """
     seconds_by_step = {step.name: step.seconds(study, work) for step, _ in steps if not step.shares_hours}
     seconds_by_step |= {step.name: took for step, took in steps if took is not None}
@@ -98,7 +103,10 @@ def divided_seconds(study: Study, work: Workload, steps: Sequence[tuple[Step, fl
 
 
 def _shortest_seconds(study: Study, work: Workload) -> float:
-    """Estimate the total seconds of the shortest possible supernet training, search and final training."""
+    """Estimate the total seconds of the shortest allowed supernet training, search and final training.
+
+    The minimum is `LEAST_STEPS` training steps for each of the two trainings, and `LEAST_EVALUATIONS` for the search.
+    """
     supernet = study.supernet.model_copy(update={"steps": division.LEAST_STEPS})
     search = study.search.model_copy(update={"evaluations": division.LEAST_EVALUATIONS})
     epochs = division.LEAST_STEPS * study.export.batch_size / max(1, work.distilled.rows)
@@ -109,7 +117,7 @@ def _shortest_seconds(study: Study, work: Workload) -> float:
 
 
 def _workload(run: Run) -> Workload:
-    """Return the workload of a run's steps. Until the data is read, typical numbers of texts and tokens are assumed."""
+    """Return the workload of a run. Until the data is read, assume typical numbers of texts and tokens."""
     study, rate, seconds_taken = run.study, measured_rate(), run.seconds()
     baselines = [seconds_taken.get(f"baselines-{device.name}") for device in study.devices]
     baselines_seconds = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)

@@ -1,6 +1,6 @@
-"""The functions that implement the public API, and commands such as `nas train`.
+"""Functions that the public API and commands such as `nas train` call.
 
-Each function first runs the steps that it needs, unless they are up to date, and then returns their results.
+Each function runs all required steps that are not up to date.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 
 def _bring_up_to_date_and_read(run: Run, step: str, read: Callable[[Run], T]) -> T:
-    """Bring a step up to date, then return the value that `read` loads from the run."""
     with run.remembering():
         bring_up_to_date(run, steps_of(run), step)
         return read(run)
@@ -41,21 +40,22 @@ def prepare_teacher(run: Run) -> TaskData:
 
 
 def train(run: Run) -> None:
-    """Train the supernet, after running the steps that it needs. Steps that are up to date are skipped."""
+    """Train the supernet. First run all required steps that are not up to date."""
     bring_up_to_date(run, steps_of(run), "supernet")
 
 
 def profile(run: Run) -> dict[str, Profile]:
     """Profile the devices whose profile is missing or out of date; return all profiles, keyed by device name.
 
-    Raises `DeviceError` if an off-cluster device has no imported profile. Before that, it profiles all other devices.
+    Raises `DeviceError` if an off-cluster device has no imported profile, but only after all other devices are
+    profiled.
     """
     bring_up_to_date(run, steps_of(run), *(f"profile-{device.name}" for device in run.study.devices))
     return profiles_of(run)
 
 
 def evaluate_candidates(run: Run) -> SearchState:
-    """Run the search, without measuring its best candidates.
+    """Evaluate the search's candidates, but do not measure the best ones on the devices.
 
     Returns all evaluated candidates, and the number of trials with each outcome.
     """
@@ -63,7 +63,7 @@ def evaluate_candidates(run: Run) -> SearchState:
 
 
 def search_candidates(run: Run) -> SearchState:
-    """Run the search, then measure the best candidates of each budget end to end on the devices.
+    """Run the search, then measure the best candidates for each budget on the devices.
 
     Returns all evaluated candidates, and the number of trials with each outcome.
     """
@@ -71,11 +71,11 @@ def search_candidates(run: Run) -> SearchState:
 
 
 def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one sub-network for each budget.
+    """Export one sub-network for each budget, after running all required steps that are not up to date.
 
-    First runs all prerequisite steps that are not up to date. Returns the verification of each export, keyed by budget
-    name. Without `fine_tune`, exports keep the supernet's weights. Raises `MissedBudgetsError` if there is a budget for
-    which no measured candidate can be exported. Before that, it exports networks for all other budgets.
+    Returns the content of each export's `verification.json`, keyed by budget name. If `fine_tune` is not set, exports
+    keep the supernet's weights. Raises `MissedBudgetsError` if no measured candidate can be exported for one of the
+    budgets, but only after the networks for all other budgets are exported.
     """
     names = {f"export-{budget.name}": budget.name for budget in run.study.budgets}
     problems = bring_up_to_date(run, steps_of(run, fine_tune), *names, tolerated=ExportError)
@@ -85,10 +85,10 @@ def export(run: Run, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
 
 
 def export_trial(run: Run, trial: str, fine_tune: bool = True) -> dict[str, dict[str, Any]]:
-    """Export one candidate of the search, given by its trial number or by the first digits of its digest.
+    """Export one candidate of the search, given its trial number or the first digits of its digest.
 
-    Returns a mapping from the export's name to its verification. Raises `ExportError` unless exactly one candidate
-    matches.
+    Returns a dictionary with one entry, which maps the export's name to the content of its `verification.json`. Raises
+    `ExportError` unless exactly one candidate matches `trial`.
     """
     with run.remembering():
         steps = steps_of(run)

@@ -1,6 +1,7 @@
-"""Writes archives that measure networks on off-cluster devices, which do not run `nas`, and imports the results.
+"""Writes archives that measure networks on off-cluster devices, and imports the measurements.
 
-`nas device bundle` and `nas device import` call these functions, both to profile devices and to verify exports.
+An off-cluster device does not run `nas` itself. `nas device bundle` and `nas device import` call these functions, both
+to profile devices and to verify exports.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ from nas.pipeline.steps import steps_of
 from nas.report.card import write_card
 
 _MOST_ERROR = 0.5
-"""The largest relative deviation between the measurements of one device that is considered plausible."""
+"""Measurements that contradict each other by more than this fraction are rejected as implausible."""
 
 
 def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write an archive that, run on an off-cluster device, measures the device's profile; return `output`.
+    """Write an archive that measures the profile of an off-cluster device; return the archive's path, `output`.
 
-    `output` is the path of the archive. `variables` holds the values of the option `--set`, each in the form
-    `NAME=VALUE`. The archive's README contains the command that imports the result, including these options.
+    The user unpacks the archive on the device and runs it there. `variables` holds the values of the option `--set`,
+    each in the form `NAME=VALUE`. The archive's README contains the command that imports the measurements. This command
+    includes the `--set` options.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
     recipe, _ = _recipe_and_inputs(run, device)
@@ -54,7 +56,7 @@ def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str]
 
 
 def import_profile(run: Run, device: str, result: Path) -> Profile:
-    """Build an off-cluster device's profile from the measurements in `result`, store it in the run, and return it.
+    """Build an off-cluster device's profile from the file `result`, store the profile in the run, and return it.
 
     Raises `DeviceError` if the measurements belong to a different bundle, or are implausible.
     """
@@ -81,16 +83,16 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
 
 
 def bundle_export(run: Run, budget: str, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write an archive that, run on an off-cluster device, measures an export there; see `bundle_profile`."""
+    """Write an archive that measures the export for a budget on an off-cluster device; see `bundle_profile`."""
     job, _, _ = _export_job(run, budget, device)
     job.write(output, f"{_command(run, device, variables)} --export {shlex.quote(budget)}")
     return output
 
 
 def import_verification(run: Run, budget: str, device: str, result: Path) -> dict[str, Any]:
-    """Add the measurements of an off-cluster device to an export's verification; return the verification.
+    """Add an off-cluster device's measurements to the `verification.json` of an export; return the file's new content.
 
-    If the export misses its budget on the device, the miss is recorded, and the next `nas export` exports the next best
+    If the export misses its budget on the device, record the miss. The next `nas export` then exports the next best
     candidate.
     """
     job, requested_budget, verification = _export_job(run, budget, device)
@@ -154,7 +156,7 @@ def _profile_job(recipe: ProfileRecipe) -> Job:
 
 
 def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[str, Any]]:
-    """Return the job that measures an export on a device, the export's budget, and its current verification."""
+    """Return a tuple: the measurement job for an export, the budget, and the content of `verification.json`."""
     _off_cluster_device(run, device)
     requested_budget = next((item for item in run.study.budgets if item.name == budget), None)
     limits = requested_budget.on(device) if requested_budget else None

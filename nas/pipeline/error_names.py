@@ -1,4 +1,4 @@
-"""Corrects errors about the model to be compressed: they name `[student]` if the study has this table."""
+"""Corrects error messages about the compressed model: if the study has a `[student]`, they name `student.model`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TEACHER_KEYS = re.compile(r"\bteacher\.(model|revision|fine_tune|prune_vocabula
 
 @contextmanager
 def student_named(study: Study) -> Iterator[None]:
-    """If the study has a `[student]`, replace `teacher.model` and similar keys by `student.model` in error messages.
+    """If the study has a `[student]`, replace keys such as `teacher.model` with `student.model` in error messages.
 
-    This affects all errors that the `with` block raises. The code that reads the model to be compressed always writes
-    `teacher.model`, since in most studies this model is the teacher.
+    This applies to every `NasError` that the `with` block raises. The code that reads the compressed model always
+    writes `teacher.model`, since the teacher is the compressed model in most studies.
     """
     try:
         yield

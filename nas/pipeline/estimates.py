@@ -1,7 +1,7 @@
 """Estimates how many seconds each step takes, from the settings, the texts and the measured speed of this machine.
 
-`nas check` shows the estimates. With `training.hours`, they also determine how much time is left for training and
-search.
+`nas check` shows the estimates. If a study sets `training.hours`, the estimates also determine how much time is left
+for training and search.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from nas.search.uniform import most_uniform
 from nas.study import Study
 
 _CANDIDATE_SHARE = 0.25
-"""Assumed share of the teacher's operations that an average candidate within a budget needs."""
+"""Assumed operations of an average candidate that meets a budget, as a fraction of the largest network's."""
 _TYPICAL_LENGTH_SHARE = 1 / 3
-"""Assumed mean text length as a share of `max_length`, if the rows are not on this machine."""
+"""Assumed mean text length as a fraction of `max_length`, if the rows are not on this machine."""
 _ASSUMED_ROWS = 20_000
 """Assumed number of training rows, if the rows are not on this machine."""
 _MEASUREMENT_SECONDS = 2.0
@@ -31,12 +31,12 @@ _MEASUREMENT_SECONDS = 2.0
 _WRITING_SECONDS = 3.0
 """Seconds that an export takes in addition to its verification."""
 _EFFICIENCY = 0.35
-"""The speed of training and evaluation loops as a share of the measured speed of matrix products."""
+"""The speed of training and evaluation loops as a fraction of the measured speed of matrix products."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The number and length of a study's texts, the operations that they need, and the speed of this machine."""
+    """The quantities from which the time of each step is estimated: texts, tokens, operations and machine speed."""
 
     rows: int
     """Number of training rows."""
@@ -45,31 +45,31 @@ class Workload:
     judged: int
     """Number of texts on which each candidate is evaluated."""
     operations: float
-    """Operations per token in the layers of the largest network of the search space."""
+    """Operations per token in the layers of the search space's largest network."""
     rate: float
-    """Measured operations per second of a matrix product."""
+    """Operations per second that this machine reached in a measured matrix product."""
     baselines_seconds: float | None = None
-    """Seconds that it took to write and measure the baselines of all devices; None until they exist."""
+    """Seconds that were needed to write and measure the baselines of all devices; None until all baselines exist."""
     slowness: float = 1.0
-    """The longest time that it took to measure a device profile, divided by the estimated time, but at least 1.
+    """The factor by which the slowest device profile took longer to measure than estimated; at least 1.
 
-    If nothing has been profiled yet, it is 1.
+    The factor is 1 until a device is profiled.
     """
     unlabelled: int = 0
     """Number of unlabelled texts."""
     unlabelled_tokens: float = 0.0
     """Mean number of tokens per unlabelled text."""
     judged_tokens: float = 0.0
-    """Mean number of tokens per text of the search set; 0 if it is unknown and assumed to be `tokens`."""
+    """Mean number of tokens per text of the search set; 0 if this number is unknown and `tokens` is used instead."""
     teacher_operations: float = 0.0
     """Operations per token of the separate teacher from which the study's `[student]` learns.
 
-    It is 0 if no separate teacher has to be run, or if the number of operations is unknown.
+    The value is 0 if no separate teacher has to be run, or if the number of operations is unknown.
     """
 
     @classmethod
     def of(cls, study: Study, rows: Rows | None, rate: float, baselines_seconds: float | None = None) -> Workload:
-        """Return the workload of a study whose data `rows` describes. If `rows` is None, typical data is assumed."""
+        """Return the workload of a study, given a description of its rows. If `rows` is None, assume typical data."""
         training_set = rows.sets["train"] if rows else None
         unlabelled_set = rows.sets.get("unlabelled") if rows else None
         return cls(
@@ -93,7 +93,10 @@ class Workload:
         baselines_seconds: float | None = None,
         unlabelled: Sequence[int] = (),
     ) -> Workload:
-        """Return the workload of a study with tokenised data. `unlabelled` holds the lengths of unlabelled texts."""
+        """Return the workload of a study, given its tokenised data.
+
+        `unlabelled` holds the number of tokens of each unlabelled text.
+        """
         lengths, judged_lengths = data.train["length"], data.search["length"]
         return cls(
             rows=len(lengths),
@@ -109,18 +112,18 @@ class Workload:
 
     @property
     def distilled(self) -> Workload:
-        """The workload of the distillation, whose rows are the labelled and the unlabelled texts together."""
+        """The workload of the distillation: a copy in which `rows` counts both labelled and unlabelled texts."""
         texts = self.rows + self.unlabelled
         tokens = (self.rows * self.tokens + self.unlabelled * self.unlabelled_tokens) / texts
         return replace(self, rows=texts, tokens=tokens, unlabelled=0)
 
     @property
     def by_teacher(self) -> Workload:
-        """This workload, but with the operations per token of the student's separate teacher, if they are known."""
+        """A copy of the workload whose `operations` are those of the separate teacher, if they are known."""
         return replace(self, operations=self.teacher_operations or self.operations)
 
     def seconds(self, texts: float) -> float:
-        """Estimate the seconds of a forward pass of the largest network over `texts` texts of mean length.
+        """Estimate the seconds that a forward pass of the largest network takes on `texts` texts of mean length.
 
         Training on these texts takes three times as long.
         """
@@ -128,7 +131,7 @@ class Workload:
 
     @property
     def judging_seconds(self) -> float:
-        """The estimated seconds of a forward pass of the largest network over the texts that evaluate candidates."""
+        """The estimated seconds that the largest network needs for the texts on which candidates are evaluated."""
         return replace(self, tokens=max(8.0, self.judged_tokens or self.tokens)).seconds(self.judged)
 
 
@@ -140,8 +143,8 @@ def embedded(study: Study, work: Workload) -> float:
 def data(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to read, split and tokenise the rows.
 
-    This includes the time to compute the teacher's outputs if these are the labels. The test set is then assumed to be
-    as large as the search set.
+    If the teacher's outputs serve as labels, the estimate includes the time to compute these outputs, and assumes that
+    the test set is as large as the search set.
     """
     return _reading(work) + (2 * work.judging_seconds if study.task.evaluated_on == "texts" else 0.0)
 
@@ -156,7 +159,7 @@ def unlabelled(study: Study, work: Workload) -> float:
 
 
 def teacher(study: Study, work: Workload) -> float:
-    """Estimate the seconds needed to load the teacher or, if the study asks for it, to fine-tune it."""
+    """Estimate the seconds needed to load the teacher or, if the study asks for fine-tuning, to fine-tune it."""
     tuning = study.compressed.fine_tune
     return 3 * work.seconds(work.rows) * tuning.epochs_on(work.rows) if tuning else 5.0
 
@@ -170,8 +173,8 @@ def separate_teacher(study: Study, work: Workload) -> float:
 def teacher_logits(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to compute the logits of the separate teacher from which a `[student]` learns.
 
-    This includes the time to tokenise all texts for that teacher. If the study reads the logits from columns of the
-    data, it is only the time to read the data.
+    The estimate includes the time to tokenise all texts for that teacher. If the study reads the logits from columns of
+    the data, the estimate covers only the time to read the data.
     """
     if not study.teacher.is_loaded:
         return unlabelled(study, work)
@@ -210,8 +213,8 @@ def evaluation(study: Study, work: Workload) -> float:
 def front(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to measure the best candidates, and to evaluate the teacher and uniform baselines.
 
-    If the study sets `training.hours`, the search has already evaluated the uniform baselines of budgets without an
-    accuracy floor.
+    If the study sets `training.hours`, the estimate leaves out the uniform baselines of budgets without an accuracy
+    floor, because the search has already evaluated these baselines.
     """
     measuring_seconds = (
         _count_candidate_lists(study) * study.export.candidates + len(study.budgets)
@@ -223,7 +226,7 @@ def front(study: Study, work: Workload) -> float:
 
 
 def baselines(study: Study, work: Workload) -> float:
-    """Estimate the seconds needed to write and verify the baselines of one device: the teacher and its int8 form."""
+    """Estimate the seconds needed to write and verify one device's baselines: the teacher, and the teacher in int8."""
     return 15.0
 
 
@@ -233,7 +236,7 @@ def static(study: Study, work: Workload) -> float:
 
 
 def finalists(study: Study, work: Workload) -> float:
-    """Estimate the seconds of the final training, assuming that half of the finalists take part in it on average."""
+    """Estimate the seconds of the final training, assuming that on average half of the finalists take part."""
     settings, work = study.export, work.distilled
     passes = 1 + 3 * _CANDIDATE_SHARE * _count_candidate_lists(study) * settings.finalists / 2
     return passes * work.seconds(study.final_steps(work.rows) * settings.batch_size)
@@ -242,8 +245,8 @@ def finalists(study: Study, work: Workload) -> float:
 def export(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to write and verify the export for one budget.
 
-    Once the baselines exist, the time to verify the export is estimated as half of the time that the baselines took,
-    since each device has two large baselines.
+    Once the baselines exist, the verification is assumed to take half as long as the baselines took, since each device
+    has two large baselines.
     """
     return 15.0 if work.baselines_seconds is None else _WRITING_SECONDS + work.baselines_seconds / 2
 

@@ -1,8 +1,8 @@
-"""The last steps of a study: for each budget, export the best network that meets it, and verify the exported files.
+"""The last steps of a study: export the best network for each budget, and verify the exported files.
 
-The best network is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches the
-floor. A user can also export a single candidate of the search. The teacher is exported and verified in the same way,
-as a baseline for each device.
+The best network is the most accurate one that meets the budget or, if the budget has an accuracy floor, the cheapest
+one that reaches the floor. A user can also export a single candidate of the search. For each device, the teacher is
+exported and verified in the same way, as a baseline.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _RESULT_VERSION = 7
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
-    """Whether an export is up to date. Without `fine_tune`, a fine-tuned export is also treated as up to date."""
+    """Whether an export is up to date. If `fine_tune` is not set, a fine-tuned export also counts as up to date."""
     step = f"export-{name}"
     if run.is_done(step, inputs(run, fine_tune=fine_tune)):
         return True
@@ -72,7 +72,7 @@ def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool)
 
 
 def exported(run: Run) -> list[str]:
-    """Return the names of up-to-date exports: first those of budgets, then those of single candidates."""
+    """Return the names of the exports that are up to date: exports for budgets, then exports of single candidates."""
     if not run.is_finished("front"):
         return []
     trials = [
@@ -84,28 +84,28 @@ def exported(run: Run) -> list[str]:
 
 
 def is_exported(run: Run, budget: Budget) -> bool:
-    """Whether a budget has an up-to-date export, no matter whether the exported network was fine-tuned."""
+    """Whether the export for a budget is up to date, with or without fine-tuning."""
     return _is_written(run, budget.name, partial(export_inputs, run, budget))
 
 
 def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
-    """Whether an export is up to date, no matter whether the exported network was fine-tuned.
+    """Whether an export is up to date, with or without fine-tuning.
 
-    `inputs(True)` and `inputs(False)` return the digest of the export's inputs with and without fine-tuning. They are
-    called only if the export exists.
+    `inputs(True)` and `inputs(False)` return the digest of the export's inputs with and without fine-tuning. `inputs`
+    is called only if the export exists.
     """
     step = f"export-{name}"
     return run.is_finished(step) and any(run.is_done(step, inputs(tuned)) for tuned in (True, False))
 
 
 def trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
-    """Return the digest of everything that a single candidate's export depends on, including all device profiles."""
+    """Return the digest of everything that the export of a single candidate depends on."""
     inputs = [_RESULT_VERSION, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune]
     return digest([*inputs, measured_on(run)])
 
 
 def trial_name(candidate: dict[str, Any]) -> str:
-    """Return the name of a single candidate's export. It contains the trial number or the start of the digest."""
+    """Return the name of a single candidate's export: `trial-`, and the trial number or the start of the digest."""
     return f"{TRIAL}{candidate.get('trial', candidate['digest'][:8])}"
 
 
@@ -141,7 +141,7 @@ def export_inputs(run: Run, budget: Budget, fine_tune: bool) -> str:
 
 
 def record_miss(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
-    """Record that an architecture missed a budget on an off-cluster device, so that `make_export` skips it."""
+    """Record that an architecture missed a budget on an off-cluster device. `make_export` then skips this network."""
     digests = [*_missed_architectures(run, budget), Architecture.from_json(architecture).digest]
     write_json(run.missed(budget.name), {"of": _misses_digest(run, budget), "digests": digests})
 
@@ -149,7 +149,7 @@ def record_miss(run: Run, budget: Budget, architecture: dict[str, Any]) -> None:
 def _missed_architectures(run: Run, budget: Budget) -> list[str]:
     """Return the digests of architectures whose exports missed a budget on an off-cluster device.
 
-    Recorded misses are ignored if the budget, the supernet or a profile has changed since they were recorded.
+    A recorded miss is ignored if the budget, the supernet or a profile has changed since the miss was recorded.
     """
     path = run.missed(budget.name)
     record: dict[str, Any] = read_json(path, ExportError) if path.exists() else {"of": None}
@@ -157,12 +157,12 @@ def _missed_architectures(run: Run, budget: Budget) -> list[str]:
 
 
 def _misses_digest(run: Run, budget: Budget) -> str:
-    """Return the digest of the budget, the supernet and the profiles on which recorded misses depend."""
+    """Return the digest of the budget, the supernet and the profiles. A recorded miss is valid only for this digest."""
     return digest([budget.model_dump(mode="json"), supernet_inputs(run), measured_on(run, *budget.devices)])
 
 
 def baselines(run: Run) -> dict[str, dict[str, Any]]:
-    """Return the verifications of all baselines that exist, keyed by `<device>/<kind>`.
+    """Return the content of each existing baseline's `verification.json`, keyed by `<device>/<kind>`.
 
     The kinds are `teacher`, `teacher-int8` (the teacher in int8) and `static` (the static model).
     """
@@ -178,7 +178,7 @@ def verification(run: Run, name: str) -> dict[str, Any]:
 
 
 def baselines_inputs(run: Run, device: str) -> str:
-    """Return the digest of everything that the baselines of a device depend on, including the machine."""
+    """Return the digest of everything that a device's baselines depend on, including the device's machine."""
     resolved_device = device_of(run, device)
     return digest(
         [_RESULT_VERSION, teacher_inputs(run), resolved_device.model_dump(mode="json"), fingerprint(resolved_device)]
@@ -202,7 +202,7 @@ def _teacher_folder(run: Run, device: str) -> Path:
 
 
 def reference_of(run: Run, device: str) -> Reference:
-    """Return the verified teacher with which exports are compared on a device."""
+    """Return the uncompressed teacher, with its measured accuracy, against which exports are compared on a device."""
     folder = _teacher_folder(run, device)
     return Reference(folder, read_json(folder / VERIFICATION_FILE, ExportError)["accuracy"])
 
@@ -212,7 +212,7 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
 
 
 def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
-    """Write a network with the teacher's tokenizer to a folder; return the metric to evaluate the network with.
+    """Write a network and the teacher's tokenizer to a folder; return the metric for evaluating the network.
 
     Raises `ExportError` if the written tokenizer does not reproduce the tokens of the test set.
     """
@@ -230,7 +230,7 @@ def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collect
 
 
 def _calibrated_metric(run: Run, model: CompactBert) -> Metric:
-    """Return the study's metric. If its settings, such as a threshold, are left open, choose them on the search set."""
+    """Return the study's metric. If the study leaves the metric's thresholds open, choose them on the search set."""
     metric = metric_of(run)
     if metric.is_calibrated:
         return metric
@@ -247,10 +247,10 @@ def _int8_teacher(teacher: CompactBert) -> CompactBert:
 
 
 def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool) -> None:
-    """Export the best candidate whose exported files are verified to meet a budget.
+    """Export and verify the candidates for a budget one by one, best first, until an export meets the budget.
 
-    The best one is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches the
-    floor. Raises `ExportError` if no measured candidate meets the budget.
+    The best candidate is the most accurate one or, if the budget has an accuracy floor, the cheapest one that reaches
+    the floor. Raises `ExportError` if no measured candidate meets the budget.
     """
     if not fine_tune:
         drop_outputs(run)  # the stored outputs of the teacher are needed only for training
@@ -302,7 +302,11 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
 
 
 def _missed_floor_message(floor: Floor, below_floor: list[tuple[float, dict[str, Any]]]) -> str:
-    """Return a message that no candidate reaches an accuracy floor. It describes the most accurate candidate."""
+    """Return a message for the case that no candidate reaches an accuracy floor.
+
+    `below_floor` pairs each candidate's accuracy with its entry in `front.json`. The message describes the most
+    accurate candidate.
+    """
     accuracy, nearest = max(below_floor, key=lambda pair: pair[0])
     return (
         f"no measured candidate reaches {floor.minimum:.4f} on the search set, where the teacher reaches "
@@ -329,21 +333,21 @@ def missed_floors(run: Run) -> dict[str, str]:
 
 
 def make_trial(run: Run, stopwatch: Stopwatch, candidate: dict[str, Any], fine_tune: bool) -> None:
-    """Export a single candidate and compare it with the teacher on all devices."""
+    """Export a single candidate, and compare the candidate with the teacher on all devices."""
     writer, name = _Writer(run, fine_tune), trial_name(candidate)
     references = _references(run, (device.name for device in run.study.devices))
     writer.write(name, candidate, writer.with_weights(name, candidate, accept_dropped=False), None, references)
 
 
 class _WithWeights(NamedTuple):
-    """A network with the weights that are exported, and its accuracies before and after training."""
+    """A network with the weights to be exported, and the accuracies of this network before and after training."""
 
     model: CompactBert
     finalist: Finalist
     is_trained: bool
 
     def accuracies(self) -> dict[str, Any]:
-        """Return the entries of the verification about the network's accuracy on the search set."""
+        """Return the entries of `verification.json` that describe the network's accuracy on the search set."""
         finalist = self.finalist
         return {
             "search_accuracy_inherited": finalist.inherited,
@@ -356,7 +360,7 @@ class _WithWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class _Writer:
-    """Exports and verifies candidates of a run. Trains candidates that were not in the final training."""
+    """Exports and verifies candidates of a run, after training those that were not in the final training."""
 
     run: Run
     fine_tune: bool
@@ -369,9 +373,10 @@ class _Writer:
     def with_weights(self, name: str, candidate: dict[str, Any], accept_dropped: bool) -> _WithWeights:
         """Return a candidate with its trained weights, or with the supernet's weights if these are more accurate.
 
-        A candidate that was not in the final training is trained here, on its own. So is a candidate that was dropped
-        during the final training, unless `accept_dropped` permits the weights that it had when it was dropped.
-        Without `self.fine_tune`, nothing is trained, and every candidate gets the supernet's weights.
+        A candidate that was not in the final training is trained individually. For a candidate that was dropped during
+        the final training, `accept_dropped` decides: the candidate either keeps the weights that it had when it was
+        dropped, or is trained individually. If `self.fine_tune` is not set, nothing is trained, and the candidate is
+        returned with the supernet's weights.
         """
         architecture = Architecture.from_json(candidate["architecture"])
         return (
@@ -388,7 +393,7 @@ class _Writer:
         budget: Budget | None,
         references: dict[Device, Reference],
     ) -> dict[str, Any]:
-        """Export a candidate as the export called `name`; return the verification of the export."""
+        """Export a candidate under the name `name`; return the content of the export's `verification.json`."""
         run, folder = self.run, self.run.export(name)
         metric = _write_network(run, network.model, folder, [device.runtime for device in references])
         entries: dict[str, Any] = {
@@ -427,9 +432,9 @@ class _Writer:
         return _WithWeights(self.evaluator.network(architecture), finalist, False)
 
     def _has_trained_weights(self, architecture: Architecture, accept_dropped: bool) -> bool:
-        """Whether the final training provides the weights of a network.
+        """Whether the final training produced weights that can be used for a network.
 
-        The weights of a network that was dropped during this training are used only if `accept_dropped` is set.
+        The weights of a network that was dropped during the final training can be used only if `accept_dropped` is set.
         """
         if not self.run.is_done("finalists", finalists_inputs(self.run)):
             return False

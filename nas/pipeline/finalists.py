@@ -1,8 +1,8 @@
-"""The final training: the best candidates of all budgets are trained together, but each with its own weights.
+"""The final training: trains the best candidates for all budgets (the finalists) together, but with separate weights.
 
-The supernet's weights rank candidates well, but they are not the best weights for a single network, since all
-candidates share them. So the finalists of every budget continue to learn from the teacher without sharing weights. The
-finalists of a budget compete, and the less accurate ones are dropped during this training.
+All candidates share the supernet's weights. These weights are good enough to rank candidates, but not the best weights
+for a single network. In the final training, each finalist therefore starts from a copy of the shared weights and
+continues to learn from the teacher. The finalists of a budget compete, and some of them are dropped during training.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from nas.supernet.loops import Schedule
 _RESULT_VERSION = 2
 """Increase this when the final training yields different weights than before, so that older results are rebuilt."""
 _RUNGS = (0.25, 0.5)
-"""After each of these shares of the steps, the less accurate half of each budget's finalists is dropped."""
+"""After each of these fractions of the steps, about half of each budget's finalists are dropped (see `Halving`)."""
 _RESULT_FILE = "finalists.json"
 
 
@@ -55,31 +55,32 @@ class Finalist:
     standard_error: float
     """The standard error of `inherited`."""
     accuracies: tuple[tuple[int, float], ...]
-    """Pairs of a number of training steps and the accuracy after them. There is a pair for each rung that the network
-    reached and, unless it was dropped, one for the end of the training."""
+    """Pairs of a number of training steps and the accuracy after these steps: one pair for each rung that the network
+    reached and, unless the network was dropped, one pair for the end of the training. A rung is a step at which the
+    worse networks are dropped."""
 
     @property
     def is_gain(self) -> bool:
-        """Whether the trained weights are at least as accurate as the supernet's, corrected for selection bias."""
+        """Whether the accuracy after training is at least `inherited_corrected`."""
         return self.accuracies[-1][1] >= self.inherited_corrected
 
     @property
     def inherited_corrected(self) -> float:
         """The accuracy with the supernet's weights, corrected for selection bias.
 
-        Without the correction, the accuracy would be too high, because the network was selected by it.
+        The uncorrected accuracy is too high on average, because the network was selected for its high accuracy.
         """
         return self.inherited - SELECTION_BIAS * self.standard_error
 
     @property
     def corrected_accuracy(self) -> float:
-        """The accuracy of the trained weights, or `inherited_corrected` if the latter is higher."""
+        """The accuracy after training or `inherited_corrected`, whichever is higher."""
         return max([self.inherited_corrected, *(accuracy for _, accuracy in self.accuracies[-1:])])
 
     def expected(self, steps: int) -> float:
-        """Return the `corrected_accuracy` that is expected after `steps` training steps.
+        """Estimate the `corrected_accuracy` after `steps` training steps.
 
-        If the network was dropped before that step, its accuracy is extrapolated.
+        If the network was dropped earlier, its accuracy is extrapolated to this number of steps.
         """
         if not self.accuracies:
             return self.corrected_accuracy
@@ -88,7 +89,7 @@ class Finalist:
 
     @property
     def order(self) -> tuple[int, float]:
-        """A key that sorts networks by the length of their training, then by accuracy, both in descending order."""
+        """A key that sorts networks by length of training, longest first, and then by accuracy, highest first."""
         return (-len(self.accuracies), -self.accuracies[-1][1])
 
 
@@ -98,12 +99,12 @@ class Contest:
 
     networks: Sequence[Architecture]
     floor: Floor | None = None
-    """The accuracy to reach at the least cost. If None, the most accurate network wins."""
+    """The accuracy floor: the cheapest network that reaches the floor wins. If None, the most accurate network wins."""
     costs: Sequence[float] = ()
-    """The cost of each network; empty without a floor."""
+    """The cost of each network; empty if there is no floor."""
 
     def goal(self, numbers: Sequence[int], inherited: Sequence[float]) -> Goal | None:
-        """Return the contest's accuracy floor and costs as a `Goal`; None without a floor.
+        """Return the contest's accuracy floor and costs as a `Goal`; None if there is no floor.
 
         `numbers` are the indices of the contest's networks among all networks of the training run. `inherited` holds
         the accuracies of all networks before training.
@@ -132,10 +133,10 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:
-    """Return up to `export.finalists` candidates for each budget: the best ones that were measured to meet the budget.
+    """Return the finalists of each budget, keyed by budget name.
 
-    The keys are the budget names. Candidates are ranked by the search's objective. A budget with an accuracy floor has
-    up to twice as many finalists, spread evenly over its candidates from the most to the least accurate one.
+    The finalists are the best `export.finalists` candidates among those that met the budget when they were measured. A
+    budget with an accuracy floor has twice as many finalists, which are evenly spaced in the list of these candidates.
     """
     return {
         name: [Architecture.from_json(item["architecture"]) for item in items]
@@ -144,7 +145,7 @@ def finalists_of(run: Run) -> dict[str, list[Architecture]]:
 
 
 def _finalist_entries(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Return the entries of `front.json` that describe the finalists of each budget, keyed by budget name."""
+    """Return the entries of `front.json` for the finalists of each budget, keyed by budget name."""
     count, floors = run.study.export.finalists, {budget.name for budget in run.study.budgets if budget.has_floor}
     met_by_budget = {
         name: [item for item in candidates if item["met"]] for name, candidates in front(run)["budgets"].items()
@@ -178,11 +179,11 @@ def make_finalists(run: Run, stopwatch: Stopwatch) -> None:
 def train_together(
     run: Run, folder: Path, contests: Sequence[Contest], title: str, stopwatch: Stopwatch | None = None
 ) -> None:
-    """Train the networks of all contests together. Each contest drops the worse half of its networks at certain steps.
+    """Train the networks of all contests together. At certain steps, each contest drops about half of its networks.
 
-    An interrupted training is resumed. The weights of each network are written to a Hugging Face folder in `folder`,
-    named by the digest of the architecture. If the study sets `training.hours` and a `stopwatch` is given, the number
-    of steps depends on the time left on the stopwatch.
+    If an earlier training was interrupted, resume it. Write the weights of each network to `folder/<digest>`, named by
+    the digest of the architecture. If the study sets `training.hours` and a `stopwatch` is given, the number of steps
+    depends on the time left on the stopwatch.
     """
     architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
     evaluator = evaluator_of(run)
@@ -231,10 +232,10 @@ def evaluator_of(run: Run) -> Evaluator:
 def _decide_steps(
     run: Run, stopwatch: Stopwatch, contests: Sequence[Contest], evaluator: Evaluator, seconds_per_evaluation: float
 ) -> None:
-    """Decide how many steps the final training has, and record the number.
+    """Decide how many steps the final training has, and record this number.
 
-    The number depends on the time left, on the measured time per step (with all networks, and with only one or two per
-    contest), and on `seconds_per_evaluation`, the seconds that it takes to evaluate one network.
+    The number depends on the time left, on the measured time per step, and on `seconds_per_evaluation`, the time to
+    evaluate one network. The time per step is measured twice: with all networks, and with only one or two per contest.
     """
     counts = [(len(contest.networks), contest.floor is not None) for contest in contests]
     all_networks = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
@@ -271,9 +272,9 @@ def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Ar
 def training_steps(run: Run) -> int:
     """Return the number of steps of the final training.
 
-    Without `training.hours`, this number follows from the study's settings. With `training.hours`, it is decided when
-    the final training starts, from the time that is left then. If there is no final training in this case, for example
-    because only a single candidate is exported, the supernet's number of steps is used.
+    If the study does not set `training.hours`, the number follows from the study's settings. Otherwise, the number is
+    decided when the final training starts, and depends on the time left. If no number was decided, for example because
+    only a single candidate is exported, return the number of steps of the supernet's training.
     """
     if run.study.training.hours:
         return decided(run, "finalists") or supernet_steps(run)
@@ -281,7 +282,7 @@ def training_steps(run: Run) -> int:
 
 
 def trained(folder: Path) -> dict[str, Finalist]:
-    """Return the outcome for each network that was trained in a folder, keyed by the digest of its architecture."""
+    """Return the accuracies of the networks that `train_together` wrote to `folder`, keyed by architecture digest."""
     outcomes = read_json(folder / _RESULT_FILE, ExportError)
     return {
         name: Finalist(
@@ -294,5 +295,5 @@ def trained(folder: Path) -> dict[str, Finalist]:
 
 
 def load_trained(folder: Path, architecture: Architecture) -> CompactBert:
-    """Load a network with the weights that a training run wrote to `folder`."""
+    """Load a network with the weights that `train_together` wrote to `folder`."""
     return CompactBert.from_pretrained(folder / architecture.digest).eval()

@@ -1,4 +1,4 @@
-"""The accuracy floors of a run's budgets. They are known once the teacher's accuracy has been measured.
+"""Computes the accuracy floors of a run's budgets, which depend on the teacher's measured accuracy.
 
 The search uses `floors_of_candidates`. The final training and the exports use `floors_of_exports`.
 """
@@ -23,7 +23,8 @@ from nas.pipeline.teachers import load_teacher
 def floors_of_candidates(run: Run) -> dict[str, Floor]:
     """Return the accuracy floor of each budget that has one, keyed by budget name.
 
-    The floors are computed on the texts of the search set on which candidates are evaluated.
+    The floors are computed from the teacher's accuracy on the texts on which candidates are evaluated. These texts are
+    part of the search set.
     """
     return _floors(run, run.study.search.examples)
 
@@ -32,7 +33,8 @@ def floors_of_candidates(run: Run) -> dict[str, Floor]:
 def floors_of_exports(run: Run) -> dict[str, Floor]:
     """Return the accuracy floor of each budget that has one, keyed by budget name.
 
-    The floors are computed on the entire search set, because trained networks are evaluated on it.
+    The floors are computed from the teacher's accuracy on the entire search set, because trained networks are evaluated
+    on the entire search set.
     """
     return _floors(run, None)
 
@@ -47,9 +49,10 @@ def _floors(run: Run, examples: int | None) -> dict[str, Floor]:
 
 
 def _teacher_accuracy(run: Run, examples: int | None) -> tuple[float, float]:
-    """Return the teacher's accuracy on texts of the search set, and the standard error of this accuracy.
+    """Return the teacher's accuracy on the search set, and the standard error of this accuracy.
 
-    Both are measured once, and stored in the folder `evaluations`.
+    If `examples` is given, evaluate only this many texts. Both values are computed once, and stored in the folder
+    `evaluations`.
     """
     least_tokens = run.study.search.least_tokens
     path = run.evaluations(f"teacher-{digest([teacher_inputs(run), examples, least_tokens])}").with_suffix(".json")

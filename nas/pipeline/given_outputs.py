@@ -1,6 +1,6 @@
 """Reads a teacher's outputs from columns of the data, for studies that do not have the teacher itself.
 
-The columns are in the training data and in the unlabelled texts. A study names them in `teacher.outputs`.
+A study names the columns in `teacher.outputs`. Both the training data and the unlabelled texts must have these columns.
 `separate_teacher.py` stores the outputs for the distillation.
 """
 
@@ -24,8 +24,9 @@ from nas.pipeline.unlabelled import sources
 def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> list[str]:
     """Return the names of the columns with the teacher's outputs, in the order of the task's labels.
 
-    `outputs` maps each label to its column. If the task predicts one number, it has no label names, and `outputs` names
-    one column. Raises `TeacherError` if labels are missing from `outputs`, or if it has additional entries.
+    `outputs` maps each label to its column. If the task predicts one number, `label_names` is empty, and `outputs` must
+    have exactly one entry. Otherwise, the keys of `outputs` must be exactly the label names. Raises `TeacherError` if
+    `outputs` does not meet these conditions.
     """
     if not label_names:
         if len(outputs) != 1:
@@ -43,10 +44,10 @@ def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> li
 
 
 def read_outputs(run: Run, task: ReadTask, unlabelled: Unlabelled | None) -> dict[str, np.ndarray]:
-    """Return the teacher's outputs for each set of texts as an array of shape (texts, outputs).
+    """Return one array of the teacher's outputs, of shape (texts, outputs), for each set of texts.
 
-    The keys are `train`, `search` and, if the study has unlabelled texts, `unlabelled`. Raises `DataError` if a column
-    is missing or a value is not a finite number.
+    The keys are the names of the sets: `train`, `search` and, if the study has unlabelled texts, `unlabelled`. Raises
+    `DataError` if a column is missing or a value is not a finite number.
     """
     study = run.study
     columns = output_columns(study.teacher.outputs or {}, task.splits.label_names)

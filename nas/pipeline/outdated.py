@@ -1,4 +1,4 @@
-"""Finds the outdated results of a run: those of an older `nas`, or of settings or files that have since changed.
+"""Finds outdated results of a run: an older `nas` wrote them, or the study's settings or files have changed since.
 
 The report and `nas front` still show such results, together with the warning that `outdated` returns.
 """
@@ -18,8 +18,8 @@ from nas.pipeline.supernets import supernet_inputs
 def outdated(run: Run) -> str:
     """Return a line that names a run's outdated results and the command to rebuild them; empty if there are none.
 
-    Results that were measured on a different machine are not treated as outdated, since a run may be viewed on
-    any machine. The database of the search, if there is one, is not accessed.
+    Results that were measured on a different machine do not count as outdated, since a run may be viewed on any
+    machine. This function does not access the database of the search.
     """
     try:
         outdated_names = _outdated_steps(run)
@@ -31,7 +31,7 @@ def outdated(run: Run) -> str:
 
 
 def _outdated_steps(run: Run) -> list[str]:
-    """Return the names of the finished results that `nas run` would rebuild."""
+    """Return the names of the finished steps and profiles that `nas run` would rebuild."""
     made_from = {"teacher": teacher_inputs, "supernet": supernet_inputs}
     names = [step for step, inputs in made_from.items() if run.is_finished(step) and not run.is_done(step, inputs(run))]
     if run.is_finished("data") and run.is_finished("teacher"):

@@ -1,6 +1,7 @@
-"""Stores the teacher's outputs for the training texts if that saves time, and deletes them once training has ended.
+"""Stores the teacher's outputs for the training texts, if stored outputs save time.
 
-The supernet and the finalists are then trained on these outputs, without running the teacher in every step.
+The supernet's training and the final training then read the stored outputs, and do not run the teacher in every step.
+After the last training stage, the stored outputs are deleted.
 """
 
 from __future__ import annotations
@@ -21,26 +22,27 @@ from nas.supernet.outputs import TeacherOutputs, size_in_bytes, stored_inputs, w
 _RESULT_VERSION = 1
 """Increase this when the values in the files change, so that older files are rebuilt."""
 _LEAST_EPOCHS = 2.0
-"""Outputs are stored only if training has at least this many epochs. With fewer epochs, this saves too little time."""
+"""Outputs are stored only if training has at least this many epochs. With fewer epochs, stored outputs would save too
+little time."""
 _GB = 1e9
 
 
 def outputs_of(run: Run, texts: Dataset, teacher: CompactBert) -> TeacherOutputs | None:
-    """Return the teacher's stored outputs for the distillation texts.
+    """Return the teacher's stored outputs for `texts`, the distillation texts. Store the outputs first if necessary.
 
-    `teacher` has its units in order of importance, and `texts` are the distillation texts. Returns None if
-    `keep_outputs` does not store outputs, so that every training step has to compute them.
+    The units of `teacher` must be ordered by importance. Return None if `keep_outputs` does not store outputs. Every
+    training step then has to run the teacher.
     """
     return TeacherOutputs(run.outputs, texts, teacher.config.readout) if keep_outputs(run, texts, teacher) else None
 
 
 def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
-    """Store the outputs of the teacher for the texts, unless they are stored already; return whether they are stored.
+    """Store the teacher's outputs for the texts, unless they are stored already. Return whether outputs are stored.
 
-    `teacher` has its units in order of importance. Its outputs are not stored in any of these cases:
+    The units of `teacher` must be ordered by importance. Outputs are not stored in any of these cases:
 
     - Training runs on a GPU, or is too short for stored outputs to save time.
-    - The files would need more disk space than `training.outputs_gb`, or than half of the free space.
+    - The files would need more than `training.outputs_gb` or more than half of the free disk space.
     - Random tokens are replaced in every step (`replaced_tokens`), so that the outputs change.
     - The loss compares attention relations (`relation_weight`), which logits and hidden states do not contain.
     """
@@ -71,10 +73,10 @@ def _saves_time(run: Run, texts: Dataset) -> bool:
 
 
 def _epochs(run: Run, texts: Dataset) -> float:
-    """Return how many times the supernet's training and the final training together read each text.
+    """Return the total number of epochs of the supernet's training and the final training.
 
-    If the study sets `training.hours`, this number is not known in advance, and enough epochs to store outputs are
-    assumed.
+    If the study sets `training.hours`, this number is not known in advance. In that case, return `_LEAST_EPOCHS`, so
+    that outputs are stored.
     """
     study, rows = run.study, max(1, len(texts))
     if study.training.hours:

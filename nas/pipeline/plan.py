@@ -1,4 +1,4 @@
-"""Plans a study: checks everything that can be checked and estimates the time, without doing any of the work.
+"""Plans a study: checks its settings and inputs, and estimates the time of each step, but does not run any step.
 
 `nas check` prints the plan.
 """
@@ -39,11 +39,11 @@ _PLACE_IN_WORDS = {
 
 
 def plan(study: Study, runs: Path) -> dict[str, Any]:
-    """Check everything that can be checked before any work. Return the plan: settings, rows, steps and estimated times.
+    """Check a study without running its steps. Return the plan: settings, rows, steps and estimated times.
 
-    Raises the error with which the work would fail, for example because a file, runtime or database is missing, rows or
-    labels do not fit the task, the teacher does not fit the search space, or a compression method cannot be exported.
-    Writes nothing.
+    Raises the error with which `nas run` would fail, for example because a file, runtime or database is missing, rows
+    or labels do not fit the task, the teacher does not fit the search space, or a compression method cannot be
+    exported. Writes nothing to the run's folder.
     """
     run = Run.of(study, runs)
     space = study.space
@@ -111,13 +111,13 @@ def _budget_in_words(budget: Budget) -> Iterator[str]:
 
 
 def _model_in_words(settings: TeacherSettings, snapshot: Snapshot | None) -> str:
-    """Return the name of a model, with a note if it will be fine-tuned, or if its outputs are read from the data."""
+    """Return the name of a model, with a note if the model will be fine-tuned or its outputs are read from the data."""
     tuned = " (to be fine-tuned)" if settings.fine_tune else ""
     return str(snapshot or settings.model) + (tuned if settings.is_loaded else " (its outputs are columns of the data)")
 
 
 def check_sources(study: Study) -> None:
-    """Raise the error that would occur when the data or the teacher is read. Checks only files on this machine."""
+    """Raise the error that reading the data or the teacher would raise. Check only files on this machine."""
     task = study.task
     files = given_files(study)
     for path in (*chain.from_iterable(files.values()), *map(study.resolve, task.unlabelled_files)):
@@ -132,9 +132,9 @@ def check_sources(study: Study) -> None:
 
 @errors_with_hub_ids
 def check_hub(run: Run) -> dict[Role, Snapshot]:
-    """Return the hub snapshots that a run uses, keyed by role. Raises the error that reading them would raise.
+    """Return the hub snapshots that a run uses, keyed by role.
 
-    Weights are neither downloaded nor checked.
+    Raises the error that reading these snapshots would raise. Weights are neither downloaded nor checked.
     """
     snapshots = snapshots_of(run)
     if "dataset" in snapshots and not run.is_done("data", data_inputs(run)):

@@ -51,19 +51,20 @@ _DATA_VERSION = 4
 _TEACHER_VERSION = 3
 """Increase this when the same files lead to a different teacher than before, so that older teachers are rebuilt."""
 _SOURCE_FILE = "source.json"
-"""The file that records the origin of the run's teacher and the scale of its outputs."""
+"""The file that records the model and commit of the run's teacher, and the mean and deviation of its outputs."""
 _TOKENIZER_FOLDER, _KEPT_TOKENS_FILE = "tokenizer", "vocabulary.json"
-"""The folder of a pruned tokenizer, and the file with the rows of the teacher's token embeddings that are kept."""
+"""The folder of a pruned tokenizer, and the file with the original ids of the tokens that this tokenizer keeps."""
 _EVALUATED_TEXTS = 1000
-"""Number of texts, or groups of texts, of the search set on which the teacher's accuracy is measured."""
+"""The teacher's accuracy is measured on this many texts, or groups of texts, of the search set."""
 _PATIENCE = 3
-"""If the study sets no epochs, fine-tuning ends after this many epochs in a row without a gain on the search set."""
+"""If the study sets no number of epochs, fine-tuning stops if this many epochs in a row do not improve the accuracy
+on the search set."""
 
 
 def data_files(run: Run) -> dict[str, tuple[Path, ...]]:
-    """Return the files from which the run reads each set of rows, keyed by set; empty for a hub data set.
+    """Return the data files that the run reads, keyed by the name of the set; empty for a hub data set.
 
-    The sets are `train`, `test` and, if the study names a file for it, `search`.
+    The sets are `train`, `test` and, if the study names files for the search set, `search`.
     """
     if run.study.task.train == "embedded":
         return {name: (run.embedded / f"{name}.parquet",) for name in ("train", "test")}
@@ -71,10 +72,10 @@ def data_files(run: Run) -> dict[str, tuple[Path, ...]]:
 
 
 def given_files(study: Study) -> dict[str, tuple[Path, ...]]:
-    """Return the files that a study names for each set of rows, keyed by set; empty for a hub data set.
+    """Return the data files that a study names, keyed by the name of the set.
 
-    The sets are `train`, `test` and, if the study names a file for it, `search`. The result is also empty for the
-    built-in task.
+    The sets are `train`, `test` and, if the study names files for the search set, `search`. The result is empty for a
+    hub data set and for the built-in task.
     """
     if study.task.hub or study.task.train == "embedded":
         return {}
@@ -82,7 +83,7 @@ def given_files(study: Study) -> dict[str, tuple[Path, ...]]:
 
 
 def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
-    """Raise `DataError` if two of the sets are read from files with the same content."""
+    """Raise `DataError` if two sets have files with the same content. `files` is keyed by the name of the set."""
     for (first, paths), (second, other_paths) in combinations(files.items(), 2):
         for path, other in product(paths, other_paths):
             if file_digest(path) == file_digest(other):
@@ -94,7 +95,7 @@ def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
 
 @once
 def task_identity(run: Run) -> dict[str, Any]:
-    """Return the task's settings as JSON values, with digests of files instead of paths, and the commit of hub data."""
+    """Return the task's settings as JSON values, with digests instead of paths and the commit of a hub data set."""
     identities_by_set = {name: list(map(content_of, paths)) for name, paths in data_files(run).items()}
     file_identities = {
         name: identities if len(identities) > 1 else identities[0] for name, identities in identities_by_set.items()
@@ -112,13 +113,13 @@ def task_identity(run: Run) -> dict[str, Any]:
 
 
 def content_of(path: Path) -> list[str | None]:
-    """Return the suffix of a data file, which determines its format, and its digest (None if the file is missing)."""
+    """Return the suffix and the digest of a data file. The digest is None if the file is missing."""
     return [path.suffix, file_digest(path) if path.is_file() else None]
 
 
 @once
 def teacher_identity(run: Run) -> dict[str, Any]:
-    """Return the teacher's settings as JSON values. They include the commit of a hub model, but no path of a folder."""
+    """Return the teacher's settings as JSON values, with the commit of a hub model but without a folder's path."""
     is_folder = Path(teacher_source(run)).is_dir()
     exclude = {"outputs", *(["model"] if is_folder else [])}  # only a separate teacher has `outputs`
     values = run.study.compressed.model_dump(mode="json", exclude=exclude)
@@ -168,7 +169,7 @@ def given_teacher(study: Study) -> str:
 
 
 def given_model(study: Study, model: TeacherSettings) -> str:
-    """Return the folder or hub id of `model`, one of the study's models.
+    """Return the folder or hub id of the model that the settings in `model` describe.
 
     Raises `TeacherError` if the study names a folder that does not exist, or sets a revision for a folder.
     """
@@ -188,7 +189,7 @@ def given_model(study: Study, model: TeacherSettings) -> str:
 def teacher_folder(run: Run, weights: bool = True) -> str:
     """Return the folder from which the teacher is loaded.
 
-    If the teacher is a hub model, its files are downloaded, but its weights only if `weights` is set.
+    If the teacher is a hub model, download its files first. Its weights are downloaded only if `weights` is set.
     """
     if not has_hub_teacher(run.study):
         return teacher_source(run)
@@ -200,7 +201,7 @@ def teacher_folder(run: Run, weights: bool = True) -> str:
 
 @dataclass(frozen=True)
 class ReadTask:
-    """The inputs of tokenisation: a study's rows in sets with numbered labels, the teacher, and the maximum length."""
+    """A study's data before tokenisation: the rows of each set, the teacher, and the maximum number of tokens."""
 
     splits: Splits
     teacher: Teacher
@@ -212,7 +213,7 @@ class ReadTask:
         return self.teacher.tokenizer
 
     def encode(self, splits: Splits | None = None) -> TaskData:
-        """Return `splits`, or by default the task's own splits, tokenised by the teacher's tokenizer.
+        """Tokenise `splits`, or by default the splits of this task, with the teacher's tokenizer.
 
         Raises `TeacherError` if a text contains a token for which the teacher has no embedding.
         """
@@ -222,14 +223,14 @@ class ReadTask:
         return data
 
     def encode_with(self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None) -> TaskData:
-        """Return `splits`, or by default the task's own splits, tokenised by `tokenizer`.
+        """Tokenise `splits`, or by default the splits of this task, with `tokenizer`.
 
-        The teacher may lack an embedding for some of the tokens; this is not checked.
+        Unlike `encode`, this method does not check whether the teacher has an embedding for each token.
         """
         return (splits or self.splits).encode(tokenizer, self.max_length, self._has_types)
 
     def tokenised(self, texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
-        """Return unlabelled texts, given as columns, after tokenising them by `tokenizer` or else by the teacher's.
+        """Tokenise columns of unlabelled texts with `tokenizer`, or by default with the teacher's tokenizer.
 
         Raises `TeacherError` if the teacher's tokenizer returns a token for which the teacher has no embedding.
         """
@@ -239,10 +240,11 @@ class ReadTask:
         return token_rows
 
     def pruned(self, used: Iterable[int]) -> tuple[PreTrainedTokenizerBase, list[int]]:
-        """Return the teacher's tokenizer, pruned to the ids `used`, and the ids that it keeps; see `prune_tokenizer`.
+        """Return a pruned copy of the teacher's tokenizer, and the list of token ids that the copy keeps.
 
-        In some model families, positions are counted from the id of the padding token. For these families, that id and
-        all lower ids are kept, so that the id of the padding token does not change.
+        The token ids `used` are kept; `prune_tokenizer` explains which other ids are kept. In some model families, the
+        number of the first position depends on the id of a token such as the padding token. For these families, this id
+        and all lower ids are kept, so that the token's id does not change.
         """
         config, kept_ids = self.teacher.config, set(used)
         uncounted = family_of(config.model_type).uncounted(config.pad_token_id)
@@ -260,9 +262,9 @@ class ReadTask:
 
 
 def read_task(run: Run, weights: bool = True) -> ReadTask:
-    """Read and split a study's data. Raises a `NasError` if files, labels or teacher do not fit the study.
+    """Read and split a study's data. Raise a `NasError` if the files, labels or teacher do not fit the study.
 
-    Without `weights`, the weights of a hub teacher are neither downloaded nor checked.
+    If `weights` is not set, the weights of a hub teacher are neither downloaded nor checked.
     """
     study, files_by_set, source = run.study, data_files(run), teacher_folder(run, weights)
     task = study.task.model_copy(update={"revision": commit(run, "dataset")})
@@ -284,20 +286,20 @@ def tokenizer_of(run: Run, task: ReadTask) -> PreTrainedTokenizerBase:
 def embedded_inputs(run: Run) -> str:
     """Return the digest of the built-in task's settings.
 
-    It does not cover the task's texts, which are taken from the documentation of installed packages.
+    The digest does not cover the task's texts, which are taken from the documentation of installed packages.
     """
     return digest([run.study.seed, embedded.VERSION])
 
 
 def make_embedded(run: Run, stopwatch: Stopwatch) -> None:
-    """Make the data and the teacher of the built-in task."""
+    """Build the data and the teacher of the built-in task."""
     with busy("Building the built-in task from the documentation of installed packages"):
         embedded.build(run.embedded, run.study.seed)
 
 
 @errors_with_hub_ids
 def settle_sources(run: Run) -> None:
-    """Record the hub commits that the run uses. Raises a `NasError` if the teacher's shape does not fit the study."""
+    """Record the hub commits that the run uses. Raise a `NasError` if the teacher's configuration does not fit."""
     record_snapshots(run)
     source = teacher_folder(run, weights=False)
     check_shape(run.study, source, read_config(source))
@@ -327,7 +329,7 @@ def make_data(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def _report_left_out_words(task_splits: Splits, data: TaskData) -> None:
-    """Report how many words of each set are left out because they have no token in the tokenised text."""
+    """Tell the user how many words of each set are left out because the tokenised text has no token for them."""
     left_out = {name: words_left_out(data.splits[name], texts) for name, texts in task_splits.texts.items()}
     if any(left_out.values()):
         listed = ", ".join(f"{count:,} of the {name} set" for name, count in left_out.items() if count)
@@ -351,13 +353,13 @@ def check_exits(study: Study, labels: int) -> None:
 
 
 def check_labels(run: Run) -> None:
-    """Raise `SearchSpaceError` if the task has too few labels for the space's early-exit thresholds."""
+    """Raise `SearchSpaceError` if an early-exit threshold is too low for the number of labels; see `check_exits`."""
     check_exits(run.study, splits(run).num_labels)
 
 
 @once
 def metric_of(run: Run) -> Metric:
-    """Return the study's metric. Until the data is read, a metric of a single class lacks the number of the class."""
+    """Return the study's metric. Until the data is read, the metric does not know the names of the labels."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
     return _metric(run.study, splits(run) if read else None)
 
@@ -368,7 +370,7 @@ def _metric(study: Study, data: TaskData | None) -> Metric:
 
 @errors_with_hub_ids
 def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
-    """Load the teacher, fine-tune it if the study asks for that, and save it in the run's folder."""
+    """Load the teacher, fine-tune it if the study asks for fine-tuning, and save it in the run's folder."""
     study, data, source = run.study, splits(run), teacher_folder(run)
     torch.manual_seed(study.seed)
     model, tokenizer = load_classifier(study, source, data)
@@ -406,11 +408,11 @@ def served_as(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FineTuningContext:
-    """The folder in which fine-tuning keeps its checkpoints, and the means by which it reports its progress."""
+    """The checkpoint folder of a fine-tuning run, an identifier of its inputs, and the receivers of its progress."""
 
     folder: Path
     origin: dict[str, Any]
-    """JSON values that identify the inputs of the fine-tuning. Checkpoints with a different origin are refused."""
+    """JSON values that identify the inputs of the fine-tuning. Checkpoints with a different `origin` are refused."""
     title: str = "Fine-tuning the teacher"
     watchers: Watchers = NO_WATCHERS
 
@@ -425,8 +427,8 @@ def fine_tune(
 ) -> None:
     """Fine-tune a model in place.
 
-    Numeric labels are standardised for training. After training, the last layer is rescaled, so that the
-    model's outputs are on the original scale of the labels.
+    If the labels are numbers, they are standardised for training. After training, the last layer is rescaled, so that
+    the model's outputs are on the original scale of the labels.
     """
     train, scale = data.train, STANDARD
     if task_kind(study.task.kind).predicts_numbers:
@@ -459,21 +461,21 @@ def fine_tune(
 
 
 def _accuracy_function(study: Study, data: TaskData) -> AccuracyOf:
-    """Return a function that measures a model's accuracy on part of the search set. No model is trained on this set."""
+    """Return a function that measures a model's accuracy on part of the search set, which is not used for training."""
     metric, texts = _metric(study, data), first_rows(data.search, _EVALUATED_TEXTS)
     labels = truth_of(texts)
     return lambda model: metric.score(logits_of(model, texts), labels)
 
 
 def scale_of(run: Run) -> Scale:
-    """Return the mean and standard deviation of the teacher's output; 0 and 1 in a task with several outputs."""
+    """Return the mean and standard deviation of the teacher's output; 0 and 1 if the task has several outputs."""
     return Scale(**read_json(run.teacher / _SOURCE_FILE, TeacherError)["outputs"])
 
 
 def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
-    """Report the teacher's accuracy on part of the search set, and warn if a constant answer is at least as accurate.
+    """Print the teacher's accuracy on part of the search set. Warn if a constant answer is at least as accurate.
 
-    Returns the scale of the teacher's outputs; see `scale_of`.
+    Return the mean and standard deviation of the teacher's output; 0 and 1 if the task has several outputs.
     """
     metric = _metric(study, data)
     texts = first_rows(data.search, _EVALUATED_TEXTS)

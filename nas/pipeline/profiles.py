@@ -1,6 +1,6 @@
-"""The latency profiles of a study's devices: their inputs, the step that measures them, and the costs of candidates.
+"""The step that measures the latency profiles of a study's devices, and the costs predicted from the profiles.
 
-The costs are predicted from the profiles. The search compares these costs with the budgets.
+The search compares the predicted costs of candidates with the budgets.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from nas.progress import Stopwatch
 from nas.search.costs import Costs
 
 _TEXT_COUNT = 256
-"""Number of texts of the search set whose tokens are fed to measured networks."""
+"""Number of texts of the search set whose tokens are the networks' input when latency is measured."""
 
 
 @once
 def devices(run: Run) -> tuple[Device, ...]:
-    """Return the study's devices. Devices with `sequence_length = "task"` get the lengths of the search set's texts.
+    """Return the study's devices. A device with `sequence_length = "task"` gets the lengths of the search set's texts.
 
-    Texts with fewer than `search.least_tokens` tokens are ignored, since candidates are not evaluated on them.
+    Texts with fewer than `search.least_tokens` tokens are ignored, since no candidate is evaluated on such texts.
     """
     if all(device.sequence_length != "task" for device in run.study.devices):
         return run.study.devices
@@ -46,13 +46,13 @@ def device_of(run: Run, name: str) -> Device:
 
 @once
 def texts(run: Run) -> Texts:
-    """Return token ids from texts of the search set. Networks get them as input when latency is measured."""
+    """Return token ids from texts of the search set, which are the networks' input when latency is measured."""
     return Texts(tuple(chain.from_iterable(splits(run).search[:_TEXT_COUNT]["input_ids"])))
 
 
 @once
 def recipes(run: Run) -> list[ProfileRecipe]:
-    """Return one recipe per device: everything that the device's profile depends on, except the machine."""
+    """Return one recipe per device. A recipe holds everything that a profile depends on, except the machine."""
     study, config, input_texts = run.study, teacher_config(run), texts(run)
     limits = [limits for budget in study.budgets for limits in budget.limits]
     memory_limited = {limit.device for limit in limits if limit.peak_memory_mb is not None}
@@ -88,18 +88,18 @@ def profile_inputs(run: Run, device: str) -> str:
 
 
 def samples_of(run: Run, device: str) -> Path:
-    """Return the path of the file with all measurements from which the profile of a device is computed."""
+    """Return the path of the file with the measurements from which a device's profile is computed."""
     return run.profile(device).with_suffix(".samples.json")
 
 
 def make_profile(run: Run, stopwatch: Stopwatch, device: str) -> None:
-    """Measure and save the profile of a device that can be reached from here."""
+    """Measure and save the profile of a device on this machine or in the Ray cluster."""
     measured_profile = build_profile(recipe_of(run, device), profile_inputs(run, device), samples_of(run, device))
     measured_profile.save(run.profile(device))
 
 
 def refuse_unmeasured(run: Run) -> None:
-    """Raise `DeviceError` if an off-cluster device has no imported profile that is up to date."""
+    """Raise `DeviceError` if the profile of an off-cluster device is missing or out of date."""
     off_cluster = [device.name for device in run.study.devices if device.where == "elsewhere"]
     missing = [name for name in off_cluster if not run.is_done(f"profile-{name}", profile_inputs(run, name))]
     if missing:
@@ -127,9 +127,9 @@ def check_feasible(run: Run) -> None:
 
 
 def measured_on(run: Run, *names: str) -> list[str]:
-    """Return the digests of the profiles of the devices in `names`, or of all devices if no name is given.
+    """Return a list with the digest of the profile of each device in `names`, or of all devices by default.
 
-    The digest of a profile that does not exist is "".
+    The list has an empty string for a device without a profile.
     """
     paths = [run.profile(name) for name in names or [device.name for device in run.study.devices]]
     return [file_digest(path) if path.exists() else "" for path in paths]

@@ -32,9 +32,10 @@ RANKING_FILE = "rank_correlation.json"
 
 
 def report(run: Run) -> Path:
-    """Write `report.html`, a picture of the exported architectures and one of the first searched device's Pareto front.
+    """Write `report.html` and two pictures. Return the path of `report.html`.
 
-    Return the path of `report.html`. Raises `NasError` if the run has no results yet.
+    The pictures are `front.svg`, the Pareto front on the first searched device, and `architectures.svg`, the exported
+    architectures. A picture without content is not written. Raises `NasError` if the run has no results yet.
     """
     contents = _contents(run)
     if contents.outdated:
@@ -53,8 +54,8 @@ def report(run: Run) -> Path:
 def _contents(run: Run) -> Contents:
     """Return the results of a run. Exports are included only if they are up to date with the study.
 
-    All other results are included even if they are outdated, but the page then shows a warning. Results of interrupted
-    steps are left out.
+    All other results are included even if they are outdated; in this case, the page shows a warning. Results of
+    interrupted steps are left out.
     """
     study = run.study
     names = exported(run)
@@ -88,7 +89,7 @@ def _contents(run: Run) -> Contents:
 
 
 def _ranking(run: Run) -> dict[str, Any] | None:
-    """Return the rank correlation that was measured on the run's current supernet; None if there is none."""
+    """Return the content of `RANKING_FILE` if it belongs to the run's current supernet, else None."""
     path = run.folder / RANKING_FILE
     found: dict[str, Any] = read_json(path, SearchError) if path.exists() else {}
     return found if found and found.get("supernet") == supernet_inputs(run) else None
@@ -115,6 +116,5 @@ def _baselines(run: Run) -> dict[str, Any]:
 
 
 def _training_log(folder: Path, finished: bool) -> list[dict[str, Any]]:
-    """Return the log of a completed training run; empty if there is none."""
     path = folder / LOG_FILE
     return read_json(path, TeacherError) if finished and path.exists() else []

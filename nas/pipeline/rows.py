@@ -1,7 +1,7 @@
 """Describes a study's rows for `nas check`: lengths, classes, repeated texts, and the standard error of the metric.
 
-The rows are read, split and tokenised in the same way as for `nas train`, so that any error that `nas train` would
-raise is raised here. Nothing is written.
+The rows are read, split and tokenised in the same way as by `nas train`, so that `nas check` raises the same errors
+about the data. Nothing is written.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from nas.study import Study
 from nas.tasks import Metric, TaskKind, task_kind
 
 ASSUMED = 0.9
-"""The share of right answers, or the correlation, that is assumed when a metric's standard error is estimated."""
+"""The fraction of right answers, or the correlation, that is assumed when a metric's standard error is estimated."""
 _MAX_CHARACTERS = 15_000_000
-"""If the training set, the test set or the unlabelled texts have more characters, only a random sample with about this
-many characters is tokenised. Tokenising this sample takes a few seconds."""
+"""The number of characters that can be tokenised in a few seconds. If the training set, the test set or the unlabelled
+texts have more characters, only a random sample with about this many characters is tokenised."""
 _MAX_SIMULATED_ANSWERS = 2000
-"""The largest number of answers that are simulated to estimate a standard error. The estimate is then scaled to the
-number of texts."""
+"""The maximum number of answers that are simulated to estimate a standard error. The estimate is then scaled to the
+actual number of texts."""
 _FEWEST_ROWS, _LARGEST_CUT_SHARE, _LARGEST_UNKNOWN_SHARE, _LARGEST_CLASS_SHARE, _LARGEST_ERROR = (
     10,
     0.05,
@@ -49,8 +49,8 @@ _FEWEST_ROWS, _LARGEST_CUT_SHARE, _LARGEST_UNKNOWN_SHARE, _LARGEST_CLASS_SHARE, 
     0.9,
     0.01,
 )
-"""Limits beyond which a warning is given: the fewest rows of a class, the largest shares of cut texts, of unknown
-tokens and of one class, and the largest standard error."""
+"""The limits for warnings: the minimum number of rows per class; the maximum fractions of truncated texts, unknown
+tokens and rows in one class; and the maximum standard error."""
 _MAX_NAMES_SHOWN = 5
 
 
@@ -60,22 +60,22 @@ class Lengths:
 
     rows: int
     tokenised: int
-    """Number of rows that were tokenised: all rows, or a random sample. The fields below refer to these rows."""
+    """Number of rows that were tokenised: all rows, or a random sample. All fields below describe only these rows."""
     cut: int
     """Number of texts that are longer than `task.max_length`."""
     longest: int
-    """Length of the longest text before cutting."""
+    """Length of the longest text before truncation."""
     mean: float
-    """Mean length of the texts after cutting."""
+    """Mean length of the texts after truncation."""
     words: int = 0
     """Number of words, if the task tags words."""
     words_left_out: int = 0
-    """Number of words that are cut off or have no token. They are used neither for training nor for evaluation."""
+    """Number of words that are truncated or have no token. Such words are neither trained on nor evaluated."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The distribution of the training set's labels, if they are numbers."""
+    """The minimum, maximum, mean and standard deviation of the training set's numeric labels."""
 
     least: float
     most: float
@@ -85,7 +85,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Rows:
-    """A description of a study's rows, with warnings."""
+    """A description of a study's rows, with warnings about possible problems."""
 
     sets: Mapping[str, Lengths]
     """Text lengths of the sets `train`, `search`, `test` and, if the study has unlabelled texts, `unlabelled`."""
@@ -96,23 +96,23 @@ class Rows:
     contradicted: int
     """Number of repeated rows whose label differs from the label of the first row with the same text."""
     classes: Mapping[str, Mapping[str, int]]
-    """For each label, the number of its rows (of its words, if the task tags words) in each set.
+    """The number of rows with each label in each set, keyed by label and then by set; empty if labels have no names.
 
-    It is empty if the labels have no names.
+    If the task tags words, words are counted instead of rows.
     """
     label_word: str
     """The plural noun for labels in this kind of task, such as "classes" or "tags"."""
     targets: Targets | None
     unknown: float
-    """Share of the training set's tokens that are the tokenizer's unknown token."""
+    """Fraction of the training set's tokens that are the tokenizer's unknown token."""
     without_embedding: tuple[str, ...]
-    """Tokens of the tokenizer without an embedding in the teacher. A text that contains one of them raises an error."""
+    """Tokens in the tokenizer's vocabulary for which the teacher has no embedding. No text may contain such a token."""
     judged: int
     """Number of texts of the search set on which candidates are evaluated."""
     judged_by: str
-    """A phrase that states the number `judged`, and the number of groups if groups of texts are evaluated."""
+    """The number of evaluated texts, groups or pairs in words, such as "1,000 texts"."""
     figures: Mapping[str, Mapping[str, int]]
-    """Further counts for this kind of task. Each description of a count maps to the counts in the sets."""
+    """Further counts for this kind of task, keyed by a description of the count and then by set."""
     shared: str
     """The part of a row that must not occur both in the test set and in another set: "text" or "query"."""
     metric: str
@@ -120,11 +120,11 @@ class Rows:
     standard_error: float
     """Standard error of the metric on the evaluated texts, for a network with the assumed accuracy `ASSUMED`."""
     assumption: str
-    """What this assumption means for the metric, as a phrase that follows "assuming"."""
+    """The assumption of `standard_error` in words, as a phrase that follows "assuming"."""
     unlabelled: Counts | None = None
-    """How many unlabelled texts were read, and how many of them were left out; None if the study has none."""
+    """The numbers of unlabelled texts that were read and left out; None if the study has no unlabelled texts."""
     unlabelled_unknown: float = 0.0
-    """Share of the unlabelled texts' tokens that are the tokenizer's unknown token."""
+    """Fraction of the unlabelled texts' tokens that are the tokenizer's unknown token."""
     warnings: tuple[str, ...] = ()
     """Problems that a user should look at, each in one line."""
 
@@ -134,7 +134,7 @@ class Rows:
 
 
 def not_seen(study: Study) -> str:
-    """Return the reason why the rows of a study cannot be read before `nas train`; an empty string if they can."""
+    """Return the reason why a study's rows cannot be read before `nas train`; empty if they can be read."""
     if study.task.train == "embedded":
         return "the built-in task is built by nas train"
     if study.task.hub:
@@ -201,7 +201,6 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
 
 
 def _with_unlabelled(description: Rows, task: ReadTask, unlabelled: Unlabelled) -> Rows:
-    """Return `description`, extended by facts about the unlabelled texts."""
     row_numbers = _sample_rows(unlabelled.texts)
     texts = [[column[row] for row in row_numbers] for column in unlabelled.texts] if row_numbers else unlabelled.texts
     encoded = task.tokenised(texts)
@@ -216,7 +215,7 @@ def _with_unlabelled(description: Rows, task: ReadTask, unlabelled: Unlabelled) 
 
 
 def _with_sample(splits: Splits, name: str) -> Splits:
-    """Return the splits, with a random sample in place of the set `name` if that set would take long to tokenise."""
+    """Return the splits, in which a random sample replaces the set `name` if tokenising all of it would take long."""
     rows = _sample_rows(splits.texts[name])
     return splits.select(name, rows) if rows else splits
 
@@ -235,7 +234,7 @@ def _token_counts(split: Dataset) -> np.ndarray:
 
 
 def _token_share(counts: np.ndarray, token: int) -> float:
-    """Return a token's share of all tokens; 0 if there are no tokens, as in empty texts without special tokens."""
+    """Return the fraction of tokens with the id `token`; 0 if there are no tokens."""
     return float(counts[token : token + 1].sum() / max(1, counts.sum()))
 
 
@@ -260,9 +259,9 @@ def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded
 
 
 def _count_repeated(splits: Splits) -> tuple[int, int]:
-    """Return the number of rows in the training and search sets that repeat the text of an earlier row.
+    """Count the rows of the training and search sets that repeat the text of an earlier row.
 
-    Also return how many of these rows have a label that differs from the label of the first row with the same text.
+    Return the number of these rows, and how many of them have a different label than the first row with the same text.
     """
     first_labels: dict[str, Any] = {}
     repeated = contradicted = 0
@@ -302,10 +301,11 @@ def _without_embedding(task: ReadTask) -> tuple[str, ...]:
 
 
 def expected_error(metric: Metric, labels: np.ndarray, outputs: int) -> float:
-    """Return the standard error of a metric on texts with the given labels, if a share `ASSUMED` of answers is right.
+    """Return the standard error of a metric, assuming that a fraction `ASSUMED` of the answers is right.
 
-    If the metric is the share of right answers, this is the binomial standard error. For all other metrics, it is
-    estimated from random answers, which the metric simulates.
+    `labels` are the labels of the texts on which the metric is computed. If the metric is the fraction of right
+    answers, return the binomial standard error. For any other metric, the standard error is estimated from simulated
+    answers (`metric.simulated`).
     """
     count = len(labels)
     if metric.is_share:

@@ -1,4 +1,4 @@
-"""The folder of a run: where the results of each step are stored, and whether they are up to date.
+"""The folder of a run: the files with each step's results, and the records that show which results are up to date.
 
     runs/<study>/
         study.json            the study's settings, as read by the last command that wrote to the run
@@ -10,8 +10,8 @@
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
                               teacher's token embeddings that are kept
         unlabelled/           unlabelled texts, if the study has some: texts.parquet (tokenised), counts.json
-        teacher/              the model that is compressed, after fine-tuning if the study asks for it: Hugging Face
-                              folder of the student if the study has one, else of the teacher
+        teacher/              the model that is compressed, after any fine-tuning: Hugging Face folder of the student if
+                              the study has one, else of the teacher
         separate-teacher/     the fine-tuned teacher of a student: Hugging Face folder
         teacher-logits/       logits of a student's separate teacher in logits.safetensors, its accuracy in about.json
         supernet/             the trained weights: Hugging Face folder of the largest sub-network
@@ -35,8 +35,8 @@
         report.html, front.svg, architectures.svg
         log.jsonl             events with their times: steps, messages, evaluations; each command appends to it
 
-The record of a step is written when the step starts and when it ends. If an interrupted step is run again with
-unchanged inputs, it resumes. If its inputs have changed, it starts from scratch.
+The record of a step is written when the step starts and when the step ends. If an interrupted step is run again with
+unchanged inputs, the step resumes. If the inputs have changed, the step starts from scratch.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 
 class Run:
-    """The folder with one study's results, and with a record of each step that shows whether it is up to date."""
+    """A folder that holds the results of one study and the record of each step."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
@@ -86,13 +86,13 @@ class Run:
     def listen(self, listener: Listener) -> Run:
         """Call `listener` with each event of the work that this process does on the run; return the run.
 
-        An event is a mapping. Its entry `event` is one of the names below, which determines the other entries:
+        An event is a dictionary. Its key `event` holds one of the names below, which determines the other keys:
 
         - `started`, `finished` or `stopped`: a step has started, finished or failed; `step` is its name
-        - `progress`: work has progressed; with `title`, `done`, `total` and `note`
+        - `progress`: work has progressed; the keys include `title`, `done`, `total` and `note`
         - `said`: a message for the user; `message` is its text
-        - `evaluated`: a candidate of the search has been evaluated; with its `trial`, `architecture`, `accuracy`,
-          `predicted_ms` by device, and whether the evaluation was `complete`
+        - `evaluated`: a candidate of the search has been evaluated; the keys include `trial`, `architecture`,
+          `accuracy`, `predicted_ms` (keyed by device), and `complete` (whether all texts were evaluated)
         - `searched`: the search has ended
 
         An exception that the listener raises stops the work. The work can be resumed later.
@@ -132,7 +132,7 @@ class Run:
 
     @property
     def teacher_logits(self) -> Path:
-        """The folder of the logits of a student's separate teacher for each text."""
+        """The folder with the logits that a student's separate teacher computes for each text."""
         return self.folder / "teacher-logits"
 
     @property
@@ -142,12 +142,12 @@ class Run:
 
     @property
     def ordered_teacher(self) -> Path:
-        """The folder of the teacher with its units in order of importance. The supernet's training starts from it."""
+        """The folder of the teacher whose units are ordered by importance, the start of the supernet's training."""
         return self.supernet / "ordered"
 
     @property
     def outputs(self) -> Path:
-        """The folder of the teacher's outputs for the training texts, deleted after the last training stage."""
+        """The folder of the teacher's outputs for all training texts, deleted after the last training stage."""
         return self.supernet / "outputs"
 
     @property
@@ -156,12 +156,12 @@ class Run:
         return self.folder / "search" / "journal.log"
 
     def evaluations(self, identity: str) -> Path:
-        """Return the path of a file with accuracies. `identity` is a digest of the networks and evaluation settings."""
+        """Return the path of a file with accuracies. `identity` identifies the evaluated networks and the settings."""
         return self.folder / "evaluations" / f"{identity}.jsonl"
 
     @property
     def front(self) -> Path:
-        """The file of the Pareto front with measured latencies."""
+        """The file with the Pareto front and the measured candidates."""
         return self.folder / "search" / "front.json"
 
     def profile(self, device: str) -> Path:
@@ -169,7 +169,7 @@ class Run:
         return self.folder / "profiles" / f"{device}.json"
 
     def export(self, budget: str) -> Path:
-        """Return the folder of an export, given the name of its budget, or `trial-<number>` for a single candidate."""
+        """Return the folder of the export for a budget. For a single candidate, `budget` is `trial-<number>`."""
         return self.folder / "exports" / budget
 
     def baselines(self, device: str) -> Path:
@@ -182,11 +182,11 @@ class Run:
         return self.folder / "finalists"
 
     def trainings(self, export: str) -> Path:
-        """Return the folder of the candidates that were trained individually for an export. Each has a subfolder."""
+        """Return the folder of candidates trained individually for an export. Each candidate has a subfolder."""
         return self.folder / "fine-tuning" / export
 
     def missed(self, budget: str) -> Path:
-        """Return the file that lists architectures whose export missed a budget on an off-cluster device."""
+        """Return the file that lists the architectures whose exports missed a budget on an off-cluster device."""
         return self.folder / "missed" / f"{budget}.json"
 
     @property
@@ -198,16 +198,16 @@ class Run:
         return self.folder / "steps" / f"{step}.json"
 
     def is_started(self, step: str, inputs: str | None = None) -> bool:
-        """Whether the step was started. If `inputs` is given, whether it was started from inputs with this digest."""
+        """Whether the step was started and, if `inputs` is given, whether its inputs had this digest."""
         mark = self._mark_path(step)
         return mark.exists() and inputs in (None, read_json(mark, StudyError)["inputs"])
 
     def is_done(self, step: str, inputs: str) -> bool:
-        """Whether the step was finished from inputs with the digest `inputs`, and its result still exists."""
+        """Whether the step was finished with inputs whose digest is `inputs`, and its result still exists."""
         return self.is_finished(step) and bool(read_json(self._mark_path(step), StudyError)["inputs"] == inputs)
 
     def is_finished(self, step: str) -> bool:
-        """Whether the step was finished, no matter from which inputs, and its result still exists."""
+        """Whether the step was finished, with any inputs, and its result still exists."""
         mark = self._mark_path(step)
         if not mark.exists():
             return False
@@ -221,8 +221,8 @@ class Run:
         """Record that a step has started and, if the `with` block ends without an error, that it has finished.
 
         If an earlier attempt had different inputs, its `result` and `other_outputs` are removed first. Yields a
-        `Stopwatch`, with which the block can record how its time was spent. The stopwatch's `left` is the number of
-        `allowed` seconds that remain. The time spent before an interruption has been deducted from them.
+        `Stopwatch`, with which the block can record how its time was spent. The stopwatch's `left` is `allowed` minus
+        the seconds spent so far, which include the time before an interruption.
         """
         mark = self._mark_path(step)
         entry: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
@@ -262,17 +262,17 @@ class Run:
             log("finished", step=step, seconds=seconds, parts=parts)
 
     def add_note(self, step: str, **facts: Any) -> None:
-        """Add facts to the record of a step that has been started. `get_note` returns them."""
+        """Add facts to the record of a step that has been started. `get_note` returns these facts."""
         write_json(self._mark_path(step), read_json(self._mark_path(step), StudyError) | facts)
 
     def get_note(self, step: str, fact: str) -> Any:
-        """Return a fact that `add_note` added to the record of a started step; None if it was not added."""
+        """Return a fact that `add_note` added to the record of a started step; None if there is no such fact."""
         return read_json(self._mark_path(step), StudyError).get(fact)
 
     def seconds(self, order: Sequence[str] = ()) -> dict[str, float]:
         """Return the seconds that each finished step took, keyed by step name.
 
-        The steps in `order` come first, and all others follow in alphabetical order.
+        The steps in `order` come first, and all other steps follow in alphabetical order.
         """
         steps = sorted(mark.stem for mark in (self.folder / "steps").glob("*.json"))
         steps.sort(key=lambda step: order.index(step) if step in order else len(order))
@@ -281,15 +281,16 @@ class Run:
         }
 
     def parts(self) -> dict[str, dict[str, float]]:
-        """Return the seconds that each part of each finished step took, keyed by step and by part.
+        """Return the seconds that each part of each finished step took, as nested dictionaries.
 
-        The inner mapping is empty for a step that recorded no parts.
+        The outer keys are step names, and the inner keys are names of parts. The inner dictionary is empty if the step
+        recorded no parts.
         """
         return {step: read_json(self._mark_path(step), StudyError).get("parts", {}) for step in self.seconds()}
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """During the block, cache the results of functions decorated with `once`, and pass events to the listeners.
+        """During the `with` block, cache the results of functions decorated with `once`, and pass events to listeners.
 
         The cache is cleared whenever a step starts or ends.
         """
@@ -307,9 +308,9 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the run during the block, since two commands that write to the same run would corrupt its results.
+        """Lock the run during the `with` block, so that no other command writes to the run at the same time.
 
-        Also writes `study.json`. Raises `NasError` if another command holds the lock.
+        Also write `study.json`. Raise `NasError` if another command holds the lock.
         """
         with working_on(self.folder), self._lock(), self.remembering():
             write_json(self.folder / "study.json", self.study.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""The runner: starts or resumes the steps of a run that are not up to date, and skips all others."""
+"""The runner: starts or resumes the steps of a run that are not up to date, and skips all other steps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nas.supernet.checkpoints import remove_checkpoints
 def bring_up_to_date(
     run: Run, steps: Sequence[Step | Check], *names: str, tolerated: type[NasError] | tuple[()] = ()
 ) -> dict[str, NasError]:
-    """Run the steps `names` and all steps that they need, in the order of `steps`, unless they are up to date.
+    """Run the steps `names` and all steps that they need, in the order of `steps`. Skip steps that are up to date.
 
-    A `tolerated` error in one of the steps `names` does not prevent later steps from being run. Returns the tolerated
-    errors, keyed by step name.
+    If one of the steps `names` raises a `tolerated` error, later steps are still run. Returns the tolerated errors,
+    keyed by step name.
     """
     problems: dict[str, NasError] = {}
     with run.remembering():
@@ -46,9 +46,9 @@ def _bring_step_up_to_date(run: Run, step: Step | Check, steps: Sequence[Step | 
 
 
 def states(run: Run, steps: Iterable[Step | Check]) -> list[tuple[Step, bool]]:
-    """Return a pair for each step: the step, and whether it and all steps that it needs are up to date.
+    """Return a pair for each step: the step, and whether the step and all steps that it needs are up to date.
 
-    This does not run any `Step` or `Check`.
+    This function does not run any `Step` or `Check`.
     """
     is_done_by_name: dict[str, bool] = {}
     step_states = []

@@ -1,6 +1,6 @@
-"""The steps after the supernet's training: the search, and the measurement of its best candidates.
+"""The steps between the supernet's training and the final training: searching, and measuring the best candidates.
 
-The final training and the exports read the result, `front.json`.
+The final training and the exports read the result of these steps, `front.json`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _RESULT_VERSION = 3
 def search_inputs(run: Run) -> str:
     """Return the digest of everything that a search depends on.
 
-    The digest does not cover the number of evaluations and the sampler, so these may change when a search is resumed.
+    The digest does not cover the number of evaluations and the sampler, so that a user can change these settings and
+    then resume the search.
     """
     profiles = [recipe.digest for recipe in recipes(run)]
     return digest([supernet_inputs(run), profiles, run.study.digest("budgets"), *_evaluation_settings(run)])
@@ -56,9 +57,9 @@ def _evaluation_settings(run: Run) -> list[object]:
 
 
 def _compares_by_confidence(run: Run) -> bool:
-    """Whether candidates are compared by the probability of the right answer, and not by accuracy itself.
+    """Whether candidates are compared by the probability of the right answer, and not by accuracy.
 
-    Accuracy itself is needed if a budget has an accuracy floor.
+    If a budget has an accuracy floor, candidates must be compared by accuracy.
     """
     return not any(budget.has_floor for budget in run.study.budgets)
 
@@ -80,7 +81,7 @@ def evaluation(run: Run) -> EvaluationRecipe:
 
 
 def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
-    """Return the executor that evaluates candidates of this run and stores their results for later searches."""
+    """Return the executor that evaluates candidates of this run and stores the results for later searches."""
     settings = run.study.search
     precision = recipe.precision(evaluating_processor(settings))
     identity = digest([supernet_inputs(run), recipe.weights, *_evaluation_settings(run)])
@@ -89,10 +90,10 @@ def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
 
 @once
 def costs_and_floors_of(run: Run) -> Costs:
-    """Return the predicted costs of candidates together with the accuracy floors of the budgets.
+    """Return an object that predicts the costs of candidates and holds the accuracy floors of the budgets.
 
-    If the supernet is trained on sub-networks near the budgets, the search looks for candidates only at each budget and
-    at half of it, since the weights of cheaper sub-networks are not trained.
+    If the supernet is trained on sub-networks near the budgets, the search looks only for candidates whose costs are
+    near the budget or half of the budget, since the weights of cheaper sub-networks are not trained.
     """
     costs = replace(costs_of(run), floors=floors_of_candidates(run))
     return replace(costs, shares=(1.0, 0.5)) if run.study.is_near_budgets else costs
@@ -105,7 +106,7 @@ def check_storage(study: Study) -> None:
 
 
 def trials_of(run: Run, costs: Costs) -> Trials:
-    """Return the trials of the run's search. They are stored in the study's database or, without one, in a journal."""
+    """Return the trials of the run's search, which are stored in the study's database or else in a journal file."""
     study, url, inputs, weights = run.study, run.study.search.storage, search_inputs(run), weights_digest(run.supernet)
     location = database(url.get_secret_value(), study.path.parent) if url else run.journal
     metric = metric_of(run)
@@ -127,8 +128,8 @@ def searched(run: Run) -> SearchState:
 def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchState:
     """Evaluate candidates until their number reaches `evaluations(run)`; return the state of the search.
 
-    With `knapsack`, the accuracies of single changes to the largest network are measured first. A knapsack solver
-    combines these changes into the first candidates. Raises `SearchError` if earlier trials were based on
+    If `knapsack` is set, the accuracies of single changes to the largest network are measured first. A knapsack solver
+    then combines these changes into the first candidates. Raises `SearchError` if earlier trials were based on
     different profiles or weights.
     """
     costs, recipe, settings, count = costs_and_floors_of(run), evaluation(run), run.study.search, evaluations(run)
@@ -148,8 +149,9 @@ def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchSt
 def evaluations(run: Run) -> int:
     """Return the number of evaluations of the search.
 
-    The study sets this number or, with `training.hours`, it is decided when the search starts. Raises `SearchError` if
-    it is not decided yet, which can happen only in a process that joins a search very early.
+    Without `training.hours`, the study sets this number. With `training.hours`, the number is decided when the search
+    starts. Raises `SearchError` if the number is not decided yet. This can happen only in a process that joins a search
+    just after its start.
     """
     if not run.study.training.hours:
         return run.study.search.evaluations
@@ -165,8 +167,8 @@ def evaluations(run: Run) -> int:
 def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
     """Decide how many candidates fit into the search's share of the time left, and record the number.
 
-    The time per evaluation is measured on the uniform baselines, which are as large as the budgets allow. This uses up
-    part of the search's share, but the step `front` needs the same results and reuses them.
+    The time per evaluation is measured on the uniform baselines, which are as large as the budgets allow. The
+    measurement uses up part of the search's time, but its results are stored, and the step `front` reuses them.
     """
     search_share, costs = search_seconds(stopwatch.left), costs_of(run)
     seconds_before = stopwatch.left
@@ -191,10 +193,10 @@ def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def join_search(run: Run) -> SearchState:
-    """Help another command that searches this run: evaluate candidates until the search has enough of them.
+    """Evaluate candidates for a search that another command runs, until the search has enough candidates.
 
     Only trials and accuracies are written. The other command runs the steps before and after the search. Raises
-    `SearchError` if no search has been started from the study's current inputs.
+    `SearchError` if no search has been started with the study's current inputs.
     """
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
         raise SearchError(
@@ -219,7 +221,7 @@ def is_searched(run: Run) -> bool:
 def has_ended(run: Run, count: int) -> bool:
     """Whether a search with `count` results has ended.
 
-    It has ended if `count` reaches `evaluations(run)`, or if it was recorded that no new candidates were left.
+    This is the case if `count` reaches `evaluations(run)`, or if the search recorded that no new candidates were left.
     """
     return count >= evaluations(run) or run.get_note("search", "ended") == _end_note(run, count)
 
@@ -227,8 +229,8 @@ def has_ended(run: Run, count: int) -> bool:
 def _end_note(run: Run, count: int) -> list[object]:
     """Return the note that records how a search ended.
 
-    It includes the sampler and the number of evaluations, since a search in which one of them differs may find more
-    candidates.
+    The note includes the sampler and the number of evaluations, since a search with a different sampler or number may
+    find more candidates.
     """
     return [evaluations(run), run.study.search.sampler, count]
 
@@ -242,7 +244,7 @@ def front_inputs(run: Run) -> str:
 
 
 def make_front(run: Run, stopwatch: Stopwatch) -> None:
-    """Measure the best candidates and uniform networks of each budget end to end on the devices; write `front.json`."""
+    """Measure the best candidates and uniform networks for each budget on the devices, and write `front.json`."""
     study, costs, recipe = run.study, costs_and_floors_of(run), evaluation(run)
     results = searched(run).results
     comparable_costs = compared_at(costs, results, study.export.candidates)

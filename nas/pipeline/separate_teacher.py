@@ -1,8 +1,8 @@
-"""The steps of the separate teacher from which a `[student]` learns: optionally fine-tune it, then store its logits.
+"""The steps of the separate teacher from which a `[student]` learns: fine-tune it if necessary, then store its logits.
 
-This teacher may belong to any model family and has its own tokenizer, so the texts are tokenised a second time for it.
-Its logits are the only outputs that the distillation uses, and a student's distillation never alters texts. So the
-logits of all texts are computed once before training, and training itself does not need the teacher.
+This teacher may belong to any model family. Its tokenizer may differ from the student's, so the texts are tokenised a
+second time. A student's distillation uses only the teacher's logits, and never alters texts. The logits of all texts
+are therefore computed once before training, and the teacher is not run during training.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def source_of(run: Run) -> str:
 
 
 def _teacher_folder(run: Run, weights: bool = True) -> str:
-    """Return the separate teacher's folder. A hub model is downloaded, but its weights only if `weights` is set."""
+    """Return the separate teacher's folder. Download a hub model first, but its weights only if `weights` is set."""
     return str(hub_model(run, weights, _ROLE)) if _ROLE in hub_sources(run.study) else source_of(run)
 
 
 @once
 def separate_identity(run: Run) -> dict[str, Any]:
-    """Return JSON values that identify the separate teacher: its settings, and its commit or digests of its files."""
+    """Return JSON values that identify the separate teacher: settings, and a hub commit or the digests of its files."""
     if not run.study.teacher.is_loaded:
         return {"outputs": run.study.teacher.outputs}  # the files with these columns are part of `data_inputs`
     folder = Path(source_of(run))
@@ -88,7 +88,7 @@ def logits_inputs(run: Run) -> str:
 
 @errors_with_hub_ids
 def check_separate_teacher(run: Run, label_names: Sequence[str]) -> None:
-    """Raise `TeacherError` if a student's separate teacher cannot be loaded as a classifier or lacks labels.
+    """Raise `TeacherError` if the separate teacher is not a loadable classifier or lacks one of the task's labels.
 
     The weights of a hub model are not checked. Nothing is checked if the study has no `[student]`, or if the teacher's
     logits are already stored.
@@ -144,9 +144,9 @@ def make_separate_teacher(run: Run, stopwatch: Stopwatch) -> None:
 
 @errors_with_hub_ids
 def make_logits(run: Run, stopwatch: Stopwatch) -> None:
-    """Compute the separate teacher's logits for all texts, or read them from columns of the data.
+    """Store the separate teacher's logits for all texts, and the teacher's accuracy.
 
-    The logits are stored, together with the accuracy of the teacher.
+    The logits are computed or, if the study names columns that hold them, read from the data.
     """
     if run.study.teacher.is_loaded:
         _compute_logits(run)
@@ -155,7 +155,6 @@ def make_logits(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def _read_logits(run: Run) -> None:
-    """Read the teacher's logits from columns of the data, and store them."""
     with busy("Reading the teacher's outputs"):
         task = read_task(run, weights=False)
         unlabelled = read_new_texts(run, task) if run.study.task.unlabelled else None
@@ -193,8 +192,9 @@ def _compute_logits(run: Run) -> None:
 
 
 def _store(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: dict[str, Any]) -> None:
-    """Store the teacher's logits, and facts about the teacher. The first `labelled` logits belong to the training rows.
+    """Store the teacher's logits, and `about`, a dictionary of facts about the teacher.
 
+    The first `labelled` rows of `logits` belong to the training set, and the other rows to the unlabelled texts.
     In a task with one output, all logits are standardised, so that the logits of the training rows have mean 0 and
     standard deviation 1.
     """
@@ -208,7 +208,7 @@ def _store(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: d
 def _scores(metric: Metric, data: TaskData, logits_in_parts: _LogitsInParts) -> dict[str, float]:
     """Return the teacher's accuracy on the search set and on the test set.
 
-    Settings of the metric that are left open, such as a threshold, are chosen on the search set.
+    If the study leaves the metric's thresholds open, they are chosen on the search set.
     """
     scores = {}
     for name in ("search", "test"):
@@ -221,7 +221,7 @@ def _scores(metric: Metric, data: TaskData, logits_in_parts: _LogitsInParts) -> 
 def teacher_logits(run: Run) -> np.ndarray | None:
     """Return the separate teacher's logits for all distillation texts, as an array of shape (texts, outputs).
 
-    In a task with one output, the logits are standardised. Return None if the study has no `[student]`.
+    If the task has one output, the logits are standardised. Return None if the study has no `[student]`.
     """
     return load_file(run.teacher_logits / _LOGITS_FILE)["logits"] if run.study.student else None
 
@@ -238,9 +238,9 @@ def about_separate_teacher(run: Run) -> dict[str, Any] | None:
 
 
 def _output_columns(study: Study, teacher: AnyClassifier, label_names: Sequence[str]) -> tuple[list[int], str]:
-    """Return the index of the teacher's output for each of the task's labels, and a message for the user.
+    """Return a list with the index of the teacher's output for each of the task's labels, and a message for the user.
 
-    The message describes how the teacher numbers the labels. It is empty if there is nothing to report. Raises
+    The message describes how the teacher numbers the labels. The message is empty if there is nothing to report. Raises
     `TeacherError` if the teacher has no output for one of the labels.
     """
     names = teacher.output_names
@@ -268,12 +268,12 @@ class _TeacherTexts:
         return cls(run, read_task(run, weights=False), teacher)
 
     def labelled(self) -> TaskData:
-        """Return the tokenised splits. Their rows have the same order as those in the run's folder `data`."""
+        """Return the tokenised splits. The order of their rows is the same as in the run's folder `data`."""
         teacher = self.teacher
         return self.task.splits.encode(teacher.tokenizer, self._longest, teacher.has_types)
 
     def unlabelled(self) -> Dataset | None:
-        """Return the tokenised unlabelled texts, in the same order as in the run's folder; None if there are none."""
+        """Return the tokenised unlabelled texts, in the order of the folder `unlabelled`; None if there are none."""
         if not self.run.study.task.unlabelled:
             return None
         texts = read_new_texts(self.run, self.task).texts
@@ -291,7 +291,7 @@ def _save(logits: np.ndarray, path: Path) -> None:
 
 
 class _LogitsInParts:
-    """Computes the logits of a model in parts. Each part is stored, so that an interruption loses at most one part."""
+    """Computes a model's logits in parts, and stores each part in a file. An interruption loses at most one part."""
 
     def __init__(self, model: PreTrainedModel, columns: Sequence[int], folder: Path) -> None:
         self._columns, self._folder = list(columns), folder
@@ -303,7 +303,7 @@ class _LogitsInParts:
     def stored(self, name: str, texts: Dataset) -> np.ndarray:
         """Return the logits of texts as an array of shape (texts, outputs), with outputs in the order of the labels.
 
-        Parts that are already stored are read, and all others are computed and stored.
+        Parts that are already stored are read. All other parts are computed and stored.
         """
         starts = range(0, len(texts), _TEXTS_PER_PART)
         parts = [self._part_logits(name, start, texts) for start in tracked(starts, f"The teacher's logits: {name}")]

@@ -1,8 +1,7 @@
-"""The snapshots of the Hugging Face hub that a run uses. They are recorded when the run starts.
+"""Records which snapshots (commits) of models and data sets on the Hugging Face hub a run uses.
 
-`hub.json` holds the commits of the models and of the data set. If a branch on the hub moves later, the run keeps the
-recorded commit, since a new commit must not cause hours of training to be repeated. A message then explains how to use
-the new commit.
+The commits are written to `hub.json` when the run starts. If a branch on the hub moves later, the run keeps the
+recorded commit, so that no training has to be repeated. A message then explains how to use the new commit.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from nas.study import Study, Task
 T = TypeVar("T")
 P = ParamSpec("P")
 Role = Literal["model", "separate teacher", "dataset"]
-"""The parts of a run that may come from the hub: the compressed model, a student's separate teacher, the data set."""
+"""The roles of hub snapshots in a run: the model that is compressed, a student's separate teacher, or the data set."""
 _KINDS: dict[Role, Kind] = {"model": "model", "separate teacher": "model", "dataset": "dataset"}
 
 
@@ -50,32 +49,33 @@ def _is_hub_id(study: Study, model: str) -> bool:
 
 
 def _study_table(study: Study, role: Role) -> str:
-    """Return the name of the table in the study that contains the hub id of a role."""
+    """Return the name of the study's table that sets the hub id for a role."""
     if role == "model":
         return "student" if study.student else "teacher"
     return "task" if role == "dataset" else "teacher"
 
 
 def snapshot(run: Run, role: Role) -> Snapshot:
-    """Return the snapshot that the run uses: the recorded one or, if there is none, the hub's current one.
+    """Return the snapshot that the run uses: the recorded one or else the hub's current one.
 
-    A recorded snapshot is used only if the study still names its id and revision, and the step `data` is finished.
+    The recorded snapshot is used only if the study still names its hub id and revision, and the step `data` is
+    finished.
     """
     return _recorded(run, role) or _resolved(_KINDS[role], *hub_sources(run.study)[role])[0]
 
 
 def commit(run: Run, role: Role) -> str | None:
-    """Return the commit of the model or data set in this role; None if it does not come from the hub."""
+    """Return the commit of the model or data set in this role; None if this role has no hub id in the study."""
     return snapshot(run, role).commit if role in hub_sources(run.study) else None
 
 
 def commits(run: Run) -> dict[str, str]:
-    """Return the commit of each model and data set that comes from the hub, keyed by its table in the study."""
+    """Return the commit of each model and data set from the hub, keyed by the study's table that names it."""
     return {_study_table(run.study, role): snapshot(run, role).commit for role in hub_sources(run.study)}
 
 
 def record_snapshots(run: Run) -> None:
-    """Record the snapshots that a run uses, and report if the hub has newer ones."""
+    """Record the snapshots that a run uses, and tell the user if the hub has newer commits."""
     sources = hub_sources(run.study)
     records = {
         role: {"id": hub_snapshot.name, "revision": sources[role][1], "commit": hub_snapshot.commit}
@@ -86,7 +86,7 @@ def record_snapshots(run: Run) -> None:
 
 
 def snapshots_of(run: Run) -> dict[Role, Snapshot]:
-    """Return the snapshots that a run uses or will use, keyed by role. Report if the hub has newer ones."""
+    """Return the snapshots that a run uses or will use, keyed by role. Tell the user if the hub has newer commits."""
     return {role: _snapshot_with_news(run, role) for role in hub_sources(run.study)}
 
 
@@ -101,14 +101,14 @@ def check_hub_data(task: Task, data_set: Snapshot) -> None:
 
 
 def hub_model(run: Run, weights: bool, role: Role = "model") -> Path:
-    """Return the folder of a hub model's files. Missing files are downloaded, but weights only if `weights` is set."""
+    """Return the folder of a hub model's files. Download missing files, but weights only if `weights` is set."""
     hub_snapshot = snapshot(run, role)
     with busy(f"Downloading {hub_snapshot}"):
         return model_folder(hub_snapshot, weights)
 
 
 def forget() -> None:
-    """Clear the cached answers of the hub, so that this process queries the hub again, as a new process would."""
+    """Clear the cached answers of the hub, so that this process queries the hub again."""
     _resolved.cache_clear()
     _say_newer.cache_clear()
 
@@ -149,7 +149,7 @@ def _recorded(run: Run, role: Role) -> Snapshot | None:
 
 
 def _snapshot_with_news(run: Run, role: Role) -> Snapshot:
-    """Return the snapshot that a run uses, and report if the snapshot's branch or tag has moved on the hub."""
+    """Return the snapshot that a run uses. Tell the user if the snapshot's branch or tag has moved on the hub."""
     name, revision = hub_sources(run.study)[role]
     recorded = _recorded(run, role)
     if recorded:
@@ -162,8 +162,8 @@ def _snapshot_with_news(run: Run, role: Role) -> Snapshot:
 def _resolved(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
     """Return the snapshot of a revision, and the reason why the hub was unreachable (empty if it was reachable).
 
-    The answer is cached, so that a revision refers to the same commit in the whole process. An unreachable hub is
-    reported.
+    The result is cached, so that a revision refers to the same commit for the lifetime of the process. If the hub is
+    unreachable, the user is told.
     """
     hub_snapshot, unreachable_reason = find(kind, name, revision)
     if unreachable_reason:
@@ -173,7 +173,7 @@ def _resolved(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, st
 
 @lru_cache(maxsize=8)
 def _say_newer(recorded: Snapshot, revision: str | None, table: str) -> None:
-    """Report at most once per process that a branch or tag has moved away from the run's commit."""
+    """Tell the user, at most once per process, that a branch or tag has moved away from the recorded commit."""
     if revision and is_commit(revision):
         return
     stays_message = f"this run stays at commit {recorded.commit[:7]}, from which it was started"

@@ -1,7 +1,7 @@
 """The step that fits the static model of a device: a linear classifier on the mean of a text's token embeddings.
 
-The static model is one of the device's baselines. A compressed network is worth its cost only if it is more accurate
-than this model.
+The static model is one of the device's baselines. A compressed network is useful only if it is more accurate than this
+model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def static_inputs(run: Run, device: str) -> str:
 
 
 def make_static(run: Run, stopwatch: Stopwatch, device: str) -> None:
-    """Fit and write the static model, then measure it together with the teacher; write the model's verification."""
+    """Fit and write a device's static model, measure it together with the teacher, and write `verification.json`."""
     resolved_device, folder, data, metric = device_of(run, device), folder_of(run, device), splits(run), metric_of(run)
     with busy("Fitting the static model"):
         vectors = load_teacher(run).state_dict()["bert.embeddings.word_embeddings.weight"].numpy()

@@ -17,11 +17,11 @@ from nas.study import Study
 
 @dataclass(frozen=True)
 class Check:
-    """A condition that must hold before the steps that need it are run. Every command tests it again."""
+    """A condition that must hold before certain steps are run. Every command tests the condition again."""
 
     name: str
     needs: tuple[str, ...]
-    """Names of the steps and checks that must come first."""
+    """Names of the steps and checks that must be completed first."""
     check: Callable[[Run], None]
     """Raises a `NasError` if the condition does not hold."""
 
@@ -31,25 +31,25 @@ class Step:
     """One step of a study. `inputs`, `make` and `current` are called only once everything in `needs` is up to date."""
 
     name: str
-    """The name of the step. The file `steps/<name>.json` in the run's folder records when it started and finished."""
+    """The name of the step. The file `steps/<name>.json` in the run's folder is the step's record."""
     needs: tuple[str, ...]
-    """Names of the steps and checks that must come first."""
+    """Names of the steps and checks that must be completed first."""
     inputs: Callable[[Run], str]
     """Returns the digest of everything that the result depends on."""
     make: Callable[[Run, Stopwatch], None] | None
     """Produces the result, or resumes an interrupted attempt. None if the result is imported."""
     result: Path
-    """The file or folder that holds the result. It is removed if the step has to be run with different inputs."""
+    """The file or folder that holds the result, which is removed before the step is run with different inputs."""
     seconds: Callable[[Study, Workload], float]
     """Estimates how many seconds the step takes."""
     other_outputs: tuple[Path, ...] = field(default=(), kw_only=True)
-    """Other files and folders that the step writes. They are removed together with the result."""
+    """Other files and folders that the step writes, which are removed together with the result."""
     current: Callable[[Run], bool] | None = field(default=None, kw_only=True)
-    """Returns whether the result is up to date. By default, a result of the current `inputs` is up to date."""
+    """Returns whether the result is up to date. By default, a result is up to date if `inputs` is unchanged."""
     shares_hours: bool = field(default=False, kw_only=True)
-    """Whether the step gets a share of `training.hours`, if the study sets it, instead of having a fixed cost."""
+    """Whether the step gets a fraction of `training.hours`, if the study sets it, rather than a fixed time."""
     is_remote: bool = field(default=False, kw_only=True)
-    """Whether `inputs` needs an answer from another machine. `nas check` does not contact that machine, and assumes
+    """Whether `inputs` needs information from another machine. `nas check` does not contact that machine, and assumes
     that a finished result is up to date."""
 
     def is_current(self, run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""The list of a study's steps and checks in order of execution. The commands, `nas check` and the report use it."""
+"""Lists a study's steps and checks in order of execution, for the commands, `nas check` and the report."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from nas.tasks import task_kind
 
 
 def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
-    """Return the steps and checks of a run's study. Each of them comes after all steps and checks that it needs.
+    """Return the steps and checks of a run's study. Each step comes after all steps and checks that it needs.
 
-    Without `fine_tune`, exports keep the weights that they inherit from the supernet.
+    If `fine_tune` is not set, exports keep the weights that they inherit from the supernet.
     """
     study = run.study
     embedded = study.task.train == "embedded"
@@ -101,7 +101,7 @@ def seconds(run: Run) -> dict[str, float]:
 
 
 def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
-    """Return the step that exports a single candidate of the search, instead of the best candidate for a budget."""
+    """Return the step that exports a single candidate of the search, given its entry in `front.json`."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
     return _export_step(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
 
@@ -114,7 +114,7 @@ def _refuse_hours(run: Run, fine_tune: bool) -> None:
 
 
 def _check_separate_teacher(run: Run) -> None:
-    """Raise `TeacherError` if a student's separate teacher does not fit the data, before anything is fine-tuned."""
+    """Check, before any fine-tuning, that the separate teacher fits the data; raise `TeacherError` if it does not."""
     separate_teacher.check_separate_teacher(run, prepare.splits(run).label_names)
 
 
@@ -130,7 +130,7 @@ def _unlabelled_step(run: Run) -> Step:
 def _separate_teacher_steps(run: Run) -> Iterable[Step]:
     """Yield the steps of a student's separate teacher.
 
-    The first step fine-tunes this teacher, if the study asks for that. The last step stores its logits.
+    If the study asks for fine-tuning, the first step fine-tunes this teacher. The last step stores its logits.
     """
     needs = ["taught labels", *(["unlabelled"] if run.study.task.unlabelled else [])]
     if run.study.teacher.fine_tune:
@@ -211,7 +211,7 @@ def _export_step(
 ) -> Step:
     """Return the step that writes and verifies the export called `name`.
 
-    `inputs` and `make` are called with the keyword `fine_tune`, which says whether the exported network is fine-tuned.
+    `inputs` and `make` are called with the keyword `fine_tune`, which states whether the network is fine-tuned.
     """
     is_fine_tuned = fine_tune and run.study.export.fine_tune
     baseline_kinds = ("baselines", *(["static"] if task_kind(run.study.task.kind).has_static else []))

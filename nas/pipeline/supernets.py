@@ -1,6 +1,6 @@
 """The step that builds the supernet: it orders the teacher's units by importance, then trains the shared weights.
 
-This module also prepares the distillation, which the final training in `finalists.py` uses as well.
+This module also collects the inputs of distillation, for both this step and the final training in `finalists.py`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def _near_budget_settings(study: Study) -> dict[str, Any]:
-    """Return the settings that determine which sub-networks are near the budgets: limits and devices of the budgets."""
+    """Return the settings that determine which sub-networks are near the budgets: the budgets' limits and devices."""
     limited_budgets = [budget for budget in study.budgets if not budget.has_floor]
     device_names = {device for budget in limited_budgets for device in budget.devices}
     limits = {
@@ -93,9 +93,9 @@ def _near_budget_settings(study: Study) -> dict[str, Any]:
 
 
 def _training_origin(run: Run) -> dict[str, Any]:
-    """Return the settings and inputs of the supernet's training, which is resumed only if they have not changed.
+    """Return the settings and inputs of the supernet's training. Training is resumed only if these are unchanged.
 
-    If the study sets `training.hours`, they include the number of steps that was decided.
+    If the study sets `training.hours`, the result includes the number of steps that was decided.
     """
     if not run.study.training.hours:
         return _origin(run)
@@ -103,9 +103,9 @@ def _training_origin(run: Run) -> dict[str, Any]:
 
 
 def decided(run: Run, step: str) -> int | None:
-    """Return how many training steps or evaluations a step of the study may perform within `training.hours`.
+    """Return the number of training steps or evaluations that was decided for a step of the study.
 
-    Return None if this number is not decided yet.
+    This number depends on `training.hours`. Return None if the number is not decided yet.
     """
     return run.get_note(step, "steps") if run.is_started(step) else None
 
@@ -113,7 +113,7 @@ def decided(run: Run, step: str) -> int | None:
 def refuse_other_training(run: Run) -> None:
     """Raise `TrainingError` if the inputs have changed since an unfinished training run of the supernet began.
 
-    This check comes before all steps. Checkpoints of a completed training run are removed.
+    This check is made before any step is run. If the training is complete, remove its checkpoints.
     """
     if run.is_finished("supernet"):
         remove_checkpoints(run.supernet)
@@ -163,16 +163,16 @@ def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
 
 @contextmanager
 def to_be_timed(run: Run, learning_rate: float, batch_size: int) -> Iterator[Distillation]:
-    """Yield a training run of a few steps, to measure its speed. Its folder is removed when the `with` block ends."""
+    """Yield a short distillation run, to measure its speed. The run's folder is removed when the `with` block ends."""
     schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
         yield distillation(run, splits(run), schedule, Path(folder), {})
 
 
 def draws_of(run: Run, steps: int) -> Draws:
-    """Return a function that, given the number of one of `steps` training steps, draws the sub-networks of that step.
+    """Return a function that draws the sub-networks to train in a step, given the number of the step.
 
-    The sub-networks are near the budgets if the study asks for that and at least one budget has no accuracy floor.
+    `steps` is the total number of training steps. If `study.is_near_budgets`, the sub-networks are near the budgets.
     Otherwise, sub-networks of all sizes are drawn.
     """
     study, settings = run.study, run.study.supernet
@@ -190,7 +190,7 @@ def draws_of(run: Run, steps: int) -> Draws:
 
 
 def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> float:
-    """Return the amount by which a sub-network violates a budget, if equally many texts exit after each layer."""
+    """Return how much a sub-network violates a budget, assuming that equally many texts exit after each layer."""
     depth = len(architecture.layers)
     return costs.cautious_violation(architecture, budget, (1.0 / depth,) * depth if architecture.exit_threshold else ())
 
@@ -198,14 +198,19 @@ def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> floa
 def supernet_steps(run: Run) -> int:
     """Return the number of steps of the supernet's training.
 
-    The study sets this number or, with `training.hours`, it is decided from the time left before training starts.
+    Without `training.hours`, the study sets this number. With `training.hours`, the number is decided before training
+    starts, and depends on the time left.
     """
     decided_steps = decided(run, "supernet") if run.study.training.hours else None
     return decided_steps or run.study.supernet.steps
 
 
 def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
-    """Train the supernet from the ordered teacher, in one of possibly several processes; save the trained weights."""
+    """Train the supernet from the ordered teacher, and save the trained weights.
+
+    If the training has several workers, each worker's process calls this function, and the main process saves the
+    weights.
+    """
     settings = run.study.supernet
     schedule = Schedule(
         settings.learning_rate,
@@ -222,7 +227,7 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
 
 
 def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
-    """Return the inputs of a training run that distils the teacher and keeps its checkpoints in `folder`."""
+    """Return the inputs of a distillation run, which stores its checkpoints in `folder`."""
     teacher, texts = load_ordered(run), distilled_texts(run, data)
     return Distillation(
         teacher=teacher,
@@ -254,12 +259,12 @@ def load_supernet(run: Run) -> BertSupernet:
 
 
 def load_ordered(run: Run) -> SupernetWeights:
-    """Load the teacher with its units in order of importance. The supernet's training starts from it."""
+    """Load the teacher whose units are ordered by importance. The supernet's training starts from this model."""
     return SupernetWeights.from_pretrained(run.ordered_teacher).eval()
 
 
 def order(run: Run, data: TaskData, model: CompactBert) -> None:
-    """Reorder the units of a model by their importance for the study's task, in place."""
+    """Reorder a model's units in place, by their importance for the study's task."""
     reorder(model, measure_importance(model, ranking_batches(run, data, "Ordering units")))
 
 
@@ -273,9 +278,9 @@ def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights
 
 
 def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, torch.Tensor]]:
-    """Return the batches on which units are ranked and small sub-networks are fitted.
+    """Return the batches that are used to rank units and to fit small sub-networks.
 
-    While the batches are processed, progress is shown under `title`.
+    Iterating over the batches shows the progress with the title `title`.
     """
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
     count, size, has_words = (

@@ -1,6 +1,7 @@
-"""The teacher's outputs as the labels of the search set and the test set, for metrics that compare networks with it.
+"""Labels the search and test sets with the teacher's outputs, for metrics that compare networks with the teacher.
 
-The step `data` computes and stores them. This is possible because such a teacher is never fine-tuned.
+The step `data` computes and stores these labels before the step `teacher` is run. This is possible because the teacher
+of such a study is never fine-tuned.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from nas.tasks import task_kind
 
 
 def teacher_labels(teacher: Teacher, texts: Mapping[str, Dataset]) -> dict[str, list[np.ndarray]]:
-    """Return the teacher's embedding of each text, (outputs,), in float32, for each set of texts.
+    """Return a list of the teacher's embeddings for each set of texts, keyed by the name of the set.
 
-    The texts are tokenised by the teacher's own tokenizer. The teacher's weights must have been checked.
+    An embedding is a float32 array of shape (outputs,). The texts must be tokenised by the teacher's tokenizer, and
+    `teacher.checkpoint` must be set.
     """
     assert teacher.checkpoint is not None
     encoder = SentenceEncoder(teacher.checkpoint.load(teacher.config), Path(teacher.source))
@@ -38,7 +40,10 @@ def teacher_labels(teacher: Teacher, texts: Mapping[str, Dataset]) -> dict[str, 
 
 
 def identity_of_labels(study: Study, source: str) -> list[Any]:
-    """Return values that identify the weights and the pooling of a teacher in a folder; empty values for a hub id."""
+    """Return a list that identifies a teacher's embeddings: the digests of its weights, and its pooling settings.
+
+    If `source` is a hub id, the list holds an empty dictionary and None.
+    """
     folder = Path(source)
     weights = {path.name: file_digest(path) for path in folder.glob("*.safetensors")}
     return [weights, asdict(task_kind(study.task.kind).form(source)) if folder.is_dir() else None]

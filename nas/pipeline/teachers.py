@@ -1,4 +1,4 @@
-"""Checks the teacher that a study names before its weights are loaded, and loads the teacher from the run's folder.
+"""Checks a study's teacher before the weights are loaded, and loads the teacher from the run's folder.
 
 "Teacher" here means the model that is compressed. If the study has a `[student]`, this is the student's checkpoint.
 """
@@ -37,7 +37,7 @@ from nas.tasks.base import problem_of
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher that fits a study, but whose weights are not loaded yet."""
+    """A teacher that fits a study. Its weights are not loaded."""
 
     source: str
     """The teacher's folder."""
@@ -61,7 +61,7 @@ class Teacher:
 
 
 def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactBertConfig:
-    """Return the `CompactBert` configuration of a teacher. Raises a `NasError` if that does not fit the study."""
+    """Return the `CompactBert` configuration of a teacher. Raise a `NasError` if the teacher does not fit the study."""
     with student_named(study):
         study.check_teacher(shape_of(config))
         compact = compact_config(config, task_kind(study.task.kind).variant(study.task).form(source))
@@ -91,7 +91,7 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
 def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
     """Return the teacher in a folder, without loading its weights.
 
-    Raises a `NasError` if the configuration, the tokenizer or the weights cannot be read or do not fit the study. The
+    Raises a `NasError` if the configuration, the tokenizer or the weights cannot be read, or do not fit the study. The
     weights are checked only if `weights` is set.
     """
     with student_named(study):
@@ -141,9 +141,10 @@ def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int 
 
 
 def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the teacher in float32, and its tokenizer. Add a new head if the teacher is to be fine-tuned and has none.
+    """Load the teacher, in float32, and its tokenizer. If the teacher lacks a suitable head, add one for fine-tuning.
 
-    Raises the errors of `check_teacher`, and `TeacherError` if the teacher and the data differ in the number of labels.
+    Raises the errors of `check_teacher`. If the study does not fine-tune the teacher, also raises `TeacherError` if the
+    teacher and the data have different numbers of labels.
     """
     teacher = check_teacher(study, source)
     config, kind = teacher.config, task_kind(study.task.kind)
@@ -170,7 +171,7 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
 
 
 def _report_replaced_head(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
-    """Report which parts of the checkpoint's classification head are replaced, if it has such a head."""
+    """Tell the user which parts of the checkpoint's classification head are replaced, if the checkpoint has a head."""
     labels = checkpoint.labels
     if checkpoint.new and labels not in (None, config.num_labels):
         say(
@@ -183,7 +184,7 @@ def _report_replaced_head(checkpoint: Checkpoint, config: PreTrainedConfig, need
 
 
 def load_teacher(run: Run) -> CompactBert:
-    """Load the run's teacher as a `CompactBert`. It has been fine-tuned if the study asks for that."""
+    """Load the run's teacher, after any fine-tuning, as a `CompactBert`."""
     form = _network_form(run)
     return from_stock(AUTO_CLASSES[form.network_type].from_pretrained(run.teacher), form)
 

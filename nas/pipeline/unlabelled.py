@@ -1,7 +1,7 @@
 """The step that reads unlabelled texts, and functions that return all texts for the distillation.
 
-The step is separate from the step `data`. If the unlabelled texts change, the supernet and everything that depends on
-it are rebuilt, but the data is not split again and the teacher is not fine-tuned again.
+This step is separate from the step `data`. If the unlabelled texts change, the supernet and all later results are
+rebuilt, but the data is not split again and the teacher is not fine-tuned again.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from nas.progress import Stopwatch, busy, say
 from nas.tasks import GROUP
 
 _RESULT_VERSION = 1
-"""Increase this when the same files lead to different texts than before, so that older ones are rebuilt."""
+"""Increase this when the same files lead to different texts than before, so that older texts are rebuilt."""
 _TEXTS_FILE, _COUNTS_FILE = "texts.parquet", "counts.json"
 
 
 def sources(run: Run) -> list[tuple[str, bool]]:
-    """Return a pair for each source of unlabelled texts: its path or split, and whether it is a file."""
+    """Return a pair for each source of unlabelled texts: the file's path or split's name, and whether it is a file."""
     task = run.study.task
     files = task.unlabelled_files
     return [(str(run.study.resolve(name)) if name in files else name, name in files) for name in task.unlabelled]
@@ -38,7 +38,7 @@ def sources(run: Run) -> list[tuple[str, bool]]:
 
 @once
 def unlabelled_identity(run: Run) -> list[Any]:
-    """Return values that identify the unlabelled texts: each file's format and digest, each split's name and commit."""
+    """Return a list that identifies the unlabelled texts: suffix and digest per file, name and commit per split."""
     return [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
 
 
@@ -56,7 +56,7 @@ def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
 
 @errors_with_hub_ids
 def make_unlabelled(run: Run, stopwatch: Stopwatch) -> None:
-    """Read the unlabelled texts, leave out those that the splits contain, and tokenise the rest."""
+    """Read the unlabelled texts, leave out texts that the splits already contain, and tokenise the rest."""
     with busy("Reading and tokenising unlabelled texts"):
         task = read_task(run, weights=False)
         new_texts = read_new_texts(run, task)
@@ -85,9 +85,9 @@ def unlabelled_texts(run: Run) -> Dataset:
 
 
 def distilled_texts(run: Run, data: TaskData) -> Dataset:
-    """Return the texts on which the teacher is distilled: first the training set, then the unlabelled texts.
+    """Return the texts for the distillation: first the training set, then the unlabelled texts.
 
-    Labels are removed. The distillation draws all of these texts equally often.
+    The columns with labels are removed. The distillation draws each of these texts equally often.
     """
     train = data.train.remove_columns([name for name in data.train.column_names if name in LABEL_COLUMNS])
     if not run.study.task.unlabelled:
@@ -101,7 +101,7 @@ def distilled_from(run: Run) -> list[Path]:
 
 
 def unlabelled_lengths(run: Run) -> list[int]:
-    """Return the number of tokens of each unlabelled text; empty if there are none, or if they are not read yet."""
+    """Return the number of tokens of each unlabelled text; empty if no unlabelled texts have been read."""
     if unlabelled_counts(run) is None:
         return []
     return values_of(unlabelled_texts(run), "length")

@@ -1,7 +1,7 @@
 """The model card of an export: a `README.md` with Hugging Face metadata, measured results, usage and provenance.
 
-`write_card` creates the card from `verification.json`, the architecture and the study. The pipeline calls it when an
-export has been verified, and again when measurements from an additional device have been imported.
+`write_card` creates the card from `verification.json`, the architecture and the study. The pipeline writes the card
+when an export has been verified, and again when measurements from an additional device have been imported.
 """
 
 from __future__ import annotations
@@ -120,18 +120,18 @@ def _is_local(study: Study) -> bool:
 
 
 def _commit(verification: Mapping[str, Any], table: str) -> str | None:
-    """Return the hub commit of the model or data set that a table of the study names.
+    """Return the hub commit of the model or data set that the study's table `table` names.
 
-    Return None for local files, and for verifications by older versions of nas, which did not record commits.
+    Return None for local files, and if an older version of nas, which did not record commits, wrote `verification`.
     """
     commit: str | None = verification.get("commits", {}).get(table)
     return commit
 
 
 def _licence(study: Study, verification: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the licence fields in the model card of the model that the study compresses.
+    """Return the licence fields from the model card of the model that the study compresses.
 
-    The result is empty if that card is not on this machine.
+    The result is empty if that model card is not on this machine, or cannot be read.
     """
     name = study.compressed.model
     if _is_local(study):
@@ -155,7 +155,7 @@ def _methods(architecture: Architecture) -> dict[str, str]:
 
 
 def _quantised_by_batch(architecture: Architecture) -> list[str]:
-    """Return those compression methods of the architecture whose quantisation scale depends on the whole batch."""
+    """Return the architecture's compression methods whose quantisation scale depends on all texts of a batch."""
     methods_by_block: list[tuple[Block, str]] = [("embedding", architecture.embedding)]
     methods_by_block += [(block, layer.choice(block)) for layer in architecture.layers for block in LAYER_BLOCKS]
     return sorted({method for block, method in methods_by_block if compression(method).quantises_by_batch(block)})

@@ -1,6 +1,6 @@
 """The input of the report: `Contents` holds all values that the page shows about one run.
 
-`nas.pipeline.reports` fills it from the files of the run; `nas.report.page` and the charts read it.
+`nas.pipeline.reports` creates the `Contents` of a run from the run's files. `nas.report.page` and the charts draw them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Record = Mapping[str, Any]
 
 
 def on_device(record: Record, device: str) -> Record:
-    """Return the measurements of a candidate or export on `device`; empty if it was not measured on that device."""
+    """Return the measurements of a candidate or export on `device`; empty if there are no measurements on `device`."""
     records_by_device: Mapping[str, Record] = record.get("devices") or {record.get("device", device): record}
     return records_by_device.get(device, {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The results of one run. If an optional part is missing, its section is left out of the page."""
+    """The results of one run. If an optional field is empty, the page leaves out the section about this field."""
 
     study: str
     metric: str
@@ -38,13 +38,13 @@ class Contents:
     front: Record | None = None
     """The content of `front.json`: all candidates, the Pareto front, and the measured candidates of each budget."""
     baselines: Mapping[str, Record] = field(default_factory=dict)
-    """Verifications of the teacher and all other baselines, keyed by `<device>/<kind>`."""
+    """The `verification.json` of the teacher and of all other baselines, keyed by `<device>/<kind>`."""
     exports: Mapping[str, Record] = field(default_factory=dict)
-    """Verifications of the exports, keyed by budget name or, for single candidates, by `trial-<number>`."""
+    """The `verification.json` of each export, keyed by budget name or, for single candidates, by `trial-<number>`."""
     snippets: Mapping[str, Sequence[Snippet]] = field(default_factory=dict)
     """Code that loads each export, keyed by export name."""
     usage: str = ""
-    """Notes on how to read the answers of an export, as in the model card; empty if there are none."""
+    """Notes on how to interpret the outputs of an export, as in the model card; empty if there are none."""
     profiles: Mapping[str, Record] = field(default_factory=dict)
     """Latency profiles, keyed by device name."""
     supernet_log: Sequence[Record] = ()
@@ -54,16 +54,16 @@ class Contents:
     export_logs: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     """Log of each export's final training, keyed by export name. Entries have the same keys as in `supernet_log`."""
     rank_correlation: Record | None = None
-    """The rank correlation of accuracies before and after individual training of sub-networks.
+    """The rank correlation between the accuracies of sub-networks before and after individual training.
 
-    It is None unless `scripts/bench/rank_correlation` was run.
+    The value is None unless `scripts/bench/rank_correlation` was run.
     """
     seeds: Mapping[str, Record] = field(default_factory=dict)
     """Test accuracies of exports with several seeds, keyed by budget name; empty if only one seed was run."""
     separate_teacher: Record | None = None
-    """Facts about the teacher of a student, such as its accuracy; None if the teacher itself is compressed."""
+    """Facts about a student's teacher, such as the teacher's accuracy; None if the study has no student."""
     student: str = ""
-    """Path or hub id of the student; empty if the teacher itself is compressed."""
+    """Path or hub id of the student; empty if the study has no student."""
     unlabelled: str = ""
     """A line that states how many unlabelled texts were read and left out; empty if the study has none."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -71,9 +71,9 @@ class Contents:
     sample: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The texts of some rows of the test set, keyed by row number."""
     missed: Mapping[str, str] = field(default_factory=dict)
-    """For each budget without an export, the reason for this, if it is known; keyed by budget name."""
+    """The reason why a budget has no export, keyed by budget name. Budgets without a known reason are left out."""
     outdated: str = ""
-    """A line that lists the results that are out of date with the study; empty if there are none."""
+    """A line that lists the outdated results; empty if there are none."""
 
     @property
     def is_empty(self) -> bool:
@@ -89,7 +89,7 @@ class Contents:
     def exports_on(self, device: str) -> dict[str, Record]:
         """Return a record for each export whose latency was measured on `device`, keyed by export name.
 
-        A record is the export's verification, extended by the measurements on that device.
+        A record is the content of the export's `verification.json`, extended by the measurements on `device`.
         """
         limited_budgets = {budget.name for budget in self.budgets if budget.on(device)}
         exports = {
@@ -102,7 +102,7 @@ class Contents:
     def uniform_on(self, device: str) -> dict[str, Record]:
         """Return a record of the best uniform network for each budget with limits on `device`, keyed by budget name.
 
-        A record includes the network's measurements on that device.
+        A record includes the network's measurements on `device`.
         """
         uniform = (self.front or {}).get("uniform", {})
         limited_budgets = (budget.name for budget in self.budgets if budget.on(device))
@@ -111,9 +111,9 @@ class Contents:
         }
 
     def teacher_p50_ms(self, device: str) -> float | None:
-        """Return the teacher's median latency on a device in ms: from the device's profile or else from the search.
+        """Return the teacher's median latency on a device, in ms, from the device's profile or else from the search.
 
-        Return None if neither of them contains it.
+        Return None if neither the profile nor the search contains this latency.
         """
         if device in self.profiles:
             return float(self.profiles[device]["teacher"]["p50_ms"])

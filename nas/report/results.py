@@ -79,7 +79,8 @@ def _against_uniform(contents: Contents) -> dict[str, Any] | None:
     front, rows = contents.front or {}, []
     for name, uniform in front.get("uniform", {}).items():
         against = (uniform or {}).get("against")
-        candidates_met = (item for item in front["budgets"].get(name, ()) if item["met"])
+        candidates = front["budgets"].get(name, ())
+        candidates_met = (item for item in candidates if item["met"] and not item.get("uniform"))
         candidate = next((item for item in candidates_met if against in (None, item["digest"])), None)
         if candidate and uniform:
             rows.append((name, candidate, uniform))

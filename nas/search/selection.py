@@ -162,17 +162,19 @@ def measure_budget(
     """Measure the best candidates for a budget, `count` at a time, until enough of them meet the budget.
 
     Returns two lists of reports: one about the candidates, in descending order of objective, and one about the networks
-    in `baselines`. The baselines are measured together with the first candidates. Several candidates must meet the
-    budget: if an export violates the budget in the later verification, another candidate replaces it. For a budget with
-    an accuracy floor, `FLOOR_FACTOR` times as many candidates are measured, spread along the Pareto front around the
-    floor.
+    in `baselines`. The baselines are measured together with the first candidates. If a baseline that meets the budget
+    has a higher objective than all candidates that do, it is also in the first list, with the entry `uniform`.
+
+    Several candidates must meet the budget: if an export violates the budget in the later verification, another
+    candidate replaces it. For a budget with an accuracy floor, `FLOOR_FACTOR` times as many candidates are measured,
+    spread along the Pareto front around the floor.
 
     The measurements correct the predictions for the remaining candidates. If the machine is slower than when it was
     profiled, fewer candidates qualify. If it is faster, more accurate candidates may qualify. A device outside the
     cluster cannot be measured from here. For such a device, predictions are used, and the export is verified on the
     device later.
     """
-    costs = measurement.costs
+    costs, all_baselines = measurement.costs, baselines
     waiting, slowdown = ranking(results, costs, budget, float("inf")), 1.0
     measured, baseline_reports = list[tuple[CandidateResult, dict[str, Any]]](), list[dict[str, Any]]()
     while True:
@@ -190,7 +192,21 @@ def measure_budget(
         measured += zip(chosen, reports[: len(chosen)], strict=True)
         baseline_reports += reports[len(chosen) :]
         baselines = ()
+    if budget.name not in costs.floors:
+        measured += _better_baseline(all_baselines, baseline_reports, measured)
     return [report for _, report in sorted(measured, key=lambda pair: -pair[0].objective)], baseline_reports
+
+
+def _better_baseline(
+    baselines: Sequence[CandidateResult],
+    reports: Sequence[dict[str, Any]],
+    measured: Sequence[tuple[CandidateResult, dict[str, Any]]],
+) -> list[tuple[CandidateResult, dict[str, Any]]]:
+    """Return the first baseline that meets the budget, unless a measured candidate meets it and is at least as good."""
+    best = next((pair for pair in zip(baselines, reports, strict=True) if pair[1]["met"]), None)
+    if best is None or any(result.objective >= best[0].objective for result, report in measured if report["met"]):
+        return []
+    return [(best[0], best[1] | {"uniform": True})]
 
 
 def _next_candidates(

@@ -164,8 +164,25 @@ def test_uniform_networks_are_measured_even_without_candidates(search_folder, fa
     fake_measurement(lambda architecture: 1.5)
     measurement = Measurement(lambda architecture: architecture, SPACE.largest(), costs, Texts())
     candidates, baselines = measure_budget(measurement, [], BUDGETS[0], 4, uniform)
-    assert candidates == [] and all(item["met"] for item in baselines)
+    assert all(item["met"] for item in baselines)
+    assert candidates == [baselines[0] | {"uniform": True}]
     assert [item["digest"] for item in baselines] == [one.architecture.digest for one in uniform]
+
+
+@pytest.mark.parametrize(("objective", "is_exported"), [(0.91, True), (0.9, False), (0.89, False)])
+def test_a_uniform_network_is_a_candidate_only_if_it_is_better_than_the_candidates_that_meet_the_budget(
+    search_folder, fake_measurement, objective, is_exported
+):
+    costs = costs_of(search_folder)
+    other, *_ = uniform_networks(SPACE, costs, BUDGETS[0])
+    found = [CandidateResult(SPACE.smallest(), 0.9, 120, 0.0), CandidateResult(SPACE.largest(), 0.99, 120, 0.0)]
+    fake_measurement(lambda architecture: 100.0 if architecture == SPACE.largest() else 1.5)
+    measurement = Measurement(lambda architecture: architecture, SPACE.largest(), costs, Texts())
+    uniform = [CandidateResult(other, objective, 120, 0.0)]
+    candidates, baselines = measure_budget(measurement, found, BUDGETS[0], 4, uniform)
+    met = [item["digest"] for item in candidates if item["met"]]
+    assert met == ([other.digest] if is_exported else []) + [SPACE.smallest().digest]
+    assert [item["digest"] for item in baselines] == [other.digest] and "uniform" not in baselines[0]
 
 
 @pytest.mark.parametrize("slower", [0.8, 1.0, 1.3])
