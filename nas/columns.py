@@ -1,9 +1,9 @@
 """Detection of the columns of a data file that hold texts and labels, and of the meaning of the labels.
 
-`Column.of` examines one column. From the values and the names of the columns, `texts` and `label` decide which columns
-hold the texts and the labels, and `meaning` decides what the labels mean. A decision is `Clear` if only one
-interpretation is possible. Otherwise it is `Unclear`, with a reason and candidates, so that `nas init` (through
-`nas.proposal`) can ask the user instead of guessing.
+`Column.of` examines one column. `texts` and `label` then decide which columns hold the texts and the labels, and
+`meaning` decides what the labels mean. They use the values and the names of the columns. A decision is `Clear` if only
+one interpretation is possible. Otherwise it is `Unclear`, with a reason and with candidates, so that `nas init` can ask
+the user instead of guessing. `nas.proposal` calls these functions for `nas init`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from nas.tasks.labels import MOST_CLASSES
 
 T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
-"""The kind of values in a column. `codes` are identifiers, times, addresses, file names and similar values, which
-cannot be texts or labels. `tags` are lists that hold a tag for each word in the list of a second column; see
+"""The kind of values in a column. `codes` are values that cannot be texts or labels, such as identifiers, times,
+addresses and file names. `tags` are lists with one tag per word, and a second column holds the lists of words; see
 `nas.tagged_columns`."""
 _SAMPLED_ROWS = 2000
 """The number of evenly spaced rows that are examined to decide whether a column holds texts."""
 _FEW_VALUES = 20
-"""The number of distinct values that separates few values from many. A column with few values that repeat often does
-not hold texts. Numbers with fractions can be classes only if there are few of them."""
+"""The largest number of distinct values that counts as few. A column with few values that repeat often does not hold
+texts. Numbers with fractions can be classes only if there are few of them."""
 _MOSTLY_SHARE = 0.9
-"""The share of values that must fulfil a condition for the whole column to be treated as fulfilling it."""
+"""The share of values from which on a property of the values is treated as a property of the column."""
 _LEAST_PASSAGES = 3
-"""The least average number of rows per query at which the rows may be passages to rank."""
+"""The smallest average number of rows per query at which rows may be passages to rank."""
 
 
 def _word_set(text: str) -> frozenset[str]:
@@ -63,16 +63,16 @@ _LABEL_LIKE_WORDS = _word_set(
 _GRADE_WORDS = _word_set(
     "star stars rating ratings score similarity relevance relatedness quality grade overall points"
 )
-"""Words in the names of label columns whose numbers may be either a scale or classes."""
+"""Words in the names of label columns whose numbers may be either values on a scale or classes."""
 _QUERY_WORDS = _word_set("query question")
 _QUERY_ID_WORDS = _word_set("query question qid topic")
 _FIRST_OF_PAIR_WORDS = _word_set("premise question query claim context")
 _SECOND_OF_PAIR_WORDS = _word_set("hypothesis sentence answer passage paragraph document doc context evidence response")
 _PAIR_ENDINGS = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
-"""The words in which the two column names of a pair may differ, as in "sentence1" and "sentence2"."""
+"""The pairs of words in which the names of two columns of text pairs may differ, as in "sentence1" and "sentence2"."""
 LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _MISSING_LABEL_VALUES = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
-"""Values that often mean that a label is missing."""
+"""Values that often represent a missing label."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
@@ -98,14 +98,14 @@ _LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Clear(Generic[T]):
-    """A decision with only one possible interpretation."""
+    """A decision for the only possible interpretation."""
 
     value: T
 
 
 @dataclass(frozen=True)
 class Unclear:
-    """A decision that the user has to make, with the reason and any known candidates."""
+    """A decision that the user has to make. `why` is the reason, and `candidates` are the known options."""
 
     why: str
     candidates: tuple[str, ...] = ()
@@ -118,8 +118,9 @@ class Column:
     name: str
     form: Form
     counts: Mapping[str, int]
-    """The number of rows with each value, keyed by the value as a string. For lists, the number of occurrences of each
-    label or tag. Empty for columns with many different texts, and for lists that hold neither labels nor tags."""
+    """The number of rows with each value, keyed by the value as a string. If values are lists, the number of
+    occurrences of each label or tag. Empty if the column has many different texts, or lists of neither labels nor
+    tags."""
     missing: int
     """The number of rows without a value."""
     classes: int | None = None
@@ -127,7 +128,7 @@ class Column:
 
     @classmethod
     def of(cls, rows: Dataset, name: str) -> Column:
-        """Return a summary of the column `name` of a data set."""
+        """Examine the column `name` of a data set, and return a summary."""
         feature = rows.features[name]
         if isinstance(feature, List | LargeList):
             return cls._of_list_column(rows, name, feature.feature)
@@ -152,7 +153,10 @@ class Column:
 
     @classmethod
     def _of_list_column(cls, rows: Dataset, name: str, feature: Any) -> Column:
-        """Return a summary of a column of lists, which hold labels unless a value repeats within a list."""
+        """Return a summary of a column of lists.
+
+        The lists are treated as lists of labels unless a value occurs twice in the same list.
+        """
         lists = rows.select_columns([name]).with_format("arrow")[:].column(0)
         is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in LABEL_TYPES)
         label_lists = [values for values in lists.to_pylist() if values is not None] if is_label else []
@@ -167,12 +171,12 @@ class Column:
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """The words of the column name, in lower case."""
+        """The words that make up the column name, in lower case."""
         return tuple(word.casefold() for word in _NAME_PARTS.findall(self.name))
 
     @property
     def is_metadata(self) -> bool:
-        """Whether the column name indicates metadata about a text, such as its author, time or identifier."""
+        """Whether the column name suggests metadata about a text, such as its author, time or identifier."""
         words = set(self.words)
         name_words = words - _LABEL_NUMBER_WORDS if words & _LABEL_LIKE_WORDS else words
         return not _METADATA_WORDS.isdisjoint(name_words) and self.words[-1] not in _TEXT_WORDS
@@ -199,7 +203,10 @@ class Column:
 
     @property
     def numbers(self) -> list[float] | None:
-        """The distinct values in ascending order if all are numbers, else None. "01" is not treated as a number."""
+        """The distinct values as numbers, in ascending order. None if a value is not a number.
+
+        Values with a leading zero, such as "01", are not treated as numbers.
+        """
         texts = self.counts
         if not texts or self.has_lists:
             return None
@@ -209,7 +216,7 @@ class Column:
 
 
 def _sampled_texts(values: pyarrow.ChunkedArray) -> list[str]:
-    """Return the texts in evenly spaced rows of a column, without missing or blank texts."""
+    """Return the texts in evenly spaced rows of a column. Missing and blank texts are left out."""
     step = max(1, -(-len(values) // _SAMPLED_ROWS))
     return [
         text
@@ -219,7 +226,10 @@ def _sampled_texts(values: pyarrow.ChunkedArray) -> list[str]:
 
 
 def _value_counts(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
-    """Return the number of rows with each value, keyed by its stripped text, and the number of rows without a value."""
+    """Return the number of rows with each value, and the number of rows without a value.
+
+    The first result is keyed by the value as a string without surrounding white space.
+    """
     counts: dict[str, int] = {}
     missing = 0
     for item in pyarrow.compute.value_counts(values).to_pylist():
@@ -233,7 +243,7 @@ def _value_counts(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
 
 
 def _form_of(counts: Mapping[str, int], sample: Sequence[str], dtype: str) -> Form:
-    """Return the form of a column whose values are neither texts nor lists."""
+    """Return the form of a column that holds neither texts nor lists."""
     if dtype == "bool":
         return "classes"
     rows, repeats = sum(counts.values()), len(counts) <= sum(counts.values()) / 2
@@ -250,7 +260,11 @@ def _mostly(values: Sequence[str], test: Callable[[str], object]) -> bool:
 
 
 def _is_prose(sample: Sequence[str]) -> bool:
-    """Whether most values have several words, and values are mostly distinct or too long for class names."""
+    """Whether the values of a sample are texts rather than class names.
+
+    Most of the values must have several words. In addition, the values must be mostly distinct, or too long for class
+    names.
+    """
     if _mostly(sample, _is_code):
         return False
     words = [_count_words(value) for value in sample]
@@ -269,13 +283,13 @@ def _is_code(value: str) -> bool:
 
 
 def _count_words(value: str) -> int:
-    """Return the number of words in a text, which is only an estimate for scripts without spaces."""
+    """Return the number of words in a text. For scripts without spaces, the number is an estimate."""
     unspaced = len(_UNSPACED.findall(value))
     return len(_UNSPACED.sub(" ", value).split()) + unspaced // _CHARACTERS_PER_WORD if unspaced else len(value.split())
 
 
 def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
-    """Decide which column holds the texts, or which two columns hold the two texts of each pair."""
+    """Decide which column holds the texts, or which two columns hold the texts of each pair."""
     text_columns = [column for column in columns if column.form == "text" and not column.has_label_name]
     candidates = [column for column in text_columns if not column.is_metadata] or text_columns
     names = tuple(column.name for column in candidates)
@@ -307,7 +321,10 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
 
 
 def _ordered_pair(one: Column, other: Column) -> tuple[str, str] | None:
-    """Return the names of the columns of first and second texts; None if the names do not indicate a pair."""
+    """Return the names of the columns with the first texts and the second texts of all pairs.
+
+    Return None if the column names do not suggest a pair.
+    """
     for first, second in ((one, other), (other, one)):
         if {*first.words} & _FIRST_OF_PAIR_WORDS and {*second.words} & _SECOND_OF_PAIR_WORDS - {*first.words}:
             return first.name, second.name
@@ -318,9 +335,9 @@ def _ordered_pair(one: Column, other: Column) -> tuple[str, str] | None:
 
 
 def _differ_in(first: Sequence[str], second: Sequence[str], one: str, other: str) -> bool:
-    """Whether replacing the word `one` by `other` turns the first name into the second.
+    """Whether the first name becomes the second name if the word `one` in it is replaced by `other`.
 
-    If `one` is empty, return whether inserting `other` turns the first name into the second.
+    If `one` is empty, `other` is inserted instead.
     """
     if not one:
         return other in second and [word for word in second if word != other] == list(first)
@@ -332,7 +349,8 @@ def _differ_in(first: Sequence[str], second: Sequence[str], one: str, other: str
 def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str, str], bool]) -> Clear[str] | Unclear:
     """Decide which column holds the labels.
 
-    `text` names the columns of texts. `same` returns whether the values of two columns correspond one to one.
+    `text` holds the names of the text columns. `same` is called with the names of two columns, and returns whether
+    their values correspond one to one.
     """
     other_columns = [column for column in columns if column.name not in text]
     with_label_name = [column for column in other_columns if column.has_label_name]
@@ -357,10 +375,10 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
 
 
 def _without_equivalents(columns: Sequence[Column], same: Callable[[str, str], bool]) -> list[Column]:
-    """Return the columns, but only one of several columns whose values correspond one to one.
+    """Return the columns without duplicates. Columns are duplicates if their values correspond one to one.
 
-    For example, one column may hold the names of classes, and a second column their numbers. The column with the
-    shortest name is kept.
+    For example, one column may hold the names of classes, and another column their numbers. Of several such columns,
+    the one with the shortest name is kept.
     """
     kept: list[Column] = []
     for column in sorted(columns, key=lambda column: len(column.name)):
@@ -371,18 +389,18 @@ def _without_equivalents(columns: Sequence[Column], same: Callable[[str, str], b
 
 
 def has_queries(column: Column, rows: int, distinct: int) -> bool:
-    """Whether a column holds queries that have several passages each.
+    """Return whether a column holds queries, each of which has several passages.
 
-    `column` is the first column of texts, and has `distinct` different texts in `rows` rows.
+    `column` is the first text column. It has `distinct` different texts in `rows` rows.
     """
     return not _QUERY_WORDS.isdisjoint(column.words) and rows >= _LEAST_PASSAGES * distinct
 
 
 def are_graded_passages(query: Column, passage: Column, grade: Column) -> bool:
-    """Whether pairs of texts are queries and passages with grades of relevance, rather than texts with a score.
+    """Return whether pairs of texts are queries and passages with grades, rather than texts with a score.
 
-    Grades are whole numbers from 0. Queries are recognised by the names of the columns, or by rows that have only a
-    passage.
+    Grades are whole numbers of at least 0. Queries are recognised by the names of the columns, or because some rows
+    have a passage but no query.
     """
     has_names = not _QUERY_WORDS.isdisjoint(query.words) and _QUERY_WORDS.isdisjoint(passage.words)
     numbers = grade.numbers or []
@@ -391,12 +409,12 @@ def are_graded_passages(query: Column, passage: Column, grade: Column) -> bool:
 
 
 def is_query_id(column: Column) -> bool:
-    """Whether the name of a column indicates that it identifies queries, such as `query_id`."""
+    """Return whether the name of a column suggests that it identifies queries, as `query_id` does."""
     return not _QUERY_ID_WORDS.isdisjoint(column.words) and column.is_metadata
 
 
 def can_be_grade(column: Column) -> bool:
-    """Whether the values may be grades of relevance: whole numbers that start at 0, or a few declared classes."""
+    """Return whether the values may be grades of relevance: whole numbers from 0, or a few declared classes."""
     if column.classes:
         return column.classes <= _FEW_VALUES
     numbers = column.numbers
@@ -404,7 +422,7 @@ def can_be_grade(column: Column) -> bool:
 
 
 def why_unfit(column: Column) -> str | None:
-    """Return why a column cannot be used for labels, even if the user chose it; None if it can be used."""
+    """Return why a column cannot hold labels, even if the user has chosen it. None if it can hold labels."""
     if column.form == "lists" and not column.counts:
         return (
             "holds lists that are not lists of labels (which have distinct names or whole numbers, in Parquet or JSONL)"
@@ -419,11 +437,11 @@ def why_unfit(column: Column) -> str | None:
 
 
 def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
-    """Decide what the values of a column of labels mean. The candidates of an `Unclear` result are meanings.
+    """Decide what the values of a label column mean. If the result is `Unclear`, its candidates are meanings.
 
-    `why_unfit` must return None for the column. `outputs` is the number of outputs of a fine-tuned teacher, or None. If
-    this number fits only one meaning of the labels, that meaning is returned. Otherwise, the meaning of labels that are
-    numbers is clear only if their values and the column name allow only one interpretation.
+    The column must be one for which `why_unfit` returns None. `outputs` is the number of outputs of a fine-tuned
+    teacher, or None. If only one meaning is possible with this number of outputs, return this meaning. Otherwise,
+    numbers have a clear meaning only if the values and the column name allow a single interpretation.
     """
     if column.list_meaning:
         return Clear(column.list_meaning)
@@ -447,7 +465,7 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
 
 
 def _meaning_of_numbers(column: Column, numbers: Sequence[float], outputs: int | None) -> Meaning | None:
-    """Return the meaning of labels that are numbers; None if they may be either classes or a scale."""
+    """Return the meaning of labels that are numbers. None if they may be either classes or values on a scale."""
     is_whole = all(number.is_integer() for number in numbers)
     if not is_whole:
         return "scale" if outputs == 1 or len(numbers) > _FEW_VALUES else None

@@ -1,9 +1,8 @@
-"""Proposes a user's first study file: examines the teacher and the data, suggests settings and writes them as TOML.
+"""Proposes the first study file of a user: examines the teacher and the data, suggests settings and writes the file.
 
-`TeacherProperties` and `Columns` hold facts from the files. `Answers` holds the settings that the user gave or
-confirmed.
-`nas init` (`nas.cli.setup`) asks the user for these settings and calls `write_study`. `nas.in_python` uses the same
-proposals for studies that are defined in Python.
+`TeacherProperties` and `Columns` hold facts from the user's files. `Answers` holds the settings that the user has given
+or confirmed. `nas init` (`nas.cli.setup`) asks the user for these settings and calls `write_study`. `nas.in_python`
+uses the same proposals for studies that are defined in Python.
 """
 
 from __future__ import annotations
@@ -41,35 +40,35 @@ from nas.vocabulary import PRUNABLE, tokenizer_kind
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 LENGTH = 128
-"""The proposed length of texts in tokens, unless the teacher has fewer positions."""
+"""The proposed maximum length of texts, in tokens. The proposal is lower if the teacher has fewer positions."""
 _SHOWN_LABELS = 5
-"""The largest number of labels that a summary lists by name."""
+"""The largest number of label names that a summary lists."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
-"""Proposed numbers of layers and of attention heads, as far as they are smaller than the teacher's number."""
+"""Proposed numbers of layers and of attention heads. Only numbers below the teacher's number are proposed."""
 _HIDDEN_SHARES, _INTERMEDIATE_SHARES = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
-"""Proposed hidden and intermediate sizes, as shares of the teacher's."""
+"""Proposed hidden and intermediate sizes, as shares of the teacher's sizes."""
 
 
 @dataclass(frozen=True)
 class TeacherProperties:
-    """The properties of a teacher, as read from the files in its folder."""
+    """The properties of a teacher that are read from the files in its folder."""
 
     shape: Shape
     positions: int
-    """The largest number of tokens in a text that the teacher can read."""
+    """The largest number of tokens that the teacher can read in one text."""
     outputs: int | None
-    """The number of outputs of the teacher's classifier; None if the teacher has no classifier."""
+    """The number of outputs of the teacher's classifier. None if the teacher has no classifier."""
     problem_type: str | None = None
     """The `problem_type` in the teacher's configuration."""
     tokenizer: str | None = None
-    """The model type of the teacher's tokenizer, such as WordPiece; None if the files do not show it."""
+    """The model type of the teacher's tokenizer, such as WordPiece. None if it is unknown."""
     network_type: NetworkType = "sequence_classifier"
 
     @classmethod
     def at(cls, name: str) -> TeacherProperties | None:
-        """Return the properties of the teacher in the folder `name`; None for a hub id, which is not downloaded.
+        """Return the properties of the teacher in the folder `name`. If `name` is a hub id, return None.
 
-        Raises `TeacherError` if the folder does not exist or holds no supported model.
+        Nothing is downloaded. Raises `TeacherError` if the folder does not exist or holds no supported model.
         """
         folder = given_path(name)
         if not folder.is_dir():
@@ -86,10 +85,10 @@ class TeacherProperties:
         return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), *named[:1])
 
     def outputs_for(self, kind: str | None) -> int | None:
-        """Return the number of outputs of the teacher's classifier, or None if the classifier does not suit the task.
+        """Return the number of outputs of the teacher's classifier.
 
-        If `kind` is None, the task is assumed to have one label per text. A classifier for one label per text does not
-        suit a task with several labels per text, and vice versa.
+        None if the classifier does not suit the kind of task. If `kind` is None, the task is assumed to have one label
+        per text. A classifier for one label per text does not suit a task with several labels per text, and vice versa.
         """
         if self.network_type != (task_kind(kind).network_form.network_type if kind else "sequence_classifier"):
             return None
@@ -101,9 +100,9 @@ class TeacherProperties:
         return None if is_known and is_multi_label != needs_multi_label else self.outputs
 
     def misfit(self, data: Columns, label: Sequence[str], kind: str) -> str | None:
-        """Return why the number of outputs of the teacher's classifier does not fit the task.
+        """Return why the number of outputs of the teacher's classifier does not fit the task. None if it fits.
 
-        The result is None if the number fits, or if the classifier does not suit this kind of task at all.
+        Also return None if `outputs_for` does.
         """
         outputs, needed = self.outputs_for(kind), data.outputs(label, kind)
         if outputs in (None, needed):
@@ -118,20 +117,20 @@ class TeacherProperties:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of the data files, and which of them hold the texts and the labels."""
+    """The columns of the data files, and the decisions about which of them hold texts and labels."""
 
     data: Dataset
     """The training data."""
     by_name: Mapping[str, Column]
-    """The columns that occur in both the training and the test data, keyed by name."""
+    """The columns that occur in both the training data and the test data, keyed by name."""
     text: Clear[tuple[str, ...]] | Unclear
     label: Clear[str] | Unclear
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The names of the columns of words that tags may belong to, keyed by the name of the column of tags."""
+    """For each column of tags, the names of the columns of words to which the tags may belong."""
 
     @classmethod
     def of(cls, rows: Dataset, test: Dataset) -> Columns:
-        """Find the columns that training and test data share, and decide which of them hold texts and labels."""
+        """Find the columns that occur in both data sets, and decide which of them hold texts and labels."""
         names = [name for name in rows.column_names if name in test.column_names]
         tagged = tagged_columns(rows, names)
         by_name = {name: tagged[name][0] if name in tagged else Column.of(rows, name) for name in names}
@@ -153,11 +152,11 @@ class Columns:
         return len(self.data)
 
     def text_for(self, label: Sequence[str]) -> Clear[tuple[str, ...]] | Unclear:
-        """Return the text columns that belong to the label columns `label`."""
+        """Return the text columns that go with the label columns `label`."""
         return _word_column(self.words[label[0]]) if label and label[0] in self.words else self.text
 
     def label_for(self, text: Sequence[str]) -> Clear[str] | Unclear:
-        """Return the label column that belongs to the text columns `text`."""
+        """Return the label column that goes with the text columns `text`."""
         matching = {name: words for name, words in self.words.items() if set(text) & set(words)}
         if matching:
             return _tagging_columns(matching)[1]
@@ -166,15 +165,16 @@ class Columns:
         return self.label
 
     def column(self, name: str) -> Column:
-        """Return a column by its name. Raises `DataError` if the training or the test data lacks this column."""
+        """Return the column called `name`. Raises `DataError` if the training or the test data lacks this column."""
         if name not in self.by_name:
             raise DataError(f"no column {name!r} occurs in both data files; use one of {', '.join(self.by_name)}")
         return self.by_name[name]
 
     def query(self, text: Sequence[str]) -> str | None:
-        """Return the column that identifies the query of each row; None if the texts are not queries with passages.
+        """Return the column that identifies each row's query. None if the texts are not queries with passages.
 
-        This is the column of query texts, unless a column with a name such as `query_id` identifies the same queries.
+        This is the column with the texts of the queries. If a column with a name such as `query_id` identifies the same
+        queries, return that column instead.
         """
         if len(text) != 2 or not set(text) <= self.by_name.keys():
             return None
@@ -185,7 +185,7 @@ class Columns:
         return next((name for name in query_ids if _correspond(self.data, name, text[0])), text[0])
 
     def check_words(self, text: Sequence[str], tags: str) -> None:
-        """Raise `DataError` unless `text` is a single column of lists that has a word for each tag."""
+        """Raise `DataError` unless `text` is a single column of lists with one word per tag of the column `tags`."""
         if text and tuple(text) not in [(words,) for words in self.words.get(tags, ())]:
             possible = ", ".join(self.words.get(tags, ())) or "a file that has such a column"
             raise DataError(
@@ -194,10 +194,11 @@ class Columns:
             )
 
     def kind(self, label: str, outputs: int | None, query: str | None = None) -> Clear[str] | Unclear:
-        """Return the kind of task for a column of labels.
+        """Return the kind of task for a label column.
 
-        `outputs` is the number of outputs of a fine-tuned teacher; None without such a teacher. `query` is the column
-        that identifies queries if rows may be passages to rank. Raises `DataError` if the column cannot hold labels.
+        `outputs` is the number of outputs of a fine-tuned teacher, or None without such a teacher. `query` is the
+        column that identifies queries, or None if rows cannot be passages to rank. Raises `DataError` if the column
+        cannot hold labels.
         """
         if why := columns.why_unfit(self.column(label)):
             raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.by_name)}")
@@ -214,16 +215,16 @@ class Columns:
         return Clear(_kinds_of(meaning.value)[0])  # if several kinds use such labels, the first one registered
 
     def outputs(self, label: Sequence[str], kind: str) -> int:
-        """Return the number of outputs that a classifier needs for a kind of task with these columns of labels."""
+        """Return the number of outputs that a classifier needs for these label columns and this kind of task."""
         if task_kind(kind).has_one_output:
             return 1
         label_column = self.column(label[0])
         return len(label) if len(label) > 1 else label_column.classes or len(label_column.counts)
 
     def evaluation(self, pair: Sequence[str], label: Sequence[str]) -> Evaluation:
-        """Return what the files on which networks are evaluated consist of, if the training data has no labels.
+        """Return the content of the search and test sets of a task whose training data has no labels.
 
-        `pair` and `label` are empty if the files hold only texts.
+        `pair` and `label` are empty if the search and test sets contain only texts.
         """
         if not pair:
             return "texts"
@@ -233,7 +234,7 @@ class Columns:
     def described(
         self, text: Sequence[str], label: Sequence[str], kind: str, metric: str, query: str | None = None
     ) -> str:
-        """Return the chosen columns and a summary of the labels, as one line for the user."""
+        """Return one line for the user that names the chosen columns and summarises the labels."""
         values: Sequence[str] = label if len(label) > 1 else sorted(self.column(label[0]).counts) if label else ()
         if not label:
             summary = f"{kind}, no labels"
@@ -258,7 +259,7 @@ def _tagging_columns(
 ) -> tuple[Clear[tuple[str, ...]] | Unclear, Clear[str] | Unclear]:
     """Return the column of words and the column of tags of a tagging task.
 
-    `words` maps each column of tags to the columns of words that it may belong to.
+    `words` maps the name of each column of tags to the columns of words to which the tags may belong.
     """
     all_words = tuple(dict.fromkeys(chain.from_iterable(words.values())))
     tags = tuple(words)
@@ -272,7 +273,7 @@ def _word_column(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
 
 
 def text_of(train: str) -> Clear[str] | Unclear:
-    """Return the column of texts of a file without labels. Raises `DataError` if the file cannot be read."""
+    """Return the text column of a file without labels. Raises `DataError` if the file cannot be read."""
     rows = read_rows(str(given_path(train)))
     text = columns.texts([Column.of(rows, name) for name in rows.column_names])
     if isinstance(text, Clear) and len(text.value) > 1:
@@ -281,7 +282,7 @@ def text_of(train: str) -> Clear[str] | Unclear:
 
 
 def _kinds_of(meaning: str) -> tuple[str, ...]:
-    """Return the names of the kinds of task that train on labels with this meaning; see `nas.tasks.Meaning`."""
+    """Return the kinds of task that are trained on labels with this meaning; see `nas.tasks.Meaning`."""
     return tuple(name for name, kind in REGISTRY.items() if kind.meaning == meaning and not kind.learns_from_texts)
 
 
@@ -293,7 +294,10 @@ def _correspond(rows: Dataset, one: str, other: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """The settings of a study, as the user gave or confirmed them. Paths are relative to the working directory."""
+    """The settings of a study that the user has given or confirmed.
+
+    Paths are relative to the working directory.
+    """
 
     teacher: str
     fine_tune: bool
@@ -304,34 +308,38 @@ class Answers:
     unlabelled: Sequence[str]
     text: Sequence[str]
     label: Sequence[str]
-    """One column, or several for a multi-label task with one column per label."""
+    """The label column. For a multi-label task, several columns with one label each are also possible."""
     kind: str
     query: str | None
-    """The column that identifies queries in a ranking task; None if the first column of texts identifies them."""
+    """The column that identifies queries in a ranking task. None if the first text column identifies them."""
     search: str | None = None
-    """The file or split with the pairs of texts on which candidates are evaluated; None if they are held out."""
+    """The file or split with the text pairs on which candidates are evaluated. None if the search set is held out of
+    the training rows."""
     pair: Sequence[str] = ()
-    """The two columns of the search and test data that hold the two texts of each pair."""
+    """The two columns of the search and test data that hold the texts of each pair."""
     metric: str
     space: str | None
-    """A shipped search space or a TOML file. None selects or creates a space that fits a teacher in a local folder."""
+    """The name of a shipped search space, or a TOML file. If it is None, a search space is chosen or created that fits
+    the teacher, which must then be in a local folder."""
     runtime: str
     threads: int
     batch_size: int
     sequence_length: str
-    """A number of tokens, or `task` for the lengths of the task's own texts."""
+    """A number of tokens, or `task` for the lengths of the texts of the task."""
     budgets: Sequence[str]
-    """Limits on the median latency, such as "20%" (of the teacher's) or "4.0" (ms), or on the loss of accuracy, such
-    as "1pt". Each may have a name: "fast=20%"."""
+    """The limits of the budgets. A limit on the median latency is a share of the teacher's latency, such as "20%", or a
+    number of milliseconds, such as "4.0". A limit on the loss of accuracy is a number of points, such as "1pt". A
+    budget may have a name, as in "fast=20%"."""
 
 
 def write_study(
     folder: Path, answers: Answers, teacher: TeacherProperties | None, columns: Columns | None
 ) -> list[Path]:
-    """Write `study.toml`, and `search_space.toml` if no shipped space fits the teacher. Return the paths of the files.
+    """Write `study.toml` and, if no shipped space fits the teacher, `search_space.toml`.
 
-    The study file appears only once it is complete and valid. If writing it fails, no new file or folder is left
-    behind. Raises `StudyError` if the folder already has a study, or the error that loading the new study raises.
+    Return the paths of these files. The study file is created only once it is complete and valid. If this fails, no new
+    file or folder is left behind. Raises `StudyError` if the folder already contains a study, and the errors of loading
+    the new study.
     """
     if answers.runtime not in RUNTIMES:
         raise StudyError(f"--runtime {answers.runtime}: there is no such runtime; use one of {', '.join(RUNTIMES)}")
@@ -369,7 +377,10 @@ def _has_content(path: Path, text: str) -> bool:
 
 
 def _write_valid(text: str, target: Path, draft: Path) -> None:
-    """Write a study to a draft file next to `target` and load it. Error messages name `target` instead of the draft."""
+    """Write a study to the file `draft` and load it to validate it.
+
+    Error messages name the file `target` instead of the draft.
+    """
     draft.write_text(text, encoding="utf-8")
     try:
         check_sources(Study.load(draft))
@@ -378,7 +389,7 @@ def _write_valid(text: str, target: Path, draft: Path) -> None:
 
 
 def _search_space(folder: Path, answers: Answers, teacher: TeacherProperties | None) -> str:
-    """Return the name of the search space, or its path relative to the study file."""
+    """Return the name of a shipped search space, or the path of a TOML file relative to the folder of the study."""
     if answers.space:
         return _relative_to(folder, answers.space) if answers.space.endswith(".toml") else answers.space
     assert teacher  # with a hub id, `nas init` requires a search space
@@ -386,13 +397,13 @@ def _search_space(folder: Path, answers: Answers, teacher: TeacherProperties | N
 
 
 def fitting_space(shape: Shape) -> str | None:
-    """Return the name of a shipped search space for teachers of this shape; None if no shipped space fits."""
+    """Return the name of a shipped search space for teachers of this shape. None if there is no such space."""
     names = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == shape)
     return next(names, None)
 
 
 def space_text(shape: Shape) -> str:
-    """Return the content of a TOML file that defines a search space for teachers of this shape."""
+    """Return TOML text that defines a search space for teachers of this shape."""
     width = 32 if shape.hidden_size >= 128 else 8
     layers = [count for count in _COUNTS if count < shape.num_hidden_layers]
     heads = [count for count in _COUNTS if count < shape.num_attention_heads]
@@ -421,7 +432,10 @@ feed_forward = ["none", "int8"]
 
 
 def _sizes(largest: int, shares: Sequence[float], multiple: int) -> list[int]:
-    """Return shares of a size, rounded to multiples of `multiple`, in ascending order; the size itself comes last."""
+    """Return the shares of the size `largest`, and `largest` itself, in ascending order.
+
+    Each share is rounded to a multiple of `multiple`.
+    """
     smaller = {round(largest * share / multiple) * multiple for share in shares}
     return sorted(size for size in {*smaller, largest} if 0 < size <= largest)
 
@@ -467,7 +481,7 @@ def _study_text(
 {name_line}
 [task]
 {"".join(hub)}train = {_toml(train)}
-test = {_toml(test)}  # read only once, for the final results
+test = {_toml(test)}  # networks are evaluated on it only for the final results
 {further_lines}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
 {_column_texts(answers)}kind = {_toml(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_toml(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
@@ -495,7 +509,10 @@ evaluations = 200
 
 
 def _pruning_text(teacher: TeacherProperties | None) -> str:
-    """Return the commented-out setting that prunes the vocabulary, with the type of the teacher's tokenizer."""
+    """Return the commented-out setting that prunes the vocabulary.
+
+    The comment names the type of the teacher's tokenizer.
+    """
     own_type = f" (this is {teacher.tokenizer})" if teacher and teacher.tokenizer else ""
     return (
         f"# prune_vocabulary = true  # remove tokens that no training text uses; for {PRUNABLE} tokenizers{own_type}\n"
@@ -503,26 +520,24 @@ def _pruning_text(teacher: TeacherProperties | None) -> str:
 
 
 def _column_texts(answers: Answers) -> str:
-    """Return the settings that name the columns of pairs, of queries and of labels, as far as there are any."""
     return _pair_text(answers) + _query_text(answers.query) + _label_text(answers.label)
 
 
 def _label_text(label: Sequence[str]) -> str:
-    """Return the setting that names the columns of labels; empty if there are none."""
     if not label:
         return ""
     return f"label = {_toml(label[0]) if len(label) == 1 else json.dumps(list(label), ensure_ascii=False)}\n"
 
 
 def _threshold_text(kind: str) -> str:
-    """Return the commented-out threshold setting; empty for kinds of task whose labels do not have thresholds."""
+    """Return the commented-out threshold setting. Empty if the labels of this kind of task have no thresholds."""
     if not task_kind(kind).has_thresholds:
         return ""
     return '# threshold = "search"  # tuned on the search set; by default a label applies from probability 0.5\n'
 
 
 def _width_text(kind: str) -> str:
-    """Return the commented-out setting of the output width; empty for kinds of task that do not have this setting."""
+    """Return the commented-out setting of the output width. Empty if this kind of task does not have the setting."""
     if not task_kind(kind).has_output_width:
         return ""
     return '# output_width = "own"  # the hidden size of each network; by default, the width and space of the teacher\n'
@@ -560,7 +575,7 @@ def _toml(value: str) -> str:
 
 
 def _relative_to(folder: Path, name: str) -> str:
-    """Return a path relative to the folder of the study; an absolute path is returned unchanged."""
+    """Return a path relative to the folder of the study. An absolute path is not changed."""
     path = given_path(name)
     if path.is_absolute():
         return path.as_posix()
@@ -573,24 +588,29 @@ def _is_data_file(name: str) -> bool:
 
 
 def _exclusion_text(space: SearchSpace, runtime: str) -> str:
-    """Return the setting that excludes the methods that a runtime cannot run; empty if it can run all methods."""
+    """Return the setting that excludes the methods that the runtime does not support.
+
+    Empty if it supports all methods.
+    """
     offered = {choice for block in BLOCKS for choice in getattr(space.compression, block)}
     unsupported = sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
     return f"exclude_compression = {json.dumps(unsupported)}  # not supported by {runtime}\n" if unsupported else ""
 
 
 def budget_table(budget: str, device: str) -> dict[str, Any]:
-    """Return the settings of a budget on a device, in the form of a table in a study file.
+    """Return a budget as a dictionary, in the structure of `[[budgets]]` in a study file.
 
-    `budget` is in the notation of `nas init --budget`, such as "fast=20%". Raises `StudyError` if the limit in `budget`
-    is not valid.
+    `budget` has the notation of `nas init --budget`, such as "fast=20%". Raises `StudyError` if its limit is not valid.
     """
     table: dict[str, Any] = tomllib.loads(_budget_text(budget))["budgets"][0]
     return table | {"device": device}
 
 
 def _budget_text(budget: str) -> str:
-    """Return a budget as TOML text. Raises `StudyError` unless the limit is a share, milliseconds or points."""
+    """Return a budget as TOML text.
+
+    Raises `StudyError` if its limit is not a share, a number of milliseconds or a number of points.
+    """
     name, _, limit = budget.rpartition("=")
     is_share, is_loss = limit.endswith("%"), limit.endswith("pt")
     try:

@@ -1,8 +1,8 @@
-"""Study files: the definition of one experiment, as frozen and validated settings.
+"""Study files, which define one experiment, and the frozen and validated settings that are read from them.
 
-`Study.load` reads a study file, which is TOML, and every step of the pipeline takes its settings from this `Study`.
-Paths in the file are relative to its folder. `${NAME}` is replaced by the value of a variable that the study declares
-under `[variables]` and that the user sets with `--set NAME=value` or in the environment.
+`Study.load` reads a study file, which is TOML. Every step of the pipeline takes its settings from the resulting
+`Study`. Paths in the file are relative to the file's folder. `${NAME}` is replaced by the value of a variable. The
+study declares its variables under `[variables]`, and the user sets them with `--set NAME=value` or in the environment.
 """
 
 from __future__ import annotations
@@ -34,44 +34,44 @@ Probability = Annotated[float, Field(gt=0.0, lt=1.0, strict=True, allow_inf_nan=
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 
 _LEAST_TEXTS_READ, _EPOCH_RANGE = 50_000, (2, 10)
-"""Defaults for the fine-tuning of a teacher: the least number of texts to read (counting repetitions), and the least
-and the greatest number of epochs. For example, the 62,000 rows of SST-2 are read for two epochs, and 8,000 rows for
-seven."""
+"""Defaults for fine-tuning a teacher: the smallest number of texts to read (each text counts once per epoch), and the
+smallest and largest number of epochs. For example, a teacher is trained for two epochs on the 62,000 rows of SST-2, and
+for seven epochs on 8,000 rows."""
 
 
 class FineTuningSettings(Settings):
-    """Settings for fine-tuning a teacher that has not been trained for the task yet."""
+    """Settings for fine-tuning a teacher that has not yet been trained for the task."""
 
     epochs: PositiveReal | None = None
-    """The number of epochs. By default, it depends on the size of the training set, and training keeps the weights of
-    the epoch after which the model is best on the search set."""
+    """The number of epochs. By default, it depends on the size of the training set, and the weights are kept from the
+    epoch after which the model scores best on the search set."""
     learning_rate: PositiveReal = 8e-5
     batch_size: Positive = 64
 
     def epochs_on(self, rows: int) -> float:
-        """Return the number of epochs to train on `rows` training rows."""
+        """Return the number of epochs to train if there are `rows` training rows."""
         least, most = _EPOCH_RANGE
         return self.epochs or min(most, max(least, -(-_LEAST_TEXTS_READ // rows)))
 
 
 class TeacherSettings(Settings):
-    """A model provided by the user: the teacher, or the student that is compressed instead of the teacher."""
+    """A model provided by the user: the teacher, or a student to compress instead of the teacher."""
 
     model: str = Field(min_length=1)
-    """A folder or a hub id of a model of a supported family, or `embedded` for the BERT that `nas` builds itself. If
-    the study sets `[student]`, the teacher may be any model with which transformers can classify texts."""
+    """A folder or a hub id with a model of a supported family, or `embedded` for the BERT that `nas` builds itself. If
+    the study sets `[student]`, the teacher may be any text classifier that transformers can load."""
     revision: str | None = Field(default=None, min_length=1)
-    """Branch, tag or commit of a hub model. By default, its main branch."""
+    """The branch, tag or commit of a hub model. The default is its main branch."""
     fine_tune: FineTuningSettings | None = None
-    """Settings for fine-tuning the model before it is used; true selects the default settings. Omit this key, or set it
-    to false, if the model is already fine-tuned for the task."""
+    """Settings for fine-tuning the model before it is used. `true` selects the default settings. If the model is
+    already fine-tuned for the task, omit this key or set it to `false`."""
     prune_vocabulary: Flag = False
-    """Whether tokens that never occur in the training texts are removed. Words that contain such tokens are then split
-    into smaller pieces. For WordPiece, BPE and Unigram tokenizers."""
+    """Whether to remove tokens that never occur in the training texts. Words that contain such tokens are then split
+    into smaller pieces. Supported for WordPiece, BPE and Unigram tokenizers."""
     outputs: dict[str, str] | None = None
-    """Allowed only for the teacher, and only if the study sets `[student]`: the columns of the training data and of the
-    unlabelled texts that hold the teacher's logits, keyed by label. The teacher is then not loaded, and `model` is only
-    its name."""
+    """The columns of the training data and the unlabelled texts that hold the teacher's logits, keyed by label. If this
+    key is set, the teacher is not loaded, and `model` is only its name. The key is allowed only for the teacher, and
+    only if the study sets `[student]`."""
 
     @field_validator("fine_tune", mode="before")
     @classmethod
@@ -84,81 +84,81 @@ class TeacherSettings(Settings):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the model itself is loaded. Otherwise, only its outputs are read from files."""
+        """Whether the model is loaded. If not, only its outputs are read from files."""
         return self.outputs is None
 
 
 _MOST_HELD_OUT, _TRAIN_ROWS_PER_HELD_OUT = 5000, 5
-"""Default limits on the search set: at most 5000 rows, and at most one in 5 training rows."""
+"""The default size of the search set: one in 5 training rows, but at most 5000 rows."""
 
 
 def held_out_size(rows: int) -> int:
-    """Return how many of `rows` training rows are held out by default as the search set."""
+    """Return how many of `rows` training rows the search set contains by default."""
     return max(1, min(_MOST_HELD_OUT, rows // _TRAIN_ROWS_PER_HELD_OUT))
 
 
 class Holdout(Settings):
-    """Settings for holding out the search set, on which candidates are evaluated, from the training rows."""
+    """Settings for the search set, which is held out of the training rows and used to evaluate candidates."""
 
     size: Positive | None = None
-    """The number of rows in the search set. By default, a fifth of the training rows, but at most 5000."""
+    """The number of rows in the search set. The default is a fifth of the training rows, but at most 5000."""
     by: Literal["row", "sentence"] = "row"
-    """`sentence` holds out whole sentences and removes every training row whose text is part of one of them. This key
-    cannot be set for tasks that evaluate rows in groups, which always hold out whole groups."""
+    """`sentence` holds out whole sentences together with all training rows whose texts are part of these sentences.
+    This key cannot be set if rows are evaluated in groups, because whole groups are then held out."""
 
     def size_of(self, rows: int) -> int:
-        """Return how many of `rows` training rows are held out."""
+        """Return how many of `rows` training rows to hold out."""
         return self.size or held_out_size(rows)
 
 
 class Task(Settings):
-    """The task: its data, the columns to read and the metric."""
+    """The task: its data, the columns to read, and the metric."""
 
     hub: str | None = None
-    """The hub id of a data set. `train` and `test` are then names of its splits; otherwise they are files."""
+    """The hub id of a data set. If it is set, `train` and `test` are names of its splits. Otherwise, they are files."""
     config: str | None = None
-    """The configuration of the hub data set, if it has several."""
+    """The configuration of the hub data set. It is needed only if there are several configurations."""
     revision: str | None = Field(default=None, min_length=1)
-    """Branch, tag or commit of a hub data set. By default, its main branch."""
+    """The branch, tag or commit of a hub data set. The default is its main branch."""
     train: str | Annotated[tuple[str, ...], Field(min_length=1)]
-    """A Parquet, CSV or JSONL file or a split; a list of them, whose rows are concatenated; or `embedded` for the task
-    that `nas` builds itself."""
+    """The training data: a Parquet, CSV or JSONL file, or a split of the hub data set. If it is a list, the rows of its
+    items are concatenated. `embedded` stands for the task that `nas` builds itself."""
     test: str
-    """The test set, usually the official validation set. It is read only once, for the final result."""
+    """The test set, usually the official validation set. Networks are evaluated on it only for the final results."""
     search: str | None = None
-    """For `embedding`: the file or split with the pairs on which candidates are evaluated. Without it, the search set
-    is held out of the training rows."""
+    """For `embedding`: the file or split whose pairs are used to evaluate candidates. By default, the search set is
+    held out of the training rows."""
     unlabelled: tuple[str, ...] = ()
-    """Files with additional unlabelled texts from the domain of the task, on which the teacher is distilled. If `hub`
-    is set, also names of splits. A name with the suffix of a data file is always a file."""
+    """Files with additional unlabelled texts from the domain of the task, which are used for the distillation. If `hub`
+    is set, the names of splits are also allowed. A name that ends like a data file is always a file."""
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
-    """The column of the texts, or the two columns of text pairs. For `tagging`, one column of lists of words."""
+    """The column of texts, or the two columns of text pairs. For `tagging`, one column with lists of words."""
     label: str | tuple[str, ...] = "label"
-    """The column of the labels. For `multi_label` there may be several columns, one per label."""
+    """The column of labels. For `multi_label`, several columns with one label each are also allowed."""
     kind: str = "classification"
-    """The kind of task, a name in `nas.tasks.REGISTRY`."""
+    """The kind of task. It is a key of `nas.tasks.REGISTRY`."""
     metric: str = "accuracy"
     positive: str | None = Field(default=None, min_length=1)
-    """The class for which f1, precision, recall or roc_auc is computed. By default, the second of two classes. If there
-    are more than two classes, the metric is by default averaged over all of them."""
+    """The class for which f1, precision, recall or roc_auc is computed. If there are two classes, the default is the
+    second one. If there are more, the metric is by default averaged over all classes."""
     threshold: Probability | Literal["search"] | None = None
-    """For `multi_label`: the probability from which a label applies, by default 0.5. `search` chooses the thresholds
-    that are best on the search set."""
+    """For `multi_label`: the smallest probability at which a label applies. The default is 0.5. `search` selects the
+    thresholds that are best on the search set."""
     query: str | None = Field(default=None, min_length=1)
-    """For `ranking`: the column whose value identifies the query of a row. By default, the first text column."""
+    """For `ranking`: the column that identifies each row's query. The default is the first text column."""
     pair: tuple[str, ...] = ()
-    """For `embedding`: the columns of the two texts of a pair, or of the query and the passage, in the search set and
-    the test set."""
+    """For `embedding`: the two columns of the search and test sets that hold the texts of each pair, or a query and a
+    passage."""
     output_width: OutputWidth = "teacher"
-    """For `embedding`: whether embeddings have the teacher's width and lie in its space, or have the hidden size of the
-    network itself."""
+    """For `embedding`: the width of embeddings. `teacher` embeddings are as wide as the teacher's and lie in the same
+    space. `own` embeddings are as wide as the hidden states of the network."""
     max_length: Annotated[int, Field(ge=4, le=512, strict=True)] = 128
     holdout: Holdout = Holdout()
 
     @field_validator("train")
     @classmethod
     def _one_name(cls, names: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        """Replace a list of one name by this name. Raises `ValueError` for repeated names."""
+        """Replace a list that contains one name by this name. Raises `ValueError` for repeated names."""
         repeated = next((name for name in names if names.count(name) > 1), None) if isinstance(names, tuple) else None
         if repeated:
             raise ValueError(f"each name may occur only once, but {repeated!r} occurs twice; remove one")
@@ -171,19 +171,19 @@ class Task(Settings):
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """The columns of labels, as a tuple even if there is only one; empty if labels are the teacher's outputs."""
+        """The columns of labels, always as a tuple. Empty if the labels are outputs of the teacher."""
         if self.evaluated_on == "texts":
             return ()
         return (self.label,) if isinstance(self.label, str) else self.label
 
     @property
     def group_column(self) -> str | None:
-        """The column that identifies groups of rows that are evaluated together; None if the task has no groups."""
+        """The column that identifies each row's group. None if rows are not evaluated in groups."""
         return task_kind(self.kind).group_column(self)
 
     @property
     def unlabelled_columns(self) -> tuple[str, ...]:
-        """The columns that are read even from unlabelled rows: the text columns and any group column."""
+        """The columns that unlabelled rows must have: the text columns and, if there is one, the group column."""
         return tuple(dict.fromkeys((*self.text, *([self.group_column] if self.group_column else []))))
 
     @model_validator(mode="after")
@@ -229,24 +229,24 @@ class Task(Settings):
 
     @property
     def sets(self) -> dict[str, tuple[str, ...]]:
-        """The names of the files or splits that contain each set, keyed by `train`, `search` (if set) and `test`."""
+        """The file or split names of each set, keyed by `train`, `search` (if the study defines one) and `test`."""
         train = (self.train,) if isinstance(self.train, str) else self.train
         return {"train": train, **({"search": (self.search,)} if self.search else {}), "test": (self.test,)}
 
     @property
     def unlabelled_files(self) -> tuple[str, ...]:
-        """The entries of `unlabelled` that are files rather than splits."""
+        """The items of `unlabelled` that are files. All others are splits."""
         return tuple(name for name in self.unlabelled if not self.hub or name.lower().endswith(DATA_SUFFIXES))
 
 
 class SpaceSettings(Settings):
-    """The search space of a study, without the compression methods that the study excludes."""
+    """The search space of a study, and the compression methods that the study excludes from it."""
 
     name: str
     """The name of a shipped search space, or the path of a TOML file."""
     exclude_compression: tuple[str, ...] = ()
-    """Compression methods that this study excludes. A name such as `low_rank` excludes the method with any parameter,
-    whereas a full form such as `low_rank(8)` excludes only this form."""
+    """The compression methods to exclude. A name without a parameter, such as `low_rank`, excludes the method with
+    every parameter. A name with a parameter, such as `low_rank(8)`, excludes the method only with this parameter."""
 
     @field_validator("exclude_compression")
     @classmethod
@@ -264,36 +264,41 @@ class SpaceSettings(Settings):
 
 
 class Supernet(Settings):
-    """Settings for training the supernet by distillation from the teacher, with several sub-networks per step."""
+    """Settings for training the supernet, which is distilled from the teacher.
+
+    Each training step trains several sub-networks.
+    """
 
     steps: Positive = 1000
     batch_size: Positive = 64
     learning_rate: PositiveReal = 3e-4
     random_subnets: Whole = 2
-    """The number of random sub-networks per step. Each step also trains two further sub-networks: the largest and the
-    smallest one or, if sub-networks are drawn near the budgets, two more random ones."""
+    """The number of random sub-networks per step. Each step also trains two other sub-networks. If sub-networks are
+    drawn near the budgets, these are two more random ones. Otherwise, they are the largest and the smallest
+    sub-network."""
     sampling: Literal["budgets", "spread", "uniform"] = "budgets"
-    """How sub-networks are drawn. `budgets`: near the budgets. `spread`: from all sizes, with small and large ones as
-    frequent as medium ones. `uniform`: with every dimension drawn uniformly and independently, so that most of them
-    are of medium size."""
+    """How random sub-networks are drawn. `budgets`: near the budgets. `spread`: from all sizes, so that small, medium
+    and large ones are equally frequent. `uniform`: with each dimension drawn uniformly and independently, so that most
+    sub-networks are of medium size."""
     progressive: Flag = False
-    """Whether sizes vary in three stages of equal length: first only the depth, then also the numbers of heads and
-    neurons, and finally also the hidden size."""
+    """Whether the sizes of sub-networks are varied in three stages of equal length. In the first stage, only the depth
+    varies. In the second stage, the numbers of heads and neurons also vary. In the third stage, the hidden size also
+    varies."""
     logits_weight: Real = 1.0
-    """Weight of the distillation loss on the logits."""
+    """The weight of the distillation loss that compares logits."""
     hidden_weight: Real = 1.0
-    """Weight of the distillation loss on the hidden states."""
+    """The weight of the distillation loss that compares hidden states."""
     relation_weight: Real = 0.0
-    """Weight of the distillation loss on the attention relations."""
+    """The weight of the distillation loss that compares attention relations."""
     replaced_tokens: Annotated[float, Field(ge=0.0, le=0.5, strict=True)] = 0.15
-    """The mean share of a text's tokens that are replaced at random, both in the supernet's training and in the final
-    training. If the study sets `[student]`, no tokens are replaced."""
+    """The mean share of the tokens of a text that are replaced at random. It applies to the supernet's training and to
+    the final training. If the study sets `[student]`, no tokens are replaced."""
     train_embeddings: Flag = False
     """Whether the token embeddings are trained together with the other weights."""
     workers: Positive = 1
-    """The number of Ray processes among which each batch is divided. It does not change the result."""
+    """The number of Ray processes that share the texts of each batch. It does not change the result."""
     importance_batches: Positive = 32
-    """The number of batches on which the importance of heads, neurons and hidden units is estimated."""
+    """The number of batches from which the importance of heads, neurons and hidden units is estimated."""
     checkpoint_steps: Positive = 200
 
     @model_validator(mode="after")
@@ -307,32 +312,34 @@ class Supernet(Settings):
 
 
 class Search(Settings):
-    """Settings of the search over architectures."""
+    """Settings of the architecture search."""
 
     sampler: Literal["guided", "nsga2", "tpe", "random"] = "guided"
     evaluations: Positive = 200
-    """The number of candidates whose accuracy is measured, not counting those predicted to miss every budget."""
+    """The number of candidates whose accuracy is measured. Candidates that are predicted to miss every budget do not
+    count."""
     population: Annotated[int, Field(ge=4, strict=True)] = 32
     executor: Literal["inline", "ray"] = "inline"
     workers: Positive = 1
-    """The number of Ray actors to request. Actors for which the cluster has no room yet start later."""
+    """The number of Ray actors to request. Actors that do not yet fit into the cluster start later."""
     worker_cpus: PositiveReal = 1.0
-    """The number of processors, and thus of threads, per worker."""
+    """The number of processors per worker. It is also the number of threads per worker."""
     worker_gpus: Real = 0.0
-    """The number of GPUs per worker, which may be a fraction of one."""
+    """The number of GPUs per worker. It may be a fraction."""
     examples: Positive | None = None
-    """The number of examples of the search set on which candidates are evaluated. By default, all examples."""
+    """The number of texts of the search set on which candidates are evaluated. The default is all texts."""
     least_tokens: Whole = 0
-    """Texts of the search set with fewer tokens are ignored. This is useful if many rows are only parts of the texts
-    that will be served."""
+    """The smallest number of tokens that a text of the search set must have. Shorter texts are ignored. This is useful
+    if many rows are only parts of the texts that will be served."""
     bf16: Flag = True
-    """Whether to evaluate candidates in bf16 if the processor supports it natively. Exports are always measured in full
-    precision."""
+    """Whether to evaluate candidates in bf16 if the processor supports it natively. Exports are always evaluated in
+    full precision."""
     knapsack: Flag = False
-    """Whether to start from the networks that a knapsack solver predicts to be best. The solver needs the accuracies of
-    all networks that differ from the largest one in a single setting: about two hundred networks for six layers."""
+    """Whether the search starts from the networks that a knapsack solver predicts to be best. The solver needs the
+    accuracy of every network that differs from the largest network in only one setting. For six layers, these are about
+    two hundred networks."""
     storage: SecretStr | None = None
-    """The URL of a database that stores the trials in place of the journal in the run's folder. It is never saved to a
+    """The URL of a database for the trials. It replaces the journal in the run's folder. The URL is never saved to a
     file."""
 
     @field_validator("storage")
@@ -365,44 +372,47 @@ class Search(Settings):
 
 
 _FINAL_STEPS_RATIO = 3
-"""Default ratio of the number of steps of the final training to that of the supernet's training. A supernet ranks
-candidates well after short training, whereas the accuracy of an export depends on the final training."""
+"""The default ratio between the number of steps of the final training and that of the supernet's training. A supernet
+ranks candidates well even after short training, whereas the accuracy of an export depends on the final training."""
 
 
 class Export(Settings):
-    """Settings for the final measurement and training of the best candidates of each budget."""
+    """Settings for measuring the best candidates of each budget and for their final training."""
 
     candidates: Positive = 4
-    """The number of candidates per budget whose complete networks are measured together, beginning with the best ones.
-    If too few of these candidates meet the budget, the next ones are measured. For a budget with an accuracy floor,
-    twice as many are measured, spread along the Pareto front around the floor."""
+    """The number of candidates per budget whose complete networks are measured together. The best candidates are
+    measured first. If too few of them meet the budget, the next ones are measured. If the budget has an accuracy floor,
+    twice as many candidates are measured, spread along the Pareto front around the floor."""
     finalists: Positive = 3
-    """The number of candidates per budget that enter the final training; twice as many if the budget has an accuracy
-    floor. The less accurate ones are dropped during this training."""
+    """The number of candidates per budget that enter the final training. It is doubled if the budget has an accuracy
+    floor. During this training, the less accurate candidates are dropped."""
     epochs: PositiveReal | None = None
     """The number of epochs of the final training, which distils the teacher. By default, the final training has three
     times as many steps as the training of the supernet."""
     learning_rate: PositiveReal = 5e-4
     batch_size: Positive = 64
     fine_tune: Flag = True
-    """Whether there is a final training. Otherwise, networks are exported with the supernet's weights."""
+    """Whether there is a final training. If not, networks are exported with the supernet's weights."""
 
 
 class Training(Settings):
-    """Settings for the time and disk space that a run may use, and for the tools to which training stages report."""
+    """Settings for the time and disk space that a run may use, and for the tools that record losses."""
 
     hours: PositiveReal | None = None
-    """The time allowed for the whole run. If it is set, the numbers of training steps and evaluations depend on it and
-    on the speed of this machine, and the study's own numbers are ignored."""
+    """The time limit for a run, in hours. If it is set, the numbers of training steps and evaluations depend on the
+    limit and on the speed of this machine. The numbers in the study are then ignored."""
     outputs_gb: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 8.0
-    """The most disk space, in GB, for storing the teacher's outputs on the training texts. Stored outputs are computed
-    only once instead of in every step. With 0, no outputs are stored."""
+    """The maximum disk space, in GB, for the teacher's outputs on the training texts. Outputs that are stored need not
+    be computed again in every step. With 0, no outputs are stored."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """The tools to which training stages report losses: TensorBoard (if installed), Weights & Biases or MLflow."""
+    """The tools that record the losses of the training stages. TensorBoard is used only if it is installed."""
 
 
 class Study(Settings):
-    """A complete study: everything that defines a run. `path` is the file from which it was read."""
+    """A complete study, which defines everything about a run.
+
+    `path` is the file from which the study was read.
+    """
 
     path: Path
     name: Name
@@ -410,7 +420,7 @@ class Study(Settings):
     task: Task
     teacher: TeacherSettings
     student: TeacherSettings | None = None
-    """The model to compress, if it is not the teacher itself. It has the settings of a teacher, except `outputs`."""
+    """The model to compress if it is not the teacher. All settings of a teacher are allowed except `outputs`."""
     search_space: SpaceSettings
     devices: tuple[Device, ...] = Field(min_length=1)
     budgets: tuple[Budget, ...] = Field(min_length=1)
@@ -460,7 +470,7 @@ class Study(Settings):
         return self
 
     def _check_models(self) -> None:
-        """Raise `ValueError` if the teacher or the student does not fit the kind of task."""
+        """Raise `ValueError` if the teacher or the student does not suit the kind of task."""
         kind = task_kind(self.task.kind)
         if self.student and kind.why_no_student:
             raise ValueError(f"student: {kind.why_no_student}; remove it")
@@ -496,20 +506,24 @@ class Study(Settings):
 
     @property
     def compressed(self) -> TeacherSettings:
-        """The model whose sub-networks are searched: the student, or the teacher if there is no student."""
+        """The model whose sub-networks are searched: the student or, if there is no student, the teacher."""
         return self.student or self.teacher
 
     @property
     def replaced_tokens(self) -> float:
-        """The mean share of a text's tokens replaced at random in distillation; 0 if the study sets `[student]`."""
+        """The mean share of the tokens of a text that distillation replaces at random.
+
+        It is 0 if there is a student.
+        """
         return 0.0 if self.student else self.supernet.replaced_tokens
 
     @classmethod
     def load(cls, study: str | Path, variables: Mapping[str, str] | None = None) -> Study:
-        """Read and validate a study, given as a file, a folder with `study.toml`, or the name of a shipped study.
+        """Read and validate a study.
 
-        `variables` holds the values for `${NAME}`; missing ones are taken from the environment. Raises `StudyError` or
-        `SearchSpaceError`, whose message names file, key, rule and remedy.
+        `study` is a study file, a folder with a `study.toml`, or the name of a shipped study. `variables` holds the
+        values that replace `${NAME}`. Values that it lacks are taken from the environment. Raises `StudyError` or
+        `SearchSpaceError`. The message names the file, the key, the violated rule and a remedy.
         """
         path = _study_file(study)
         raw = read_toml(path, StudyError)
@@ -584,8 +598,8 @@ class Study(Settings):
     def on_ray(self, processors: int) -> Study:
         """Return a copy of the study that evaluates candidates on a Ray cluster with `processors` processors.
 
-        The copy uses one worker per processor, but at most `search.population` workers. A study that already uses Ray
-        is returned unchanged.
+        The copy uses one worker per processor, but at most `search.population` workers. If the study already uses Ray,
+        return it unchanged.
         """
         if self.search.executor == "ray":
             return self
@@ -594,7 +608,7 @@ class Study(Settings):
         return self.model_copy(update={"search": search})
 
     def within(self, hours: float) -> Study:
-        """Return a copy of the study with a time limit of `hours` hours, or without a time limit if `hours` is 0.
+        """Return a copy of the study with a time limit of `hours` hours. If `hours` is 0, the copy has no time limit.
 
         Raises `StudyError` if `hours` is negative or not finite, or if the study does not support a time limit.
         """
@@ -603,26 +617,29 @@ class Study(Settings):
         return validate(Study, values, self.path, StudyError)
 
     def resolve(self, name: str) -> Path:
-        """Return the absolute path for a path written in the study file, which is relative to the file's folder."""
+        """Return the absolute path for `name`, which is a path relative to the folder of the study file."""
         return (self.path.parent / given_path(name)).resolve()
 
     @property
     def is_near_budgets(self) -> bool:
         """Whether the supernet is trained on sub-networks near the budgets.
 
-        If all budgets have an accuracy floor, the result is False, because it is unknown which sub-networks are near a
+        This is not possible if all budgets have an accuracy floor, because it is unknown which sub-networks are near a
         floor.
         """
         return self.supernet.sampling == "budgets" and not all(budget.has_floor for budget in self.budgets)
 
     def final_steps(self, texts: int) -> int:
-        """Return the number of steps of the final training on `texts` training texts, if no time limit is set."""
+        """Return the number of steps of the final training on `texts` training texts.
+
+        The result does not take a time limit into account.
+        """
         if self.export.epochs is None:
             return _FINAL_STEPS_RATIO * self.supernet.steps
         return max(1, round(self.export.epochs * (texts // self.export.batch_size)))
 
     def digest(self, *parts: str) -> str:
-        """Return an identifier that changes when one of the named parts of the study, or the seed, changes."""
+        """Return an identifier that changes whenever the seed or one of the named parts of the study changes."""
         values = self.model_dump(mode="json")
         return digest({part: values[part] for part in parts} | {"seed": self.seed})
 
@@ -637,9 +654,9 @@ class Study(Settings):
 
 
 def _device_settings(device: Any, study: Path) -> Any:
-    """Return the settings of a device in a study, combined with those in the TOML file that its key `file` names.
+    """Return the settings of a device, combined with those in the TOML file that its key `file` names.
 
-    Settings in the study take precedence over settings in that file.
+    If a setting is in both, the setting in the study takes precedence.
     """
     if not isinstance(device, dict) or not isinstance(device.get("file"), str):
         return device
@@ -670,7 +687,7 @@ def _sizes(shape: Shape) -> str:
 
 
 def study_name(folder: Path) -> str:
-    """Return the default name of a study: the folder's name, in which dashes replace forbidden characters."""
+    """Return the default name of a study: the name of its folder, with dashes instead of forbidden characters."""
     folder_name = folder.resolve().name
     if re.fullmatch(NAME, folder_name):
         return folder_name
@@ -679,7 +696,7 @@ def study_name(folder: Path) -> str:
 
 
 def shipped_studies() -> dict[str, Path]:
-    """Return the paths of the studies that are shipped with `nas`, keyed by name."""
+    """Return the paths of the study files that are part of `nas`, keyed by the name of the study."""
     studies: dict[str, Path] = {}
     for folder in (Path(__file__).parents[1] / "studies", Path(str(resources.files("nas"))) / "studies"):
         studies |= {path.parent.name: path for path in sorted(folder.glob("*/study.toml"))}

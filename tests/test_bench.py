@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import forked
 import pytest
@@ -147,6 +148,23 @@ def test_scaling_reports_utilisation_and_quality_and_draws_a_chart(bench, search
     assert all(0 < item["utilisation"] <= 1 for items in found["rates"].values() for item in items)
     assert set(found["quality"]) == {"1", "4"} and all(0 < best < 1 for best in found["quality"]["4"][0])
     assert chart.read_text().startswith("<svg")
+
+
+def test_published_compares_exports_with_published_networks_and_draws_a_picture(bench, tmp_path, capsys):
+    (tmp_path / "verification").mkdir()
+    for name, accuracy, latency in (("teacher", 0.94, 10.0), ("fast", 0.92, 2.5)):
+        record = {"accuracy": accuracy, "p50_ms": latency, "teacher_p50_ms": 10.0}
+        (tmp_path / "verification" / f"{name}.json").write_text(json.dumps(record))
+    other = {"name": "Other", "speed_up": 3.0, "points_lost": 1.5, "accuracy": 91.0, "hardware": "a GPU"}
+    with pytest.raises(SystemExit):
+        bench("published", str(tmp_path))
+    assert "published.json" in capsys.readouterr().err
+    (tmp_path / "published.json").write_text(json.dumps([other]))
+    found = bench("published", str(tmp_path))
+    (own,) = found["own"]
+    assert (own["name"], own["speed_up"], own["accuracy"]) == ("fast", 4.0, 92.0)
+    assert own["points_lost"] == pytest.approx(2.0) and found["published"] == [other]
+    assert ElementTree.parse(tmp_path / "speedup.svg").getroot().tag.endswith("svg")
 
 
 def test_a_surrogate_fitted_to_equal_accuracies_predicts_that_accuracy():

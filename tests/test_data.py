@@ -119,7 +119,8 @@ def test_the_error_tells_an_unknown_label_from_a_missing_one(files, tmp_path):
         rows.to_parquet(named.setdefault(name, str(tmp_path / f"{name}-named.parquet")))
     with pytest.raises(
         DataError,
-        match=r"test\.parquet: column 'label': label [01] is not a class of .*, which has 2 classes such as 'bad'; use",
+        match=r"test\.parquet: column 'label', row \d+ \(counted from 0\): label [01] is not a class of .*, "
+        "which has 2 classes such as 'bad'; use",
     ):
         prepare(_task(holdout={"size": 60}), named["train"], files[1], make_tokenizer(), 0)
     hidden = Dataset.from_parquet(named["test"], keep_in_memory=True)

@@ -43,7 +43,8 @@ def init(  # noqa: PLR0913 (one option per answer)
     config: Annotated[str | None, _option("--config", "Configuration of the data set on the hub.")] = None,
     train: Annotated[str | None, _option("--train", "Training data: a Parquet, CSV or JSONL file.")] = None,
     test: Annotated[
-        str | None, _option("--test", "Test data, in the same formats. It is read only once, for the final score.")
+        str | None,
+        _option("--test", "Test data, in the same formats. Networks are evaluated on it only for the final results."),
     ] = None,
     search: Annotated[
         str | None,

@@ -1,8 +1,9 @@
-"""The data of a task: rows are read, split into training, search and test sets, tokenised once, and batched.
+"""The data of a task: its rows are read, split into training, search and test sets, tokenised once, and batched.
 
-The three sets are disjoint. The search set is held out of the training rows, by row, sentence or group, unless the
-task names a separate file. The test set comes from a file or split of its own and is used only for the final metrics.
-`read_sets` calls the function that suits the content of the search and test sets.
+The three sets are disjoint. By default, the search set is held out of the training rows, either single rows, sentences
+or groups of rows. A task may instead name a separate file or split for it. The test set always comes from a separate
+file or split, and networks are evaluated on it only for the final results. `read_sets` chooses the function that suits
+the content of the search and test sets.
 """
 
 from nas.data.batches import Batch, batches_by_length

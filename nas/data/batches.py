@@ -1,4 +1,7 @@
-"""Batches of tokenised texts: texts of equal length without padding for evaluation, and padded texts for training."""
+"""Batches of tokenised texts.
+
+For evaluation, all texts of a batch have the same length and need no padding. For training, texts are padded.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of texts of equal length. It needs no padding, and therefore no attention mask."""
+    """A batch of texts of equal length. Because it needs no padding, it has no attention mask."""
 
     rows: np.ndarray
     inputs: dict[str, torch.Tensor]
-    """`input_ids`, and `token_type_ids` if the model has token types; each (batch, sequence)."""
+    """`input_ids` and, if the model has token types, `token_type_ids`. Both have the shape (batch, sequence)."""
 
     def to(self, processor: str) -> Batch:
-        """Return a copy of the batch on a processor, `cpu` or `cuda`."""
+        """Return a copy of the batch on a processor (`cpu` or `cuda`)."""
         return Batch(self.rows, {name: value.to(processor) for name, value in self.inputs.items()})
 
 
 def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]:
-    """Yield batches of texts of equal length, the longest texts first.
+    """Yield batches of texts of equal length, beginning with the longest texts.
 
-    A batch has at most `max_tokens` tokens, unless it is a single text with more tokens. No computation is spent on
-    padding, and int8 blocks quantise each text as if it were served alone.
+    A batch has at most `max_tokens` tokens, or consists of one text with more tokens. Batches without padding save
+    time, and int8 blocks quantise each text in them as they would if the text were served alone.
     """
     lengths = np.asarray(values_of(split, "length"))
     columns = {name: values_of(split, name) for name in ("input_ids", "token_type_ids") if name in split.column_names}
@@ -49,7 +52,10 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
 
 
 def padding(tokenizer: PreTrainedTokenizerBase, labels_are_per_token: bool = False) -> Callable[[Any], Any]:
-    """Return a collator that pads tokenised texts to a batch, and also their labels if each token has a label."""
+    """Return a collator, which pads the tokenised texts of a batch to equal length.
+
+    If each token has a label, the collator also pads the labels.
+    """
     if labels_are_per_token:
         return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
     return DataCollatorWithPadding(tokenizer)

@@ -1,4 +1,7 @@
-"""Rows of data files and of data sets on the hub. A path is always taken literally, never as a pattern or a URL."""
+"""Reads the rows of data files and of data sets on the hub.
+
+A path is always taken literally, never as a pattern or a URL.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,10 @@ def read_rows(
     columns: Sequence[str] = (),
     revision: str | None = None,
 ) -> Dataset:
-    """Return the rows of a data file, or of a split of a hub data set.
+    """Return the rows of a data file, or of a split of the hub data set `hub`.
 
-    If `columns` are named, no other columns are read from a file. Raises `DataError` if the source cannot be read,
-    lacks one of the columns, or mixes types of values in one of them.
+    If `columns` are named, no other columns are read from a file. Raises `DataError` if the source cannot be read, if
+    one of the columns is missing, or if one of the columns mixes types of values.
     """
     try:
         if hub:
@@ -46,20 +49,20 @@ def read_rows(
 
 
 def values_of(rows: Dataset, column: str) -> list[Any]:
-    """Return the values of a column as plain Python values. A `ClassLabel` column has class numbers as values."""
+    """Return the values of a column as plain Python values. The values of a `ClassLabel` column are class numbers."""
     table: pyarrow.Table = rows.select_columns([column]).with_format("arrow")[:]
     values: list[Any] = table.column(0).to_pylist()
     return values
 
 
 def read_table(path: Path) -> Dataset:
-    """Read a Parquet file that `write_table` wrote."""
+    """Read rows from a Parquet file that `write_table` has written."""
     with path.open("rb") as stream:
         return Dataset(pyarrow.parquet.ParquetFile(stream).read())
 
 
 def write_table(rows: Dataset, path: Path) -> None:
-    """Write rows as a Parquet file, atomically."""
+    """Write rows to a Parquet file, atomically."""
     table = rows.with_format("arrow")[:]
     write_atomically(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
@@ -68,7 +71,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 def check_file(path: Path) -> None:
-    """Raise `DataError` if a data file cannot be read. The rows themselves are not checked."""
+    """Raise `DataError` if a data file cannot be opened. The rows in the file are not checked."""
     if _reader_of(path) is _read_parquet:
         with _open_parquet(path):
             pass

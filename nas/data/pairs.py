@@ -1,4 +1,4 @@
-"""Splits of a task that is trained on single texts without labels and evaluated on scored pairs of texts.
+"""Reads a task that is trained on single texts without labels and evaluated on pairs of texts with scores.
 
 The training, search and test sets are separate files or splits.
 """
@@ -20,11 +20,11 @@ from nas.tasks import GROUP, task_kind
 
 
 def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) -> Splits:
-    """Read the training texts and the pairs of the search and test sets. The texts of a pair become consecutive rows.
+    """Read the training texts, and the pairs of the search and test sets. The texts of a pair become consecutive rows.
 
-    `train`, `search` and `test` are resolved paths or names of splits on the hub; the rows of several `train` sources
-    are concatenated. Training texts that occur in a pair are left out. Raises the errors of `read_splits`, and
-    `DataError` if the search set or the test set has no pair that the other set lacks.
+    `train`, `search` and `test` are absolute paths, or names of splits on the hub. If `train` lists several of them,
+    their rows are concatenated. A training text that also occurs in a pair is left out. Raises the errors of
+    `read_splits`. Also raises `DataError` if all pairs of the search set occur in the test set, or vice versa.
     """
     pair_sources = {"search": search, "test": test}
     rows_by_set = {
@@ -41,7 +41,10 @@ def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) 
 
 @dataclass(frozen=True)
 class EvaluationSets:
-    """The search set and the test set of a task that is trained on texts without labels, each by the set's name."""
+    """The search set and the test set of a task that is trained on texts without labels.
+
+    Each mapping is keyed by `search` and `test`.
+    """
 
     texts: Mapping[str, Sequence[Text]]
     labels: Mapping[str, Sequence[Any]]
@@ -51,10 +54,11 @@ class EvaluationSets:
 def with_training_texts(
     task: Task, train: str | Sequence[str], sources: Mapping[str, str], sets: EvaluationSets
 ) -> Splits:
-    """Return the splits, with the training texts that do not occur in the search set or the test set.
+    """Return the splits of a task, given its search and test sets, and read its training set from `train`.
 
-    `sources` holds the files or splits of these two sets. Raises `DataError` if no training text is left, or if one of
-    the two sets is too small for the metric.
+    A training text that also occurs in the search or test set is left out. `sources` holds the files or splits of the
+    search and test sets. Raises `DataError` if no training text is left, or if the search set or the test set is too
+    small for the metric.
     """
     training_rows = read_sources(task, train, task.text)
     texts = texts_in(task, training_rows, task.text)
@@ -80,9 +84,10 @@ def with_training_texts(
 def check_distinct(
     columns: Mapping[str, Texts], sources: Mapping[str, str], singular: str = "pair", plural: str = "pairs"
 ) -> None:
-    """Raise `DataError` unless search and test set each have a row that the other lacks; warn about shared rows.
+    """Raise `DataError` if all rows of the search set occur in the test set, or vice versa.
 
-    `columns` are the columns of texts to compare. `singular` and `plural` are the nouns for the content of a row.
+    If only some rows of the search set occur in the test set, print a warning. `columns` are the columns to compare.
+    `singular` and `plural` are nouns that say in messages what a row contains.
     """
     for name, other in (("search", "test"), ("test", "search")):
         total, own_rows = len(columns[name][0]), len(outside(columns[name], columns[other]))
@@ -100,7 +105,7 @@ def check_distinct(
 
 
 def _interleaved(columns: Sequence[Sequence[Text]]) -> list[Text]:
-    """Return the texts of all pairs in one list, with the two texts of a pair next to each other."""
+    """Return the texts of all pairs as one list, in which the two texts of each pair are adjacent."""
     return list(chain.from_iterable(zip(*columns, strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""The rows of a task, read and divided into training, search and test sets, whatever these sets consist of."""
+"""Reads the rows of a task and divides them into training, search and test sets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nas.tasks import Head
 
 
 def read_sets(task: Task, sources: Mapping[str, Sequence[str]], seed: int, head: Head | None = None) -> Splits:
-    """Read the rows of a task in the way that its search and test sets need; see `nas.tasks.Evaluation`.
+    """Read the rows of a task with the function that suits its search and test sets; see `nas.tasks.Evaluation`.
 
-    `sources` holds the resolved paths or the names of splits on the hub, by set. `head` is the teacher's classifier.
-    Raises the errors of the functions that read the rows.
+    `sources` holds absolute paths or names of splits on the hub, keyed by `train`, `search` and `test`. `head` is the
+    teacher's classifier. Raises the errors of the function that reads the rows.
     """
     train, test = sources["train"], sources["test"][0]
     match task.evaluated_on:

@@ -1,7 +1,8 @@
-"""Splits of a task that is trained on single texts without labels and evaluated on the retrieval of passages.
+"""Reads a task that is trained on single texts without labels and evaluated on the retrieval of passages.
 
-The search set and the test set are files or splits of their own. A row holds a query, a passage, and the grade of the
-passage's relevance to the query. All passages of a file form the corpus in which its queries search.
+The search set and the test set are separate files or splits. Each of their rows holds a query, a passage, and a grade
+of the passage's relevance to the query. The passages of all rows of a file form the corpus that is searched for each
+query of the file.
 """
 
 from __future__ import annotations
@@ -24,21 +25,22 @@ from nas.tasks.retrieval import passage_group
 
 @dataclass(frozen=True)
 class _RetrievalSet:
-    """A search set or test set: each distinct query and each distinct passage once."""
+    """The distinct queries and the distinct passages of a search set or test set."""
 
     queries: list[str]
     passages: list[str]
     judgements: list[list[list[int]]]
-    """For each query, the relevant passages: a list of pairs of a passage's group and its grade."""
+    """For each query, a list with a pair for each relevant passage: the passage's group and its grade."""
 
 
 def read_retrieval(task: Task, train: str | Sequence[str], search: str, test: str) -> Splits:
-    """Read the training texts, and the queries and passages of the search set and the test set, one text per row.
+    """Read the training texts, and the queries and passages of the search and test sets.
 
-    The labels of a query are those that `RetrievalMetric` expects. `train`, `search` and `test` are resolved paths or
-    names of splits on the hub; the rows of several `train` sources are concatenated. Training texts that are a query or
-    a passage are left out. Raises the errors of `read_splits`, and `DataError` if the search set or the test set has no
-    query that the other set lacks, or if grades contradict each other.
+    Each query or passage becomes one row. The labels of queries are in the format of `RetrievalMetric`. `train`,
+    `search` and `test` are absolute paths, or names of splits on the hub. If `train` lists several of them, their rows
+    are concatenated. A training text that is also a query or a passage is left out. Raises the errors of `read_splits`.
+    Also raises `DataError` if all queries of the search set occur in the test set, or vice versa, or if the same query
+    and passage have different grades.
     """
     sources = {"search": search, "test": test}
     sets = {name: _read_set(task, source) for name, source in sources.items()}
@@ -84,7 +86,10 @@ def _read_set(task: Task, source: str) -> _RetrievalSet:
 
 
 def _read_queries(source: str, column: str, rows: Dataset) -> list[str]:
-    """Return the query of each row, or an empty text if the row has none. Raises `DataError` for other values."""
+    """Return the query of each row.
+
+    A missing query becomes an empty text. Raises `DataError` for other types of values.
+    """
     values = values_of(rows, column)
     for row, value in enumerate(values):
         if value is not None and not isinstance(value, str):

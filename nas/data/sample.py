@@ -1,6 +1,7 @@
-"""A sample of the test set's texts, which is stored with the tokenised data.
+"""A sample of the texts in the test set, which is stored together with the tokenised data.
 
-The export step tokenises these texts again, to check that it gets the stored tokens. The report shows some of them.
+The export step tokenises the sampled texts again and checks that the tokens equal the stored ones. The report shows
+some of these texts.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ _SAMPLE_SIZE = 32
 def sample_of(
     columns: Sequence[Sequence[Text]], lengths: Sequence[int], shown: Sequence[int] = ()
 ) -> dict[str, list[str]]:
-    """Return the texts of some rows, keyed by row number: the longest, the shortest and some in between.
+    """Return the texts of a sample of rows, keyed by row number as a string.
 
-    `columns` are the columns of texts, `lengths` holds the number of tokens of each row, and `shown` the row numbers of
-    additional rows to return. Lists of words are joined with spaces, as for serving.
+    The sample contains the longest texts, the shortest text, texts of lengths in between, and the rows in `shown`.
+    `columns` are the columns of texts, and `lengths` holds the number of tokens of each row. If a text is a list of
+    words, the words are joined with spaces, as for serving.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     chosen = {*shown, *order[: _SAMPLE_SIZE // 2], *order[:: max(1, len(order) // (_SAMPLE_SIZE // 2))], order[-1]}

@@ -1,6 +1,6 @@
-"""Divide rows into training, search and test sets, so that no text is in more than one of them.
+"""Divides rows into training, search and test sets, so that no text is in more than one set.
 
-Rows that are evaluated in groups, such as the passages of a query, are divided by group.
+If rows are evaluated in groups, such as the passages of a query, each group stays in one set.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from nas.errors import DataError
 from nas.study import Task
 
 Texts = Sequence[Sequence[Text]]
-"""The columns of texts of a split; each column has one text per row."""
+"""The columns of texts of a split. Each column has one text per row."""
 
 
 def outside(columns: Texts, other_columns: Texts) -> list[int]:
-    """Return the row numbers of the rows in `columns` whose texts do not occur as a row of `other_columns`."""
+    """Return the numbers of the rows of `columns` whose texts do not occur together in a row of `other_columns`."""
     other_texts = {normal(row) for row in zip(*other_columns, strict=True)}
     return [number for number, row in enumerate(zip(*columns, strict=True)) if normal(row) not in other_texts]
 
@@ -27,11 +27,11 @@ def outside(columns: Texts, other_columns: Texts) -> list[int]:
 def divided(
     task: Task, texts: Mapping[str, Texts], groups: Mapping[str, Sequence[int]], sources: Mapping[str, str], seed: int
 ) -> dict[str, list[int]]:
-    """Return the row numbers of the training rows that form the training set and the search set, in ascending order.
+    """Divide the training rows into a training set and a search set, and return the row numbers of each set.
 
-    `texts` and `groups` hold the texts and the group numbers (empty if there are no groups) of the rows for `train` and
-    `test`, and `sources` the names of their files. Rows that also occur in the test set are left out. Raises
-    `DataError` if one of the sets has no rows.
+    The row numbers are in ascending order. `texts`, `groups` and `sources` are keyed by `train` and `test`. They hold
+    the columns of texts, the group number of each row (empty if there are no groups), and the names of the files.
+    Training rows that also occur in the test set are left out. Raises `DataError` if one of the sets has no rows.
     """
     # Queries of the test set must not occur in the training set, even with other passages.
     compared_columns = same_in_groups(texts["train"], groups["train"])
@@ -61,10 +61,10 @@ def divided(
 def held_out(columns: Texts, unit: str, size: int, seed: int) -> list[int]:
     """Return about `size` row numbers for the search set, in ascending order.
 
-    If `unit` is `row`, rows are drawn at random, and rows with equal texts stay together. If `unit` is `sentence`, only
-    sentences are drawn: texts that are not part of another row. All rows that are part of a drawn sentence are held
-    out with it. A row is part of a text if it is a contiguous span of the text's words. A short phrase in the search
-    set may still be part of sentences in the training set.
+    If `unit` is `row`, rows are drawn at random, and rows with equal texts stay together. If `unit` is `sentence`, the
+    search set consists of randomly drawn sentences and of all rows that are part of them. A sentence is a text that is
+    not part of another row. A row is part of a text if the row's words occur in the text as a contiguous sequence. A
+    short phrase in the search set may also be part of sentences in the training set.
     """
     texts = [normal(row) for row in zip(*columns, strict=True)]
     rows: dict[str, list[int]] = {}
@@ -87,9 +87,9 @@ def held_out(columns: Texts, unit: str, size: int, seed: int) -> list[int]:
 
 
 def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
-    """Return the indices of the columns whose text is the same in all rows of each group, such as the query.
+    """Return the indices of the columns whose text is the same in all rows of a group, such as the query.
 
-    If there is no such column, or if there are no groups, all columns are returned.
+    If there is no such column, or if there are no groups, return the indices of all columns.
     """
     same_columns = []
     for number, column in enumerate(columns if groups else ()):
@@ -101,10 +101,10 @@ def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
 
 
 def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int) -> list[int]:
-    """Return the row numbers of the search set as `held_out` does, but draw whole groups at random.
+    """Return about `size` row numbers for the search set, as `held_out` does, but draw whole groups at random.
 
-    Groups with equal texts in `columns` stay together. If `columns` holds only the query, a query with two group names
-    is therefore treated as one group.
+    Two groups stay together if both have a row with the same texts in `columns`. For example, if `columns` contains
+    only the query, all groups with the same query stay together.
     """
     members: dict[int, list[int]] = {}
     for row, component in enumerate(_components(numbered(map(normal, zip(*columns, strict=True))), groups)):
@@ -120,7 +120,10 @@ def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int)
 
 
 def _components(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
-    """Return the index of each row's connected component. Rows with the same text or the same group are connected."""
+    """Return the index of each row's connected component.
+
+    Two rows are connected if they have the same text or the same group.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -132,15 +135,18 @@ def _components(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
 
 
 def numbered(values: Iterable[Hashable]) -> list[int]:
-    """Return a number for each value, in the order of first occurrence; equal values get the same number."""
+    """Return a number for each value.
+
+    Equal values get equal numbers, which count up in the order of first occurrence.
+    """
     known: dict[Hashable, int] = {}
     return [known.setdefault(value, len(known)) for value in values]
 
 
 def _contained_rows(text: str, rows: Container[str], sizes: Mapping[str, Iterable[int]]) -> list[str]:
-    """Return the texts of `rows`, other than `text` itself, that are contiguous spans of the words of `text`.
+    """Return the texts in `rows` that occur in `text` as a contiguous sequence of words, except `text` itself.
 
-    `sizes` maps a first word to the lengths, in words, of the rows that begin with it.
+    `sizes` is keyed by the first word of a row and holds the lengths, in words, of the rows that begin with it.
     """
     words = text.split(" ")
     spans = {
@@ -153,5 +159,8 @@ def _contained_rows(text: str, rows: Container[str], sizes: Mapping[str, Iterabl
 
 
 def normal(row: Sequence[Text]) -> str:
-    """Return the texts of a row as one string in lower case and with single spaces, so that rows can be compared."""
+    """Return the texts of a row as one string, so that rows can be compared.
+
+    The string is in lower case, and each run of white space is replaced by a single space.
+    """
     return " ".join(" ".join(map(joined, row)).lower().split())

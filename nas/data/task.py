@@ -1,7 +1,7 @@
-"""A task's splits, from rows to token ids.
+"""The splits of a task, from rows to token ids.
 
-`read_splits` reads the rows and holds out the search set, `Splits.encode` tokenises them, and `TaskData` stores the
-tokenised splits, which training, search and export then load.
+`read_splits` reads the rows and holds out the search set. `Splits.encode` tokenises the splits, and `TaskData` stores
+the result, which training, search and export load.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LABELS_FILE = "labels.json"
 
 
 class _StoredSplits(Mapping[str, Dataset]):
-    """The splits in a folder. Each one is read once, when it is first used."""
+    """The splits stored in a folder. A split is read from its file when it is first used."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -57,18 +57,18 @@ class _StoredSplits(Mapping[str, Dataset]):
 class TaskData:
     """Tokenised splits with the columns `input_ids`, `labels` and `length`.
 
-    There is also `token_type_ids` if the model has token types, and some kinds of task have the columns `GROUP` and
-    `REFERENCE` of `nas.tasks`. If words are tagged, each token has a label, which is `IGNORED` if no word begins at the
-    token.
+    If the model has token types, the splits also have the column `token_type_ids`. For some kinds of task, they also
+    have the columns `GROUP` and `REFERENCE` of `nas.tasks`. If words are tagged, each token has a label, and the label
+    is `IGNORED` if no word begins at the token.
     """
 
     splits: Mapping[str, Dataset]
     label_names: tuple[str, ...]
-    """The names of a network's outputs in order; empty if the only output is a number."""
+    """The names of a network's outputs, in the order of the outputs. Empty if the only output is a number."""
 
     @property
     def train(self) -> Dataset:
-        """The split that networks are trained on."""
+        """The split on which networks are trained."""
         return self.splits["train"]
 
     @property
@@ -87,7 +87,10 @@ class TaskData:
         return len(self.label_names) or 1
 
     def save(self, folder: Path) -> None:
-        """Write the splits as Parquet files. `labels.json` is written last, and marks the folder as complete."""
+        """Write the splits to Parquet files in a folder.
+
+        `labels.json` is written last, so that its presence marks the folder as complete.
+        """
         for name, split in self.splits.items():
             write_table(split, folder / f"{name}.parquet")
         sizes = {name: len(split) for name, split in self.splits.items()}
@@ -95,7 +98,7 @@ class TaskData:
 
     @classmethod
     def load(cls, folder: Path) -> TaskData:
-        """Return the data that `save` wrote. A process reads each split once, when it is first used."""
+        """Return the data that `save` has written. A process reads each split only once, when it is first used."""
         path = folder / _LABELS_FILE
         status = path.stat() if path.exists() else None
         return _load_cached(folder, status and (status.st_ino, status.st_size, status.st_mtime_ns))
@@ -103,41 +106,48 @@ class TaskData:
 
 @lru_cache(maxsize=2)
 def _load_cached(folder: Path, stamp: tuple[int, ...] | None) -> TaskData:
-    """Load the data in a folder. `stamp` changes if the folder is rewritten, so that it is then loaded again."""
+    """Load the data in a folder, or return the data from an earlier call with the same arguments.
+
+    `stamp` changes if the folder is rewritten, so that the data is then loaded again.
+    """
     return TaskData(_StoredSplits(folder), tuple(read_json(folder / _LABELS_FILE, DataError)["label_names"]))
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A task's splits before tokenising."""
+    """The splits of a task before tokenisation."""
 
     texts: Mapping[str, Sequence[Sequence[Text]]]
-    """The columns of texts of each split."""
+    """The columns of texts of each split, keyed by split."""
     labels: Mapping[str, Sequence[Any]]
-    """The labels of each split's rows, as the kind of task stores them; `train` is absent if it has no labels."""
+    """The labels of each split's rows, in the format of the kind of task. `train` is absent if it has no labels."""
     label_names: tuple[str, ...]
     in_test: int = 0
-    """The number of training rows that were removed because their text or query is in the test set."""
+    """The number of training rows that were removed because their text or query occurs in the test set."""
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """The rows of `train` and `search`, as row numbers in the training data."""
+    """The row numbers, in the training data, of the rows of `train` and `search`."""
     more: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    """Further columns, keyed by split and by column: `GROUP` and `REFERENCE`, if the kind of task has them."""
+    """Additional columns, keyed first by split and then by column. These are `GROUP` and `REFERENCE`, if the kind of
+    task has them."""
 
     def truth(self, name: str) -> np.ndarray:
-        """Return the values that a network's outputs on split `name` are compared with; see `nas.data.truth_of`."""
+        """Return the labels with which the metric compares a network's outputs on a split.
+
+        The result has the format of `nas.data.truth_of`.
+        """
         further_columns = self.more.get(name, {})
         labels = as_array(further_columns.get(REFERENCE, self.labels[name]))
         return in_groups(labels, np.asarray(further_columns[GROUP])) if GROUP in further_columns else labels
 
     def select(self, name: str, rows: Sequence[int]) -> Splits:
-        """Return a copy in which the split `name` has only the rows with the row numbers `rows`."""
+        """Return a copy in which the split `name` contains only the rows with the row numbers `rows`."""
         texts = {**self.texts, name: _rows_at(self.texts[name], rows)}
         labels = {key: _values_at(values, rows) if key == name else values for key, values in self.labels.items()}
         further_columns = {key: _values_at(values, rows) for key, values in self.more.get(name, {}).items()}
         return replace(self, texts=texts, labels=labels, more={**self.more, name: further_columns})
 
     def with_labels(self, labels: Mapping[str, Sequence[Any]]) -> Splits:
-        """Return a copy in which the splits in `labels` have these labels."""
+        """Return a copy in which the splits that are keys of `labels` have these labels."""
         return replace(self, labels={**self.labels, **labels})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
@@ -161,8 +171,8 @@ def tokenised(
 ) -> Dataset:
     """Tokenise columns of texts, and return the tokens as a data set.
 
-    Its columns are `input_ids`, `length`, the columns in `labels`, and `token_type_ids` if the model has token types.
-    If texts are lists of words, labels of words are converted to labels of tokens.
+    The data set has the columns `input_ids`, `length`, and those in `labels`. If the model has token types, it also has
+    the column `token_type_ids`. If texts are lists of words, the labels of words are converted to labels of tokens.
     """
     tokenizer_settings = {"truncation": True, "max_length": max_length, "return_token_type_ids": token_types}
     tokens = tokens_of(texts, tokenizer, **tokenizer_settings)
@@ -180,7 +190,7 @@ def prepare(
     seed: int,
     token_types: bool = True,
 ) -> TaskData:
-    """Read, split and tokenise a task; see `read_splits` and `Splits.encode`."""
+    """Read, split and tokenise the data of a task; see `read_splits` and `Splits.encode`."""
     return read_splits(task, train, test, seed).encode(tokenizer, task.max_length, token_types)
 
 
@@ -193,17 +203,17 @@ class RowSource:
 
 
 def names_of(sources: Sequence[RowSource]) -> str:
-    """Return the names of files or splits whose rows are concatenated, for messages."""
+    """Return the names of files or splits, separated by commas, for use in messages."""
     return ", ".join(source.name for source in sources)
 
 
 def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, head: Head | None = None) -> Splits:
-    """Read a task's rows and hold out part of the training rows as the search set.
+    """Read the rows of a task and hold out part of the training rows as the search set.
 
-    `train` and `test` are resolved paths or names of splits on the hub; the rows of several `train` sources are
-    concatenated. Labels get the numbers that they have in `head`, the teacher's classifier. Raises `DataError` for a
-    missing file or column, an empty split, or texts or labels that do not fit the task, and `TeacherError` for a
-    classifier that does not fit the labels.
+    `train` and `test` are absolute paths, or names of splits on the hub. If `train` lists several of them, their rows
+    are concatenated. Labels get the numbers that they have in `head`, the teacher's classifier. Raises `DataError` if a
+    file or column is missing, if a split is empty, or if texts or labels do not fit the task. Raises `TeacherError` if
+    the classifier does not fit the labels.
     """
     column_names = (*task.unlabelled_columns, *task.label_columns)
     sources = {"train": read_sources(task, train, column_names), "test": read_sources(task, test, column_names)}
@@ -237,16 +247,16 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
 
 
 def _divide(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[int]]) -> dict[str, Sequence[Any]]:
-    """Return the values of the training and test rows, divided into the three splits."""
+    """Divide the values of the training and test rows into those of the training, search and test sets."""
     return {name: [values["train"][row] for row in row_numbers] for name, row_numbers in rows.items()} | {
         "test": values["test"]
     }
 
 
 def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
-    """Return the name of each row's group; an empty list if rows are evaluated separately.
+    """Return the name of each row's group. Empty if rows are not evaluated in groups.
 
-    Raises `DataError` if a row does not name its group.
+    Raises `DataError` if a row does not name a group.
     """
     column = task.group_column
     if column is None:
@@ -264,14 +274,13 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
 
 
 def _can_name_group(value: Any, may_be_empty: bool) -> bool:
-    """Whether a value can identify a group."""
     if isinstance(value, str):
         return may_be_empty or value.strip() != ""
     return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _check_tags(task: Task, sources: Sequence[RowSource], texts: Sequence[Text], tags: Sequence[Sequence[int]]) -> None:
-    """Raise `DataError` unless each row of the `sources` has exactly one tag per word."""
+    """Raise `DataError` unless every row has exactly one tag per word."""
     pairs = zip(texts, tags, strict=True)
     for source in sources:
         for row, (words, row_tags) in enumerate(islice(pairs, len(source.rows))):
@@ -292,10 +301,10 @@ def _rows_at(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[
 
 
 def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool = False) -> Dataset:
-    """Return the columns of a data file, or of a split of the task's hub data set.
+    """Return the columns `columns` of a data file, or of a split of the task's hub data set.
 
-    `source` is the path of a file if `is_file` is set or if the task has no hub data set. Raises `DataError` if there
-    are no rows, and the errors of `read_rows`.
+    `source` is the path of a file if `is_file` is true or if the task has no hub data set. Otherwise, it is the name of
+    a split. Raises `DataError` if there are no rows, and also the errors of `read_rows`.
     """
     rows = read_rows(source, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
     if not len(rows):
@@ -304,22 +313,25 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
 
 
 def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[RowSource]:
-    """Read `columns` of each of the files or splits in `names`. Raises the errors of `read_columns`."""
+    """Read the columns `columns` of each file or split in `names`. Raises the errors of `read_columns`."""
     return [
         RowSource(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)
     ]
 
 
 def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -> list[list[Text]]:
-    """Return the text columns `columns` with the rows of all `sources` in order. Raises the errors of `texts_of`."""
+    """Return the columns `columns` of texts. Each column holds the rows of all `sources`, one source after the other.
+
+    Raises the errors of `texts_of`.
+    """
     columns_by_source = [texts_of(task, source.name, columns, source.rows) for source in sources]
     return [list(chain.from_iterable(parts)) for parts in zip(*columns_by_source, strict=True)]
 
 
 def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> list[list[Text]]:
-    """Return columns of texts, or of lists of words if the kind of task needs them.
+    """Return the columns `columns`, which hold texts or, for some kinds of task, lists of words.
 
-    Raises `DataError` if a value has a different type. Prints how many texts are empty.
+    Raises `DataError` if a value has a different type. Prints the number of empty texts.
     """
     is_valid, expected = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
     text_columns = []
@@ -351,7 +363,10 @@ def _is_words(value: Any) -> bool:
 
 
 def labels_of(task: Task, train: Sequence[RowSource], test: Sequence[RowSource], head: Head | None) -> TaskLabels:
-    """Return the labels of the training and test rows, read by the kind of task, and print its notes about them."""
+    """Return the labels of the training and test rows in the format of the kind of task.
+
+    Also print the notes of the kind of task about these labels.
+    """
     kind = task_kind(task.kind)
     task_labels = kind.read(label_columns_of(task, train), label_columns_of(task, test), head)
     for note in task_labels.notes:
@@ -361,7 +376,7 @@ def labels_of(task: Task, train: Sequence[RowSource], test: Sequence[RowSource],
 
 
 def label_columns_of(task: Task, sources: Sequence[RowSource]) -> list[LabelColumn]:
-    """Return the label columns that the task names, with the rows of all `sources` in order."""
+    """Return the task's label columns. Each column holds the rows of all `sources`, one source after the other."""
     return [LabelColumn.of([_label_column(source, name) for source in sources]) for name in task.label_columns]
 
 

@@ -1,7 +1,7 @@
-"""Splits of a task that is trained and evaluated on texts without labels.
+"""Reads a task that is trained and evaluated on texts without labels.
 
 The search set is held out of the training texts. The labels of the search set and the test set are the teacher's
-outputs, which `Splits.with_labels` adds.
+outputs. `Splits.with_labels` adds these labels later.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from nas.tasks import GROUP, task_kind
 def read_texts(task: Task, train: str | Sequence[str], test: str, seed: int) -> Splits:
     """Read texts without labels, and hold the search set out of the training texts.
 
-    The labels of the search set and the test set are empty lists, and each text is a group. Texts that occur several
-    times in one of these sets are read once. Parameters and errors are those of `nas.data.read_splits`.
+    In the search set and the test set, labels are empty lists, each text is a separate group, and a text that occurs
+    several times is read only once. Parameters and errors are those of `nas.data.read_splits`.
     """
     sources = {"train": read_sources(task, train, task.text), "test": read_sources(task, test, task.text)}
     texts = {name: texts_in(task, parts, task.text) for name, parts in sources.items()}
@@ -47,7 +47,7 @@ def read_texts(task: Task, train: str | Sequence[str], test: str, seed: int) -> 
 
 
 def _first_occurrences(texts: Sequence[Text], rows: Sequence[int]) -> list[int]:
-    """Return those of the rows whose text does not occur in an earlier one of them."""
+    """Return the row numbers in `rows` whose text does not occur earlier in `rows`."""
     first_rows: dict[str, int] = {}
     for row in rows:
         first_rows.setdefault(normal((texts[row],)), row)

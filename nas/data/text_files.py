@@ -1,4 +1,4 @@
-"""Read CSV and JSON Lines literally: types are not guessed, and no string such as "NA" is treated as missing.
+"""Reads CSV and JSON Lines files literally: types are not guessed, and no string such as "NA" is treated as missing.
 
 All cells of a CSV file are strings. Values in JSON keep their types.
 """
@@ -26,7 +26,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Encodings by the byte order mark at the start of a file. UTF-32 comes first, because one of its marks begins
+"""The encoding for each byte order mark at the start of a file. UTF-32 comes first, because one of its marks begins
 with a mark of UTF-16."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -46,10 +46,9 @@ def require_columns(source: str, names: Sequence[str], columns: Iterable[str]) -
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:
-    """Return the columns of a CSV file as strings. If any `columns` are named, only these are returned.
+    """Return the columns of a CSV file, with all cells as strings. If `columns` are named, return only these.
 
-    Columns that share a name are left out. Raises `DataError` for a row that does not have as many cells as the
-    header.
+    Columns that have the same name are left out. Raises `DataError` if a row has more or fewer cells than the header.
     """
     rows = _csv_rows(path)
     names = [name or f"Unnamed: {number}" for number, name in enumerate(next(rows, (0, list[str]()))[1])]
@@ -73,7 +72,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with the number of its first line."""
+    """Yield each row that is not blank, together with the number of the line at which it begins."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
         with _open_text(path, newline="") as stream:
@@ -98,9 +97,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     """Return the columns of a file with one JSON object per line, or with one JSON array of objects.
 
-    If any `columns` are named, only these are returned. A key that an object lacks is a missing value. Raises
-    `DataError` if a line or element is not a JSON object, or if a named column mixes types of values. If no columns
-    are named, columns with mixed types are returned as JSON strings.
+    If `columns` are named, return only these. If an object lacks a key, the value is treated as missing. Raises
+    `DataError` if a line or element is not a JSON object, or if a named column mixes types of values. If no columns are
+    named, a column with mixed types is returned as JSON strings.
     """
     values_by_column: dict[str, list[Any]] = {name: [] for name in columns}
     names: dict[str, None] = {}
@@ -128,7 +127,7 @@ def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Yield the location of each object, the object, and whether its JSON has an escaped surrogate."""
+    """Yield three values per object: its location, the object, and whether its JSON has an escaped surrogate."""
     with _open_text(path) as stream:
         has_begun = False
         for number, line in enumerate(stream, 1):
@@ -189,7 +188,7 @@ def _can_be_encoded(value: Any) -> bool:
 
 
 def _arrow_array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
-    """Return the values of a column as an Arrow array; `needed` is true if the caller named the column."""
+    """Return the values of a column as an Arrow array. `needed` is true if the caller has named the column."""
     first_row_by_kind: dict[str, int] = {}
     for number, value in enumerate(values):
         if value is not None:
@@ -216,7 +215,7 @@ def _arrow_array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
 
 @contextmanager
 def _open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a file as text, in the encoding of its byte order mark or else as UTF-8.
+    """Open a file as text. The encoding is that of the file's byte order mark, or UTF-8 without such a mark.
 
     Raises `DataError` if the bytes cannot be decoded.
     """

@@ -1,4 +1,4 @@
-"""The reference values that a network's outputs are compared with, and the groups of rows that are scored together.
+"""The labels with which a metric compares a network's outputs, and the groups of rows that are scored together.
 
 Evaluations, baselines and exports read them from the tokenised splits.
 """
@@ -17,13 +17,13 @@ from nas.tasks import GROUP, IGNORED, REFERENCE, in_groups
 
 LABELS = "labels"
 LABEL_COLUMNS = (LABELS, REFERENCE)
-"""Columns of a tokenised split that do not exist for texts without labels."""
+"""The columns that a tokenised split lacks if its texts have no labels."""
 
 
 def truth_of(split: Dataset) -> np.ndarray:
-    """Return the reference values that a metric compares outputs with, one row per text.
+    """Return the labels with which a metric compares a network's outputs.
 
-    They are labels, (rows, ...), or records of `nas.tasks.in_groups` if rows are evaluated in groups.
+    The shape is (rows, ...). If rows are evaluated in groups, return the records of `nas.tasks.in_groups`.
     """
     name = REFERENCE if REFERENCE in split.column_names else LABELS
     vectors = _vectors(split, name)
@@ -33,9 +33,10 @@ def truth_of(split: Dataset) -> np.ndarray:
 
 
 def _vectors(split: Dataset, name: str) -> np.ndarray | None:
-    """Return a column of lists of float32 numbers as an array, (rows, numbers); None for any other column.
+    """Return a column of lists of float32 numbers as an array with the shape (rows, numbers).
 
-    Unlike `as_array`, this does not create a Python object for each number. A teacher's outputs may be millions.
+    Return None for any other column. Unlike `as_array`, this function does not create a Python object for each number,
+    because a teacher's outputs may be millions of numbers.
     """
     column = split.select_columns([name]).with_format("arrow")[:].column(0).combine_chunks()
     is_list = pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)
@@ -45,10 +46,10 @@ def _vectors(split: Dataset, name: str) -> np.ndarray | None:
 
 
 def as_array(labels: Sequence[Any]) -> np.ndarray:
-    """Return the labels of texts as an array, (texts, ...).
+    """Return the labels of texts as an array with the shape (texts, ...).
 
-    Lists of token labels are padded with `IGNORED`. If labels are lists of pairs, such as the judgements of a query,
-    the array holds these lists themselves, (texts,), because padding them could take a lot of memory.
+    Lists of token labels are padded with `IGNORED`. Lists of pairs, such as the relevant passages of a query, are not
+    padded, because padding could take a lot of memory. The array then holds the lists and has the shape (texts,).
     """
     if any(isinstance(label, list) and label and isinstance(label[0], list) for label in labels):
         lists = np.empty(len(labels), dtype=object)
@@ -61,12 +62,12 @@ def as_array(labels: Sequence[Any]) -> np.ndarray:
 
 
 def groups_of(split: Dataset) -> np.ndarray | None:
-    """Return the number of each row's group, (rows,); None if rows are evaluated separately."""
+    """Return the number of each row's group, with the shape (rows,). None if rows are not evaluated in groups."""
     return np.asarray(values_of(split, GROUP)) if GROUP in split.column_names else None
 
 
 def first_rows(split: Dataset, count: int) -> Dataset:
-    """Return the first `count` rows of a split, or its first `count` groups if rows are evaluated in groups."""
+    """Return the first `count` rows of a split. If rows are evaluated in groups, return the first `count` groups."""
     groups = groups_of(split)
     if groups is None:
         return split.select(range(min(count, len(split))))
@@ -74,7 +75,10 @@ def first_rows(split: Dataset, count: int) -> Dataset:
 
 
 def whole_groups(split: Dataset, rows: Collection[int] | np.ndarray) -> Dataset:
-    """Return the rows of a split that share a group with one of `rows`, or just `rows` if the split has no groups."""
+    """Return the rows of a split that belong to the same group as one of `rows`.
+
+    If rows are not evaluated in groups, return only `rows`.
+    """
     groups, chosen = groups_of(split), np.asarray(rows)
     return split.select(chosen) if groups is None else _rows_of(split, groups, groups[chosen])
 
@@ -82,8 +86,8 @@ def whole_groups(split: Dataset, rows: Collection[int] | np.ndarray) -> Dataset:
 def drawn_rows(split: Dataset, count: int) -> Dataset:
     """Return about `count` rows of a split, drawn at random with a fixed seed.
 
-    If rows are evaluated in groups, whole groups are drawn until they have at least `count` rows, not counting the rows
-    that belong to every group.
+    If rows are evaluated in groups, whole groups are drawn until they have at least `count` rows. Rows that belong to
+    every group are also returned, but do not count.
     """
     groups = groups_of(split)
     if groups is None:
@@ -95,5 +99,5 @@ def drawn_rows(split: Dataset, count: int) -> Dataset:
 
 
 def _rows_of(split: Dataset, groups: np.ndarray, chosen: Sequence[int] | np.ndarray) -> Dataset:
-    """Return the rows of the chosen groups, and the rows that belong to every group; see `nas.tasks.GROUP`."""
+    """Return the rows of the chosen groups and the rows that belong to every group; see `nas.tasks.GROUP`."""
     return split.select(np.flatnonzero(np.isin(groups, chosen) | (groups < 0)))

@@ -1,7 +1,6 @@
-"""Texts without labels that do not occur in the task's splits.
+"""Reads additional texts without labels, and leaves out texts that occur in the task's splits.
 
-`read_unlabelled` reads them. Distillation uses the teacher's outputs for these texts in addition to its outputs for the
-training set.
+Distillation uses the teacher's outputs for these texts in addition to its outputs for the training set.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from nas.study import Task
 
 @dataclass(frozen=True)
 class Counts:
-    """The numbers of unlabelled rows that were read, that were kept, and that were left out for each reason.
+    """The numbers of unlabelled rows that were read, kept, and left out for each reason.
 
-    A row that was left out is counted under only one reason.
+    A row that is left out counts for only one reason.
     """
 
     read: int
     kept: int
     in_test: int
-    """Rows whose text is in the test set."""
+    """The number of rows whose text occurs in the test set."""
     in_search: int
-    """Rows whose text is in the search set."""
+    """The number of rows whose text occurs in the search set."""
     in_train: int
-    """Rows whose text is in the training set."""
+    """The number of rows whose text occurs in the training set."""
     repeated: int
-    """Rows whose text occurs in an earlier row without a label."""
+    """The number of rows whose text occurs in an earlier unlabelled row."""
 
     def summary(self) -> str:
         """Return the counts as one line of text."""
@@ -49,23 +48,24 @@ class Counts:
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """The texts without labels that do not occur in a task's splits."""
+    """Texts without labels that do not occur in the task's splits."""
 
     texts: Sequence[Sequence[Text]]
-    """The columns of texts, in the same form as in `Splits`."""
+    """The columns of texts, in the same structure as in `Splits.texts`."""
     counts: Counts
     rows: Sequence[Sequence[int]]
     """For each source, the row numbers of the rows that are kept, in the order of the texts."""
     groups: Sequence[int] = ()
-    """The number of each text's group, distinct from all numbers in the splits; empty if the task has no groups."""
+    """The number of each text's group. It differs from all group numbers in the splits. Empty if the task has no
+    groups."""
 
 
 def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Splits) -> Unlabelled:
-    """Read the rows without labels, and leave out those whose text occurs in one of the splits or in an earlier row.
+    """Read the rows without labels, and leave out rows whose text occurs in a split or in an earlier row.
 
-    Differences in case and white space are ignored, as when the splits are compared. Each of the `sources` is a path
-    or the name of a split of the hub data set, with a flag that is true for a file. Raises `DataError` if a
-    file or column is missing, a row has no text, or no row is new.
+    Texts are compared without regard to case and white space, as for the splits. Each item of `sources` is a name and a
+    flag. If the flag is true, the name is the path of a file; otherwise, it is a split of the hub data set. Raises
+    `DataError` if a file or column is missing, if a row has no text, or if all rows are left out.
     """
     set_by_text = {normal(row): name for name in ("train", "search", "test") for row in _rows_of(splits.texts[name])}
     counts_by_set = dict.fromkeys(("kept", "repeated", *splits.texts), 0)

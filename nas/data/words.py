@@ -1,4 +1,7 @@
-"""Lists of words with one tag per word: tokenise them, and assign the tag of each word to its first token."""
+"""Lists of words with one tag per word.
+
+A list of words is tokenised, and the tag of each word is assigned to its first token.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Text = str | Sequence[str]
 
 
 def joined(text: Text) -> str:
-    """Return a text as a string. A list of words is joined with spaces, which is the form in which it is served."""
+    """Return a text as a string. The words of a list are joined with spaces, because a text is served as a string."""
     return text if isinstance(text, str) else " ".join(text)
 
 
@@ -28,13 +31,16 @@ def are_words(texts: Sequence[Sequence[Text]]) -> bool:
 
 
 def tokens_of(texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase, **settings: Any) -> BatchEncoding:
-    """Return a tokenizer's output for columns of texts. If texts are lists of words, no token spans two words."""
+    """Return the tokenizer's output for columns of texts. If texts are lists of words, no token spans two words."""
     columns = ([text if isinstance(text, str) else list(text) for text in column] for column in texts)
     return tokenizer(*columns, is_split_into_words=are_words(texts), return_attention_mask=False, **settings)
 
 
 def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return a tag for each token of each text: the tag of the word that begins at the token, or `IGNORED`."""
+    """Return a tag for each token of each text.
+
+    It is the tag of the word that begins at the token, or `IGNORED` if no word begins there.
+    """
     token_tags = []
     for row, word_tags in enumerate(tags):
         labels, previous_word = [], None
@@ -46,6 +52,9 @@ def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> lis
 
 
 def words_left_out(split: Dataset, texts: Sequence[Sequence[Text]]) -> int:
-    """Return the number of words of a tokenised split that are not evaluated: they were truncated or have no token."""
+    """Return the number of words of a split that are not evaluated.
+
+    These words are beyond the maximum length of a text, or have no token.
+    """
     kept = sum(label != IGNORED for labels in values_of(split, "labels") for label in labels)
     return sum(map(len, texts[0])) - kept

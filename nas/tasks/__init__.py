@@ -1,7 +1,7 @@
-"""Kinds of task, such as classification or ranking: their labels, their distillation losses and their metrics.
+"""The kinds of task, such as classification or ranking, with their labels, distillation losses and metrics.
 
-`REGISTRY` maps the values of `task.kind` to instances of `TaskKind`. All behaviour that depends on the kind is in
-these instances, so no module outside this package distinguishes between kinds.
+`REGISTRY` maps each value of `task.kind` to an instance of `TaskKind`. These instances implement all behaviour that
+depends on the kind of task, so no module outside this package distinguishes between kinds.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ REGISTRY: dict[str, TaskKind] = {
 
 
 def task_kind(name: str) -> TaskKind:
-    """Return the kind of task with this name. Raises `ValueError` if there is none."""
+    """Return the kind of task called `name`. Raises `ValueError` if there is no such kind."""
     if name not in REGISTRY:
         raise ValueError(f"kind: {name!r} is not a kind of task; use one of {', '.join(REGISTRY)}")
     return REGISTRY[name]

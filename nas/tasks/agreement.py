@@ -1,4 +1,4 @@
-"""The metric `agreement` of sentence encoders: how closely their similarities follow those of the teacher."""
+"""The metric `agreement`, which compares the text similarities of a sentence encoder with those of its teacher."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from nas.tasks.cosine import unit_vectors
 from nas.tasks.regression import correlation
 
 _OFFSETS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Each text is paired with the texts that follow it at these distances, in the order of the set."""
+"""The distances between the two texts of a pair, measured by their positions in the set."""
 _SIMULATED_WIDTH = 64
-"""The size of simulated embeddings."""
+"""The width of simulated embeddings."""
 
 
 @dataclass(frozen=True)
 class Agreement(Metric):
-    """The metric `agreement`: Spearman's correlation between the similarities of the teacher and those of a network.
+    """The metric `agreement`: Spearman's correlation between a network's text similarities and its teacher's.
 
-    A similarity is the cosine of the embeddings of two texts; see `pairs` for the pairs of texts. Labels are records
-    (texts,): `label` is the teacher's embedding of the text, (outputs,), and `group` the number of the text.
+    The similarity of two texts is the cosine of the angle between their embeddings. The function `pairs` selects the
+    pairs of texts. Labels are records with the shape (texts,). The field `label` is the teacher's embedding of the
+    text, with the shape (outputs,), and the field `group` is the number of the text.
     """
 
     @property
@@ -35,7 +36,7 @@ class Agreement(Metric):
 
     @property
     def needs_float32(self) -> bool:
-        """Always true, since the similarities of pairs may differ by less than bf16 can represent."""
+        """Always true, because two similarities may differ by less than bf16 can represent."""
         return True
 
     @property
@@ -47,10 +48,11 @@ class Agreement(Metric):
         return correlation("spearman", *_similarities(logits, labels))
 
     def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
-        """Return the score of each bootstrap sample, which draws texts.
+        """Return the score of each bootstrap sample. The samples consist of texts, not of pairs.
 
-        If the two texts of a pair are drawn m and n times, the pair occurs m times n times (Snijders and Borgatti,
-        Connections 22, 1999). Pairs are not drawn independently, because each text is in several pairs.
+        If a sample contains the two texts of a pair m and n times, it contains the pair m times n times (Snijders and
+        Borgatti, Connections 22, 1999). Pairs are not sampled independently, because each text belongs to several
+        pairs.
         """
         first, second = pairs(labels)
         own, teacher = _similarities(logits, labels)
@@ -69,10 +71,10 @@ class Agreement(Metric):
         return in_groups(embeddings, labels[GROUP])
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return the teacher's embeddings with noise, so that similarities correlate by about `share`.
+        """Return the teacher's embeddings with added noise, so that the agreement is about `share`.
 
-        For embeddings with random directions, the correlation of similarities is 1 / (1 + r²), where r is the ratio of
-        the noise to the embeddings.
+        For embeddings with random directions, the agreement is 1 / (1 + r²), where r is the ratio of the length of the
+        noise to the length of the embeddings.
         """
         teacher = unit_vectors(labels["label"])
         deviation = math.sqrt((1.0 / share - 1.0) / teacher.shape[1])
@@ -84,11 +86,10 @@ class Agreement(Metric):
 
 
 def pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the first and of the second text of each pair, both (pairs,).
+    """Return the row numbers of the first texts and of the second texts of all pairs, both with the shape (pairs,).
 
-    In the order of the texts' numbers, each text is paired with those that follow it at the distances `_OFFSETS`; the
-    first text follows the last one. Distances of half the number of texts or more are left out, so that no pair occurs
-    twice.
+    The texts are arranged in a circle, in the order of their numbers. Each text is paired with the texts that follow it
+    at the distances `_OFFSETS`. Only distances below half the number of texts are used, so that no pair occurs twice.
     """
     order = np.argsort(labels[GROUP], kind="stable")
     seconds = [np.roll(order, -offset) for offset in _OFFSETS if 2 * offset < len(order)]
@@ -97,7 +98,7 @@ def pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _similarities(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosine similarity of each pair according to the network and according to the teacher."""
+    """Return the cosine similarities of all pairs, first for the network's embeddings, then for the teacher's."""
     first, second = pairs(labels)
     own, teacher = unit_vectors(embeddings), unit_vectors(labels["label"])
     return (own[first] * own[second]).sum(axis=1), (teacher[first] * teacher[second]).sum(axis=1)

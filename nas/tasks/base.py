@@ -1,7 +1,8 @@
-"""The interface of a kind of task: it defines the labels of rows, the outputs of networks, and how outputs are scored.
+"""The interface of a kind of task, which defines labels, network outputs and metrics.
 
-Each kind has a module with a subclass of `TaskKind` and one of `Metric`, and an entry in `nas.tasks.REGISTRY`. Torch,
-scikit-learn and scipy are imported only inside methods, so that a study can be read and checked without them.
+Each kind of task has a module with a subclass of `TaskKind` and a subclass of `Metric`. `nas.tasks.REGISTRY` contains
+an instance of each kind. Torch, scikit-learn and scipy are imported only inside methods, so that a study can be read
+and checked without them.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ if TYPE_CHECKING:
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 """The `problem_type` of a classifier, as transformers defines it."""
 Meaning = Literal["classes", "scale", "lists", "grades", "tags"]
-"""The content of a label column in each row: a class, a number on a scale, a list of labels, a grade of relevance to
-the row's query, or a list with a tag for each word."""
+"""The kind of value in a label column: a class, a number on a scale, a list of labels, a grade of the row's relevance
+to its query, or a list with one tag per word."""
 Evaluation = Literal["rows", "pairs", "retrieval", "texts"]
-"""The content of the search and test sets: labelled `rows` like those for training; `pairs` of texts with a score;
-queries and passages with grades of relevance, for `retrieval`; or `texts` whose labels are the teacher's outputs."""
+"""The content of the search and test sets. `rows`: labelled rows like those of the training set. `pairs`: pairs of
+texts with a score. `retrieval`: queries and passages with grades of relevance. `texts`: texts for which the teacher's
+outputs serve as labels."""
 OutputWidth = Literal["teacher", "own"]
-"""The width of a network's outputs: the teacher's width, or the network's own hidden size."""
+"""The width of a network's outputs: `teacher` is the teacher's width, `own` the network's hidden size."""
 GROUP, REFERENCE = "group", "judged"
 """Columns that a tokenised split may have in addition to `labels`. `GROUP` holds the number of each row's group. In a
-search or test set, a negative number means that the row belongs to every group, as the passages of a corpus belong to
-every query. `REFERENCE` holds the reference values for the metric, if they differ from the labels used in training."""
+search or test set, a negative number means that the row belongs to every group. For example, the passages of a corpus
+belong to every query. `REFERENCE` holds the labels for the metric if they differ from the labels for training."""
 LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
-"""The label of a token that has no tag and is not evaluated, as in transformers."""
+"""The label of a token that has no tag and is not evaluated. Transformers uses the same value."""
 _MANY_LABELS = 8
-"""If there are at least this many labels, a description states their number instead of their names."""
+"""The smallest number of labels at which a description gives their number instead of their names."""
 
 
 class TaskSettings(Protocol):
@@ -51,7 +53,7 @@ class TaskSettings(Protocol):
 
     @property
     def positive(self) -> str | None:
-        """The class for which f1, precision, recall or roc_auc is computed; None if the study does not name one."""
+        """The class for which f1, precision, recall or roc_auc is computed. None if the study sets no class."""
 
     @property
     def label(self) -> str | tuple[str, ...]:
@@ -59,27 +61,30 @@ class TaskSettings(Protocol):
 
     @property
     def threshold(self) -> float | str | None:
-        """The smallest probability at which a label applies, `search` to choose it on the search set, or None."""
+        """The smallest probability at which a label applies.
+
+        `search` means that it is chosen on the search set. None if the study sets no threshold.
+        """
 
     @property
     def text(self) -> tuple[str, ...]:
-        """The names of the text columns: one, or two for text pairs."""
+        """The names of the text columns: one column, or two for text pairs."""
 
     @property
     def query(self) -> str | None:
-        """The name of the column that identifies each row's query; None if the first text column does."""
+        """The name of the column that identifies each row's query. None if the first text column identifies it."""
 
     @property
     def search(self) -> str | None:
-        """The file of the search set; None if the search set is held out of the training rows."""
+        """The file or split of the search set. None if the search set is held out of the training rows."""
 
     @property
     def pair(self) -> tuple[str, ...]:
-        """The names of the two columns that hold the texts of a pair, in the search set and in the test set."""
+        """The names of the two columns of the search and test sets that hold the texts of each pair."""
 
     @property
     def output_width(self) -> OutputWidth:
-        """The width of a network's outputs, for kinds with `TaskKind.has_output_width`."""
+        """The width of a network's outputs. Only kinds with `TaskKind.has_output_width` use this setting."""
 
 
 def is_custom(metric: str) -> bool:
@@ -88,7 +93,10 @@ def is_custom(metric: str) -> bool:
 
 
 def in_groups(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return records (rows,) with the fields `label` and `group`, the format for metrics that score groups of rows."""
+    """Return an array of records with the fields `label` and `group`, one record per row.
+
+    Metrics that score groups of rows require labels in this format.
+    """
     records = np.empty(len(labels), dtype=[("label", labels.dtype, labels.shape[1:]), (GROUP, np.int64)])
     records["label"], records[GROUP] = labels, groups
     return records
@@ -99,41 +107,42 @@ class TaskLabels:
     """The labels of a task's training and test files, converted to numbers."""
 
     values: Mapping[str, list[Any]]
-    """The labels of the rows in the files `train` and `test`, such as class numbers or targets."""
+    """The labels of all rows, such as class numbers or targets, keyed by `train` and `test`."""
     names: tuple[str, ...]
-    """The names of a network's outputs in order; empty if the outputs have no names, as in regression."""
+    """The names of a network's outputs, in the order of the outputs. Empty if outputs have no names, as in
+    regression."""
     notes: tuple[str, ...] = ()
-    """Notes for the user about the labels, one line each."""
+    """Messages to the user about the labels. Each message is one line."""
     judged: Mapping[str, list[Any]] | None = None
-    """The reference values for the metric, in the form of `values`; None if the metric uses `values` themselves."""
+    """The labels for the metric, in the same structure as `values`. None if the metric uses `values`."""
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """A metric, which turns a network's outputs into answers and scores them.
+    """A metric, which scores the outputs of a network.
 
-    Logits have the shape (texts, outputs) and labels (texts, ...). If rows are evaluated in groups, labels are the
-    records of `in_groups`. If each token has a label, logits have the shape (texts, tokens, outputs) and labels
-    (texts, tokens), with `IGNORED` for tokens that are not evaluated. Instances are immutable values, because they
-    are sent to the processes that evaluate candidates.
+    Logits have the shape (texts, outputs), and labels have the shape (texts, ...). A metric that scores groups of rows
+    expects the records of `in_groups` as labels. If each token has a label, logits have the shape (texts, tokens,
+    outputs) and labels have the shape (texts, tokens). Tokens with the label `IGNORED` are then not evaluated.
+    Instances are immutable, because they are sent to the processes that evaluate candidates.
     """
 
     name: str
-    """The name in the study's `task.metric`."""
+    """The value of `task.metric` that selects this metric."""
     label: str = ""
-    """The name in tables and messages; by default the same as `name`."""
+    """The name in tables and messages. By default, it is the same as `name`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name)
 
     @property
     def note(self) -> str:
-        """Sentences that explain the score in the report and the model card; empty if its name says enough."""
+        """An explanation of the score for the report and the model card. Empty if the name of the metric suffices."""
         return ""
 
     @property
     def is_share(self) -> bool:
-        """Whether the score is the share of texts with a correct answer."""
+        """Whether the score is the share of texts with correct answers."""
         return False
 
     @property
@@ -143,7 +152,7 @@ class Metric(ABC):
 
     @property
     def least_size(self) -> int:
-        """The smallest value of `size` for which the metric is defined."""
+        """The smallest number of items, as returned by `size`, for which the metric is defined."""
         return 1
 
     @property
@@ -156,107 +165,131 @@ class Metric(ABC):
         return len(labels)
 
     def describe_size(self, labels: np.ndarray) -> str:
-        """Return the number of scored items in words, such as "1,000 texts"."""
+        """Return the number of texts as a phrase, such as "1,000 texts".
+
+        If the metric scores groups, the phrase also gives the number of groups.
+        """
         texts = f"{len(labels):,} texts"
         return f"{self.size(labels):,} {self.size_word} ({texts})" if self.judges_groups else texts
 
     @abstractmethod
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """Return the score of logits, given the labels; higher is better."""
+        """Return the score of the logits, computed with the labels. A higher score is better."""
 
     def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
-        """Return the score of each bootstrap sample; each item of `draws` holds row numbers, possibly repeated."""
+        """Return the score of each bootstrap sample.
+
+        Each item of `draws` holds the row numbers of one sample. A row may occur several times in a sample.
+        """
         return [self.score(logits[rows], labels[rows]) for rows in draws]
 
     @abstractmethod
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """Return the discrete answers that follow from these logits, one row per text; None if outputs are numbers.
+        """Return the discrete answers, such as class numbers, that follow from the logits, one row per text.
 
-        Labels are used only to find the tokens that are evaluated.
+        Return None if the outputs are numbers. `labels` is used only to find the tokens that are evaluated.
         """
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the predictions that a user-defined metric compares with the labels, one row per text.
 
-        This is used only for kinds with `TaskKind.takes_custom_metrics`.
+        This method is called only for kinds with `TaskKind.takes_custom_metrics`.
         """
         answers = self.answers(logits, labels)
         assert answers is not None
         return answers
 
     def is_correct(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return for each text whether its answer is correct, (texts,); only for metrics with `is_share`."""
+        """Return whether the answer for each text is correct, with the shape (texts,).
+
+        Only metrics with `is_share` support this method.
+        """
         raise NotImplementedError(f"{self.name} is not a share of right answers")
 
     @property
     def judges_groups(self) -> bool:
-        """Whether the score is the mean of the scores of groups of texts, such as the passages of a query."""
+        """Whether the score is a mean over groups of texts, such as the group of all passages of a query."""
         return False
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the score of each group, (groups,); only for metrics with `judges_groups`."""
+        """Return the score of each group, with the shape (groups,). Only metrics with `judges_groups` support this."""
         raise NotImplementedError(f"{self.name} does not score groups")
 
     def confidence(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the probability that a network assigns to the correct answer of each text, (texts,).
+        """Return the probability that a network assigns to the correct answer of each text, with the shape (texts,).
 
-        Only for metrics with `is_share`. Fewer texts are needed to tell networks apart by the mean of these
-        probabilities than by the share of correct answers.
+        Only metrics with `is_share` support this method. The mean of these probabilities distinguishes networks with
+        fewer texts than the share of correct answers does.
         """
         return self.is_correct(logits, labels).astype(np.float64)
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        """Return logits that give the best constant answer to all texts; None if any constant answer scores 0."""
+        """Return the logits of a baseline that gives the same answer to all texts.
+
+        Return None if every such baseline scores 0.
+        """
         return None
 
     @abstractmethod
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits of a network with about this share of correct answers, or with this correlation.
+        """Return the logits of a simulated network, to estimate the metric's standard error without a real network.
 
-        They are used to estimate the standard error of the metric before any network exists.
+        `share` is the approximate share of correct answers or, for some metrics, the approximate correlation.
         """
 
     def simulated_labels(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the labels for `simulated`: `labels`, or random ones if the labels are outputs of a teacher."""
+        """Return the labels to pass to `simulated`.
+
+        These are `labels`, or random labels if `labels` are a teacher's outputs.
+        """
         return labels
 
     def assumption(self, share: float) -> str:
-        """Return what is assumed about the network that `simulated` simulates, as a phrase that follows "assuming"."""
+        """Return what `simulated` assumes about the network, worded as a phrase that follows "assuming"."""
         return f"that {share:.0%} of the answers are right"
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether all settings, such as thresholds, have values. If not, call `calibrated` with the search set."""
+        """Whether all settings of the metric, such as thresholds, have values.
+
+        If not, call `calibrated` with the outputs for the search set.
+        """
         return True
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
-        """Return this metric with missing settings, such as thresholds, chosen for the best score on these logits."""
+        """Return a copy in which settings without a value, such as thresholds, have the best values.
+
+        These are the values with the best score on `logits` and `labels`.
+        """
         return self
 
     def config_entries(self, outputs: int) -> dict[str, Any]:
-        """Return additional entries of `config.json` that define how outputs become answers, such as thresholds."""
+        """Return the entries of `config.json` with the settings of the metric, such as thresholds.
+
+        These settings define how outputs become answers.
+        """
         return {}
 
     def label_counts(self, labels: np.ndarray) -> dict[str, int]:
-        """Return further counts about the labels of a set, by a description of each count; empty if there are none."""
+        """Return additional counts about the labels of a set, keyed by a description. Empty if there are none."""
         return {}
 
     def rows_to_compare(self, labels: np.ndarray) -> list[int]:
-        """Return the numbers of the test rows whose outputs the report shows; empty if it shows none."""
+        """Return the numbers of the test rows whose outputs the report shows. Empty if it shows none."""
         return []
 
     def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Return precision, recall, F1 and number of occurrences of each label, tag or type of span, by its name.
+        """Return the precision, recall, F1 and number of occurrences of each label, tag or type of span.
 
-        `names` are the names of the outputs. The result is empty if the report has no table of labels for this
-        metric.
+        The result is keyed by the name of the label, tag or type. `names` are the names of the outputs. The result is
+        empty if the report has no table of labels for this metric.
         """
         return {}
 
     def check_size(
         self, labels: np.ndarray, set_name: str = "The evaluated set (search.examples, search.least_tokens)"
     ) -> None:
-        """Raise `DataError` if a set is too small for the metric; `set_name` names the set in the message."""
+        """Raise `DataError` if a set is too small for the metric. The message calls the set `set_name`."""
         if (size := self.size(labels)) < self.least_size:
             raise DataError(
                 f"{set_name} needs at least {self.least_size} {self.size_word} for {self.name}, but has {size}; give "
@@ -265,45 +298,48 @@ class Metric(ABC):
 
 
 class TaskKind(ABC):
-    """A kind of task, which defines labels, metrics, distillation loss and exports. Instances have no state."""
+    """A kind of task, which defines labels, metrics, the distillation loss and details of exports.
+
+    Instances have no state.
+    """
 
     name: ClassVar[str]
     """The value of `task.kind` that selects this kind."""
     metrics: ClassVar[tuple[str, ...]]
-    """The names of the kind's metrics; `nas init` proposes the first one."""
+    """The names of the metrics of this kind of task. `nas init` proposes the first one."""
     takes_custom_metrics: ClassVar[bool] = False
-    """Whether user-defined metrics are supported, which compare a prediction for each text with its label."""
+    """Whether user-defined metrics are supported. Such a metric compares one prediction per text with its label."""
     examples: ClassVar[tuple[Mapping[str, Sequence[Any]], ...]]
-    """Examples of label columns in data files, by column name, for the contract tests of task kinds."""
+    """Examples of label columns for the contract tests of task kinds. Each example maps column names to labels."""
     problem_type: ClassVar[Problem]
-    """The `problem_type` that `config.json` needs so that transformers treats a network as one of this kind."""
+    """The `problem_type` that `config.json` must contain so that transformers handles this kind of task correctly."""
     has_one_output: ClassVar[bool] = False
-    """Whether a network outputs a single number, which is standardised for the distillation."""
+    """Whether a network outputs a single number. The outputs are then standardised for the distillation."""
     predicts_numbers: ClassVar[bool] = False
-    """Whether labels and outputs are numbers on a scale; labels are standardised for fine-tuning."""
+    """Whether labels and outputs are numbers on a scale. The labels are then standardised for fine-tuning."""
     single_class_metrics: ClassVar[tuple[str, ...]] = ()
-    """The metrics that can be computed for a single class, which `task.positive` names."""
+    """The metrics that can be computed for a single class. `task.positive` selects this class."""
     meaning: ClassVar[Meaning] = "classes"
-    """The content of a label column of this kind; `nas init` uses it to propose a kind."""
+    """The kind of value in a label column. From this kind of value, `nas init` infers the kind of task."""
     several_columns: ClassVar[bool] = False
     """Whether `task.label` may name several columns, one per label."""
     has_thresholds: ClassVar[bool] = False
-    """Whether a label applies if its probability reaches a threshold, which `task.threshold` sets."""
+    """Whether a label applies if its probability reaches a threshold. `task.threshold` sets this threshold."""
     has_output_width: ClassVar[bool] = False
     """Whether `task.output_width` selects the width of a network's outputs."""
     label_word: ClassVar[str] = "classes"
     """The plural noun for the labels of this kind."""
     why_no_exits: ClassVar[str] = ""
-    """The reason why texts cannot exit a network early, worded as a clause for messages; empty if they can."""
+    """The reason why early exits are not supported, worded as a clause for messages. Empty if they are supported."""
     network_form: ClassVar[NetworkForm] = NetworkForm()
-    """The form of this kind's networks, unless it depends on the teacher; see `form`."""
+    """The form of this kind's networks. The method `form` returns a different one if it depends on the teacher."""
     judges_groups: ClassVar[bool] = False
-    """Whether rows are evaluated in groups, such as the passages of a query; see `group_column`."""
+    """Whether rows are evaluated in groups, such as the passages of a query. See `group_column`."""
     why_no_student: ClassVar[str] = ""
-    """The reason why a student cannot learn from stored outputs of another model; empty if it can."""
+    """The reason why a student cannot learn from the stored outputs of another model. Empty if it can."""
     learns_from_texts: ClassVar[bool] = False
-    """Whether training uses texts without labels, while `evaluated_on` says what search and test sets consist of. The
-    teacher is then never fine-tuned."""
+    """Whether networks are trained on texts without labels. The teacher is then never fine-tuned. The search and test
+    sets may still have labels; see `evaluated_on`."""
     has_static: ClassVar[bool] = True
     """Whether a linear classifier on averaged token embeddings can serve as a baseline."""
     needs_pairs: ClassVar[bool] = False
@@ -311,25 +347,28 @@ class TaskKind(ABC):
     has_words: ClassVar[bool] = False
     """Whether each text is a list of words, and each label a list with one tag per word."""
     text_words: ClassVar[str] = "two columns for pairs"
-    """A description of `task.text`, which `nas init` writes as a comment into the study file."""
+    """A description of `task.text`. `nas init` writes it as a comment into the study file."""
     hub_task: ClassVar[str] = "text-classification"
     """The name of the task on the Hugging Face hub (`pipeline_tag`)."""
     hub_library: ClassVar[str] = "transformers"
-    """The library that loads an export, as the hub names it (`library_name`)."""
+    """The name, on the Hugging Face hub, of the library that loads an export (`library_name`)."""
     pipeline: ClassVar[str] = "text-classification"
-    """The name of the transformers pipeline that serves an export; empty if none does."""
+    """The name of the transformers pipeline that serves an export. Empty if there is no such pipeline."""
     pipeline_arguments: ClassVar[str] = ", truncation=True"
-    """Python arguments with which this pipeline returns the full answer for a text of any length."""
+    """Python arguments that make this pipeline return a full answer for texts of any length."""
 
     def variant(self, settings: TaskSettings) -> TaskKind:
-        """Return the variant of this kind that the settings of a task select; by default the kind itself.
+        """Return the variant of this kind that the settings of a task select. By default, return the kind itself.
 
-        Variants may differ in `form`, `divergence`, `usage` and `describe_outputs`.
+        Variants may override `form`, `divergence`, `usage` and `describe_outputs`.
         """
         return self
 
     def check(self, settings: TaskSettings) -> None:
-        """Raise `ValueError`, with the key and a remedy, if the settings do not fit the kind."""
+        """Raise `ValueError` if the settings do not fit this kind of task.
+
+        The message names the key and a remedy.
+        """
         if settings.metric not in self.metrics:
             self._check_custom_metric(settings)
         if settings.positive is not None and settings.metric not in self.single_class_metrics:
@@ -371,11 +410,14 @@ class TaskKind(ABC):
         self.metric(settings)
 
     def evaluated_on(self, metric: str) -> Evaluation:
-        """Return the content of the search and test sets for one of the kind's metrics."""
+        """Return the content of the search and test sets for tasks that use this metric."""
         return "rows"
 
     def check_evaluation(self, settings: TaskSettings) -> None:
-        """Raise `ValueError` if settings of the search and test sets are missing, or given but not used."""
+        """Raise `ValueError` if the settings `search` and `pair` do not suit this kind of task.
+
+        This is the case if a necessary setting is missing, or if a setting has no effect.
+        """
         for key, value in (("search", settings.search), ("pair", settings.pair)):
             if value:
                 raise ValueError(
@@ -384,48 +426,57 @@ class TaskKind(ABC):
                 )
 
     def group_column(self, settings: TaskSettings) -> str | None:
-        """Return the column that names each row's group; None if rows are evaluated and held out one by one."""
+        """Return the name of the column that identifies each row's group.
+
+        Return None if rows do not form groups. Each row is then evaluated and held out separately.
+        """
         return (settings.query or settings.text[0]) if self.judges_groups else None
 
     @abstractmethod
     def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        """Return the metric for a task whose outputs have these names.
+        """Return the metric for networks whose outputs have these names.
 
-        Without names, return a metric that is based only on the study's settings. Raises `DataError` if the names do
-        not fit the settings.
+        If `names` is empty, the metric depends only on the settings. Raises `DataError` if the names do not fit the
+        settings.
         """
 
     @abstractmethod
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Return the labels of the training and test files, read from the columns that the study names.
+        """Convert the label columns of the training and test files to the labels of the task.
 
-        Classes are numbered as in the teacher's classifier `head`, if there is one. Raises `DataError` for labels
-        that do not fit the kind, and `TeacherError` for a classifier that does not fit the labels.
+        If the teacher has a classifier (`head`), classes get the same numbers as in this classifier. Raises `DataError`
+        for labels that do not fit the kind of task, and `TeacherError` for a classifier that does not fit the labels.
         """
 
     def output_names(self, names: Sequence[str]) -> dict[int, str]:
-        """Return the names of a network's outputs by number, for the entry `id2label` of `config.json`."""
+        """Return the names of a network's outputs, keyed by output number, for `id2label` in `config.json`."""
         return dict(enumerate(names))
 
     @abstractmethod
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
-        """Return whether a fine-tuned teacher with this problem type and number of outputs fits the kind."""
+        """Return whether a fine-tuned teacher with this problem type and this number of outputs suits the kind."""
 
     def form(self, teacher: str) -> NetworkForm:
-        """Return the form of the networks, given the teacher's folder. Raises `TeacherError` if it is unsupported."""
+        """Return the form of the networks for the teacher in the folder `teacher`.
+
+        Raises `TeacherError` if this teacher is not supported.
+        """
         return self.network_form
 
     @property
     def teacher_requirement(self) -> str:
-        """The property that a fine-tuned teacher must have, for messages about teachers that do not fit."""
+        """The property that a fine-tuned teacher must have. Messages about unsuitable teachers state it."""
         return self.problem_type
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        """Return the initial bias (outputs,) of a new classifier for these labels; None to keep the default one."""
+        """Return the initial bias of a new classifier for these labels, with the shape (outputs,).
+
+        Return None to keep the default bias.
+        """
         return None
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-        """Return the number of occurrences of each label, by its name; empty if labels have no names."""
+        """Return the number of occurrences of each label, keyed by its name. Empty if labels have no names."""
         occurrences = Counter(labels)
         return {name: occurrences[number] for number, name in enumerate(names)}
 
@@ -437,63 +488,64 @@ class TaskKind(ABC):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the distillation loss of a network's logits against its teacher's: a scalar, the mean over texts.
+        """Return the distillation loss between the logits of student and teacher: a scalar, averaged over texts.
 
-        Logits have the shape (texts, outputs), or (texts, tokens, outputs) if each token has a label. `mask` (texts,
-        tokens) is then 1 for the tokens that the loss includes; without a mask, it includes all. `groups` (texts,)
-        holds the group number of each text, for kinds that evaluate groups.
+        Logits have the shape (texts, outputs). If each token has a label, logits have the shape (texts, tokens,
+        outputs) and `mask` has the shape (texts, tokens). The loss then includes only tokens whose mask is 1, or all
+        tokens if there is no mask. `groups` has the shape (texts,) and holds the number of each text's group. Only
+        kinds that evaluate rows in groups use it.
         """
 
     def describe_outputs(self, hidden_sizes: Sequence[int]) -> str:
-        """Return a description of the outputs for `nas check`; empty if the labels determine them.
+        """Return a description of the outputs for `nas check`. Empty if the labels determine the outputs.
 
-        `hidden_sizes` are those of the search space in ascending order. The last one is the teacher's.
+        `hidden_sizes` are the hidden sizes in the search space, in ascending order. The last one is the teacher's.
         """
         return ""
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
-        """Return the entries of an export's `config.json` that define how its outputs become answers.
+        """Return the entries of an export's `config.json` that define how outputs become answers.
 
-        `teacher` is the configuration of the folder that the teacher was loaded from; `fine_tuned` says whether the
-        teacher was fine-tuned afterwards.
+        `teacher` is the configuration in the teacher's original folder. `fine_tuned` is true if the run has fine-tuned
+        the teacher.
         """
         return {"problem_type": self.problem_type}
 
     def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """Return the contents of JSON files that other libraries look for in an export, by file name.
+        """Return the JSON contents of additional files that other libraries expect in an export, keyed by file name.
 
-        `served` is the result of `served_as`. `max_length` is the number of tokens to which texts are truncated,
-        which text-embeddings-inference reads from one of these files.
+        `served` is the result of `served_as`. `max_length` is the number of tokens to which texts are truncated.
+        text-embeddings-inference reads this number from one of the files.
         """
         return {LENGTH_FILE: {"max_seq_length": max_length}}
 
     def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
-        """Return the titles and Python code of further examples that load an export, for the model card.
+        """Return additional examples for the model card: pairs of a title and Python code that loads an export.
 
-        `folder` is a Python string literal. `trust` is the argument that lets transformers load the folder's own
-        class, or empty if the folder has none.
+        `folder` is the export's folder as a Python string literal. `trust` is the Python argument that allows
+        transformers to load a model class from this folder. It is empty if the folder contains no such class.
         """
         return []
 
     @property
     def usage(self) -> str:
-        """Notes for the model card on how to read the answers of an export; empty if there are none."""
+        """Notes for the model card about the meaning of an export's answers. Empty if there are none."""
         return ""
 
     def summary(self, texts: str, labels: Sequence[str]) -> str:
-        """Return a description such as "Classifies texts" for the model card; `labels` are the names of the outputs."""
+        """Return a phrase for the model card, such as "Classifies texts". `labels` are the names of the outputs."""
         if len(labels) >= _MANY_LABELS:
             return f"Classifies {texts} into {len(labels)} classes"
         return f"Classifies {texts}" + (f" as {any_of(labels)}" if len(labels) > 1 else "")
 
 
 def any_of(labels: Sequence[str]) -> str:
-    """Return the labels joined by "or", or only their number if there are many."""
+    """Return the labels joined by commas and "or". If there are many labels, return only their number."""
     if len(labels) >= _MANY_LABELS:
         return f"{len(labels)} labels"
     return f"{', '.join(labels[:-1])} or {labels[-1]}"
 
 
 def problem_of(problem_type: str | None, outputs: int | None) -> str:
-    """Return the given problem type, or else the one that transformers assumes for this number of outputs."""
+    """Return `problem_type`. If it is None, return the type that transformers assumes for this number of outputs."""
     return problem_type or ("regression" if outputs == 1 else "single_label_classification")

@@ -1,4 +1,4 @@
-"""The kind of task `classification`: each text, or each text pair, belongs to one of several classes."""
+"""The `classification` task kind: each text, or each text pair, belongs to one of several classes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ _SINGLE_CLASS_METRICS = ("f1", "precision", "recall", "roc_auc")
 
 @dataclass(frozen=True)
 class ClassMetric(Metric):
-    """A metric of the predicted classes or, for `roc_auc`, of how texts are ranked by the probability of a class.
+    """A metric for tasks in which each text belongs to one class.
 
-    Labels are class numbers, (texts,). `f1_micro` equals `accuracy`, since each text has one class.
+    Most of these metrics compare predicted classes with the labels. `roc_auc` instead depends on the order of the texts
+    by their probability of a class. Labels are class numbers with the shape (texts,). `f1_micro` equals `accuracy`,
+    because each text has one class.
     """
 
     positive: int | None = None
     """The number of the class for which f1, precision, recall or roc_auc is computed. None means class 1 if there are
-    two classes, otherwise the mean over all classes."""
+    two classes, or the mean over all classes if there are more."""
 
     @property
     def is_share(self) -> bool:
@@ -37,7 +39,10 @@ class ClassMetric(Metric):
 
     @property
     def needs_float32(self) -> bool:
-        """Whether the metric is `roc_auc`: it ranks texts whose outputs may differ by less than bf16 can represent."""
+        """Whether the metric is `roc_auc`.
+
+        This metric orders texts by outputs that may differ by less than bf16 can represent.
+        """
         return self.name == "roc_auc"
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -84,9 +89,10 @@ class ClassMetric(Metric):
 
 
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
-    """Return the area under the ROC curve: the probability that a text of a class ranks above one of another class.
+    """Return the area under the ROC curve of the class with the number `number`.
 
-    `number` is the number of the first class. Ties count half. Return None if no text, or every text, belongs to it.
+    This is the probability that a text of this class ranks above a text of any other class. A tie counts as half.
+    Return None if no text or every text belongs to the class.
     """
     from scipy.stats import rankdata
 
@@ -116,8 +122,9 @@ class Classification(TaskKind):
     def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
         """Return the metric that the settings name.
 
-        f1, precision, recall and roc_auc are computed for the class `positive` if the settings name one. Otherwise they
-        are computed for class 1 if there are two classes, as in GLUE, or else as the mean over all classes.
+        f1, precision, recall and roc_auc are computed for the class `positive` if the settings name one. Without this
+        setting, they are computed for class 1 if there are two classes, as in GLUE. If there are more classes, the mean
+        over all classes is computed.
         """
         name, positive = settings.metric, settings.positive
         if is_custom(name):

@@ -1,8 +1,9 @@
-"""User-defined metrics: functions of predictions and references, for kinds of task with one answer per text.
+"""User-defined metrics: functions that score the predictions of a network against the labels.
 
-A study names such a function as `module:function`. It must belong to an installed package, so that a study file or
-data folder from somewhere else can never run code of its own. A Python program, such as a notebook, can also pass one
-of its own functions to `nas.run_of`; `register` then makes it known to this process.
+Only kinds of task with one answer per text support them. A study names such a function as `module:function`. The
+function must belong to an installed package, so that a study file or a data folder of unknown origin cannot run its own
+code. A Python program, such as a notebook, can also pass a function to `nas.run_of`. `register` then makes the function
+known to this process.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _registered: dict[str, Function] = {}
 class CustomMetric(Metric):
     """A metric whose score is the result of a user-defined function. A higher score must mean a better network.
 
-    The function is called with predictions and references, in this order. In all other respects, the metric behaves
-    like `base`, the first metric of the kind of task, which also turns logits into predictions.
+    The function is called with two arguments: the predictions and the labels. In all other respects, the metric behaves
+    like `base`, which is the first metric of the kind of task. `base` also converts logits to predictions.
     """
 
     function: Function = field(kw_only=True)
@@ -94,7 +95,10 @@ class CustomMetric(Metric):
 
 
 def custom_metric(name: str, base: Metric) -> CustomMetric:
-    """Return the metric for the function called `name`. Raises `ValueError` with a remedy if it is not found."""
+    """Return the metric for the function called `name`.
+
+    Raises `ValueError` with a remedy if the function is not found.
+    """
     label = name.partition(":")[2].partition("#")[0]
     return CustomMetric(name, label, function=_find_function(name), base=base)
 
@@ -102,9 +106,9 @@ def custom_metric(name: str, base: Metric) -> CustomMetric:
 def register(function: Function) -> str:
     """Return the name by which a study can refer to a function.
 
-    A function that belongs to no installed package is registered for this process. Its name contains a digest of its
-    code, so that the name changes with the code. Raises `ValueError` for anything that is not a function defined with
-    `def`.
+    If the function does not belong to an installed package, it is registered for this process. Its name then contains a
+    digest of its code, so that the name changes whenever the code changes. Raises `ValueError` if `function` is not a
+    function that was defined with `def`.
     """
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType) or not function.__name__.isidentifier():
@@ -122,7 +126,7 @@ def register(function: Function) -> str:
 
 
 def _code_parts(code: CodeType) -> Iterable[object]:
-    """Yield the parts of a function's code that define its computation, without its file name and line numbers."""
+    """Yield the parts of a function's code that define its computation. File name and line numbers are left out."""
     yield code.co_code
     yield from code.co_names
     for constant in code.co_consts:
@@ -130,7 +134,7 @@ def _code_parts(code: CodeType) -> Iterable[object]:
 
 
 def _find_function(name: str) -> Function:
-    """Return the registered or importable function with this name. Raises the errors of `custom_metric`."""
+    """Return the registered or importable function called `name`. Raises the errors of `custom_metric`."""
     if name in _registered:
         return _registered[name]
     module, _, function = name.partition(":")
@@ -155,7 +159,7 @@ def _find_function(name: str) -> Function:
 
 
 def _is_installed(module: str) -> bool:
-    """Whether a module is in a folder of installed packages. None of its code is run to find out."""
+    """Whether a module is in a folder of installed packages. The module is not imported to find out."""
     try:
         spec = find_spec(module.partition(".")[0])
     except (ImportError, ValueError):

@@ -1,10 +1,10 @@
-"""The kind of task `embedding`: the teacher is a sentence encoder, and training needs only texts without labels.
+"""The `embedding` task kind: the teacher is a sentence encoder, and training needs only texts without labels.
 
-A network outputs an embedding in the teacher's own space, so that embeddings of teacher and network can be compared
-with each other. With `task.output_width = "own"`, it has the width of the network's hidden states and lies in a space
-of its own (`OwnWidthEmbedding`). Networks are evaluated by the similarities of their embeddings: on text pairs with
-scores (`PairCorrelation`), on queries and the passages of a corpus (`RetrievalMetric`), or in comparison with the
-teacher's similarities (`Agreement`).
+By default, a network's embeddings lie in the teacher's embedding space, so that embeddings of network and teacher can
+be compared with each other. With `task.output_width = "own"`, an embedding is as wide as the network's hidden states,
+and each network has its own embedding space (see `OwnWidthEmbedding`). There are three ways to evaluate networks: on
+text pairs with scores (`PairCorrelation`), on queries and the passages of a corpus (`RetrievalMetric`), or by comparing
+their text similarities with the teacher's (`Agreement`).
 """
 
 from __future__ import annotations
@@ -31,22 +31,25 @@ if TYPE_CHECKING:
     import torch
 
 _SIMILARITY_WEIGHT = 10.0
-"""Weight of the error of similarities relative to that of embeddings; it is large since similarities differ little.
+"""The weight of the error of similarities relative to the error of embeddings. The weight is large because similarities
+differ little.
 
-If embeddings are not compared, this weight is only relative to the loss of the hidden states. Networks then hardly
-depend on it: weights from 1 to 100 lead to equally good ones (studies/LOG.md, 2026-12-01)."""
+If embeddings are not compared, the weight is relative to the loss of the hidden states. Networks then hardly depend on
+it: weights from 1 to 100 lead to equally good networks (studies/LOG.md, 2026-12-01).
+"""
 
 
 @dataclass(frozen=True)
 class PairCorrelation(Metric):
-    """The correlation `spearman` or `pearson` between the score of a pair and the cosine similarity of its texts.
+    """The metric `spearman` or `pearson`: the correlation between the scores and the similarities of text pairs.
 
-    Labels are records (texts,): `label` is the score and `group` the number of the pair that the text belongs to.
+    The similarity of a pair is the cosine of the angle between the embeddings of its texts. Labels are records with the
+    shape (texts,). The field `label` is the score of the text's pair, and the field `group` is the number of this pair.
     """
 
     @property
     def needs_float32(self) -> bool:
-        """Always true, since the similarities of pairs may differ by less than bf16 can represent."""
+        """Always true, because two similarities may differ by less than bf16 can represent."""
         return True
 
     @property
@@ -67,7 +70,7 @@ class PairCorrelation(Metric):
         return correlation(self.name, *_similarities_and_scores(logits, labels))
 
     def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
-        """Return the score of each bootstrap sample, which draws pairs rather than texts."""
+        """Return the score of each bootstrap sample. The samples consist of pairs, not of single texts."""
         cosines, scores = _similarities_and_scores(logits, labels)
         chosen = (rows[: len(scores)] // 2 for rows in draws)
         return [correlation(self.name, cosines[pairs], scores[pairs]) for pairs in chosen]
@@ -76,7 +79,10 @@ class PairCorrelation(Metric):
         return None
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated embeddings (texts, 2) whose similarities correlate with the scores by about `share`."""
+        """Return simulated embeddings of two dimensions, with the shape (texts, 2).
+
+        The correlation between the similarities of these embeddings and the scores is about `share`.
+        """
         order = _pair_order(labels)
         scores = labels["label"][order[::2]]
         deviation = scores.std() or 1.0
@@ -94,12 +100,12 @@ class PairCorrelation(Metric):
 
 
 def _pair_order(labels: np.ndarray) -> np.ndarray:
-    """Return the row numbers in an order in which the two texts of a pair are adjacent."""
+    """Return the row numbers in an order in which the two texts of each pair are adjacent."""
     return np.argsort(labels[GROUP], kind="stable")
 
 
 def _similarities_and_scores(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosine similarity of each pair's embeddings, and the pair's score, both (pairs,)."""
+    """Return the cosine similarities and the scores of all pairs, both with the shape (pairs,)."""
     order = _pair_order(labels)
     ordered = unit_vectors(embeddings)[order]
     return (ordered[::2] * ordered[1::2]).sum(axis=1), labels["label"][order[::2]]
@@ -111,11 +117,14 @@ _METRICS: dict[str, tuple[type[Metric], Evaluation]] = {
     "ndcg@10": (RetrievalMetric, "retrieval"),
     "agreement": (Agreement, "texts"),
 }
-"""The class of each metric, and the content of the search and test sets that it needs."""
+"""The class of each metric, and the content of the search and test sets that the metric needs."""
 
 
 class Embedding(TaskKind):
-    """The kind of task in which each text gets an embedding in the teacher's space; similar texts get similar ones."""
+    """The kind of task in which each text gets an embedding in the teacher's space.
+
+    Similar texts get similar embeddings.
+    """
 
     name = "embedding"
     metrics = tuple(_METRICS)
@@ -168,9 +177,9 @@ class Embedding(TaskKind):
             )
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Return the scores of the pairs in the search set, passed as `train`, and in the test set.
+        """Return the scores of the pairs in the search set (passed as `train`) and in the test set.
 
-        Only for scored pairs; `nas.data` reads the other search and test sets.
+        This method is used only for text pairs with scores. `nas.data` reads search and test sets with other content.
         """
         (search_column,), (test_column,) = train, test
         return TaskLabels({"train": targets_of(search_column), "test": targets_of(test_column)}, ())
@@ -179,7 +188,7 @@ class Embedding(TaskKind):
         return {0: "embedding"}
 
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
-        """Return False: the teacher is not a classifier, and `form` checks its folder instead."""
+        """Return False, because the teacher is not a classifier. The method `form` checks its folder instead."""
         return False
 
     def form(self, teacher: str) -> NetworkForm:
@@ -202,9 +211,10 @@ class Embedding(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the squared error of the embeddings plus a multiple of that of the similarities within a batch.
+        """Return the squared error of the embeddings plus a multiple of the squared error of their similarities.
 
-        Both errors are relative to the mean squared length of the teacher's embeddings.
+        The similarities are those of all pairs of texts in the batch. Both errors are relative to the mean squared
+        length of the teacher's embeddings.
         """
         student_embeddings, teacher_embeddings = student.float(), teacher.float()
         squared_length = teacher_embeddings.square().sum(dim=-1).mean()
@@ -238,7 +248,10 @@ class Embedding(TaskKind):
 
 
 class OwnWidthEmbedding(Embedding):
-    """The variant whose embeddings are as wide as the network's hidden states, in a space that differs by network."""
+    """The kind of task in which each network has its own embedding space.
+
+    Embeddings are as wide as the hidden states of the network.
+    """
 
     network_form = replace(Embedding.network_form, own_width=True)
 
@@ -254,8 +267,8 @@ class OwnWidthEmbedding(Embedding):
     ) -> torch.Tensor:
         """Return a multiple of the squared error of the similarities within a batch, as in `Embedding.divergence`.
 
-        The embeddings themselves are not compared, even if they are as wide as the teacher's, so that the loss does not
-        depend on the width.
+        The embeddings themselves are not compared, even if they are as wide as the teacher's. The loss is therefore
+        computed in the same way for every width.
         """
         return _SIMILARITY_WEIGHT * _similarity_error(student.float(), teacher.float())
 
@@ -275,7 +288,8 @@ class OwnWidthEmbedding(Embedding):
 def _similarity_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Return the mean squared error of the dot products between the embeddings of a batch.
 
-    It is relative to the mean squared length of the teacher's embeddings. The two may differ in width.
+    The error is relative to the mean squared length of the teacher's embeddings. The embeddings of student and teacher
+    may differ in width.
     """
     squared_length = teacher.square().sum(dim=-1).mean()
     similarities = (student @ student.T - teacher @ teacher.T) / squared_length

@@ -1,7 +1,7 @@
-"""Read the class or target of each row, and number classes in the same way for the data and the teacher.
+"""Reads the labels of each row, and gives classes the same numbers in the data and in the teacher.
 
 The kinds of task read a `LabelColumn` with `classes_of`, `targets_of` or `names_in_lists`. `numbering` then matches the
-classes of the data with those of the teacher's classifier, its `Head`.
+classes of the data with the classes of the teacher's classifier (`Head`).
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ class LabelColumn:
     """A column of labels from one or several data files."""
 
     source: str
-    """The name of the file, or the names of several files separated by commas."""
+    """The name of the file, or the names of several files, separated by commas."""
     name: str
     values: Sequence[Any]
-    """One label per row; class numbers if the column is declared as a `ClassLabel`."""
+    """One label per row. If the column is declared as a `ClassLabel`, the labels are class numbers."""
     classes: tuple[str, ...] | None = None
-    """The class names that a `ClassLabel` declares, in the order of their numbers; otherwise None."""
+    """The class names that a `ClassLabel` declares, in the order of their numbers. None if the column is not a
+    `ClassLabel`."""
     parts: tuple[LabelColumn, ...] = ()
-    """The columns of the individual files whose rows are concatenated; empty if there is only one file."""
+    """The columns of the individual files whose rows are concatenated. Empty if there is only one file."""
 
     @classmethod
     def of(cls, parts: Sequence[LabelColumn]) -> LabelColumn:
         """Return the column that concatenates the rows of one or several files.
 
-        If all files declare classes, these are numbered in the order of their first occurrence. Raises `DataError` if
-        only some of the files declare classes.
+        If all files declare classes, the classes are numbered in the order in which they first occur. Raises
+        `DataError` if only some of the files declare classes.
         """
         if len(parts) == 1:
             return parts[0]
@@ -67,7 +68,7 @@ class LabelColumn:
         return cls(source, name, values, parts[0].classes, tuple(parts))
 
     def _renumbered(self, names: tuple[str, ...]) -> LabelColumn:
-        """Return the same column with its classes numbered as in `names`; an unknown number becomes -1."""
+        """Return the same column with classes numbered by their index in `names`. An unknown number becomes -1."""
         numbers = {old_number: names.index(name) for old_number, name in enumerate(self.classes or ())}
 
         def renumbered(value: Any) -> Any:
@@ -79,20 +80,21 @@ class LabelColumn:
 
     @property
     def place(self) -> str:
-        """The file and the column, as the beginning of a message about this column."""
+        """The names of the file and the column. Error messages about this column begin with them."""
         return f"{self.source}: column {self.name!r}"
 
 
 @dataclass(frozen=True)
 class Head:
-    """The properties of the teacher's classifier on which the numbering of labels depends."""
+    """The properties of the teacher's classifier that determine the numbering of labels."""
 
     source: str
     """The teacher's folder or hub id."""
     names: tuple[str, ...]
-    """The names of the classifier's outputs, in order."""
+    """The names of the classifier's outputs, in the order of the outputs."""
     is_retrained: bool = False
-    """Whether the teacher will be fine-tuned. Its classifier may then be replaced, so it need not fit the data."""
+    """Whether the teacher will be fine-tuned. Fine-tuning may replace its classifier, so the classifier need not fit
+    the data."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,18 @@ class Numbering:
     """The numbering of a task's classes."""
 
     names: tuple[str, ...]
-    """The classes in the order of their numbers."""
+    """The class names in the order of their numbers."""
     numbers: Mapping[str, int]
-    """The number of each class that occurs in the data, keyed by its name in the data."""
+    """The number of each class in the data, keyed by the name that the class has in the data."""
     note: str = ""
-    """A line for the user about a notable property of the numbering; empty if there is none."""
+    """A message to the user about a notable property of the numbering, as one line. Empty if there is none."""
 
 
 def check_one_output(head: Head | None, needed: str, given: str) -> None:
     """Raise `TeacherError` if the teacher's classifier is kept and does not have exactly one output.
 
-    `needed` and `given` are parts of the message: a clause about the need of the task, and the kind of teacher that
-    meets it.
+    Two arguments are parts of the message: `needed` is a clause that says what the task needs, and `given` names a kind
+    of teacher that fits.
     """
     if head and not head.is_retrained and len(head.names) != 1:
         raise TeacherError(
@@ -123,9 +125,9 @@ def check_one_output(head: Head | None, needed: str, given: str) -> None:
 def file_by_file(
     read: Callable[Concatenate[LabelColumn, P], list[T]],
 ) -> Callable[Concatenate[LabelColumn, P], list[T]]:
-    """Wrap a function that reads the rows of a column, so that it is called for the column of each file in turn.
+    """Wrap a function that reads the rows of a column, so that it is called separately for the column of each file.
 
-    Its error messages then name the file, and the row within that file.
+    Its error messages then name the file, and count rows within this file.
     """
 
     @wraps(read)
@@ -137,7 +139,7 @@ def file_by_file(
 
 @file_by_file
 def classes_of(column: LabelColumn) -> list[str]:
-    """Return the name of each row's class: the string without surrounding white space, or the digits of a whole number.
+    """Return the class name of each row, without surrounding white space. Whole numbers are written as digits.
 
     If all labels are strings such as "1.0", they are treated as whole numbers. Raises `DataError` for rows without a
     label, and for values that cannot be classes.
@@ -173,7 +175,7 @@ def targets_of(column: LabelColumn) -> list[float]:
 
 @file_by_file
 def _finite_numbers(column: LabelColumn) -> list[float]:
-    """Return the number in each row. Raises `DataError` if a row has no finite number."""
+    """Return the number in each row. Raises `DataError` if a row does not hold a finite number."""
     values = _single_values(column)
     refuse_missing(column, values)
     numbers = parse_numbers(values)
@@ -194,11 +196,11 @@ def parse_numbers(values: Iterable[Any]) -> list[float]:
 
 
 def log_odds(labels: np.ndarray) -> np.ndarray:
-    """Return the log-odds of each label, (outputs,), from labels (rows, outputs) between 0 and 1.
+    """Return the log-odds of each label. `labels` has the shape (rows, outputs), and its values are from 0 to 1.
 
-    They are the initial bias of a new classifier (Lin et al., arXiv:1708.02002). A classifier that starts at even
-    odds first has to learn that most labels are rare. Its bias changes too slowly for that, so the encoder adapts
-    instead: its output becomes the same for all texts and remains so.
+    The result has the shape (outputs,). It is the initial bias of a new classifier (Lin et al., arXiv:1708.02002).
+    Without this bias, a classifier first has to learn that most labels are rare. Its bias changes slowly, so the
+    encoder changes instead: its output becomes the same for all texts and remains so.
     """
     share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
     odds: np.ndarray = np.log(share) - np.log1p(-share)
@@ -238,9 +240,10 @@ def refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
 
 
 def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classification") -> tuple[str, ...]:
-    """Return the classes in the order of a `ClassLabel`, or else sorted: numbers by value, strings alphabetically.
+    """Return the class names. Classes of a `ClassLabel` keep their order, and all other classes are sorted.
 
-    Raises `DataError` if there are too few or too many classes for the kind of task.
+    Numbers are sorted by value, and strings alphabetically. Raises `DataError` if there are too few or too many classes
+    for the kind of task.
     """
     names = list(column.classes) if column.classes is not None else _sorted_names(set(classes))
     hint = ", or set kind = 'regression' if it holds numbers to predict" if kind == "classification" else ""
@@ -254,7 +257,7 @@ def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classi
 
 
 def alike(names: Sequence[str]) -> list[str]:
-    """Return the first group of names that differ only in case; empty if there is none."""
+    """Return the first group of names that differ only in case. Empty if there is no such group."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.casefold(), []).append(name)
@@ -268,13 +271,17 @@ def _sorted_names(names: set[str]) -> list[str]:
 
 
 def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
-    """Number the classes of the data as the teacher does, or as in `names` if the teacher's classifier is not kept.
+    """Number the classes of the data like the outputs of the teacher's classifier `head`.
 
-    Classes are matched by name, in any order. If the data's classes are whole numbers that the teacher does not use
-    as names, they are treated as the teacher's class numbers, provided that the teacher has all of these numbers.
-    Otherwise, classes are matched in order, provided that data and teacher have equally many. If the data's classes
-    are consecutive numbers from 0 and fewer than the teacher's, they probably belong to a different task and are
-    refused. Raises `TeacherError` if the classes cannot be matched.
+    If the classifier is not kept, the numbers follow the order of `names`. Otherwise, the first of these rules that
+    applies determines the numbers:
+      - Every class has the same name as an output.
+      - Every class is the number of an output.
+      - There are as many classes as outputs, and either the outputs have no names or the classes are numbers. In this
+        case, classes and outputs are matched in order.
+
+    The second rule excludes one case: the classes are consecutive numbers from 0, and there are fewer classes than
+    outputs. Such data probably belongs to a different task. Raises `TeacherError` if no rule applies.
     """
     own_numbering = Numbering(tuple(names), {name: number for number, name in enumerate(names)})
     if head is None:
@@ -312,9 +319,9 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
 
 
 def _match_by_name(names: Sequence[str], teacher_names: Sequence[str]) -> dict[str, int]:
-    """Return the position of each name in `teacher_names`, ignoring case if that is unambiguous.
+    """Return the index of each name in `teacher_names`. Case is ignored if this is unambiguous.
 
-    The result is empty if a name is missing there.
+    The result is empty if a name is missing in `teacher_names`.
     """
     for normalise in (str, lambda name: name.strip().casefold()):
         positions = {normalise(name): number for number, name in enumerate(teacher_names)}
@@ -329,7 +336,7 @@ def _match_by_name(names: Sequence[str], teacher_names: Sequence[str]) -> dict[s
 
 
 def _absent_classes_note(teacher_names: Sequence[str], numbers: Mapping[str, int]) -> str:
-    """Return a note about classes of the teacher that the training data lacks; empty if it lacks none."""
+    """Return a note about classes of the teacher that the training data lacks. Empty if it lacks none."""
     absent = [name for number, name in enumerate(teacher_names) if number not in numbers.values()]
     if not absent:
         return ""
@@ -353,7 +360,10 @@ def _first_pairs(pairs: Any, most: int = 8) -> str:
 
 
 def alike_note(source: str, names: Sequence[str]) -> list[str]:
-    """Return a list with a warning if some class names of `source` differ only in case; otherwise empty."""
+    """Return a list with a warning if some class names of `source` differ only in case.
+
+    Otherwise, the list is empty.
+    """
     if not (group := alike(names)):
         return []
     shown = " and ".join(map(repr, group))
@@ -365,7 +375,7 @@ def check_known(
 ) -> None:
     """Raise `DataError` if the training set lacks a class of the test set.
 
-    `classes` yields pairs of the number of a row in the test set and a class of this row.
+    Each item of `classes` is a row number in the test set and a class of this row.
     """
     unknown_label = next(((row, label) for row, label in classes if label not in class_numbering.numbers), None)
     if unknown_label is None:
@@ -373,17 +383,17 @@ def check_known(
     row, label = unknown_label
     shown = label if label.lstrip("-").isdigit() else repr(label)
     raise DataError(
-        f"{test.place}: label {shown} is not a class of {train.source}, which has {len(class_numbering.numbers)} "
-        f"classes such as {next(iter(class_numbering.numbers))!r}; use the same labels in both files (row {row}, "
-        "counted from 0)"
+        f"{test.place}, row {row} (counted from 0): label {shown} is not a class of {train.source}, which has "
+        f"{len(class_numbering.numbers)} classes such as {next(iter(class_numbering.numbers))!r}; use the same labels "
+        "in both files"
     )
 
 
 @file_by_file
 def names_in_lists(column: LabelColumn, rule: str, remedy: str) -> list[list[str]]:
-    """Return the names of each row's labels, from a column of lists.
+    """Return the names of each row's labels, for a column whose values are lists.
 
-    Raises `DataError` for a row that does not hold a list of labels; `rule` and `remedy` are parts of the message.
+    Raises `DataError` if a row does not hold a list of labels. `rule` and `remedy` are parts of the message.
     """
     refuse_missing(column, column.values)
     for number, row in enumerate(column.values):
@@ -415,10 +425,10 @@ def number_lists(
     head: Head | None,
     kind: str,
 ) -> Numbering:
-    """Number the labels of the training and test sets as `numbering` does, but for columns of lists.
+    """Number the labels of a task in which each row has a list of labels. See `numbering` for the rules.
 
-    `names_by_set` holds the names of each row's labels in `train` and `test`. Raises `DataError` if there are too few
-    or too many labels, or if the test set has one that the training set lacks.
+    `names_by_set` holds the names of each row's labels, keyed by `train` and `test`. Raises `DataError` if there are
+    too few or too many labels, or if the test set has a label that the training set lacks.
     """
     all_names = [name for row in names_by_set["train"] for name in row]
     class_numbering = numbering(class_names(replace(train, values=all_names), all_names, kind), head)

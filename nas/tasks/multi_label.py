@@ -1,4 +1,4 @@
-"""The kind of task `multi_label`: each text, or each text pair, has any number of labels, which apply independently."""
+"""The `multi_label` task kind: each text, or each text pair, has any number of labels."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ if TYPE_CHECKING:
 THRESHOLD = 0.5
 """The smallest probability at which a label applies, unless the study sets a different threshold."""
 _CERTAIN_LOGIT = 5.0
-"""The logit of a label that certainly applies, in simulated and constant answers."""
+"""The absolute value of the logits in simulated and constant answers."""
 _YES_OR_NO = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
 class LabelMetric(Metric):
-    """The metric `f1_micro`, `f1_macro` or `average_precision`, of which the last two are means over labels.
+    """The metric `f1_micro`, `f1_macro` or `average_precision`.
 
-    Labels are 0.0 or 1.0, (texts, labels).
+    `f1_macro` and `average_precision` are means over labels. Labels have the shape (texts, labels), and each value is
+    0.0 or 1.0.
     """
 
     thresholds: tuple[float, ...] | None = (THRESHOLD,)
-    """The smallest probability at which a label applies: one for all labels, or one per label. None means that the
-    best thresholds are chosen for each scored set separately."""
+    """The smallest probability at which a label applies: one value for all labels, or one value per label. If it is
+    None, the best thresholds are chosen for each set that is scored."""
 
     @property
     def needs_float32(self) -> bool:
-        """Whether the metric ranks texts or chooses thresholds; bf16 is too coarse for either."""
+        """Whether the metric orders texts or chooses thresholds. bf16 is not precise enough for either."""
         return self.name == "average_precision" or self.thresholds is None
 
     @property
@@ -66,7 +67,10 @@ class LabelMetric(Metric):
         return float(f1(label_counts.sum(axis=1) if self.name == "f1_micro" else label_counts).mean())
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
-        """Return the metric with missing thresholds chosen for the best F1: one for `f1_micro`, else one per label."""
+        """Return the metric with thresholds. If it has none yet, they are chosen for the best F1.
+
+        `f1_micro` gets a single threshold. Every other metric gets one threshold per label.
+        """
         if self.thresholds is not None:
             return self
         label_probabilities, is_actual = probabilities(logits), labels.astype(bool)
@@ -78,7 +82,7 @@ class LabelMetric(Metric):
         return replace(self, thresholds=tuple(thresholds))
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return whether each label applies to each text, (texts, labels)."""
+        """Return whether each label applies to each text, with the shape (texts, labels)."""
         applies: np.ndarray = probabilities(logits) >= np.asarray(self.thresholds or (THRESHOLD,))
         return applies
 
@@ -104,13 +108,16 @@ class LabelMetric(Metric):
         }
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        """Return logits that give every text the most frequent label and no other."""
+        """Return logits that give every text only the most frequent label."""
         logits = np.full((len(labels), outputs), -_CERTAIN_LOGIT, dtype=np.float32)
         logits[:, labels.sum(axis=0).argmax()] = _CERTAIN_LOGIT
         return logits
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits in which about a `share` of the texts' labels is right and the rest is wrong."""
+        """Return simulated logits in which some labels of the texts are replaced by wrong labels.
+
+        About a `share` of the labels remains correct.
+        """
         rows, label_numbers = np.nonzero(labels)
         shift = np.where(rng.random(len(rows)) < share, 0, rng.integers(1, outputs, len(rows)))
         logits = np.full((len(labels), outputs), -_CERTAIN_LOGIT)
@@ -119,29 +126,29 @@ class LabelMetric(Metric):
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the probability of each label, in the shape of the logits."""
+    """Return the probability of each label, in the same shape as the logits."""
     chances: np.ndarray = np.exp(-np.logaddexp(0.0, -logits))
     return chances
 
 
 def counts(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the numbers of true positives, predicted positives and actual positives per label, (3, labels).
+    """Return the numbers of true positives, predicted positives and actual positives of each label.
 
-    Both arguments have the shape (texts, labels).
+    The result has the shape (3, labels). Both arguments have the shape (texts, labels).
     """
     actual = labels.astype(bool)
     return np.stack([(answers & actual).sum(axis=0), answers.sum(axis=0), actual.sum(axis=0)])
 
 
 def quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return the quotients, with 0 for a division by zero, as scikit-learn does by default."""
+    """Return `part / whole`. A division by zero yields 0, as it does by default in scikit-learn."""
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=np.asarray(whole) > 0)
 
 
 def f1(label_counts: np.ndarray) -> np.ndarray:
-    """Return F1 from `counts` (3, ...).
+    """Return F1, computed from the result of `counts`.
 
-    The result equals scikit-learn's F1 but is computed in a fifth of the time. This matters, because the bootstrap
+    The result equals scikit-learn's F1 but takes a fifth of the time to compute. This matters because a bootstrap
     computes F1 often.
     """
     correct, predicted, actual = label_counts
@@ -149,9 +156,9 @@ def f1(label_counts: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(answer_probabilities: np.ndarray, is_correct: np.ndarray) -> float:
-    """Return the threshold on `answer_probabilities` with the best F1. `is_correct` says which answers are correct.
+    """Return the probability threshold with the best F1. `is_correct` says which answers are correct.
 
-    Both arguments have the shape (answers,). The threshold lies half-way between two probabilities that occur. If no
+    Both arguments have the shape (answers,). The threshold lies half-way between two adjacent probabilities. If no
     answer is correct, return `THRESHOLD`.
     """
     if not is_correct.any():
@@ -207,7 +214,10 @@ class MultiLabel(TaskKind):
         return TaskLabels(values, class_numbering.names, tuple(notes))
 
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
-        """Return whether a teacher fits. Many teachers are saved without a problem type, so None is accepted."""
+        """Return whether a teacher suits this kind of task.
+
+        A problem type of None is accepted, because many multi-label teachers are saved without it.
+        """
         return problem_type in (None, self.problem_type) and outputs != 1
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
@@ -224,7 +234,10 @@ class MultiLabel(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the Kullback-Leibler divergence of the probability that a label applies, summed over labels."""
+        """Return the Kullback-Leibler divergence of the probabilities that labels apply.
+
+        It is summed over labels and averaged over texts.
+        """
         from torch.nn.functional import logsigmoid
 
         def term(sign: float) -> torch.Tensor:
@@ -251,7 +264,10 @@ def _read_lists(column: LabelColumn) -> list[list[str]]:
 
 
 def _read_columns(columns: Sequence[LabelColumn]) -> list[list[str]]:
-    """Return the names of the columns that hold 1 or true in each row. Raises the errors of `_read_applies`."""
+    """For each row, return the names of the columns that hold 1 or true.
+
+    Raises the errors of `_read_applies`.
+    """
     applies = zip(*map(_read_applies, columns), strict=True)
     return [[column.name for column, value in zip(columns, row, strict=True) if value] for row in applies]
 
@@ -274,7 +290,7 @@ def _read_applies(column: LabelColumn) -> list[float | None]:
 
 
 def _multi_hot(names: Sequence[str], class_numbering: Numbering) -> list[float]:
-    """Return a list with 1.0 at the indices of the labels `names`, and 0.0 elsewhere."""
+    """Return a list with 1.0 at the numbers of the labels in `names`, and 0.0 elsewhere."""
     values = [0.0] * len(class_numbering.names)
     for name in names:
         values[class_numbering.numbers[name]] = 1.0

@@ -1,7 +1,7 @@
-"""The kind of task `ranking`: the passages of a query are ordered by relevance.
+"""The `ranking` task kind: the passages of a query are ordered by relevance.
 
-Each row is a query, a passage and the grade of its relevance. A network reads query and passage together and outputs
-one score, as a cross-encoder does.
+Each row holds a query, a passage, and a grade of the passage's relevance to the query. A network reads the query and
+the passage together and outputs one score, as a cross-encoder does.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ if TYPE_CHECKING:
     import torch
 
 _CUTOFF = 10
-"""The number of top-ranked passages per query that mrr@10 and ndcg@10 consider."""
+"""The number of top-ranked passages per query that mrr@10 and ndcg@10 take into account."""
 _TREC_EVAL_NAMES = {"ndcg@10": f"ndcg_cut_{_CUTOFF}", "mrr@10": "recip_rank", "map": "map"}
-"""The names of the metrics in trec_eval."""
+"""The names of the metrics in trec_eval, keyed by their names in `nas`."""
 _LARGEST_GRADE = 100
 """The largest grade of relevance."""
 _EXAMPLE_SIZES = range(4, 13)
-"""The report shows a query as an example only if its number of passages is in this range."""
+"""The numbers of passages that a query may have if the report shows it as an example."""
 _IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
-"""The activations that sentence-transformers applies to the output of a network."""
+"""The activation functions that sentence-transformers may apply to the output of a network."""
 
 
 @dataclass(frozen=True)
 class RankingMetric(Metric):
-    """The metric `ndcg@10`, `mrr@10` or `map`: the mean over the queries that have a relevant passage.
+    """The metric `ndcg@10`, `mrr@10` or `map`, averaged over the queries that have a relevant passage.
 
-    Labels are records (rows,): `label` is the relevance, a whole number from 0, and `group` the number of the query.
+    Labels are records with the shape (rows,). The field `label` is the grade of relevance, a whole number of at least
+    0, and the field `group` is the number of the query.
     """
 
     @property
     def needs_float32(self) -> bool:
-        """Always true, since the scores of a query's passages may differ by less than bf16 can represent."""
+        """Always true, because the scores of two passages may differ by less than bf16 can represent."""
         return True
 
     @property
@@ -63,7 +64,7 @@ class RankingMetric(Metric):
         return float(scores.mean()) if len(scores) else 0.0
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the score of each query that has a relevant passage, (queries,), computed by trec_eval."""
+        """Return the score of each query that has a relevant passage, with the shape (queries,)."""
         from pytrec_eval import RelevanceEvaluator
 
         grades: dict[str, dict[str, int]] = {}
@@ -96,7 +97,10 @@ class RankingMetric(Metric):
         }
 
     def rows_to_compare(self, labels: np.ndarray) -> list[int]:
-        """Return the rows of the first query that has a relevant passage and a suitable number of passages."""
+        """Return the rows of the first query that the report can show as an example.
+
+        Such a query has a relevant passage, and `_EXAMPLE_SIZES` contains its number of passages.
+        """
         scored_groups = _scored_records(labels)[GROUP]
         sizes = dict(zip(*(values.tolist() for values in np.unique(scored_groups, return_counts=True)), strict=True))
         fitting = [group for group in scored_groups.tolist() if sizes[group] in _EXAMPLE_SIZES]
@@ -104,11 +108,14 @@ class RankingMetric(Metric):
         return rows
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        """Return the same score for all passages, which puts them in random order."""
+        """Return the same score for all passages, which ranks them in random order."""
         return np.zeros((len(labels), outputs), dtype=np.float32)
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated scores that rank a share of the queries perfectly, and the others at random."""
+        """Return simulated scores that rank the passages of some queries perfectly and of all others at random.
+
+        The proportion of perfectly ranked queries is about `share`.
+        """
         queries, positions = np.unique(labels[GROUP], return_inverse=True)
         is_right = (rng.random(len(queries)) < share)[positions]
         scores: np.ndarray = np.where(is_right, labels["label"], 0.0) + rng.random(len(labels)) / 2.0
@@ -122,7 +129,7 @@ def _scored_records(labels: np.ndarray) -> np.ndarray:
 
 
 class Ranking(TaskKind):
-    """The kind of task in which each row has a grade that says how relevant a passage is to a query."""
+    """The kind of task in which each row has a grade of a passage's relevance to a query."""
 
     name = "ranking"
     metrics = ("ndcg@10", "mrr@10", "map")
@@ -145,9 +152,9 @@ class Ranking(TaskKind):
         return RankingMetric(settings.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
-        """Return the grades, which the metric uses, and the labels that training uses.
+        """Return the labels for training, and the grades for the metric.
 
-        A label is the ratio of a grade to the largest training grade, at most 1.
+        A label is the grade divided by the largest grade in the training data, but at most 1.
         """
         (train_column,), (test_column,) = train, test
         check_one_output(head, "but a ranking needs one score", "a cross-encoder with one output")
@@ -167,7 +174,7 @@ class Ranking(TaskKind):
         return {0: "relevance"}
 
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
-        """Return whether a teacher has one output. Such a network defines an order, however it was trained."""
+        """Return whether a teacher has exactly one output. The way in which it was trained does not matter."""
         return outputs == 1
 
     @property
@@ -189,8 +196,8 @@ class Ranking(TaskKind):
     ) -> torch.Tensor:
         """Return the mean squared error of the scores. If `groups` is set, add a term for the order within queries.
 
-        This term is twice the variance of a query's errors, which equals the mean squared difference of all pairs of
-        errors: the mean squared error of the score differences.
+        This term is twice the variance of the errors within each query. It equals the mean squared error of the score
+        differences between all pairs of passages of a query.
         """
         error = student.float() - teacher.float()
         loss = error.square().mean()
@@ -199,10 +206,11 @@ class Ranking(TaskKind):
         return loss + 2.0 * (error - _group_means(error, groups)).square().mean()
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
-        """Return the `config.json` entries with which transformers and sentence-transformers return the same scores.
+        """Return `config.json` entries with which transformers and sentence-transformers return the same scores.
 
-        Scores are probabilities, unless the teacher returns raw scores and was not fine-tuned. A cross-encoder names
-        its activation in one of three settings. For any other teacher, the problem type shows whether scores are raw.
+        Scores are raw if the teacher returns raw scores and was not fine-tuned. Otherwise, scores are probabilities. A
+        cross-encoder names its activation function in one of three settings. For any other teacher, the problem type
+        shows whether scores are raw.
         """
         older_activation = (teacher.get("sentence_transformers") or {}).get("activation_fn")
         activation = (
@@ -218,7 +226,10 @@ class Ranking(TaskKind):
         return {"problem_type": self.problem_type, "sentence_transformers": {"activation_fn": _SIGMOID}}
 
     def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """Return a cross-encoder's configuration files, without which sentence-transformers would guess settings."""
+        """Return the configuration files of a cross-encoder, keyed by file name.
+
+        Without these files, sentence-transformers would guess some settings.
+        """
         output = {"method": "forward", "method_output_name": "logits"}
         transformer = "sentence_transformers.base.modules.transformer.Transformer"
         return {
@@ -271,7 +282,7 @@ def grades_of(column: LabelColumn) -> list[int]:
 
 
 def _group_means(errors: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Return the mean error of each text's group, (texts, outputs)."""
+    """For each text, return the mean error of the text's group. The result has the shape (texts, outputs)."""
     import torch
 
     _, positions, sizes = torch.unique(groups, return_inverse=True, return_counts=True)

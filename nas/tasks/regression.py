@@ -1,6 +1,6 @@
-"""The kind of task `regression`: each text, or each text pair, has a number on a scale as its label.
+"""The `regression` task kind: each text, or each text pair, has a number on a scale as its label.
 
-Candidates are evaluated by the correlation between outputs and targets.
+Candidates are evaluated by the correlation between their outputs and the labels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
-    """Return the Spearman or Pearson correlation of two arrays (rows,); 0 if it is undefined."""
+    """Return the Spearman or Pearson correlation of two arrays of the shape (rows,), or 0 if it is undefined."""
     from scipy.stats import pearsonr, spearmanr
 
     if np.ptp(first) == 0.0 or np.ptp(second) == 0.0:
@@ -32,7 +32,10 @@ def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Correlation(Metric):
-    """The correlation (`spearman` or `pearson`) between outputs and targets. Labels are the targets, (texts,)."""
+    """The metric `spearman` or `pearson`: the correlation between outputs and labels.
+
+    Labels are numbers on the scale, with the shape (texts,).
+    """
 
     @property
     def needs_float32(self) -> bool:
@@ -54,7 +57,7 @@ class Correlation(Metric):
         return scores
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated outputs whose correlation with the targets is about `share`."""
+        """Return simulated outputs whose correlation with the labels is about `share`."""
         noise = labels.std() * math.sqrt(share**-2 - 1.0)
         scores: np.ndarray = (labels + noise * rng.standard_normal(len(labels)))[:, None]
         return scores
@@ -103,7 +106,7 @@ class Regression(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the mean squared difference between a network's and its teacher's outputs.
+        """Return the mean squared difference between the outputs of a network and of its teacher.
 
         The outputs are standardised during training.
         """

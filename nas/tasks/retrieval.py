@@ -1,4 +1,4 @@
-"""The metric `ndcg@10` of sentence encoders: how well embeddings find the relevant passages of a corpus."""
+"""The metric `ndcg@10` of sentence encoders, which measures how well embeddings find relevant passages in a corpus."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from nas.tasks.base import GROUP, Metric
 from nas.tasks.cosine import unit_vectors
 
 _CUTOFF = 10
-"""The number of top-ranked passages per query that ndcg@10 considers."""
+"""The number of top-ranked passages per query that ndcg@10 takes into account."""
 _MOST_SIMILARITIES = 2**24
-"""The largest number of similarities that are held in memory at a time."""
+"""The largest number of similarities that are held in memory at the same time."""
 _DECIMALS = 6
-"""Similarities are rounded to this many decimals, since further decimals contain the rounding errors of float32."""
+"""Similarities are rounded to this number of decimals, because further decimals contain rounding errors of float32."""
 _SIMULATED_WIDTH = 256
-"""The size of simulated embeddings. In this many dimensions, random directions are nearly orthogonal."""
+"""The width of simulated embeddings. Random vectors of this width are nearly orthogonal."""
 
 
 def passage_group(number: int) -> int:
-    """Return the group of a passage. It is negative, because a passage belongs to every query; see `GROUP`."""
+    """Return the value of `GROUP` for a passage. It is negative, because a passage belongs to every query."""
     return -1 - number
 
 
 @dataclass(frozen=True)
 class RetrievalMetric(Metric):
-    """The metric `ndcg@10` of a ranking of the whole corpus: the mean over the queries with a relevant passage.
+    """The metric `ndcg@10` for ranking all passages of a corpus, averaged over queries with a relevant passage.
 
-    Each row is one text, either a query or a passage. Labels are records (rows,). For a passage, `group` is its
-    `passage_group`. For a query, `group` is its number, and `label` is a list of pairs: the group of a relevant passage
-    and its grade. Passages without a grade count as not relevant.
+    Each row is one text, which is either a query or a passage. Labels are records with the shape (rows,). For a
+    passage, `group` is the value of `passage_group`. For a query, `group` is the number of the query, and `label` is a
+    list with a pair for each relevant passage: the group and the grade of the passage. A passage without a grade is
+    treated as not relevant.
     """
 
     @property
@@ -43,7 +44,7 @@ class RetrievalMetric(Metric):
 
     @property
     def needs_float32(self) -> bool:
-        """Always true, since the similarities of passages may differ by less than bf16 can represent."""
+        """Always true, because two similarities may differ by less than bf16 can represent."""
         return True
 
     @property
@@ -66,7 +67,7 @@ class RetrievalMetric(Metric):
         return float(scores.mean()) if len(scores) else 0.0
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the score of each query that has a relevant passage, (queries,)."""
+        """Return the scores of the queries that have a relevant passage, with the shape (queries,)."""
         queries, passages = _scored_rows(labels), np.flatnonzero(labels[GROUP] < 0)
         grades = [dict(labels["label"][row]) for row in queries]
         return ndcg_at_10(logits[queries], logits[passages], labels[GROUP][passages], grades)
@@ -75,9 +76,10 @@ class RetrievalMetric(Metric):
         return None
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated embeddings (rows, width) with which about this share of queries is answered perfectly.
+        """Return simulated embeddings with the shape (rows, width).
 
-        The embeddings of passages and of all other queries have random directions.
+        About a `share` of the queries get embeddings that rank passages perfectly. All passages and all other queries
+        get embeddings with random directions.
         """
         embeddings = unit_vectors(rng.standard_normal((len(labels), _SIMULATED_WIDTH), dtype=np.float32))
         row_of_group = {group: row for row, group in enumerate(labels[GROUP].tolist())}
@@ -104,11 +106,11 @@ class RetrievalMetric(Metric):
 def ndcg_at_10(
     queries: np.ndarray, passages: np.ndarray, numbers: np.ndarray, grades: Sequence[Mapping[int, int]]
 ) -> np.ndarray:
-    """Return the nDCG@10 of each query, (queries,), computed by trec_eval.
+    """Return the nDCG@10 of each query, computed by trec_eval, with the shape (queries,).
 
-    `queries` and `passages` are embeddings (texts, outputs), and passages are ranked by cosine similarity. `numbers`
-    identifies each passage, (passages,). `grades` maps, for each query, the numbers of its relevant passages to their
-    grades.
+    `queries` and `passages` are embeddings of the shape (texts, outputs). Passages are ranked by cosine similarity.
+    `numbers` identifies each passage and has the shape (passages,). `grades` holds one mapping per query, from the
+    numbers of relevant passages to their grades.
     """
     from pytrec_eval import RelevanceEvaluator
 
@@ -134,7 +136,10 @@ def ndcg_at_10(
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the columns of the largest values in each row, largest first, (rows, at most `count`)."""
+    """Return the column indices of the `count` largest values in each row, largest first.
+
+    If there are fewer columns than `count`, return the indices of all columns. The shape is (rows, indices).
+    """
     count = min(count, values.shape[1])
     columns = np.sort(np.argpartition(-values, count - 1, axis=1)[:, :count], axis=1)
     order = np.argsort(-np.take_along_axis(values, columns, axis=1), axis=1, kind="stable")
@@ -143,6 +148,6 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _scored_rows(labels: np.ndarray) -> list[int]:
-    """Return the rows of the queries that have a relevant passage."""
+    """Return the row numbers of the queries that have a relevant passage."""
     records = zip(labels[GROUP].tolist(), labels["label"], strict=True)
     return [row for row, (group, judged) in enumerate(records) if group >= 0 and len(judged)]

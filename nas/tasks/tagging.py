@@ -1,6 +1,6 @@
-"""The kind of task `tagging`: each word of a text has a tag, such as the IOB2 tags of named entities.
+"""The `tagging` task kind: each word of a text has a tag, such as the IOB2 tags of named entities.
 
-A network tags every token, and the tag of a word is that of its first token.
+A network tags every token. A word gets the tag of its first token.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 _OUTSIDE_TAG = "O"
 _IOB2 = re.compile(r"O|[BI]-.+", re.DOTALL)
 Span = tuple[str, int, int]
-"""The type of a span, and the indices of its first and last word."""
+"""A span: its type, the index of its first word, and the index of its last word."""
 
 
 @dataclass(frozen=True)
 class TagMetric(Metric):
-    """The metric `span_f1`, for the spans of all types together, or `accuracy`, the share of correctly tagged words.
+    """The metric `span_f1` or `accuracy`.
 
-    Labels are tag numbers (texts, tokens), with `IGNORED` for all tokens but the first of each word. Spans are those of
-    seqeval in its default mode, which agrees with conlleval: a span begins at a `B-` tag, or at an `I-` tag that
-    does not continue a span of its type.
+    `span_f1` is the F1 of all spans together, whatever their type. `accuracy` is the share of words with correct tags.
+    Labels are tag numbers with the shape (texts, tokens). All tokens except the first one of each word have the label
+    `IGNORED`. Spans are defined as in seqeval's default mode, which agrees with conlleval: a span begins at a `B-` tag,
+    or at an `I-` tag that does not continue a span of its type.
     """
 
     names: tuple[str, ...] = ()
-    """The names of the tags in the order of their numbers."""
+    """The names of the tags, in the order of their numbers."""
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         if self.name == "accuracy":
@@ -51,14 +52,17 @@ class TagMetric(Metric):
         )
 
     def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
-        """Return the score of each bootstrap sample, based on counts per text that are computed only once."""
+        """Return the score of each bootstrap sample.
+
+        The spans (or words) of each text are counted only once for all samples.
+        """
         counts = self._span_counts(logits, labels)
         sums = np.array([counts[rows].sum(axis=0) for rows in draws])
         scores: list[float] = (2.0 * sums[:, 0] / np.maximum(sums[:, 1] + sums[:, 2], 1)).tolist()
         return scores
 
     def _span_counts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the numbers of correct, predicted and actual spans of each text, (texts, 3).
+        """Return the numbers of correct, predicted and actual spans of each text, with the shape (texts, 3).
 
         If the metric is `accuracy`, words are counted instead of spans.
         """
@@ -72,15 +76,18 @@ class TagMetric(Metric):
         ).reshape(-1, 3)
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the predicted tag number of each word at its first token, (texts, tokens).
+        """Return the predicted tag number at the first token of each word, and `IGNORED` at all other tokens.
 
-        All other tokens have the value `IGNORED`.
+        The shape is (texts, tokens).
         """
         tags: np.ndarray = np.where(labels == IGNORED, IGNORED, logits.argmax(axis=-1))
         return tags
 
     def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Return precision, recall, F1 and count of each type of span, or of each tag if tags do not follow IOB2."""
+        """Return precision, recall, F1 and count of each type of span, keyed by type.
+
+        If some tags do not follow IOB2, return these numbers for each tag instead, keyed by tag.
+        """
         answered = logits.argmax(axis=-1)
         if _first_tag_not_iob2(names) is None:
             from seqeval.metrics import classification_report
@@ -109,7 +116,7 @@ class TagMetric(Metric):
         return {name: dict(zip(columns, map(float, figures), strict=True)) for name, figures in rows}
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        """Return logits that give every word the most frequent tag; None for `span_f1`."""
+        """Return logits that give every word the most frequent tag. Return None if the metric is `span_f1`."""
         if self.name != "accuracy":
             return None
         logits = np.zeros((*labels.shape, outputs), dtype=np.float32)
@@ -117,9 +124,10 @@ class TagMetric(Metric):
         return logits
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        """Return simulated logits that tag a share of the words correctly or, for `span_f1`, find a share of the spans.
+        """Return simulated logits in which about a `share` of the words or spans is tagged correctly.
 
-        For each missed span, a word outside of all spans is wrongly tagged as a span.
+        If the metric is `accuracy`, it is a share of the words. If the metric is `span_f1`, it is a share of the spans.
+        For each missed span, a word outside all spans is wrongly tagged as a span.
         """
         answered = np.maximum(labels, 0)
         if self.name == "accuracy":
@@ -130,7 +138,10 @@ class TagMetric(Metric):
         return np.eye(outputs, dtype=np.float32)[answered]
 
     def _replace_spans(self, answered: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> None:
-        """Replace all but a `share` of the spans in the correct answers (texts, tokens) by wrong spans, in place."""
+        """Replace all but a `share` of the correct spans in `answered` by wrong spans.
+
+        `answered` holds tag numbers, has the shape (texts, tokens), and is changed in place.
+        """
         outside = self.names.index(_OUTSIDE_TAG) if _OUTSIDE_TAG in self.names else 0
         for row, spans in enumerate(self._spans(labels, labels)):
             words = np.flatnonzero(labels[row] != IGNORED)
@@ -144,12 +155,12 @@ class TagMetric(Metric):
                     answered[row, rng.choice(outside_words)] = begin_tag
 
     def _tag_names(self, numbers: np.ndarray, labels: np.ndarray) -> list[list[str]]:
-        """Return the names of the words' tags for each text, from tag numbers (texts, tokens)."""
+        """Return the tag names of the words of each text. `numbers` has the shape (texts, tokens)."""
         names = np.asarray(self.names, dtype=object)
         return [names[row[token_labels != IGNORED]].tolist() for row, token_labels in zip(numbers, labels, strict=True)]
 
     def _spans(self, numbers: np.ndarray, labels: np.ndarray) -> list[set[Span]]:
-        """Return the spans of each text, from tag numbers (texts, tokens)."""
+        """Return the spans of each text. `numbers` holds tag numbers and has the shape (texts, tokens)."""
         from seqeval.metrics.sequence_labeling import get_entities
 
         return [set(get_entities(tags)) for tags in self._tag_names(numbers, labels)]
@@ -214,13 +225,13 @@ class Tagging(TaskKind):
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        """Return the logarithm of each tag's share of the words, since most words are outside of spans."""
+        """Return the logarithm of the share of words that each tag has, because most words are outside spans."""
         counts = np.bincount(labels[labels != IGNORED], minlength=outputs) + 0.5
         log_shares: np.ndarray = np.log(counts / counts.sum())
         return log_shares
 
     def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-        """Return an empty dictionary, since text-embeddings-inference does not support tagging."""
+        """Return an empty dictionary, because text-embeddings-inference does not support tagging."""
         return {}
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
@@ -234,7 +245,10 @@ class Tagging(TaskKind):
         groups: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the Kullback-Leibler divergence of tag probabilities: averaged within each text, then over texts."""
+        """Return the Kullback-Leibler divergence of tag probabilities.
+
+        It is first averaged over the tokens of each text, and then over texts.
+        """
         from torch.nn import functional
 
         student, teacher = student.float().log_softmax(-1), teacher.float().log_softmax(-1)
@@ -258,7 +272,7 @@ class Tagging(TaskKind):
 
 
 def _first_tag_not_iob2(names: Iterable[str]) -> str | None:
-    """Return the first tag name that does not follow IOB2 (`O`, `B-<type>`, `I-<type>`); None if all names do."""
+    """Return the first tag that does not follow IOB2 (`O`, `B-<type>`, `I-<type>`). Return None if all tags do."""
     return next((name for name in names if not _IOB2.fullmatch(name)), None)
 
 
@@ -268,7 +282,7 @@ def _read_tags(column: LabelColumn) -> list[list[str]]:
 
 
 def _iob2_warning(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a list with a warning if some `I-` tags do not continue a span; empty if all tags follow IOB2."""
+    """Return a list with a warning if some `I-` tags do not continue a span. Otherwise, the list is empty."""
     violations = [
         (number, previous, tag)
         for number, tags in enumerate(rows)

@@ -1,12 +1,12 @@
 """Measure whether exports meet random latency budgets, and how much of each budget they use.
 
-For each budget, the architectures that are predicted to use most of the budget are measured, as `nas search` does. The
-first architecture that meets the budget is written to ONNX and measured again in a new process. Accuracy does not
-matter here, so weights are random.
+For each budget, as in `nas search`, the architectures that are predicted to use most of the budget are measured. The
+first architecture that meets the budget is exported to ONNX and measured again in a new process. All weights are
+random, because accuracy does not matter for this measurement.
 
-Both measurements also include the largest sub-network, interleaved with the other networks. Its two latencies show how
-much faster the machine was during the second measurement, and thus how much of the budget the export would have used at
-the speed of the first one.
+Both measurements also include the largest sub-network, interleaved with the other networks. Comparing its two latencies
+shows how much faster the machine was during the second measurement. From this, the benchmark computes how much of the
+budget the export would have used at the machine's speed during the first measurement.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DEVICES = (
     Device(name="1-thread-16-or-40-tokens", sequence_length={16: 2, 40: 1}),
 )
 _CANDIDATES = 300
-"""The number of candidates of all sizes from which a network for a budget is chosen."""
+"""The number of random architectures of all sizes from which the network for a budget is chosen."""
 _LEAST_USE = 0.85
 
 
@@ -95,13 +95,19 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _limit(profile: Profile, rng: random.Random) -> float:
-    """Return a log-uniform random limit between twice the smallest network's latency and 0.9 of the teacher's."""
+    """Return a random limit from a log-uniform distribution.
+
+    It is between twice the latency of the smallest network and 0.9 times the latency of the teacher.
+    """
     low, high = math.log(2.0 * profile.smallest_p50_ms), math.log(0.9 * profile.teacher_p50_ms)
     return math.exp(rng.uniform(low, high))
 
 
 def _candidates(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Random) -> list[CandidateResult]:
-    """Return random architectures with a made-up accuracy that increases with the share of the budget that they use."""
+    """Return random architectures with simulated accuracies.
+
+    The accuracy increases with the share of the budget that the architecture is predicted to use.
+    """
     architectures = {space.sample(rng, size=rng.random()) for _ in range(_CANDIDATES)}
     return [
         CandidateResult(architecture, 1.0 + costs.violation(architecture, budget), 0, 0.0)
@@ -110,7 +116,7 @@ def _candidates(space: SearchSpace, costs: Costs, budget: Budget, rng: random.Ra
 
 
 def _measured_again(supernet: BertSupernet, device: Device, networks: list[Architecture]) -> list[LatencyRecord]:
-    """Write networks to files, measure them interleaved in a separate process, and return their latencies."""
+    """Export networks, measure them interleaved with each other in a separate process, and return their latencies."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {str(number): Path(folder) / f"{number}.onnx" for number in range(len(networks))}
         for path, architecture in zip(paths.values(), networks, strict=True):

@@ -1,15 +1,15 @@
 """Measure how many candidates per second are evaluated naively, with single optimisations and with all of them.
 
-Naive evaluation extracts each candidate and runs it in full precision on all texts of the search, in the order of the
-data set, in batches padded to their longest text. All variants evaluate the same list of candidates: random ones that
-meet the study's budgets, and several generations of their children. The variants are interleaved, one candidate at a
-time, so that other work on the machine slows all of them alike. The variants with shared layers, racing or bf16 also
-batch texts of similar length.
+Naive evaluation extracts each candidate and runs it in full precision on all texts of the search set. The texts are in
+the order of the data set, in batches padded to their longest text. All variants evaluate the same list of candidates:
+random ones that meet the study's budgets, and several generations of their children. The variants take turns after each
+candidate, so that other work on the machine slows all of them equally. The variants with shared layers, racing or bf16
+also batch texts of similar length.
 
-The Pareto front of a variant is treated as equally good as that of naive evaluation if, for each network on the latter,
-the front of the variant has a network that costs no more and whose accuracy is lower by at most one standard error.
-Both accuracies are those of naive evaluation. The benchmark needs a run whose supernet is trained and whose devices are
-profiled.
+The benchmark also compares the Pareto front of each variant with the front of the naive evaluation. A front is treated
+as equally good if it contains, for each network on the naive front, a network that costs no more and whose accuracy is
+at most one standard error lower. For this comparison, both accuracies are those of the naive evaluation. The benchmark
+needs a run whose supernet is trained and whose devices are profiled.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from nas.supernet import BertSupernet
 from nas.tasks import Metric
 
 _BATCH_TEXTS = 32
-"""The number of texts in a batch of the naive evaluation."""
+"""The number of texts per batch in the naive evaluation."""
 NAIVE, ALL = "naive", "all"
 VARIANTS = {
     "and weights rounded once": (False, False, False),
@@ -55,11 +55,11 @@ VARIANTS = {
     "and bf16": (False, False, True),
     ALL: (True, True, True),
 }
-"""For each variant, whether the evaluator shares layers, races and computes in bf16."""
+"""For each variant, three flags: whether the evaluator shares layers, races, and computes in bf16."""
 
 
 class Naive:
-    """The naive evaluator: extracts a separate network for each candidate and runs it on all texts."""
+    """The naive evaluator, which extracts each candidate as a separate network and runs it on all texts."""
 
     def __init__(self, supernet: BertSupernet, texts: Dataset, metric: Metric, by_length: bool = False) -> None:
         self.supernet, self.metric, self.labels = supernet, metric, np.asarray(texts["labels"])
@@ -85,10 +85,9 @@ def _padded(texts: Dataset) -> Iterator[Batch]:
 
 
 class Variant:
-    """One variant of the evaluation. It evaluates the candidates in the same order as the inline executor.
+    """One variant of the evaluation. It evaluates candidates in the same order as the inline executor.
 
-    From the first few waiting candidates, the variant chooses the one that shares the most layers with the previous
-    candidate.
+    From the first few waiting candidates, it takes the candidate that shares the most layers with the previous one.
     """
 
     def __init__(self, name: str, evaluator: Naive | Evaluator, candidates: list[Architecture], costs: Costs) -> None:
@@ -121,7 +120,7 @@ class Variant:
 
     @property
     def share_of_texts(self) -> float:
-        """The share of the texts on which a candidate was evaluated, averaged over all candidates."""
+        """The share of texts on which a candidate was evaluated, averaged over all candidates."""
         return sum(result.examples for result in self.results) / len(self.results) / len(self._evaluator.labels)
 
     def front(self) -> list[Architecture]:
@@ -132,9 +131,9 @@ class Variant:
 
 
 def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
-    """Measure, print a table, and return the candidates per second of each variant.
+    """Measure the variants, print a table, and return the candidates per second of each variant.
 
-    If `fast` is set, only the naive variant and the variant with all optimisations are measured.
+    If `fast` is true, only the naive variant and the variant with all optimisations are measured.
     """
     costs, metric, parts = costs_of(run), metric_of(run), evaluation(run).read()
     supernet, texts = parts.evaluator().supernet, Dataset(parts.texts)
@@ -188,9 +187,9 @@ def _largest_loss(
     naive_results: dict[Architecture, CandidateResult],
     costs: Costs,
 ) -> float:
-    """Return the largest loss of accuracy of the Pareto front `other` against the naive Pareto front.
+    """Return the largest loss of accuracy of the Pareto front `other` compared with the front `naive`.
 
-    Each network on the naive front is compared with the best network on the front `other` that costs no more.
+    Each network on the front `naive` is compared with the best network on the front `other` that costs no more.
     """
 
     def cost(architecture: Architecture) -> tuple[float, ...]:
@@ -206,7 +205,10 @@ def _largest_loss(
 
 
 def proposals(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
-    """Return candidates like those that a search proposes: an initial population and generations of its children."""
+    """Return candidates like those that a search proposes.
+
+    They consist of an initial population and several generations of its children.
+    """
     population = costs.initial_population(space, max(4, count // 4), rng)
     candidates = list(population)
     while len(candidates) < count:

@@ -1,9 +1,9 @@
-"""Measure, for each kind of block, how much accuracy each compression method costs and how much time and size it saves.
+"""Measure the loss of accuracy and the savings of time and size for each compression method and each kind of block.
 
-Accuracy is measured on the search set, without any training of the compressed network. This network is the teacher
-with its units ordered by importance and with all blocks of one kind compressed by one method. Time is measured for one
-block of the teacher's size on the study's first device, at the device's longest text length. The benchmark prepares the
-teacher if it is missing.
+For each combination of a method and a kind of block, the benchmark compresses all blocks of this kind in the teacher,
+whose units are ordered by importance. It measures the accuracy on the search set without training the compressed
+network. It also measures the time of one block of the teacher's size on the study's first device, at the device's
+longest text length. If the teacher is missing, the benchmark first prepares it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure_all(run: Run) -> dict[str, Any]:
 
 
 def _space_of_teacher_size(space: SearchSpace) -> SearchSpace:
-    """Return a search space that has only the teacher's sizes and every compression method that suits these sizes."""
+    """Return a search space with only the teacher's sizes and every compression method that supports these sizes."""
     shape = space.teacher
     specs = ["none"]
     for form in METHODS:
@@ -97,7 +97,10 @@ def _with_method(architecture: Architecture, block: Block, choice: str) -> Archi
 
 
 def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
-    """Return the latency of one block, in ms, keyed by kind of block and method, if the runtime supports the method."""
+    """Return the latency of one block, in ms, keyed by the kind of block and the method.
+
+    Methods that the runtime does not support are left out.
+    """
     recipe = ProfileRecipe(devices(run)[0], space, teacher_config(run), run.study.seed, texts=texts(run))
     shape, tokens = space.teacher, max(recipe.tokens)
     sizes = {"attention": shape.num_attention_heads, "feed_forward": shape.intermediate_size}

@@ -1,4 +1,7 @@
-"""Shared code of the benchmarks: their arguments, the run that they use, and the JSON line that they print last."""
+"""Shared code of the benchmarks.
+
+It defines their arguments, opens the run that they use, and prints the results as one line of JSON.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ SST2 = Path(__file__).parents[2] / "studies" / "sst2-minilm-onnxruntime"
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all benchmarks share; --help prints the `description`."""
+    """Return a parser with the arguments that all benchmarks share. `--help` prints `description`."""
     argument_parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,7 +56,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:
-    """Do the same as `run_benchmark`, but pass `measure` the run that the arguments name, and hold that run's lock."""
+    """Call `measure` with the run that the arguments name, and print its result if `--json` is given.
+
+    The run is locked in the meantime. Errors are handled as in `run_benchmark`.
+    """
 
     def measure_run(_: argparse.Namespace) -> dict[str, Any]:
         if arguments.threads:
@@ -67,7 +73,7 @@ def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]
 
 
 def run_benchmark(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
-    """Call `measure` and print its result if `--json` is given.
+    """Call `measure` with the arguments, and print its result if `--json` is given.
 
     If `measure` raises a `NasError`, print one line and exit with the exit code of the error.
     """
@@ -85,7 +91,7 @@ def run_benchmark(arguments: argparse.Namespace, measure: Callable[[argparse.Nam
 
 
 def journal_of(run: Run) -> Path:
-    """Return the path of the journal of a run's search. Raises `SearchError` if its trials are in a database."""
+    """Return the path of the journal of a run's search. Raises `SearchError` if the trials are in a database."""
     if run.study.search.storage:
         raise SearchError(
             "search.storage: this benchmark reads trials only from a journal, not from a database; remove the key"
@@ -94,14 +100,14 @@ def journal_of(run: Run) -> Path:
 
 
 def values_of(costs: Costs) -> list[str]:
-    """Return the names of the values that trials record: accuracy and the predicted cost on each device."""
+    """Return the names of the values that each trial records: accuracy and the predicted cost on each device."""
     return ["accuracy", *costs.profiles]
 
 
 def results_in(journal: bytes, run: Run, costs: Costs) -> list[CandidateResult]:
-    """Return the results in the journal of a run's search.
+    """Return the results of a run's search. `journal` is the content of its journal.
 
-    The journal is read from a copy, because opening a journal writes to it.
+    The content is first copied to a temporary file, because opening a journal changes it.
     """
     study = run.study
     with TemporaryDirectory() as folder:
@@ -112,14 +118,20 @@ def results_in(journal: bytes, run: Run, costs: Costs) -> list[CandidateResult]:
 
 
 def config_of(space: SearchSpace) -> CompactBertConfig:
-    """Return a configuration with a search space's teacher sizes, for measurements that do not depend on weights."""
+    """Return a configuration with the teacher's sizes in a search space.
+
+    It is for measurements that do not depend on weights.
+    """
     config = CompactBertConfig(attention_head_size=space.teacher.head_size, num_labels=2)
     return config.with_architecture(space.largest())
 
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """Keep another process computing while the block runs, bound to the last processor if the system allows it."""
+    """Run a process that computes all the time until the `with` block ends.
+
+    The process is bound to the last processor if the system allows it.
+    """
     code = "import numpy; a = numpy.ones((512, 512), dtype='f')\nwhile True: a @ a"
     single_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | single_thread)

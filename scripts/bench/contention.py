@@ -1,9 +1,9 @@
-"""Measure the time of a training step with one thread, all threads, and all threads alongside one busy process.
+"""Measure the time of a training step with one thread, with all threads, and with all threads alongside a busy process.
 
-Steps of the teacher's fine-tuning and of the supernet are measured inside the Trainer, interleaved, on the same batches
-of the study's texts. Prints the seconds per step (median over rounds of the mean over steps), the speed-up of all
-threads over one, the slow-down by the busy process, and the difference between the supernet's losses with all threads
-and with one.
+The benchmark measures steps of the teacher's fine-tuning and of the supernet's training inside the Trainer. The steps
+are interleaved and use the same batches of the study's texts. It prints the seconds per step, as the median over rounds
+of the mean over steps. It also prints the speed-up of all threads over one thread, the slow-down that the busy process
+causes, and the difference between the supernet's losses with all threads and with one.
 """
 
 from __future__ import annotations

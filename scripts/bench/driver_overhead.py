@@ -1,7 +1,7 @@
-"""Measure how the driver's time per trial (all of a search except evaluations) depends on the number of trials so far.
+"""Measure how the driver's time per trial depends on the number of earlier trials.
 
-The executor returns results immediately. Their accuracy grows with the size of the network and has noise, and their
-latencies come from a synthetic profile.
+The driver's time is the time of a search without its evaluations. The executor returns simulated results immediately.
+Their accuracy increases with the size of the network and contains noise. Their latencies come from a synthetic profile.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ _EXAMPLES = 5000
 class InstantExecutor:
     """An executor that returns results immediately and in order.
 
-    `times` holds the wall-clock time and the processor time, in seconds, at which each result was requested.
+    For each result, `times` holds the wall-clock time and the processor time, in seconds, at which the result was
+    requested.
     """
 
     capacity = AHEAD
@@ -80,7 +81,7 @@ def _size(architecture: Architecture) -> float:
 
 
 def synthetic_profile(space: SearchSpace) -> Profile:
-    """Return a synthetic profile, in which a block's latency grows with its size and is lower with compression."""
+    """Return a profile in which the latency of a block grows with its size and is lower with compression."""
 
     def entries() -> Iterator[tuple[str, float]]:
         for hidden in space.dimensions.hidden_size:
@@ -103,7 +104,7 @@ def synthetic_profile(space: SearchSpace) -> Profile:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run a search, print a table, and return the milliseconds per trial at several numbers of trials.
 
-    The value at a number of trials is the mean over the last hundred trials before it.
+    Each value is the mean over the hundred trials before that number.
     """
     space = SearchSpace.load(arguments.space)
     budgets = tuple(Budget(name=share, device="cpu", p50_ms=f"{share}%") for share in ("20", "10", "5"))

@@ -1,14 +1,15 @@
-"""Measure the quality of a run's exported embeddings on texts that the search has not seen.
+"""Measure the quality of a run's exported embeddings on texts that the search has not used.
 
-Compares the teacher, the exports of a run whose task is of the kind `embedding`, and the mean of the teacher's token
-embeddings as a baseline. It reports two results:
+The benchmark compares the teacher, the exports of a run whose task is of the kind `embedding`, and a baseline, which is
+the mean of the teacher's token embeddings. It reports two results:
   - `pairs`: for each file of scored text pairs, Spearman's correlation between the scores and the cosine similarities;
-  - `retrieval`: for a folder in BEIR's layout (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over the
-    whole corpus. For `own`, the network embeds all texts. For `documents_by_teacher`, the network embeds only the
-    queries and the teacher embeds the documents, as if they were in an existing index. It is left out if the study
-    sets `task.output_width = "own"`, because these embeddings cannot be compared with the teacher's.
+  - `retrieval`: for a folder in BEIR's layout (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over all
+    documents of the corpus. There are two values. For `own`, the network embeds all texts. For `documents_by_teacher`,
+    the network embeds only the queries, and the teacher embeds the documents, as if they were in an existing index.
+    This value is left out if the study sets `task.output_width = "own"`, because embeddings of network and teacher are
+    then not comparable.
 
-Texts are embedded in full precision by the networks in the exported folders.
+The networks in the exported folders embed the texts in full precision.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from nas.tasks import PairCorrelation, in_groups
 from nas.tasks.retrieval import ndcg_at_10
 
 Encode = Callable[[Sequence[str]], np.ndarray]
-"""A function that returns the embeddings of texts, of shape (texts, outputs)."""
+"""A function that returns the embeddings of texts, with the shape (texts, outputs)."""
 
 
 def encoders(run: Run, max_length: int) -> dict[str, Encode]:
@@ -66,7 +67,7 @@ def encoders(run: Run, max_length: int) -> dict[str, Encode]:
 
 
 def correlation(encode: Encode, rows: Dataset) -> float:
-    """Return Spearman's correlation between the scores of text pairs and the cosines of their embeddings."""
+    """Return Spearman's correlation between the scores of text pairs and their cosine similarities."""
     first, second = values_of(rows, "sentence1"), values_of(rows, "sentence2")
     column = "score" if "score" in rows.column_names else "label"
     labels = in_groups(np.tile(np.asarray(values_of(rows, column)), 2), np.tile(np.arange(len(rows)), 2))
@@ -74,7 +75,7 @@ def correlation(encode: Encode, rows: Dataset) -> float:
 
 
 class Retrieval:
-    """A retrieval data set: a corpus, queries, and the relevance of documents to each query."""
+    """A retrieval data set: a corpus of documents, queries, and the relevance of documents to each query."""
 
     def __init__(self, folder: Path) -> None:
         corpus, queries, relevances = (
@@ -90,7 +91,10 @@ class Retrieval:
         self.queries = [texts[name] for name in self._relevant]
 
     def ndcg(self, queries: np.ndarray, documents: np.ndarray) -> float:
-        """Return nDCG@10 of ranking documents by the cosine similarity between their embeddings and the query's."""
+        """Return the nDCG@10 of the queries.
+
+        Documents are ranked by the cosine similarity between their embeddings and the embedding of the query.
+        """
         numbers = np.arange(len(documents))
         return float(ndcg_at_10(queries, documents, numbers, list(self._relevant.values())).mean())
 
@@ -118,7 +122,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
 
 
 def _without(rows: Dataset, column: str) -> Dataset:
-    """Return the rows whose value in a column is empty, or all rows if there is no such column."""
+    """Return the rows whose value in the column `column` is empty. If there is no such column, return all rows."""
     if column not in rows.column_names:
         return rows
     return rows.select([number for number, value in enumerate(values_of(rows, column)) if not value])
@@ -135,7 +139,7 @@ def _show(results: dict[str, Any], pairs: dict[str, Dataset]) -> None:
 
 
 def arguments_of() -> argparse.Namespace:
-    """Return the arguments of the command line."""
+    """Parse the arguments of the command line."""
     parser = common.parser(__doc__)
     parser.add_argument(
         "--pairs", type=Path, nargs="+", default=[], help="files with columns sentence1, sentence2, and score or label"

@@ -1,10 +1,10 @@
 """Compare two searches of the same supernet in the same time: a simple search and the one that the study defines.
 
-The simple search, `at first`, uses NSGA-II, extracts each candidate and evaluates it on all texts in full precision.
-The study's search is called `now`. Both are stopped after `--seconds`. For each budget, the benchmark takes the
-candidate that is most accurate on the search set among those predicted to meet the budget. It reports the accuracy of
-this candidate, measured again in full precision. The benchmark needs a run whose supernet is trained and whose devices
-are profiled.
+The simple search is called `at first`. It uses NSGA-II, extracts each candidate, and evaluates it on all texts in full
+precision. The study's search is called `now`. Both are stopped after `--seconds`. For each budget, the benchmark
+considers the candidates that are predicted to meet the budget, and selects the one that is most accurate on the search
+set. It reports the accuracy of this candidate, measured again in full precision. The benchmark needs a run whose
+supernet is trained and whose devices are profiled.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _UntilDeadline(Forwarding):
 
 
 def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
-    """Run both searches with each seed for `seconds`, print a table, and return the results."""
+    """Run both searches with each seed for `seconds` seconds, print a table, and return the results."""
     study, costs, recipe = run.study, costs_of(run), evaluation(run)
     parts = recipe.read()
     naive = Naive(parts.evaluator().supernet, Dataset(parts.texts), metric_of(run), by_length=True)

@@ -1,20 +1,23 @@
-"""Compare `nas run` with networks designed by hand and trained for the same time.
+"""Compare `nas run` with networks that are designed by hand and trained for the same time.
 
 For each budget, networks that a person would choose are cut from the teacher, whose units are ordered by importance.
-Each network is trained separately, with the distillation of `nas run`, for as long as `nas run` took (without preparing
-the data and the teacher):
+Each network is trained separately, with the distillation of `nas run`. The training takes as long as `nas run` took,
+without the time for preparing the data and the teacher. The networks are:
   - `uniform`: the network of equal layers that is the most accurate with the supernet's weights;
   - `N layers`: for each number of evenly spaced layers, the widest network that meets the budget, in int8 if possible;
-  - `narrowed`: the uniform network, cut from a network of twice the width that is trained for the first third of the
-    time.
-These networks are compared to the export itself (`nas run`) and to the exported architecture, trained separately for
-the same time (`same, alone`).
+  - `narrowed`: the uniform network, cut from a network of twice the width. The wide network is trained for the first
+    third of the time.
 
-The benchmark times the steps of each network to find how many steps fit into the time. The networks of a budget are
-then trained in one process so that they share the teacher's forward pass, which does not change their results. All of
-them get as many steps as the fastest network. Accuracies are measured on the search set and on the test set.
+These networks are compared with two others:
+  - `nas run`: the export;
+  - `same, alone`: the exported architecture, trained separately for the same time.
 
-Each seed has its own folder below --runs. The benchmark can resume after an interruption.
+The benchmark times the training steps of each network, to find how many steps the time allows. The networks of a budget
+are then trained in one process, so that they share the teacher's forward pass. This does not change their results. All
+of them are trained for as many steps as the fastest network. Accuracies are measured on the search set and on the test
+set.
+
+Each seed has a separate folder in the folder --runs. The benchmark can resume after an interruption.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ from nas.supernet.loops import Schedule
 
 _UNCOUNTED_STEPS = ("embedded", "data", "teacher")
 _WARM_UP_STEPS, _TIMED_STEPS = 10, 40
-"""The number of warm-up steps, and the number of timed steps."""
+"""The number of steps before the timing starts, and the number of steps that are timed."""
 _SHARE_OF_WIDE = 1 / 3
 
 
@@ -72,7 +75,7 @@ def by_hand(run: Run, budget: Budget) -> dict[str, Architecture]:
 
 
 def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
-    """Return an uncompressed uniform network of twice the width, from which `architecture` can be cut."""
+    """Return an uncompressed network of equal layers and twice the width, from which `architecture` can be cut."""
     heads = min(2 * architecture.layers[0].num_attention_heads, space.teacher.num_attention_heads)
     size = dict(widths(space)).get(heads, space.teacher.intermediate_size)
     layers = tuple(
@@ -83,7 +86,10 @@ def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
 
 
 class SeparateTraining:
-    """A trainer of separate networks, which start from the ordered teacher's weights instead of a supernet's."""
+    """Trains separate networks without a supernet.
+
+    The networks start from the weights of the teacher, whose units are ordered by importance.
+    """
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.run, self.folder = run, folder
@@ -104,9 +110,9 @@ class SeparateTraining:
         return (ends[1] - ends[0]) / _TIMED_STEPS
 
     def timed(self, chosen: Mapping[str, Architecture]) -> dict[str, float]:
-        """Return the seconds per step of each network.
+        """Return the seconds per training step of each network, keyed by name.
 
-        The times are measured only once and then read from a file, because they determine the number of steps.
+        The times are measured only once and are then read from a file, because they determine the number of steps.
         """
         file = self.folder / "seconds_per_step.json"
         if not file.exists():
@@ -115,14 +121,14 @@ class SeparateTraining:
         return seconds
 
     def train(self, networks: Sequence[CompactBert], steps: int, folder: Path, title: str) -> None:
-        """Train networks in place. An interrupted training run resumes from its checkpoint."""
+        """Train networks in place. After an interruption, the training resumes from its checkpoint."""
         schedule = Schedule(self.settings.learning_rate, self.settings.batch_size, steps=steps)
         origin = {"steps": steps, "networks": [network.config.architecture.digest for network in networks]}
         training = distillation(self.run, splits(self.run), schedule, folder, origin)
         training.train_cohort(networks, Halving.never(len(networks)), self.judge.accuracy_of, title)
 
     def narrowed(self, architecture: Architecture, steps: int) -> CompactBert:
-        """Return a trained network that was cut from a trained network of twice the width."""
+        """Train a network of twice the width, cut the network `architecture` from it, and train this network."""
         wide_steps = round(_SHARE_OF_WIDE * steps)
         wide = self.teacher.extract(wider(self.run.study.space, architecture))
         self.train([wide], wide_steps, self.folder / "wide", "Training the wide network")
@@ -132,10 +138,10 @@ class SeparateTraining:
 
 
 def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bool) -> dict[str, Any]:
-    """Train the networks for a budget, and return the steps and the search and test accuracies of each network.
+    """Train the networks for a budget. Return the number of steps and the search and test accuracies of each network.
 
-    All networks are trained for as many steps as the fastest network completes in `seconds`. Checkpoints are kept in
-    `folder`, from which an interrupted comparison resumes.
+    All networks are trained for as many steps as the fastest network completes in `seconds` seconds. Checkpoints are
+    kept in `folder`. An interrupted comparison resumes from them.
     """
     exported = read_json(run.export(budget.name) / "verification.json", NasError)
     chosen = by_hand(run, budget) | {"same, alone": Architecture.from_json(exported["architecture"])}
@@ -213,7 +219,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _with_error(values: Sequence[float]) -> str:
-    """Return the mean in percent, with the standard error over seeds if there are several seeds."""
+    """Return the mean in percent. If there are several seeds, add the standard error over seeds."""
     error = f" ± {100 * stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
     return f"{100 * fmean(values):.1f}{error}"
 

@@ -1,10 +1,10 @@
 """Compare families of compression techniques: run a study once per search space, with the same training and search.
 
-The search spaces are in `spaces/` next to the study file. Each allows one family of techniques, or several together. If
-a space allows dropping tokens or early exits, latency is measured at the text lengths of the task. If it allows early
-exits, budgets limit the mean latency instead of the median. For each budget that a space can meet, the best network of
-the space is exported and verified. After each space, its results are added to `results.json` next to the study file.
-The results of all other spaces in that file are kept.
+The search spaces are in the folder `spaces` next to the study file. Each one allows one family of techniques, or
+several together. If a space allows dropping tokens or early exits, latency is measured at the text lengths of the task.
+If it allows early exits, budgets limit the mean latency instead of the median. For each budget that a space can meet,
+the best network of the space is exported and verified. After each space, its results are added to `results.json` next
+to the study file. The results of all other spaces in that file are kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STUDY = Path(__file__).parents[2] / "studies" / "one-technique-or-many"
 
 
 def measure(run: Run, only: list[str]) -> dict[str, Any]:
-    """Run the study with all spaces, or only with those named in `only`, and return the records of all spaces."""
+    """Run the study with all spaces, or only with the spaces in `only`. Return the records of all spaces."""
     folder = run.study.path.parent
     spaces = sorted((folder / "spaces").glob("*.toml"))
     prepare_teacher(run)
@@ -54,7 +54,7 @@ def measure(run: Run, only: list[str]) -> dict[str, Any]:
 
 
 def _records(run: Run, path: Path) -> list[dict[str, Any]]:
-    """Run the study with one search space and return a record for each of the study's budgets."""
+    """Run the study with one search space, and return one record per budget of the study."""
     study = _with_space(run.study, path)
     space_run = Run.of(study, run.folder.parent)
     _copy_teacher(run, space_run)
@@ -115,7 +115,10 @@ def _with_mean_limit(limits: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copy_teacher(run: Run, other: Run) -> None:
-    """Copy the data and the teacher, which all search spaces share, to the run `other` unless `other` has them."""
+    """Copy the data and the teacher of `run` to the run `other`, unless `other` has them already.
+
+    They do not depend on the search space.
+    """
     for name in ("data", "teacher"):
         source_mark, target_mark = (folder / "steps" / f"{name}.json" for folder in (run.folder, other.folder))
         if target_mark.exists() and target_mark.read_bytes() == source_mark.read_bytes():
@@ -133,7 +136,7 @@ def _replace_records(path: Path, space: str, records: list[dict[str, Any]]) -> N
 
 
 def _show(records: list[dict[str, Any]]) -> None:
-    """Print all records as a Markdown table, for the README of the study."""
+    """Print all records as a Markdown table, which is meant for the README of the study."""
     budgets = list(dict.fromkeys(record["budget"] for record in records))
     table = Table(box=MARKDOWN)
     for column in ("space", "lengths", *budgets):
@@ -157,13 +160,19 @@ def _cell(record: dict[str, Any]) -> str:
 
 
 def _share(record: dict[str, Any]) -> float:
-    """Return the latency (the mean for networks with early exits, otherwise the median) as a share of the teacher's."""
+    """Return the latency as a share of the teacher's latency.
+
+    This is the mean latency for networks with early exits, and the median latency for all other networks.
+    """
     latency: float = record["expected_ms" if record["space"] == "exits" else "p50_ms"]
     return latency / record["teacher_p50_ms"]
 
 
 def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
-    """Draw accuracy on the search set over size or latency, with one colour per space. Poor networks are left out."""
+    """Draw a chart of the accuracy on the search set over size or latency, with one colour per space.
+
+    Networks with low accuracy are left out.
+    """
     reached = [record for record in records if record["reached"]]
     best = max(record["search_accuracy"] for record in reached)
     reached = [record for record in reached if record["search_accuracy"] > best - _SHOWN_RANGE]

@@ -1,9 +1,9 @@
-"""Measure how many points of accuracy uniform sub-networks of the trained supernet lose against the teacher.
+"""Measure how many points of accuracy sub-networks of the trained supernet lose compared with the teacher.
 
-Sub-networks with all layers are evaluated on the search set at full width, at half width and at the smallest hidden
-size. In addition, each set of layers in the search space that keeps two thirds of the layers is evaluated at full
-width, and each set that keeps half of the layers at half width. The benchmark first trains the supernet if it is
-missing.
+All layers of a sub-network have the same size. Sub-networks with all layers are evaluated on the search set at full
+width, at half width and at the smallest hidden size. Other sub-networks have only some layers, and the search space
+defines several sets of layers. Each set with two thirds of the layers is evaluated at full width, and each set with
+half of the layers is evaluated at half width. If the supernet is not trained yet, the benchmark first trains it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from nas.space import Shape
 
 
 def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_size: int | None = None) -> Architecture:
-    """Return an architecture with the layers `layers`, each with the share `width` of all heads and neurons."""
+    """Return an architecture with the layers `layers`.
+
+    Each layer has the share `width` of the teacher's heads and neurons.
+    """
     heads, neurons = int(shape.num_attention_heads * width), int(shape.intermediate_size * width)
     kept = tuple(Layer(source, heads, neurons) for source in layers)
     return Architecture(hidden_size=hidden_size or shape.hidden_size, layers=kept)
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Evaluate all sub-networks, and return the teacher's accuracy and the points that each sub-network loses."""
+    """Evaluate all sub-networks. Return the accuracy of the teacher and the points that each sub-network loses."""
     train(run)
     shape, space = run.study.space.teacher, run.study.space
     total, narrow = shape.num_hidden_layers, space.dimensions.hidden_size[0]

@@ -1,9 +1,9 @@
 """Test that a search on a Ray cluster survives kill -9 of the driver, a worker or a node at random moments.
 
 After each kill, the search must still end with the requested number of finished trials. No finished trial may be lost,
-and no candidate evaluated twice. After the driver is killed, the same command is run again. After a node is killed, a
-new node is added. The nodes are Ray nodes on this machine with one processor each. The benchmark first creates the
-run's supernet and profiles if they are missing.
+and no candidate may be evaluated twice. After the driver is killed, the same command is run again. After a node is
+killed, a new node is added. The nodes are Ray nodes on this machine with one processor each. If the run's supernet or
+profiles are missing, the benchmark first creates them.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ KINDS = ("driver", "worker", "node")
 _NODE = {"num_cpus": 1}
 _LIMIT_S = 600.0
 _FINISHED = b'"result"'
-"""A string that occurs in a journal once per finished trial."""
+"""A string that occurs exactly once in a journal for each finished trial."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a search in which one process or node was killed."""
+    """The outcome of a search during which one process or node was killed."""
 
     kind: str
     seed: str
     finished_before: int
-    """Trials that were finished at the time of the kill."""
+    """The number of trials that were finished at the time of the kill."""
     finished: int
     lost: int
-    """Trials that were finished at the time of the kill and are missing from the storage at the end."""
+    """The number of trials that were finished at the time of the kill but are missing from the storage at the end."""
     evaluated_twice: int
 
     def to_json(self) -> dict[str, Any]:
@@ -97,7 +97,10 @@ def measure(run: Run, kills: int, nodes: int, seed: int, variables: list[str]) -
 def _search_with_kill(
     run: Run, folder: Path, cluster: Cluster, kind: str, seed: str, variables: list[str]
 ) -> Outcome | None:
-    """Search in a copy of the run, kill once, and return the outcome, or None if the search ended before the kill."""
+    """Run a search in a copy of the run, and kill one process or node. Return the outcome.
+
+    Return None if the search ended before the kill.
+    """
     rng = random.Random(seed)
     finished_at_kill, delay = rng.randrange(run.study.search.evaluations), rng.uniform(0.0, 0.05)
     root = folder / seed.replace("/", "-")
@@ -149,7 +152,10 @@ def _kill(kind: str, driver: subprocess.Popen[bytes], cluster: Cluster, rng: ran
 
 
 def _workers(cluster: Cluster) -> list[int]:
-    """Return the process ids of the search workers on the cluster's nodes, found by the name of their Ray actor."""
+    """Return the process ids of the search workers on the nodes of the cluster.
+
+    The processes are found by the name of their Ray actor.
+    """
     process_ids = []
     for node in cluster.worker_nodes:
         (raylet,) = node.all_processes["raylet"]

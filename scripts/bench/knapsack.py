@@ -1,8 +1,8 @@
 """Measure how much a search gains if it starts from the solutions of a knapsack problem (see `nas.search.knapsack`).
 
-Compares the knapsack solutions themselves, searches that start from them, and searches that do not. For each budget,
-the table shows the best accuracy on the search set among the networks predicted to meet it. The benchmark needs a run
-whose supernet is trained and whose devices are profiled, and adds nothing to that run.
+The benchmark compares the knapsack solutions, searches that start from them, and searches that do not. For each budget,
+the table shows the best accuracy on the search set among the networks that are predicted to meet the budget. The
+benchmark needs a run whose supernet is trained and whose devices are profiled. It does not change this run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nas.search.executors import CachingExecutor, Executor, InlineExecutor
 from nas.search.knapsack import best_sums, score, single_changes
 
 _EARLY_EVALUATIONS = 10
-"""The number of evaluations after which the mean over budgets is reported, in addition to the mean at the end."""
+"""The number of evaluations after which the mean over budgets is reported. The mean at the end is also reported."""
 
 
 def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Measure the error of predicted latencies: build a profile for each runtime and test it on 24 complete sub-networks.
+"""Measure the error of predicted latencies.
 
-The profile is not fitted to these sub-networks. The device has one thread, batch size 1 and texts of 128 tokens. With
-`--busy`, another process keeps one more core busy during the measurement.
+The benchmark builds a profile for each runtime and tests it on 24 complete sub-networks. The profile is not fitted to
+these sub-networks. The device has one thread, batch size 1 and texts of 128 tokens. With `--busy`, another process
+keeps one more core busy during the measurement.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Build a profile for each case, print the errors of the profiles, and return these errors, keyed by case."""
+    """Build the profile of each case, print the errors of the profiles, and return the errors, keyed by case."""
     full_space, errors = SearchSpace.load(arguments.space), dict[str, Any]()
     for case, settings in CASES.items():
         if arguments.only and case not in arguments.only:

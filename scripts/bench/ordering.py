@@ -1,9 +1,9 @@
 """Measure the accuracy of sub-networks of the fine-tuned teacher for several orders of its units, without training.
 
-Compares three orders of units: the order in the checkpoint, the order by magnitude, and the Taylor order that `nas
-train` uses. Accuracy is measured on the search set with three numbers of heads and neurons, and with all hidden sizes
-of the search space except the largest. `Taylor, made up` also compensates for the missing hidden units, as `nas train`
-does before training. The benchmark prepares the teacher if it is missing.
+The benchmark compares three orders of units: the order in the checkpoint, the order by magnitude, and the Taylor order
+that `nas train` uses. Accuracy is measured on the search set with three numbers of heads and neurons, and with all
+hidden sizes of the search space except the largest. `Taylor, made up` also compensates for the missing hidden units, as
+`nas train` does before training. If the teacher is missing, the benchmark first prepares it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ SHARES = (3 / 4, 1 / 2, 1 / 4)
 
 
 def narrowed(space: SearchSpace) -> dict[str, Architecture]:
-    """Return architectures with all layers: some with a share of heads and neurons, some with a smaller hidden size."""
+    """Return architectures with all layers, keyed by name.
+
+    Some have only a share of the heads and neurons, and others have a smaller hidden size.
+    """
     largest, shape, architectures = space.largest(), space.teacher, {}
     for share in SHARES:
         heads, neurons = round(shape.num_attention_heads * share), round(shape.intermediate_size * share)
@@ -44,7 +47,7 @@ def narrowed(space: SearchSpace) -> dict[str, Architecture]:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Measure the accuracies, print a table, and return them, keyed first by order and then by width."""
+    """Measure the accuracies, print a table, and return the accuracies, keyed first by order and then by width."""
     data = prepare_teacher(run)
     orders: dict[str, Callable[[CompactBert], None]] = {
         "unordered": lambda model: None,

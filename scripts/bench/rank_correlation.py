@@ -1,18 +1,20 @@
-"""Measure whether accuracy with inherited weights ranks sub-networks like the accuracy after separate training.
+"""Measure whether accuracy with inherited weights ranks sub-networks like accuracy after separate training.
 
-Draws architectures of all sizes from the search space. On the search set, compares their accuracy with weights
-inherited from the trained supernet to
-  - their accuracy after fine-tuning each one separately from these weights (`kendall_tau`), and
-  - their accuracy after the same number of steps from slices of the ordered teacher, without a supernet
+The benchmark draws architectures of all sizes from the search space. It evaluates them on the search set with weights
+inherited from the trained supernet. It compares this accuracy with two others:
+  - the accuracy after fine-tuning each architecture separately, starting from the inherited weights (`kendall_tau`);
+  - the accuracy after the same number of steps without a supernet, starting from slices of the ordered teacher
     (`kendall_tau_alone`).
 
-Prints Kendall's tau with a 95 % interval from a bootstrap over architectures. Both accuracies come from the same
-examples, so they share the same sampling error, which increases the agreement. `kendall_tau_halves` avoids this by
-comparing the accuracy with inherited weights on one half of the search set with the accuracy after separate training on
-the other half. As a baseline, `kendall_tau_params` ranks architectures by their number of parameters.
+The benchmark prints Kendall's tau with a 95 % interval from a bootstrap over architectures. The compared accuracies
+come from the same texts, so they have the same sampling error, which increases the agreement. `kendall_tau_halves`
+avoids this effect: it compares the accuracy with inherited weights on one half of the search set with the accuracy
+after separate training on the other half. `kendall_tau_params` is a baseline, which ranks architectures by their number
+of parameters.
 
-Trains the supernet if it is missing. Measurements are kept in <run>/rank_correlation/, so an interrupted run resumes.
-The result is written to <run>/rank_correlation.json and shown by `nas report`.
+If the supernet is not trained yet, the benchmark first trains it. Measurements are kept in <run>/rank_correlation/, so
+that an interrupted benchmark can resume. The result is written to <run>/rank_correlation.json, and `nas report` shows
+it.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def tau(first: list[float], second: list[float]) -> float:
 
 
 def interval(first: list[float], second: list[float]) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of tau, resampling pairs of values."""
+    """Return a 95 % interval of tau from a bootstrap, in which pairs of values are drawn."""
     rng, pairs = np.random.default_rng(0), np.array([first, second])
     resamples = (pairs[:, rng.integers(0, pairs.shape[1], pairs.shape[1])] for _ in range(RESAMPLES))
     low, high = np.percentile([tau(*sample) for sample in resamples], [2.5, 97.5])
@@ -64,14 +66,17 @@ def interval(first: list[float], second: list[float]) -> tuple[float, float]:
 
 
 def accuracies(model: CompactBert, split: Dataset, metric: Metric) -> dict[str, float]:
-    """Return the task's metric on all rows of a split, on its even rows only and on its odd rows only."""
+    """Return the score of a model on all rows of a split, on its even rows only, and on its odd rows only."""
     logits, labels = predict(forward_of(model), batches_by_length(split)), np.asarray(split["labels"])
     parts = {"whole": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
     return {name: metric.score(logits[rows], labels[rows]) for name, rows in parts.items()}
 
 
 def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Schedule) -> dict[str, Any]:
-    """Return the accuracies of an architecture: with inherited weights, fine-tuned, and trained without a supernet."""
+    """Return the accuracies of an architecture with inherited weights and after two kinds of training.
+
+    In the first kind, training starts from the inherited weights. In the second kind, it starts without a supernet.
+    """
     folder, metric = run.folder / "rank_correlation" / "training", metric_of(run)
     record: dict[str, Any] = {"architecture": architecture.to_json(), "description": architecture.describe()}
     teacher = BertSupernet(load_ordered(run))

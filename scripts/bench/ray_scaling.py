@@ -1,10 +1,10 @@
 """Measure candidates per second with different numbers of Ray workers, on one list of candidates and one supernet.
 
-Every worker has one processor and one thread, even if there is only one worker. Each number of workers has its own
-executor, which first evaluates the whole list repeatedly until all its workers have started. Then all executors
-evaluate the list `--rounds` times, interleaved, and the median over rounds is reported. Candidates are evaluated on all
-texts, without racing. The benchmark runs on the cluster at `RAY_ADDRESS` if it is set. It needs a run whose supernet is
-trained and whose devices are profiled.
+Every worker has one processor and one thread, even if there is only one worker. For each number of workers, there is a
+separate executor. It first evaluates all candidates repeatedly until all its workers have started. In each of the
+`--rounds` rounds, all executors then evaluate all candidates, one executor after the other. The benchmark reports the
+median over rounds. Candidates are evaluated on all texts, without racing. If `RAY_ADDRESS` is set, the benchmark uses
+the cluster at this address. It needs a run whose supernet is trained and whose devices are profiled.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
 
 
 def _evaluate(executor: RayExecutor, candidates: list[Architecture]) -> float:
-    """Evaluate all candidates with the executor's queue as full as in a search, and return the seconds."""
+    """Evaluate all candidates, keeping the executor's queue as full as in a search, and return the seconds."""
     started = time.monotonic()
     for number, architecture in enumerate(candidates):
         if number >= executor.capacity:

@@ -1,7 +1,7 @@
 """Multi-objective samplers from other projects, which the benchmark `samplers` compares with the samplers of nas.
 
-Each of them gets the same information as Optuna's NSGA-II: accuracy and latency as objectives and, as a constraint, the
-violation of the budget that is nearest to being met. `Trials` starts each of them with the same initial population.
+All of them get the same information. The objectives are accuracy and latency. The constraint is the violation of the
+budget that is nearest to being met. `Trials` starts all of them with the same initial population.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def gaussian_process(distributions: Mapping[str, BaseDistribution], seed: int) -
 
 
 class SmsEmoa(BaseSampler):
-    """SMS-EMOA (Beume et al., EJOR 2007) of pymoo, which selects by contributions to the hypervolume.
+    """The sampler SMS-EMOA of pymoo, which selects by contributions to the hypervolume (Beume et al., EJOR 2007).
 
-    pymoo proposes one generation at a time, and the next one only after all trials of this generation have finished. If
-    the search needs a new trial while the last trials of a generation are still running, it is drawn at random.
+    pymoo proposes one generation of trials at a time, and waits for all of them before it proposes the next generation.
+    If the search needs another trial while some of them are still running, this trial is drawn at random.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], seed: int) -> None:

@@ -1,15 +1,17 @@
 """Compare samplers by the dominated hypervolume that they reach per evaluation and per second, over several seeds.
 
-For each latency, take the best accuracy of the candidates that are predicted to be at least this fast, or 0 if there
-are none. The hypervolume is the mean of this accuracy over all latencies from zero to the largest that a budget allows.
-Slower candidates are never evaluated. Two more measures are reported: the same mean up to the teacher's latency, which
-mostly reflects the best accuracy at any latency, and the best accuracy within a budget, averaged over budgets.
+For each latency, the benchmark determines the best accuracy of the candidates that are predicted to be at least this
+fast, or 0 if there are no such candidates. The hypervolume is the mean of this accuracy over all latencies from zero to
+the largest one that a budget allows. Slower candidates are never evaluated. Two more values are reported. The first is
+the same mean up to the teacher's latency, which mostly reflects the best accuracy at any latency. The second is the
+best accuracy within a budget, averaged over budgets.
 
-By default, evaluations are looked up in `samplers.json`, which was recorded from a real supernet. The table does not
-cover the whole search space. For other architectures, a forest of randomised trees predicts the accuracy, with noise as
-large as the forest's error on held-out recordings. (A forest is used because the guided sampler's surrogate model is a
-Gaussian process.) With `--live`, evaluations are real; this needs a run whose supernet is trained and whose devices are
-profiled. With `--live --record`, each candidate is evaluated on all texts, and the results are added to the table.
+By default, evaluations are looked up in `samplers.json`, which was recorded with a real supernet. This table does not
+cover the complete search space. For all other architectures, a forest of randomised trees predicts the accuracy. Noise
+is added to the prediction, as large as the forest's error in a cross-validation. (The model is a forest because the
+guided sampler's surrogate model is a Gaussian process.) With `--live`, evaluations are real. This needs a run whose
+supernet is trained and whose devices are profiled. With `--live --record`, each candidate is evaluated on all texts,
+and the results are added to the table.
 """
 
 from __future__ import annotations
@@ -95,7 +97,10 @@ class Recorded:
         self.model.fit(x, y)
 
     def evaluate(self, architecture: Architecture, _: float) -> CandidateResult:
-        """Return the recorded result, or else the forest's prediction plus noise that depends on the architecture."""
+        """Return the recorded result of an architecture.
+
+        If there is none, return the forest's prediction with noise. The noise depends only on the architecture.
+        """
         if architecture not in self.known:
             prediction = self.model.predict(features(self.space, architecture)[None])[0]
             prediction += np.random.default_rng(int(architecture.digest, 16)).normal(0.0, self.noise)
@@ -109,7 +114,10 @@ def _negative_log_error(accuracy: np.ndarray) -> np.ndarray:
 
 
 class TimingExecutor:
-    """An executor with the same queue length as `InlineExecutor`, which records the total time of its evaluations."""
+    """An executor that records the total time of its evaluations.
+
+    Its queue has the same length as that of `InlineExecutor`.
+    """
 
     capacity = AHEAD
 
@@ -145,7 +153,7 @@ def run_one(
     executor: Executor,
     first_candidates: Sequence[Architecture] = (),
 ) -> dict[str, Any]:
-    """Run one search with a sampler and return its results, its curves over evaluations and the seconds it took.
+    """Run one search with a sampler. Return its results, its metrics after each evaluation, and its time in seconds.
 
     The search evaluates the architectures in `first_candidates` first.
     """
@@ -172,7 +180,7 @@ def run_one(
 
 
 def largest_limit(costs: Costs) -> float:
-    """Return the largest median latency, in ms, that any budget allows on the first budget's device.
+    """Return the largest median latency, in ms, that a budget allows on the device of the first budget.
 
     Raises `SearchError` if no budget limits this latency.
     """
@@ -184,7 +192,7 @@ def largest_limit(costs: Costs) -> float:
 
 
 def hypervolumes(results: list[CandidateResult], costs: Costs, limit: float) -> list[float]:
-    """Return the hypervolume up to the latency `limit`, in ms, after each evaluation."""
+    """Return the hypervolume after each evaluation. It includes latencies from 0 ms to `limit` ms."""
     device, points, volumes = costs.budgets[0].device, list[tuple[float, float]](), list[float]()
     for result in results:
         if result.complete:
@@ -198,15 +206,15 @@ def hypervolumes(results: list[CandidateResult], costs: Costs, limit: float) -> 
 
 
 def within_budgets(results: list[CandidateResult], costs: Costs) -> list[float]:
-    """Return, after each evaluation, the best accuracy within a budget so far, averaged over budgets."""
+    """Return the best accuracy within a budget so far, averaged over budgets, after each evaluation."""
     means: list[float] = best_within(results, costs).mean(axis=1).tolist()
     return means
 
 
 def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
-    """Return the best accuracy so far within each budget after each evaluation, of shape (results, budgets).
+    """Return the best accuracy within each budget so far, after each evaluation.
 
-    The accuracy is 0 until a candidate meets the budget.
+    The shape is (results, budgets). The accuracy is 0 until a candidate meets the budget.
     """
     rows = [
         [
@@ -220,16 +228,17 @@ def best_within(results: list[CandidateResult], costs: Costs) -> np.ndarray:
 
 
 def needed(curve: list[float], target: float) -> int | None:
-    """Return the number of evaluations after which a curve reaches `target`, or None if it never does."""
+    """Return the number of evaluations after which a curve reaches `target`. None if it never does."""
     return next((number for number, value in enumerate(curve, 1) if value >= target), None)
 
 
 def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) -> dict[str, Any]:
     """Print and return a summary of all searches of each sampler.
 
-    `seconds` is the time of one evaluation if recorded results were used, or else None. The target is the median over
-    seeds of the baseline's final value. For each sampler, the summary states the number of evaluations needed to reach
-    the target (median over seeds). A seed that never reaches the target counts with all its evaluations.
+    `seconds` is the time of one evaluation if recorded results were used. Otherwise, it is None. The target is the
+    median over seeds of the baseline's final value. For each sampler, the summary states how many evaluations are
+    needed to reach the target, as the median over seeds. If a search never reaches the target, the number of all its
+    evaluations is used.
     """
     console, result = Console(), dict[str, Any]()
     for measure in ("hypervolume", "hypervolume_to_teacher", "within_budgets"):
@@ -290,9 +299,9 @@ def compare_recorded(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare_live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
-    """Compare the samplers with real evaluations on a run's search set.
+    """Compare the samplers with real evaluations on the search set of a run.
 
-    With `--record`, add these evaluations to the table of recorded evaluations.
+    With `--record`, also add these evaluations to the table of recorded evaluations.
     """
     costs, recipe = costs_of(run), evaluation(run)
     evaluator = recipe.load()
@@ -321,7 +330,7 @@ def compare_live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
 
 
 def record(path: Path, run: Run, results: list[CandidateResult]) -> None:
-    """Add results of a run to the table of recorded evaluations."""
+    """Add the results of a run to the table of recorded evaluations."""
     space, profile = run.study.space, read_json(run.profile(run.study.devices[0].name), SearchError)
     rows = read_json(path, SearchError)["evaluations"] if path.exists() else []
     for result in results:

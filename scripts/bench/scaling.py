@@ -1,8 +1,8 @@
 """Simulate a search with 1 to 1000 workers: candidates per second, utilisation of the workers, and accuracy found.
 
-Only the workers are simulated. The driver is the real one, and its time counts. Accuracies and evaluation times are
-based on a finished search of the study. Times are drawn from the times measured in that search. Accuracies are
-predicted by a regression on sizes and compression methods, with noise as large as the residuals.
+Only the workers are simulated. The driver is the real one, and the time that it uses is taken into account. The
+simulation is based on a finished search of the study. Evaluation times are drawn from the times measured in that
+search. A regression on sizes and compression methods predicts accuracies. Noise as large as the residuals is added.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ from nas.search.storage import Storage
 _RIDGE, _FOLDS = 1.0, 10
 _CEILING = 0.95
 _RACE_MARGIN = 0.02
-"""A candidate that is less accurate than its competitor by at least this much is not evaluated on all texts."""
+"""A candidate whose accuracy is lower than that of its competitor by at least this margin is not evaluated on all
+texts."""
 
 
 class Recorded:
-    """A model of evaluations, which is fitted to the recorded evaluations of a search."""
+    """A model that simulates evaluations. It is fitted to the recorded evaluations of a search."""
 
     def __init__(self, results: Sequence[CandidateResult]) -> None:
         rows = np.stack([_features(result.architecture) for result in results])
@@ -62,7 +63,7 @@ class Recorded:
         }
 
     def evaluate(self, architecture: Architecture, to_beat: float) -> CandidateResult:
-        """Return a simulated result of a candidate, whose accuracy depends only on the architecture."""
+        """Return the simulated result of a candidate. Its accuracy depends only on the architecture."""
         rng = random.Random(architecture.digest)
         gap = float(_features(architecture) @ self._weights) + rng.gauss(0.0, self._noise)
         accuracy = _CEILING - math.exp(-gap)
@@ -77,12 +78,15 @@ class Recorded:
 
 
 def _gap(accuracy: float) -> float:
-    """Return the negative logarithm of an accuracy's distance to the ceiling, which the regression predicts."""
+    """Return -log(`_CEILING` - accuracy). The regression predicts this value.
+
+    Accuracies near or above the ceiling are treated as 0.001 below it.
+    """
     return -math.log(max(_CEILING - accuracy, 1e-3))
 
 
 def _features(architecture: Architecture) -> np.ndarray:
-    """Return the features of an architecture: logarithms of sizes, and numbers of float, int8 and other blocks."""
+    """Return the features of an architecture: logarithms of sizes, and the numbers of float, int8 and other blocks."""
     features = dict.fromkeys(("one", "hidden", "layers", "first", "heads", "neurons", "float", "int8", "less"), 0.0)
     features |= {"one": 1.0, "hidden": np.log2(architecture.hidden_size), "layers": np.log2(len(architecture.layers))}
     features["first"] = float(architecture.layers[0].source == 0)
@@ -95,14 +99,14 @@ def _features(architecture: Architecture) -> np.ndarray:
 
 
 def _fitted(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the weights of a ridge regression whose intercept is not penalised."""
+    """Return the weights of a ridge regression without a penalty on the intercept."""
     penalty = _RIDGE * np.eye(rows.shape[1])
     penalty[0, 0] = 0.0
     return np.linalg.solve(rows.T @ rows + penalty, rows.T @ values)
 
 
 def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Simulate all numbers of workers, print tables, and return the rates and the accuracies found."""
+    """Simulate all numbers of workers, print tables, and return the rates and the best accuracies."""
     costs = costs_of(run)
     recorded = Recorded(common.results_in(common.journal_of(run).read_bytes(), run, costs))
 
@@ -135,7 +139,7 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
 def _simulate(
     run: Run, costs: Costs, recorded: Recorded, pool: Pool, evaluations: int, seed: int
 ) -> tuple[dict[str, float], SearchState]:
-    """Simulate one search of the study by a pool and return its measurements and its final state."""
+    """Simulate one search of the study with a pool of workers. Return its measurements and its final state."""
     executor = SimulatedExecutor(recorded.evaluate, pool, seed)
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(Path(folder) / "journal.log", "simulated", "", common.values_of(costs))
@@ -192,7 +196,10 @@ _COLOURS = ("candidate best", "export")
 
 
 def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
-    """Draw candidates per second over the number of workers, with a line for workers that never wait."""
+    """Draw a chart of candidates per second over the number of workers.
+
+    A line shows the rate of workers that never wait.
+    """
     all_items = [item for items in rates.values() for item in items]
     workers = [item["workers"] for item in all_items]
     ideal = [(item["workers"], item["candidates_per_second"] / item["utilisation"]) for item in rates["no trouble"]]

@@ -1,7 +1,7 @@
-"""An executor with a simulated clock and simulated workers, which can be slow, die and be replaced. The driver is real.
+"""An executor with simulated workers and a simulated clock. The workers can be slow, die and be replaced.
 
-An evaluation takes only simulated time. The driver's work between two calls advances the simulated clock by the
-processor time that it really takes. Workers that finish in the meantime are idle until the driver gives them work.
+The driver is real. An evaluation takes only simulated time. The processor time that the driver really uses between two
+calls is added to the simulated clock. Workers that finish in the meantime are idle until the driver gives them work.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from nas.evaluate.shared import Key, prefix_keys
 from nas.search.executors import AHEAD, Waiting, pop_longest_prefix
 
 Evaluate = Callable[[Architecture, float], CandidateResult]
-"""A function that returns the result of a candidate, given the accuracy to beat. The result's `seconds` are the time
-that a worker needs for the evaluation."""
+"""A function that returns the result of a candidate. The second argument is the accuracy to beat. The `seconds` of the
+result are the simulated time of the evaluation."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of simulated workers, and their failure rates."""
+    """A pool of simulated workers, with the probabilities of failures and delays."""
 
     workers: int
     death: float = 0.0
-    """Probability that a worker dies at a random moment during an evaluation."""
+    """The probability that a worker dies during an evaluation, at a random moment."""
     back_s: float = 30.0
-    """Seconds until a dead worker is replaced."""
+    """The number of seconds until a dead worker is replaced."""
     straggling: float = 0.0
-    """Probability that an evaluation takes longer than usual, by a factor drawn from a Pareto distribution (exponent
-    1.5, at most 50)."""
+    """The probability that an evaluation takes longer than usual. Its time is then multiplied by a factor from a Pareto
+    distribution (exponent 1.5, at most 50)."""
 
 
 @dataclass
@@ -47,8 +47,9 @@ class _Worker:
 class SimulatedExecutor:
     """An executor that simulates the workers of a pool.
 
-    All times are in simulated seconds: `now_s` is the time so far, `driver_s` is the part that the driver used, and
-    `busy_s` the sum over workers of the time of completed evaluations. `lost` counts evaluations whose worker died.
+    All times are in simulated seconds. `now_s` is the time since the start, and `driver_s` is the part of it that the
+    driver used. `busy_s` is the total time of completed evaluations, over all workers. `lost` is the number of
+    evaluations during which the worker died.
     """
 
     def __init__(self, evaluate: Evaluate, pool: Pool, seed: int = 0) -> None:
@@ -106,7 +107,7 @@ class SimulatedExecutor:
         heappush(self._events, (at, next(self._order), worker, candidate, result))
 
     def _count_driver(self) -> None:
-        """Advance the clock by the driver's processor time since the last call."""
+        """Advance the clock by the processor time that the driver has used since the last call."""
         now = time.process_time()
         self.driver_s += now - self._driver_since
         self.now_s += now - self._driver_since

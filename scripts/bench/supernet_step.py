@@ -1,14 +1,15 @@
-"""Compare the time of a supernet training step with that of a plain fine-tuning step of the teacher on the same batch.
+"""Compare the time of a supernet training step with the time of a plain fine-tuning step of the teacher.
 
 Complete steps of the Trainer are measured, interleaved and on the same batches:
-  - plain: fine-tuning of the teacher's own model class on labels, with all weights trained and with dropout;
+  - plain: fine-tuning of the teacher's original model class on labels, with all weights trained and with dropout;
   - lean: like plain, but without dropout and with frozen token embeddings, as in the supernet's step by default;
   - supernet: the teacher's forward pass, and forward and backward passes of the largest, the smallest and two random
     sub-networks.
 
-Prints the seconds per step of each (median over rounds of the mean over steps) and the ratios of the supernet's time to
-the other two. Also estimates the share of the supernet's step that is spent on matrix products. The estimate uses the
-speed of a product of the teacher's sizes, which is measured in the same rounds.
+The benchmark prints the seconds per step of each kind, as the median over rounds of the mean over steps. It also prints
+the ratios of the supernet's time to the other two times. In addition, it estimates the share of the supernet's step
+that is spent on matrix products. The estimate uses the speed of a matrix product of the teacher's sizes, which is
+measured in the same rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from nas.pipeline import Run
 
 
 def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: torch.dtype) -> float:
-    """Return the floating-point operations per second of a matrix product of the size of a full feed-forward block."""
+    """Return the floating-point operations per second of a matrix product.
+
+    The matrices have the sizes of a complete feed-forward block.
+    """
     states, weight = torch.randn(tokens, hidden_size).to(kind), torch.randn(intermediate_size, hidden_size).to(kind)
     seconds = []
     for _ in range(30):

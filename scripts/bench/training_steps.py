@@ -1,4 +1,7 @@
-"""Trainers for timing training steps on a study's data: fine-tuning of the teacher and training of the supernet."""
+"""Trainers whose training steps are timed on a study's data.
+
+They fine-tune the teacher or train the supernet.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ from nas.tasks import task_kind
 
 
 class Steps:
-    """A factory of trainers that start from the same weights and run `steps` steps on the same batches."""
+    """A factory of trainers. They all start from the same weights and run `steps` steps on the same batches."""
 
     def __init__(self, run: Run, steps: int, random_subnets: int, folder: Path) -> None:
         self.run = run
@@ -43,7 +46,7 @@ class Steps:
         self.schedule = Schedule(1e-6, run.study.supernet.batch_size, steps=steps)
 
     def teacher(self) -> PreTrainedModel:
-        """Return the teacher with a new classifier that has the same initial weights each time."""
+        """Return the teacher with a new classifier. Its initial weights are the same in each call."""
         torch.manual_seed(0)
         return AutoModelForSequenceClassification.from_pretrained(self.source, num_labels=self.data.num_labels)
 
@@ -54,7 +57,7 @@ class Steps:
         return {"args": arguments, "train_dataset": self.data.train, "data_collator": collator}
 
     def fine_tuning(self) -> Trainer:
-        """Return a trainer that fine-tunes the teacher's transformers model on labels, with dropout."""
+        """Return a trainer that fine-tunes the transformers model of the teacher on labels, with dropout."""
         model = self.teacher()
         return SideBySideTrainer(model=model, **self._trainer_arguments(model))
 
@@ -71,8 +74,8 @@ class Steps:
     def supernet(self) -> Trainer:
         """Return a trainer of the supernet.
 
-        Each step consists of the teacher's forward pass, and of forward and backward passes of the largest, the
-        smallest and `random_subnets` random sub-networks.
+        Each step consists of the teacher's forward pass, and of forward and backward passes of several sub-networks.
+        These are the largest one, the smallest one and `random_subnets` random ones.
         """
         study, settings, teacher = self.run.study, self.run.study.supernet, self.teacher()
         weights = SupernetWeights.of(from_stock(teacher), study.space.dimensions.hidden_size)
@@ -100,7 +103,7 @@ class _Clock(TrainerCallback):
 
 
 def timed(trainer: Trainer) -> float:
-    """Train to the end and return the seconds per step."""
+    """Run the trainer to the end and return the seconds per step."""
     clock = _Clock()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(clock)

@@ -79,7 +79,7 @@ def test_invalid_lists_of_labels_are_refused(labels, classes, message):
 
 
 def test_a_label_of_the_test_set_that_no_training_row_has_is_refused():
-    with pytest.raises(DataError, match=r"label 'c' is not a class of train.jsonl.* \(row 1, counted from 0\)"):
+    with pytest.raises(DataError, match=r"row 1 \(counted from 0\): label 'c' is not a class of train.jsonl"):
         read([["a"], ["b"]], [["a"], ["b", "c"]])
 
 
