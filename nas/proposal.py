@@ -222,9 +222,10 @@ class Columns:
         return len(label) if len(label) > 1 else label_column.classes or len(label_column.counts)
 
     def evaluation(self, pair: Sequence[str], label: Sequence[str]) -> Evaluation:
-        """Return the content of the search and test sets of a task whose training data has no labels.
+        """Return which kind of data the search and test sets hold: `texts`, `pairs` or `retrieval`.
 
-        `pair` and `label` are empty if the search and test sets contain only texts.
+        Only for tasks whose training data has no labels. `pair` and `label` are empty if the search and test sets
+        contain only texts.
         """
         if not pair:
             return "texts"
@@ -338,8 +339,8 @@ def write_study(
     """Write `study.toml` and, if no shipped space fits the teacher, `search_space.toml`.
 
     Return the paths of these files. The study file is created only once it is complete and valid. If this fails, no new
-    file or folder is left behind. Raises `StudyError` if the folder already contains a study, and the errors of loading
-    the new study.
+    file or folder is left behind. Raises `StudyError` if the folder already contains a study, and the same errors as
+    loading the new study.
     """
     if answers.runtime not in RUNTIMES:
         raise StudyError(f"--runtime {answers.runtime}: there is no such runtime; use one of {', '.join(RUNTIMES)}")

@@ -166,7 +166,7 @@ class Task(Settings):
 
     @property
     def evaluated_on(self) -> Evaluation:
-        """The content of the search and test sets; see `nas.tasks.Evaluation`."""
+        """The kind of data that the search and test sets hold; see `nas.tasks.Evaluation`."""
         return task_kind(self.kind).evaluated_on(self.metric)
 
     @property

@@ -66,7 +66,7 @@ def test_an_integration_that_is_not_installed_is_refused_before_the_training(tmp
     known = importlib.util.find_spec
     monkeypatch.setattr("nas.pipeline.watching.find_spec", lambda module: None if module == name else known(module))
     with pytest.raises(
-        StudyError, match=f"^training.report_to: {name} is not installed; pip install {name}, or remove"
+        StudyError, match=f"^training.report_to: {name} is not installed; run pip install {name}, or remove {name} from"
     ):
         prepare_teacher(_run(tmp_path, report_to=[name]))
     with pytest.raises(StudyError, match=r"training\.report_to\.0: "):

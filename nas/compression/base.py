@@ -60,9 +60,9 @@ class Compression(ABC):
     def read(cls, parameter: str | None, stored: Format | None) -> Self:
         """Return the method with the given parameter and number format.
 
-        `parameter` is the text in parentheses, or None if there are no parentheses. `stored` is a format that `takes`
-        accepts, or None. Raises `ValueError` if the parameter is invalid. The message states the rule, the value and a
-        remedy.
+        `parameter` is the text in parentheses in the method's string, such as `64` in `low_rank(64)`; None if there is
+        none. `stored` is a number format for which `takes` returns True, or None. Raises `ValueError` if the parameter
+        is invalid. The message states the rule, the value and a remedy.
         """
         if parameter is not None:
             raise ValueError(f"{cls.name} accepts no parameter, but got {parameter!r}; write {cls.name}")

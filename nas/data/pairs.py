@@ -23,7 +23,7 @@ def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) 
     """Read the training texts, and the pairs of the search and test sets. The texts of a pair become consecutive rows.
 
     `train`, `search` and `test` are absolute paths, or names of splits on the hub. If `train` lists several of them,
-    their rows are concatenated. A training text that also occurs in a pair is left out. Raises the errors of
+    their rows are concatenated. A training text that also occurs in a pair is left out. Raises the same errors as
     `read_splits`. Also raises `DataError` if all pairs of the search set occur in the test set, or vice versa.
     """
     pair_sources = {"search": search, "test": test}

@@ -16,7 +16,7 @@ def read_sets(task: Task, sources: Mapping[str, Sequence[str]], seed: int, head:
     """Read the rows of a task with the function that suits its search and test sets; see `nas.tasks.Evaluation`.
 
     `sources` holds absolute paths or names of splits on the hub, keyed by `train`, `search` and `test`. `head` is the
-    teacher's classifier. Raises the errors of the function that reads the rows.
+    teacher's classifier. Raises the same errors as the function that reads the rows.
     """
     train, test = sources["train"], sources["test"][0]
     match task.evaluated_on:

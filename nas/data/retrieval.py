@@ -38,9 +38,9 @@ def read_retrieval(task: Task, train: str | Sequence[str], search: str, test: st
 
     Each query or passage becomes one row. The labels of queries are in the format of `RetrievalMetric`. `train`,
     `search` and `test` are absolute paths, or names of splits on the hub. If `train` lists several of them, their rows
-    are concatenated. A training text that is also a query or a passage is left out. Raises the errors of `read_splits`.
-    Also raises `DataError` if all queries of the search set occur in the test set, or vice versa, or if the same query
-    and passage have different grades.
+    are concatenated. A training text that is also a query or a passage is left out. Raises the same errors as
+    `read_splits`. Also raises `DataError` if all queries of the search set occur in the test set, or vice versa, or if
+    the same query and passage have different grades.
     """
     sources = {"search": search, "test": test}
     sets = {name: _read_set(task, source) for name, source in sources.items()}
@@ -57,7 +57,7 @@ def read_retrieval(task: Task, train: str | Sequence[str], search: str, test: st
 
 
 def _read_set(task: Task, source: str) -> _RetrievalSet:
-    """Read the queries, passages and grades of one file or split. Raises the errors of `read_retrieval`."""
+    """Read the queries, passages and grades of one file or split. Raises the same errors as `read_retrieval`."""
     query_column, passage_column = task.pair
     rows = read_columns(task, source, (*task.pair, *task.label_columns))
     (texts,), queries = texts_of(task, source, (passage_column,), rows), _read_queries(source, query_column, rows)

@@ -304,7 +304,7 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
     """Return the columns `columns` of a data file, or of a split of the task's hub data set.
 
     `source` is the path of a file if `is_file` is true or if the task has no hub data set. Otherwise, it is the name of
-    a split. Raises `DataError` if there are no rows, and also the errors of `read_rows`.
+    a split. Raises `DataError` if there are no rows, and the same errors as `read_rows`.
     """
     rows = read_rows(source, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
     if not len(rows):
@@ -313,7 +313,7 @@ def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool 
 
 
 def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[RowSource]:
-    """Read the columns `columns` of each file or split in `names`. Raises the errors of `read_columns`."""
+    """Read the columns `columns` of each file or split in `names`. Raises the same errors as `read_columns`."""
     return [
         RowSource(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)
     ]
@@ -322,7 +322,7 @@ def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str])
 def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -> list[list[Text]]:
     """Return the columns `columns` of texts. Each column holds the rows of all `sources`, one source after the other.
 
-    Raises the errors of `texts_of`.
+    Raises the same errors as `texts_of`.
     """
     columns_by_source = [texts_of(task, source.name, columns, source.rows) for source in sources]
     return [list(chain.from_iterable(parts)) for parts in zip(*columns_by_source, strict=True)]

@@ -108,11 +108,12 @@ def _rename_tokenizer_class(path: Path) -> None:
 def served_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: CompactBertConfig, max_length: int | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of a tokenizer that produces, in every library, the tokens with which accuracy was measured.
+    """Return a copy of `tokenizer`.
 
-    The copy returns only the inputs that the network has. It truncates texts to `max_length` tokens, on the same side
-    as `tokenizer` does. The truncation is also stored in `tokenizer.json`, which the tokenizers library reads. Padding
-    is added on the right, because a classifier reads the first token. Stored padding settings are removed.
+    In both transformers and tokenizers, the copy produces the same tokens as when accuracy was measured. It returns
+    only the inputs that the network has. It truncates texts to `max_length` tokens, on the same side as `tokenizer`
+    does. The truncation is also stored in `tokenizer.json`, which the tokenizers library reads. Padding is added on the
+    right, because a classifier reads the first token. Stored padding settings are removed.
     """
     served: Any = copy.deepcopy(tokenizer)
     served.model_input_names = served.init_kwargs["model_input_names"] = list(config.input_names)

@@ -132,7 +132,7 @@ def reload_alone(folder: Path) -> Any:
 
 
 def as_compact(folder: Path) -> CompactBert:
-    """Load the exported model as a `CompactBert`, even if it was saved as a model class of transformers."""
+    """Load the exported model as a `CompactBert`, even if it was saved as a stock transformers model."""
     model = reload(folder)
     if isinstance(model, SentenceEncoder):
         return _compact_encoder(model)

@@ -209,8 +209,8 @@ class ProfileRecipe:
         """Compute the profile from measurements.
 
         `blocks` holds the latency records of blocks, `whole` those of complete sub-networks, and `peaks` the peak
-        memory of sub-networks in 10^6 bytes. All three are keyed by network name. Raises `DeviceError` if peak memory
-        is needed but the device does not report it.
+        memory of sub-networks in 10^6 bytes. `blocks` is keyed as in `blocks()`, the other two by sub-network name.
+        Raises `DeviceError` if peak memory is needed but the device does not report it.
         """
         reference_ms = whole[_TEACHER].reference_ms
         whole = {name: record.scaled(reference_ms / record.reference_ms) for name, record in whole.items()}

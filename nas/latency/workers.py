@@ -115,7 +115,10 @@ class LocalWorker:
             try:
                 return runner.peak_memory_apart(item, self.device.model_dump(mode="json"))
             except OSError as problem:
-                raise DeviceError(f"devices.{self.device.name}: {problem}; check that the runtime works") from None
+                raise DeviceError(
+                    f"devices.{self.device.name}: {problem}; check that {self.device.runtime} is installed and runs on "
+                    "this device"
+                ) from None
         with LocalWorker(self.device) as worker:
             worker._send({"memory": item}, worker._process)
             peak: float | None = worker._read_answer(lambda done: None)
@@ -140,7 +143,9 @@ class LocalWorker:
                 f"{task}: the process was killed, probably because memory ran out; close other "
                 "programs, or lower the device's batch size, and run the same command again"
             )
-        raise DeviceError(f"{task} failed: {last_line}; check that the runtime works")
+        raise DeviceError(
+            f"{task} failed: {last_line}; check that {self.device.runtime} is installed and runs on this device"
+        )
 
     def __enter__(self) -> Self:
         return self

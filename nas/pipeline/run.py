@@ -198,7 +198,7 @@ class Run:
         return self.folder / "steps" / f"{step}.json"
 
     def is_started(self, step: str, inputs: str | None = None) -> bool:
-        """Whether the step was started and, if `inputs` is given, whether its inputs had this digest."""
+        """Whether the step was started and, if the digest `inputs` is given, was started with inputs of this digest."""
         mark = self._mark_path(step)
         return mark.exists() and inputs in (None, read_json(mark, StudyError)["inputs"])
 

@@ -17,7 +17,7 @@ def bring_up_to_date(
 ) -> dict[str, NasError]:
     """Run the steps `names` and all steps that they need, in the order of `steps`. Skip steps that are up to date.
 
-    If one of the steps `names` raises a `tolerated` error, later steps are still run. Returns the tolerated errors,
+    If a step listed in `names` raises a `tolerated` error, later steps are still run. Returns the tolerated errors,
     keyed by step name.
     """
     problems: dict[str, NasError] = {}

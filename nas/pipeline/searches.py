@@ -229,8 +229,8 @@ def has_ended(run: Run, count: int) -> bool:
 def _end_note(run: Run, count: int) -> list[object]:
     """Return the note that records how a search ended.
 
-    The note includes the sampler and the number of evaluations, since a search with a different sampler or number may
-    find more candidates.
+    The note includes the sampler and the number of evaluations, since a search with another sampler or more evaluations
+    may find more candidates.
     """
     return [evaluations(run), run.study.search.sampler, count]
 

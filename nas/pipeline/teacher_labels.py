@@ -25,7 +25,7 @@ from nas.tasks import task_kind
 
 
 def teacher_labels(teacher: Teacher, texts: Mapping[str, Dataset]) -> dict[str, list[np.ndarray]]:
-    """Return a list of the teacher's embeddings for each set of texts, keyed by the name of the set.
+    """Return the teacher's embeddings of each set of texts, as a dictionary from set name to list.
 
     An embedding is a float32 array of shape (outputs,). The texts must be tokenised by the teacher's tokenizer, and
     `teacher.checkpoint` must be set.

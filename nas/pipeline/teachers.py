@@ -143,8 +143,8 @@ def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int 
 def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the teacher, in float32, and its tokenizer. If the teacher lacks a suitable head, add one for fine-tuning.
 
-    Raises the errors of `check_teacher`. If the study does not fine-tune the teacher, also raises `TeacherError` if the
-    teacher and the data have different numbers of labels.
+    Raises the same errors as `check_teacher`. If the study does not fine-tune the teacher, also raises `TeacherError`
+    if the teacher and the data have different numbers of labels.
     """
     teacher = check_teacher(study, source)
     config, kind = teacher.config, task_kind(study.task.kind)

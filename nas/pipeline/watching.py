@@ -24,4 +24,7 @@ def check_reports(run: Run) -> None:
     """Raise `StudyError` if the study names an integration that is not installed."""
     for name in run.study.training.report_to:
         if name not in _OPTIONAL and find_spec(name) is None:
-            raise StudyError(f"training.report_to: {name} is not installed; pip install {name}, or remove it")
+            raise StudyError(
+                f"training.report_to: {name} is not installed; run pip install {name}, or remove {name} from "
+                "training.report_to"
+            )

@@ -251,7 +251,10 @@ class Costs:
                 )
 
     def _best_case_cost(self, name: str, device: str, architecture: Architecture) -> float:
-        """Return the predicted value of the metric `name` if all texts exit as early as possible. Rates are negated."""
+        """Return the predicted value of the metric `name` if all texts exit as early as possible.
+
+        Metrics in `RATES`, for which higher is better, are negated.
+        """
         value = self.metrics(architecture, device, _earliest_exits(architecture), (name,))[name]
         return -value if name in RATES else value
 

@@ -28,9 +28,9 @@ Meaning = Literal["classes", "scale", "lists", "grades", "tags"]
 """The kind of value in a label column: a class, a number on a scale, a list of labels, a grade of the row's relevance
 to its query, or a list with one tag per word."""
 Evaluation = Literal["rows", "pairs", "retrieval", "texts"]
-"""The content of the search and test sets. `rows`: labelled rows like those of the training set. `pairs`: pairs of
-texts with a score. `retrieval`: queries and passages with grades of relevance. `texts`: texts for which the teacher's
-outputs serve as labels."""
+"""The kind of data that the search and test sets hold. `rows`: labelled rows like those of the training set. `pairs`:
+pairs of texts with a score. `retrieval`: queries and passages with grades of relevance. `texts`: texts for which
+the teacher's outputs serve as labels."""
 OutputWidth = Literal["teacher", "own"]
 """The width of a network's outputs: `teacher` is the teacher's width, `own` the network's hidden size."""
 GROUP, REFERENCE = "group", "judged"
@@ -410,7 +410,10 @@ class TaskKind(ABC):
         self.metric(settings)
 
     def evaluated_on(self, metric: str) -> Evaluation:
-        """Return the content of the search and test sets for tasks that use this metric."""
+        """Return which kind of data the search and test sets hold if a task uses this metric.
+
+        This is `rows` for all tasks whose training data has labels.
+        """
         return "rows"
 
     def check_evaluation(self, settings: TaskSettings) -> None:

@@ -134,7 +134,10 @@ def _code_parts(code: CodeType) -> Iterable[object]:
 
 
 def _find_function(name: str) -> Function:
-    """Return the registered or importable function called `name`. Raises the errors of `custom_metric`."""
+    """Return the registered or importable function called `name`.
+
+    Raises the same errors as `custom_metric`.
+    """
     if name in _registered:
         return _registered[name]
     module, _, function = name.partition(":")

@@ -117,7 +117,7 @@ _METRICS: dict[str, tuple[type[Metric], Evaluation]] = {
     "ndcg@10": (RetrievalMetric, "retrieval"),
     "agreement": (Agreement, "texts"),
 }
-"""The class of each metric, and the content of the search and test sets that the metric needs."""
+"""The class of each metric, and the kind of data that the search and test sets must hold for it."""
 
 
 class Embedding(TaskKind):
@@ -192,7 +192,10 @@ class Embedding(TaskKind):
         return False
 
     def form(self, teacher: str) -> NetworkForm:
-        """Return the form with the teacher's pooling and normalisation. Raises the errors of `TaskKind.form`."""
+        """Return the form with the teacher's pooling and normalisation.
+
+        Raises the same errors as `TaskKind.form`.
+        """
         modules = read_modules(Path(teacher))
         if modules.dense:
             raise TeacherError(
@@ -288,8 +291,8 @@ class OwnWidthEmbedding(Embedding):
 def _similarity_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Return the mean squared error of the dot products between the embeddings of a batch.
 
-    The error is relative to the mean squared length of the teacher's embeddings. The embeddings of student and teacher
-    may differ in width.
+    Before they are compared, all dot products are divided by the mean squared length of the teacher's embeddings. The
+    embeddings of student and teacher may differ in width.
     """
     squared_length = teacher.square().sum(dim=-1).mean()
     similarities = (student @ student.T - teacher @ teacher.T) / squared_length

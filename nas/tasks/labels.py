@@ -246,12 +246,12 @@ def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classi
     for the kind of task.
     """
     names = list(column.classes) if column.classes is not None else _sorted_names(set(classes))
-    hint = ", or set kind = 'regression' if it holds numbers to predict" if kind == "classification" else ""
+    hint = ", or set kind = 'regression' if this one holds numbers to predict" if kind == "classification" else ""
     if not 2 <= len(names) <= MOST_CLASSES:
         shown = f" ({', '.join(map(repr, names))})" if len(names) < 2 else ""
         raise DataError(
-            f"{column.place}: {kind} needs 2 to {MOST_CLASSES} classes, but there are {len(names)}{shown}; correct the "
-            f"column{hint}"
+            f"{column.place}: {kind} needs 2 to {MOST_CLASSES} classes, but there are {len(names)}{shown}; choose a "
+            f"column with 2 to {MOST_CLASSES} distinct labels{hint}"
         )
     return tuple(names)
 

@@ -266,7 +266,7 @@ def _read_lists(column: LabelColumn) -> list[list[str]]:
 def _read_columns(columns: Sequence[LabelColumn]) -> list[list[str]]:
     """For each row, return the names of the columns that hold 1 or true.
 
-    Raises the errors of `_read_applies`.
+    Raises the same errors as `_read_applies`.
     """
     applies = zip(*map(_read_applies, columns), strict=True)
     return [[column.name for column, value in zip(columns, row, strict=True) if value] for row in applies]

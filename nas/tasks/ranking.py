@@ -108,7 +108,7 @@ class RankingMetric(Metric):
         return rows
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        """Return the same score for all passages, which ranks them in random order."""
+        """Return the same score for all passages. The metric breaks ties at random, so the ranking is random."""
         return np.zeros((len(labels), outputs), dtype=np.float32)
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:

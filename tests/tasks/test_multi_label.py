@@ -70,7 +70,12 @@ def test_labels_get_the_numbers_of_the_teacher():
         ([[0.5, 1.0]], None, r"the list in row 0 .* holds 0\.5"),
         ([[["a"]], [["b"]]], None, r"the list in row 0 .* holds \['a'\]"),
         ([[0], [-1]], ("a", "b"), "the list in row 1 .* holds -1"),
-        ([["a"], []], None, r"multi_label needs 2 to 1000 classes, but there are 1 \('a'\); correct the column$"),
+        (
+            [["a"], []],
+            None,
+            r"multi_label needs 2 to 1000 classes, but there are 1 \('a'\); choose a column with 2 to 1000 distinct "
+            r"labels$",
+        ),
     ],
 )
 def test_invalid_lists_of_labels_are_refused(labels, classes, message):
