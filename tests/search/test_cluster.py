@@ -48,7 +48,7 @@ def _evaluate(executor, count):
 
 @pytest.mark.slow
 def test_new_nodes_are_used_and_candidates_of_lost_nodes_are_evaluated_again(cluster, recipe, capsys, monkeypatch):
-    monkeypatch.setattr("nas.search.ray_executor._WAIT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("nas.search.ray_executor._WAIT_TIMEOUT_S", 0.01)  # shorter than the start of a worker
     evaluator = recipe.load()
     expected = [evaluator.evaluate(SPACE.sample(random.Random(ticket))).accuracy for ticket in range(8)]
     with RayExecutor(recipe, TWO) as executor:
