@@ -48,7 +48,7 @@ def test_it_starts_even_if_heavy_packages_cannot_be_imported():
     [
         ("avx2 avx512f avx512_vnni avx512_bf16 amx_int8 amx_bf16", {"int8": "AMX", "bf16": "AMX", "fp32": "AVX-512"}),
         ("avx2 avx_vnni", {"int8": "VNNI", "bf16": "no instruction", "fp32": "AVX2"}),
-        ("sse2", {"int8": "no instruction", "bf16": "no instruction", "fp32": "no AVX2"}),
+        ("sse2", {"int8": "no int8 instruction", "bf16": "no instruction", "fp32": "no AVX2"}),
     ],
 )
 def test_it_names_the_instructions_of_the_processor(monkeypatch, flags, expected):

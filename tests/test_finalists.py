@@ -60,7 +60,7 @@ def test_exporting_a_dropped_finalist_trains_it_to_the_end(run, tmp_path):
     complete = next(digest for digest, finalist in done.items() if finalist.accuracies[-1][0] == steps)
     (found,) = export_trial(copied, complete).values()
     assert found["search_accuracy_in_training"] == [list(each) for each in done[complete].accuracies]
-    candidate = next(each for each in front(copied)["candidates"] if each["digest"] == complete)
+    candidate = exports.candidate_of(copied, complete)
     assert not copied.trainings(exports.trial_name(candidate)).exists(), "it is not trained again"
 
 

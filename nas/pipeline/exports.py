@@ -112,9 +112,12 @@ def trial_name(candidate: dict[str, Any]) -> str:
 def candidate_of(run: Run, trial: str) -> dict[str, Any]:
     """Return the candidate whose trial number is `trial`, or else the one whose digest begins with `trial`.
 
-    Raises `ExportError` unless exactly one candidate of the search matches.
+    Uniform networks that are candidates for the export count as well, but have no trial number. Raises `ExportError`
+    unless exactly one candidate matches.
     """
-    candidates = front(run)["candidates"]
+    content = front(run)
+    by_digest = {item["digest"]: item for items in content["budgets"].values() for item in items if item.get("uniform")}
+    candidates = list((by_digest | {item["digest"]: item for item in content["candidates"]}).values())
     matches = [item for item in candidates if str(item.get("trial")) == trial]
     matches = matches or [item for item in candidates if item["digest"].startswith(trial)]
     if len(matches) != 1:
