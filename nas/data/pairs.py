@@ -16,7 +16,7 @@ from nas.data.words import Text
 from nas.errors import DataError
 from nas.progress import say
 from nas.study import Task
-from nas.tasks import GROUP, task_kind
+from nas.tasks import GROUP
 
 
 def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) -> Splits:
@@ -76,8 +76,7 @@ def with_training_texts(
         rows={"train": kept_rows},
         more={name: {GROUP: numbers} for name, numbers in sets.groups.items()},
     )
-    for name, source in sources.items():
-        task_kind(task.kind).metric(task).check_size(splits.truth(name), f"{source}: the {name} set")
+    splits.check_sizes(task, sources)
     return splits
 
 

@@ -139,6 +139,15 @@ class Splits:
         labels = as_array(further_columns.get(REFERENCE, self.labels[name]))
         return in_groups(labels, np.asarray(further_columns[GROUP])) if GROUP in further_columns else labels
 
+    def check_sizes(self, task: Task, sources: Mapping[str, str]) -> None:
+        """Raise `DataError` if the search or test set is too small for the metric.
+
+        `sources` holds the name of each set's file or split for messages, keyed by `search` and `test`.
+        """
+        metric = task_kind(task.kind).metric(task)
+        for name, source in sources.items():
+            metric.check_size(self.truth(name), f"{source}: the {name} set")
+
     def select(self, name: str, rows: Sequence[int]) -> Splits:
         """Return a copy in which the split `name` contains only the rows with the row numbers `rows`."""
         texts = {**self.texts, name: _rows_at(self.texts[name], rows)}
@@ -241,8 +250,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
         rows=row_numbers,
         more={name: {key: columns_by_set[name] for key, columns_by_set in divided_columns.items()} for name in SPLITS},
     )
-    for name, source in (("search", source_names["train"]), ("test", source_names["test"])):
-        task_kind(task.kind).metric(task).check_size(splits.truth(name), f"{source}: the {name} set")
+    splits.check_sizes(task, {"search": source_names["train"], "test": source_names["test"]})
     return splits
 
 

@@ -12,7 +12,7 @@ from nas.data.splits import divided, normal
 from nas.data.task import Splits, names_of, read_sources, texts_in
 from nas.data.words import Text
 from nas.study import Task
-from nas.tasks import GROUP, task_kind
+from nas.tasks import GROUP
 
 
 def read_texts(task: Task, train: str | Sequence[str], test: str, seed: int) -> Splits:
@@ -41,8 +41,7 @@ def read_texts(task: Task, train: str | Sequence[str], test: str, seed: int) -> 
         rows={"train": rows["train"], "search": search_rows},
         more={name: {GROUP: range(len(columns[name]))} for name in evaluated},
     )
-    for name, source in (("search", names["train"]), ("test", names["test"])):
-        task_kind(task.kind).metric(task).check_size(splits.truth(name), f"{source}: the {name} set")
+    splits.check_sizes(task, {"search": names["train"], "test": names["test"]})
     return splits
 
 

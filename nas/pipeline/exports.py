@@ -116,8 +116,8 @@ def candidate_of(run: Run, trial: str) -> dict[str, Any]:
     unless exactly one candidate matches.
     """
     content = front(run)
-    by_digest = {item["digest"]: item for items in content["budgets"].values() for item in items if item.get("uniform")}
-    candidates = list((by_digest | {item["digest"]: item for item in content["candidates"]}).values())
+    uniform = {item["digest"]: item for items in content["budgets"].values() for item in items if item.get("uniform")}
+    candidates = list((uniform | {item["digest"]: item for item in content["candidates"]}).values())
     matches = [item for item in candidates if str(item.get("trial")) == trial]
     matches = matches or [item for item in candidates if item["digest"].startswith(trial)]
     if len(matches) != 1:

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.base import GROUP, LENGTH_FILE, Metric, TaskKind, TaskLabels, TaskSettings
+from nas.tasks.base import GROUP, LENGTH_FILE, TaskKind, TaskLabels, TaskSettings
 from nas.tasks.labels import Head, LabelColumn, check_one_output, file_by_file, log_odds, parse_numbers, refuse_missing
+from nas.tasks.query_metric import CUTOFF, NDCG, QueryMetric, trec_eval
 
 if TYPE_CHECKING:
     import torch
 
-_CUTOFF = 10
-"""The number of top-ranked passages per query that mrr@10 and ndcg@10 take into account."""
-_TREC_EVAL_NAMES = {"ndcg@10": f"ndcg_cut_{_CUTOFF}", "mrr@10": "recip_rank", "map": "map"}
+_TREC_EVAL_NAMES = {"ndcg@10": NDCG, "mrr@10": "recip_rank", "map": "map"}
 """The names of the metrics in trec_eval, keyed by their names in `nas`."""
 _LARGEST_GRADE = 100
 """The largest grade of relevance."""
@@ -32,41 +31,18 @@ _IDENTITY, _SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.acti
 
 
 @dataclass(frozen=True)
-class RankingMetric(Metric):
+class RankingMetric(QueryMetric):
     """The metric `ndcg@10`, `mrr@10` or `map`, averaged over the queries that have a relevant passage.
 
     Labels are records with the shape (rows,). The field `label` is the grade of relevance, a whole number of at least
     0, and the field `group` is the number of the query.
     """
 
-    @property
-    def needs_float32(self) -> bool:
-        """Always true, because the scores of two passages may differ by less than bf16 can represent."""
-        return True
-
-    @property
-    def judges_groups(self) -> bool:
-        return True
-
-    @property
-    def least_size(self) -> int:
-        return 2
-
-    @property
-    def size_word(self) -> str:
-        return "queries with a relevant passage"
-
     def size(self, labels: np.ndarray) -> int:
         return len(np.unique(_scored_records(labels)[GROUP]))
 
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        scores = self.group_scores(logits, labels)
-        return float(scores.mean()) if len(scores) else 0.0
-
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the score of each query that has a relevant passage, with the shape (queries,)."""
-        from pytrec_eval import RelevanceEvaluator
-
         grades: dict[str, dict[str, int]] = {}
         outputs: dict[str, dict[str, float]] = {}
         # trec_eval orders passages with equal scores by name. The names are random, because relevant passages may come
@@ -80,13 +56,8 @@ class RankingMetric(Metric):
         if not grades:
             return np.zeros(0)
         measure = _TREC_EVAL_NAMES[self.name]
-        evaluator = RelevanceEvaluator(grades, {measure.replace(f"_{_CUTOFF}", f".{_CUTOFF}")})
-        results = evaluator.evaluate({query: outputs[query] for query in grades})
-        scores = np.array([results[query][measure] for query in grades])
-        return np.where(scores < 1.0 / _CUTOFF, 0.0, scores) if measure == "recip_rank" else scores
-
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        return None
+        scores = trec_eval(measure, grades, {query: outputs[query] for query in grades})
+        return np.where(scores < 1.0 / CUTOFF, 0.0, scores) if measure == "recip_rank" else scores
 
     def label_counts(self, labels: np.ndarray) -> dict[str, int]:
         queries, scored = len(np.unique(labels[GROUP])), len(np.unique(_scored_records(labels)[GROUP]))

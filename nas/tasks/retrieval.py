@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.tasks.base import GROUP, Metric
+from nas.tasks.base import GROUP
 from nas.tasks.cosine import unit_vectors
+from nas.tasks.query_metric import CUTOFF, NDCG, QueryMetric, trec_eval
 
-_CUTOFF = 10
-"""The number of top-ranked passages per query that ndcg@10 takes into account."""
 _MOST_SIMILARITIES = 2**24
 """The largest number of similarities that are held in memory at the same time."""
 _DECIMALS = 6
@@ -26,7 +25,7 @@ def passage_group(number: int) -> int:
 
 
 @dataclass(frozen=True)
-class RetrievalMetric(Metric):
+class RetrievalMetric(QueryMetric):
     """The metric `ndcg@10` for ranking all passages of a corpus, averaged over queries with a relevant passage.
 
     Each row is one text, which is either a query or a passage. Labels are records with the shape (rows,). For a
@@ -42,38 +41,14 @@ class RetrievalMetric(Metric):
             "the query. The search set may contain the same passages as the test set, with other queries."
         )
 
-    @property
-    def needs_float32(self) -> bool:
-        """Always true, because two similarities may differ by less than bf16 can represent."""
-        return True
-
-    @property
-    def judges_groups(self) -> bool:
-        return True
-
-    @property
-    def least_size(self) -> int:
-        return 2
-
-    @property
-    def size_word(self) -> str:
-        return "queries with a relevant passage"
-
     def size(self, labels: np.ndarray) -> int:
         return len(_scored_rows(labels))
-
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        scores = self.group_scores(logits, labels)
-        return float(scores.mean()) if len(scores) else 0.0
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the scores of the queries that have a relevant passage, with the shape (queries,)."""
         queries, passages = _scored_rows(labels), np.flatnonzero(labels[GROUP] < 0)
         grades = [dict(labels["label"][row]) for row in queries]
         return ndcg_at_10(logits[queries], logits[passages], labels[GROUP][passages], grades)
-
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        return None
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated embeddings with the shape (rows, width).
@@ -85,7 +60,7 @@ class RetrievalMetric(Metric):
         row_of_group = {group: row for row, group in enumerate(labels[GROUP].tolist())}
         for row in _scored_rows(labels):
             if rng.random() < share:
-                best = sorted(labels["label"][row], key=lambda judged: -judged[1])[:_CUTOFF]
+                best = sorted(labels["label"][row], key=lambda judged: -judged[1])[:CUTOFF]
                 found = [(grade, row_of_group[group]) for group, grade in best if group in row_of_group]
                 embeddings[row] = sum(grade * embeddings[passage] for grade, passage in found)
         return embeddings
@@ -112,8 +87,6 @@ def ndcg_at_10(
     `numbers` identifies each passage and has the shape (passages,). `grades` holds one mapping per query, from the
     numbers of relevant passages to their grades.
     """
-    from pytrec_eval import RelevanceEvaluator
-
     if not len(queries) or not len(passages):
         return np.zeros(len(queries))
     # Passages with equal similarities are in random order, because relevant passages may come first in the data. This
@@ -124,15 +97,14 @@ def ndcg_at_10(
     step = max(1, _MOST_SIMILARITIES // len(corpus))
     for start in range(0, len(queries), step):
         similarities = np.round(unit_vectors(queries[start : start + step]) @ corpus.T, _DECIMALS)
-        for query, best in enumerate(_largest(similarities, _CUTOFF), start):
+        for query, best in enumerate(_largest(similarities, CUTOFF), start):
             # trec_eval sorts by score in float32, in which these ranks are exact.
             found[str(query)] = {names[passage]: float(-rank) for rank, passage in enumerate(best)}
     relevant = {
         str(query): {str(number): grade for number, grade in grades_of_query.items()}
         for query, grades_of_query in enumerate(grades)
     }
-    results = RelevanceEvaluator(relevant, {f"ndcg_cut.{_CUTOFF}"}).evaluate(found)
-    return np.array([results[query][f"ndcg_cut_{_CUTOFF}"] for query in relevant])
+    return trec_eval(NDCG, relevant, found)
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
