@@ -35,7 +35,7 @@ from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
 from nas.pipeline.error_names import student_named
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import commit, errors_with_hub_ids, has_hub_teacher, hub_model, record_snapshots
-from nas.pipeline.teacher_labels import identity_of_labels, teacher_labels
+from nas.pipeline.teacher_labels import pooling_of, teacher_labels
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.pipeline.watching import watchers_of
 from nas.progress import Stopwatch, busy, say
@@ -133,10 +133,11 @@ def data_inputs(run: Run) -> str:
     relevant_settings = {key: teacher.get(key) for key in ("model", "revision", "prune_vocabulary")}
     # Labels get the numbers that the teacher gives them, unless the teacher is fine-tuned.
     relevant_settings["tuned"] = teacher["fine_tune"] is not None
-    tokenizer = _file_digests(teacher_source(run), "*.json", "*.txt", "*.model")
+    source = teacher_source(run)
+    tokenizer = _file_digests(source, "*.json", "*.txt", "*.model")
     inputs = [_DATA_VERSION, task_identity(run), run.study.seed, relevant_settings, tokenizer]
     if run.study.task.evaluated_on == "texts":
-        inputs.append(identity_of_labels(run.study, teacher_source(run)))
+        inputs.append([_file_digests(source, "*.safetensors"), pooling_of(run.study, source)])
     return digest(inputs)
 
 

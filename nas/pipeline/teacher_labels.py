@@ -17,7 +17,6 @@ from torch import nn
 
 from nas.evaluate.accuracy import logits_of
 from nas.export.sentences import SentenceEncoder
-from nas.files import file_digest
 from nas.model.precision import training_processor
 from nas.pipeline.teachers import Teacher
 from nas.study import Study
@@ -39,11 +38,6 @@ def teacher_labels(teacher: Teacher, texts: Mapping[str, Dataset]) -> dict[str, 
     }
 
 
-def identity_of_labels(study: Study, source: str) -> list[Any]:
-    """Return a list that identifies a teacher's embeddings: the digests of its weights, and its pooling settings.
-
-    If `source` is a hub id, the list holds an empty dictionary and None.
-    """
-    folder = Path(source)
-    weights = {path.name: file_digest(path) for path in folder.glob("*.safetensors")}
-    return [weights, asdict(task_kind(study.task.kind).form(source)) if folder.is_dir() else None]
+def pooling_of(study: Study, source: str) -> dict[str, Any] | None:
+    """Return the settings of the teacher's pooling, on which its embeddings depend; None if `source` is a hub id."""
+    return asdict(task_kind(study.task.kind).form(source)) if Path(source).is_dir() else None
