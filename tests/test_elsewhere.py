@@ -66,6 +66,14 @@ def _measure(archive, folder):
     return folder / "result.json"
 
 
+def _replace_times(result, share):
+    """Make every time of the export in a file of measurements `share` times the teacher's time beside it."""
+    content = json.loads(result.read_text())
+    samples = content["groups"][0]["samples_ms"]
+    samples["export"] = [[share * sample for sample in round_] for round_ in samples["teacher"]]
+    result.write_text(json.dumps(content))
+
+
 def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_another_export(study, nas, tmp_path):
     runs = study.parent / "runs"
     run = Run.of(Study.load(study), runs)
@@ -100,15 +108,13 @@ def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_anot
     assert away["met"] is None and away["p50_ms"] is None and away["devices"]["cpu"]["met"] is True
     bundle_export(run, "away", "pi", tmp_path / "export.zip")
     result = _measure(tmp_path / "export.zip", tmp_path / "export")
+    # A tiny network may by chance be slower than its teacher, so the device's times are replaced.
+    _replace_times(result, 0.5)
     found = import_verification(run, "away", "pi", result)
-    assert found["met"] is (found["p50_ms"] <= 0.8 * found["teacher_p50_ms"])
-    assert found["speed_up"] == pytest.approx(found["teacher_p50_ms"] / found["p50_ms"])
+    assert found["met"] is True and found["speed_up"] == pytest.approx(2.0)
 
     # If the device misses the budget, the next export is another network.
-    slow = json.loads(result.read_text())
-    for samples in slow["groups"][0]["samples_ms"]["export"]:
-        samples[:] = [1000.0 * sample for sample in samples]
-    result.write_text(json.dumps(slow))
+    _replace_times(result, 1000.0)
     first = found["architecture"]
     assert import_verification(run, "away", "pi", result)["met"] is False
     again = export(run)["away"]
