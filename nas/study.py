@@ -389,7 +389,9 @@ class Export(Settings):
     epochs: PositiveReal | None = None
     """The number of epochs of the final training, which distils the teacher. By default, the final training has three
     times as many steps as the training of the supernet."""
-    learning_rate: PositiveReal = 5e-4
+    learning_rate: PositiveReal | None = None
+    """The highest learning rate of the final training. By default, it depends on the size of each network: 5e-4 for up
+    to 5 million parameters in its layers, and less for larger networks."""
     batch_size: Positive = 64
     fine_tune: Flag = True
     """Whether there is a final training. If not, networks are exported with the supernet's weights."""

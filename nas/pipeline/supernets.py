@@ -162,7 +162,7 @@ def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
 
 
 @contextmanager
-def to_be_timed(run: Run, learning_rate: float, batch_size: int) -> Iterator[Distillation]:
+def to_be_timed(run: Run, learning_rate: float | None, batch_size: int) -> Iterator[Distillation]:
     """Yield a short distillation run, to measure its speed. The run's folder is removed when the `with` block ends."""
     schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:

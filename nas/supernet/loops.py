@@ -35,6 +35,7 @@ from nas.files import write_json
 from nas.model.precision import training_processor, uses_bf16
 from nas.progress import Tracker, track
 from nas.supernet.checkpoints import SafeTrainer, all_finite, bind, last_complete, mark_complete
+from nas.supernet.rates import HIGHEST_RATE
 from nas.supernet.side_by_side import SideBySideTrainer
 from nas.tasks import GROUP, REFERENCE
 
@@ -78,7 +79,8 @@ class Schedule:
     If `steps` is positive, the run has this many steps. Otherwise it has `epochs` epochs.
     """
 
-    learning_rate: float
+    learning_rate: float | None
+    """The highest learning rate. None: each network is distilled with its own `default_learning_rate`."""
     batch_size: int
     steps: int = -1
     epochs: float = 1.0
@@ -101,7 +103,7 @@ def training_arguments(config: PreTrainedConfig, folder: Path, schedule: Schedul
         max_steps=schedule.steps,
         num_train_epochs=schedule.epochs,
         per_device_train_batch_size=schedule.batch_size,
-        learning_rate=schedule.learning_rate,
+        learning_rate=HIGHEST_RATE if schedule.learning_rate is None else schedule.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=0.06,
         weight_decay=0.01,

@@ -38,6 +38,7 @@ from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss,
 from nas.supernet.loops import Schedule, run_trainer, training_arguments
 from nas.supernet.orders import ByGroup
 from nas.supernet.outputs import TeacherOutputs
+from nas.supernet.rates import default_learning_rate
 from nas.supernet.sampling import Draws
 from nas.supernet.scale import STANDARD, Scale
 from nas.supernet.side_by_side import SideBySideTrainer, Work, balanced, split
@@ -67,7 +68,8 @@ index 2.
 class DistillationTrainer(SideBySideTrainer):
     """A Trainer that distils the teacher into students. `students` returns the students of a step.
 
-    `model` is either the weights of a supernet, which its sub-networks share, or a `Cohort`. If the texts have
+    `model` is either the weights of a supernet, which its sub-networks share, or a `Cohort`. With `rates_by_size`, each
+    network of `model` has its own `default_learning_rate` in place of the Trainer's. If the texts have
     `labels`, these are logits (batch, num_labels) from which the students learn instead of the logits of `teacher`. If
     the texts have a column `GROUP`, the texts of a group are kept together, because the kind of task compares them with
     each other.
@@ -95,6 +97,19 @@ class DistillationTrainer(SideBySideTrainer):
         self.students = students
         self.losses = losses
         self.kind = kind
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if self.rates_by_size:
+            groups = []
+            for network in _networks(cast(nn.Module, self.model)):
+                rate, parameters = default_learning_rate(network), set(network.parameters())
+                groups += [
+                    group | {"params": [each for each in group["params"] if each in parameters], "lr": rate}
+                    for group in optimizer.param_groups
+                ]
+            optimizer.param_groups[:] = groups
+        return optimizer
 
     def order(self, mega_batch_size: int) -> Any:
         groups = groups_of(cast(Dataset, self.train_dataset))
@@ -412,7 +427,7 @@ class Distillation:
             for matrix in table.parameters():  # only matrices with one row per token are ever frozen
                 matrix.requires_grad_(self.train_embeddings or matrix.shape[0] != table.rows)
         share, special = self.replaced_tokens, self.tokenizer.all_special_ids
-        return kind(
+        trainer = kind(
             model=model,
             teacher=self.teacher,
             losses=self.losses,
@@ -425,6 +440,8 @@ class Distillation:
             processing_class=self.tokenizer,
             **kwargs,
         )
+        trainer.rates_by_size = self.schedule.learning_rate is None
+        return trainer
 
     def _run(self, trainer: DistillationTrainer, networks: Sequence[CompactBert], title: str) -> None:
         with self._standardised(networks):

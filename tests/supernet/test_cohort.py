@@ -14,7 +14,7 @@ from tolerance import assert_same
 from nas.architecture import compress_all
 from nas.errors import TrainingError
 from nas.model import CompactBert
-from nas.supernet import BertSupernet, training
+from nas.supernet import BertSupernet, rates, training
 from nas.supernet.cohort import Goal, Halving, kept_of
 from nas.supernet.distillation import LossWeights
 from nas.supernet.loops import Schedule
@@ -39,8 +39,8 @@ def _networks(teacher, space):
     return [supernet.extract(architecture) for architecture in chosen]
 
 
-def _training(teacher, data, folder, steps=12):
-    schedule = Schedule(1e-3, 32, steps=steps, checkpoint_steps=5)
+def _training(teacher, data, folder, steps=12, rate=1e-3):
+    schedule = Schedule(rate, 32, steps=steps, checkpoint_steps=5)
     return Distillation(
         copy.deepcopy(teacher),
         data.train,
@@ -125,6 +125,30 @@ def test_networks_trained_together_learn_the_same_as_when_trained_separately(spa
         assert any(not torch.equal(before[name], value) for name, value in network.state_dict().items())
         for name, value in network.state_dict().items():
             assert_same(together[number].state_dict()[name], value, of=name)
+
+
+def test_the_default_learning_rate_decreases_with_the_size_of_large_networks():
+    assert rates.rate_for(0) == rates.rate_for(5_000_000) == 5e-4
+    assert rates.rate_for(80_000_000) == pytest.approx(6.25e-5)
+
+
+@pytest.mark.slow
+def test_each_network_of_a_cohort_is_trained_at_the_default_rate_of_its_size(
+    space, teacher, data, tmp_path, monkeypatch
+):
+    networks = _networks(teacher, space)
+    sizes = [sum(each.numel() for each in network.bert.encoder.parameters()) for network in networks]
+    # The largest network has sixteen times as many parameters as a network that counts as small.
+    monkeypatch.setattr(rates, "_SMALL", sizes[1] / 16)
+    expected = [rates.rate_for(size) for size in sizes]
+    assert expected[1] == pytest.approx(6.25e-5) and expected[0] == expected[2] > expected[1]
+    never = Halving.never(3)
+    _training(teacher, data, tmp_path / "sized", rate=None).train_cohort(networks, never, lambda network: 0.5, "Sized")
+    for number, rate in enumerate(expected):
+        alone = _networks(teacher, space)[number]
+        _training(teacher, data, tmp_path / f"alone-{number}", rate=rate).train_subnetwork(alone, "Alone")
+        for name, value in alone.state_dict().items():
+            assert_same(networks[number].state_dict()[name], value, of=name)
 
 
 @pytest.fixture
