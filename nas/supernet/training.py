@@ -75,6 +75,8 @@ class DistillationTrainer(SideBySideTrainer):
     each other.
     """
 
+    rates_by_size = False
+
     def __init__(
         self,
         *,
