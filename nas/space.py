@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from importlib import resources
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -478,10 +477,6 @@ def _unsuitable_error(block: Block, name: str, hidden: Sequence[int], condition:
 
 def shipped_spaces() -> dict[str, Path]:
     """Return the paths of the search spaces that `nas` provides, keyed by name."""
-    return {path.stem: path for path in _space_files()}
-
-
-def _space_files() -> Iterator[Path]:
-    for folder in (Path(str(resources.files("nas"))) / "search_spaces", Path(__file__).parents[1] / "search_spaces"):
-        if folder.is_dir():
-            yield from sorted(folder.glob("*.toml"))
+    package, checkout = Path(__file__).parents[:2]
+    files = (path for folder in (checkout, package) for path in sorted(folder.glob("search_spaces/*.toml")))
+    return {path.stem: path for path in files}

@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
-from importlib import resources
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -697,10 +696,9 @@ def study_name(folder: Path) -> str:
 
 def shipped_studies() -> dict[str, Path]:
     """Return the paths of the study files that are part of `nas`, keyed by the name of the study."""
-    studies: dict[str, Path] = {}
-    for folder in (Path(__file__).parents[1] / "studies", Path(str(resources.files("nas"))) / "studies"):
-        studies |= {path.parent.name: path for path in sorted(folder.glob("*/study.toml"))}
-    return studies
+    package, checkout = Path(__file__).parents[:2]
+    files = (path for folder in (checkout, package) for path in sorted(folder.glob("studies/*/study.toml")))
+    return {path.parent.name: path for path in files}
 
 
 def _study_file(study: str | Path) -> Path:
