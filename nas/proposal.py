@@ -33,7 +33,7 @@ from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.study import DATA_SUFFIXES, Study, held_out_size, study_name
+from nas.study import DATA_SUFFIXES, Holdout, Study, study_name
 from nas.tagged_columns import tagged_columns
 from nas.tasks import REGISTRY, Evaluation, task_kind
 from nas.vocabulary import PRUNABLE, tokenizer_kind
@@ -461,7 +461,7 @@ def _study_text(
         names_literal = json.dumps(names, ensure_ascii=False)
         further_lines += f"unlabelled = {names_literal}  # unlabelled texts, used for the distillation\n"
     hub = [f"{key} = {_toml(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
-    size = held_out_size(columns.rows) if columns else 2000
+    size = Holdout().size_of(columns.rows) if columns else 2000
     default = "" if columns else ", by default a fifth of the rows and at most 5,000"
     held_out = f"{'' if columns else '# '}holdout = {{ size = {size} }}"
     held_out += f"  # training rows on which candidates are evaluated{default}; {_held_out_text(kind)}\n"

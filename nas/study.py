@@ -91,11 +91,6 @@ _MOST_HELD_OUT, _TRAIN_ROWS_PER_HELD_OUT = 5000, 5
 """The default size of the search set: one in 5 training rows, but at most 5000 rows."""
 
 
-def held_out_size(rows: int) -> int:
-    """Return how many of `rows` training rows the search set contains by default."""
-    return max(1, min(_MOST_HELD_OUT, rows // _TRAIN_ROWS_PER_HELD_OUT))
-
-
 class Holdout(Settings):
     """Settings for the search set, which is held out of the training rows and used to evaluate candidates."""
 
@@ -107,7 +102,7 @@ class Holdout(Settings):
 
     def size_of(self, rows: int) -> int:
         """Return how many of `rows` training rows to hold out."""
-        return self.size or held_out_size(rows)
+        return self.size or max(1, min(_MOST_HELD_OUT, rows // _TRAIN_ROWS_PER_HELD_OUT))
 
 
 class Task(Settings):
