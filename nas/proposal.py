@@ -33,7 +33,7 @@ from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.study import DATA_SUFFIXES, Holdout, Study, study_name
+from nas.study import Holdout, Study, is_data_file, study_name
 from nas.tagged_columns import tagged_columns
 from nas.tasks import REGISTRY, Evaluation, task_kind
 from nas.vocabulary import PRUNABLE, tokenizer_kind
@@ -455,7 +455,7 @@ def _study_text(
         further_lines = f"search = {_toml(search_name)}  # pairs of texts on which candidates are evaluated\n"
     if answers.unlabelled:
         names = [
-            name if answers.hub and not _is_data_file(name) else _relative_to(folder, name)
+            name if answers.hub and not is_data_file(name) else _relative_to(folder, name)
             for name in answers.unlabelled
         ]
         names_literal = json.dumps(names, ensure_ascii=False)
@@ -582,10 +582,6 @@ def _relative_to(folder: Path, name: str) -> str:
         return path.as_posix()
     relative = Path(os.path.relpath(path, folder)).as_posix()
     return relative if relative.startswith(".") else f"./{relative}"
-
-
-def _is_data_file(name: str) -> bool:
-    return name.lower().endswith(DATA_SUFFIXES)
 
 
 def _exclusion_text(space: SearchSpace, runtime: str) -> str:

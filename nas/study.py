@@ -29,6 +29,12 @@ from nas.tasks import Evaluation, OutputWidth, task_kind
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
+
+def is_data_file(name: str) -> bool:
+    """Whether a name ends like that of a data file."""
+    return name.lower().endswith(DATA_SUFFIXES)
+
+
 Probability = Annotated[float, Field(gt=0.0, lt=1.0, strict=True, allow_inf_nan=False)]
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 
@@ -210,7 +216,7 @@ class Task(Settings):
         named = [(key, name) for key, names in (*self.sets.items(), ("unlabelled", self.unlabelled)) for name in names]
         for key, name in named:
             is_made_here = getattr(self, key) == "embedded"
-            if not self.hub and not is_made_here and not name.lower().endswith(DATA_SUFFIXES):
+            if not self.hub and not is_made_here and not is_data_file(name):
                 raise ValueError(
                     f"{key}: a data file must end in {', '.join(DATA_SUFFIXES)}, but got {name!r}; convert it"
                 )
@@ -230,7 +236,7 @@ class Task(Settings):
     @property
     def unlabelled_files(self) -> tuple[str, ...]:
         """The items of `unlabelled` that are files. All others are splits."""
-        return tuple(name for name in self.unlabelled if not self.hub or name.lower().endswith(DATA_SUFFIXES))
+        return tuple(name for name in self.unlabelled if not self.hub or is_data_file(name))
 
 
 class SpaceSettings(Settings):
