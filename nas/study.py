@@ -455,9 +455,9 @@ class Study(Settings):
             raise ValueError(
                 "teacher.model: the teacher 'embedded' and the task 'embedded' need each other; set both or neither"
             )
-        of_all_sizes = {"supernet.progressive": self.supernet.progressive, "search.knapsack": self.search.knapsack}
-        for key in (key for key, is_set in of_all_sizes.items() if is_set):
-            if self.supernet.sampling == "budgets":
+        needs_all_sizes = {"supernet.progressive": self.supernet.progressive, "search.knapsack": self.search.knapsack}
+        for key, is_set in needs_all_sizes.items():
+            if is_set and self.supernet.sampling == "budgets":
                 raise ValueError(
                     f"{key}: needs a supernet trained on sub-networks of all sizes, but supernet.sampling is "
                     "'budgets'; set it to 'spread'"
