@@ -15,7 +15,7 @@ import pyarrow.parquet
 from datasets import Dataset, Features
 
 from nas.data.text_files import read_csv, read_json, require_columns
-from nas.errors import DataError
+from nas.errors import DataError, first_line
 from nas.files import write_atomically
 from nas.hub import find, read_split
 from nas.study import DATA_SUFFIXES
@@ -42,8 +42,7 @@ def read_rows(
     except DataError:
         raise
     except (ValueError, OSError) as problem:
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise DataError(f"{source}: cannot be read as a data set: {reason}; correct [task]") from None
+        raise DataError(f"{source}: cannot be read as a data set: {first_line(problem)}; correct [task]") from None
     require_columns(source, rows.column_names, columns)
     return rows
 
@@ -103,8 +102,7 @@ def _open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
         with path.open("rb") as stream:
             yield pyarrow.parquet.ParquetFile(stream)
     except pyarrow.ArrowException as problem:
-        reason = str(problem).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as Parquet: {reason}; write the file again") from None
+        raise DataError(f"{path}: cannot be read as Parquet: {first_line(problem)}; write the file again") from None
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
