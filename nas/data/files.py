@@ -47,10 +47,14 @@ def read_rows(
     return rows
 
 
+def arrow_column(rows: Dataset, column: str) -> pyarrow.ChunkedArray:
+    """Return a column as an Arrow array. The values of a `ClassLabel` column are class numbers."""
+    return rows.select_columns([column]).with_format("arrow")[:].column(0)
+
+
 def values_of(rows: Dataset, column: str) -> list[Any]:
     """Return the values of a column as plain Python values. The values of a `ClassLabel` column are class numbers."""
-    table: pyarrow.Table = rows.select_columns([column]).with_format("arrow")[:]
-    values: list[Any] = table.column(0).to_pylist()
+    values: list[Any] = arrow_column(rows, column).to_pylist()
     return values
 
 
