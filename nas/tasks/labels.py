@@ -359,15 +359,16 @@ def _first_pairs(pairs: Any, most: int = 8) -> str:
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
-def alike_note(source: str, names: Sequence[str]) -> list[str]:
-    """Return a list with a warning if some class names of `source` differ only in case.
+def notes_on(class_numbering: Numbering, source: str) -> list[str]:
+    """Return the note of a numbering, if it has one, and a warning if some class names differ only in case.
 
-    Otherwise, the list is empty.
+    `source` is the file from which the classes were read.
     """
-    if not (group := alike(names)):
-        return []
-    shown = " and ".join(map(repr, group))
-    return [f"Warning: {source}: the classes {shown} differ only in case; are they the same?"]
+    notes = [class_numbering.note] if class_numbering.note else []
+    if group := alike(class_numbering.names):
+        shown = " and ".join(map(repr, group))
+        notes.append(f"Warning: {source}: the classes {shown} differ only in case; are they the same?")
+    return notes
 
 
 def check_known(
