@@ -22,6 +22,8 @@ from nas.errors import DataError, TeacherError
 T = TypeVar("T")
 P = ParamSpec("P")
 MOST_CLASSES = 1000
+_MOST_SHOWN = 8
+"""The largest number of names that a message lists."""
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _UNNAMED_LABEL = re.compile(r"LABEL_\d+")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -308,7 +310,7 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
         pairs = zip(names, range(count) if is_unnamed else map(repr, teacher_names), strict=True)
         note = (
             "The teacher's class names differ from the labels of the data and are matched in order: "
-            f"{_first_pairs(pairs)}"
+            f"{_first_items([f'{name!r} is {known}' for name, known in pairs])}"
         )
         return Numbering(own_numbering.names if is_unnamed else teacher_names, own_numbering.numbers, note)
     raise TeacherError(
@@ -350,13 +352,13 @@ def _labels_in_words(names: Sequence[str], is_unnamed: bool) -> str:
     return f"has {len(names)} labels" + ("" if is_unnamed else f": {_first_names(names)}")
 
 
-def _first_names(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _first_names(names: Sequence[str]) -> str:
+    return _first_items(list(map(repr, names)))
 
 
-def _first_pairs(pairs: Any, most: int = 8) -> str:
-    items = [f"{name!r} is {known}" for name, known in pairs]
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+def _first_items(items: Sequence[str]) -> str:
+    rest = len(items) - _MOST_SHOWN
+    return ", ".join(items[:_MOST_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def notes_on(class_numbering: Numbering, source: str) -> list[str]:
