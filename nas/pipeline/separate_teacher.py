@@ -161,7 +161,7 @@ def _read_logits(run: Run) -> None:
         outputs = read_outputs(run, task, unlabelled)
     search_labels = truth_of(splits(run).search)
     metric = task_kind(run.study.task.kind).metric(run.study.task, splits(run).label_names)
-    metric = metric if metric.is_calibrated else metric.calibrated(outputs["search"], search_labels)
+    metric = metric.calibrated(outputs["search"], search_labels)
     scores = {"search_accuracy": metric.score(outputs["search"], search_labels), "test_accuracy": None}
     distilled = np.concatenate([outputs["train"], *([outputs["unlabelled"]] if unlabelled else [])])
     _store(run, distilled, len(outputs["train"]), metric, {"fine_tuned_here": False, **scores})
@@ -213,7 +213,7 @@ def _scores(metric: Metric, data: TaskData, logits_in_parts: _LogitsInParts) -> 
     scores = {}
     for name in ("search", "test"):
         logits, labels = logits_in_parts.stored(name, data.splits[name]), truth_of(data.splits[name])
-        metric = metric if metric.is_calibrated else metric.calibrated(logits, labels)
+        metric = metric.calibrated(logits, labels)
         scores[f"{name}_accuracy"] = metric.score(logits, labels)
     return scores
 
