@@ -68,7 +68,7 @@ class Workload:
     """
 
     @classmethod
-    def of(cls, study: Study, rows: Rows | None, rate: float, baselines_seconds: float | None = None) -> Workload:
+    def of(cls, study: Study, rows: Rows | None, rate: float) -> Workload:
         """Return the workload of a study, given a description of its rows. If `rows` is None, assume typical data."""
         training_set = rows.sets["train"] if rows else None
         unlabelled_set = rows.sets.get("unlabelled") if rows else None
@@ -79,20 +79,12 @@ class Workload:
             judged_tokens=rows.sets["search"].mean if rows else 0.0,
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
-            baselines_seconds=baselines_seconds,
             unlabelled=unlabelled_set.rows if unlabelled_set else 0,
             unlabelled_tokens=unlabelled_set.mean if unlabelled_set else 0.0,
         )
 
     @classmethod
-    def of_data(
-        cls,
-        study: Study,
-        data: TaskData,
-        rate: float,
-        baselines_seconds: float | None = None,
-        unlabelled: Sequence[int] = (),
-    ) -> Workload:
+    def of_data(cls, study: Study, data: TaskData, rate: float, unlabelled: Sequence[int]) -> Workload:
         """Return the workload of a study, given its tokenised data.
 
         `unlabelled` holds the number of tokens of each unlabelled text.
@@ -105,7 +97,6 @@ class Workload:
             judged_tokens=sum(judged_lengths) / len(judged_lengths),
             operations=_operations(study.space.largest(), study.space.teacher.head_size),
             rate=rate,
-            baselines_seconds=baselines_seconds,
             unlabelled=len(unlabelled),
             unlabelled_tokens=sum(unlabelled) / max(1, len(unlabelled)),
         )
