@@ -11,7 +11,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
@@ -62,10 +62,6 @@ class Finding:
     name: str
     state: State
     detail: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the finding as a JSON object."""
-        return asdict(self)
 
 
 def examine(load: Callable[[], Study] | None = None) -> list[Finding]:
