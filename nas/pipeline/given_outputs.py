@@ -19,6 +19,7 @@ from nas.pipeline.prepare import ReadTask, data_files
 from nas.pipeline.run import Run
 from nas.pipeline.snapshots import commit
 from nas.pipeline.unlabelled import sources
+from nas.tasks.labels import parse_numbers
 
 
 def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> list[str]:
@@ -72,7 +73,7 @@ def _read_output_columns(run: Run, source: str, columns: Sequence[str], is_file:
 
 
 def _finite_numbers(source: str, column: str, values: Sequence[object]) -> list[float]:
-    numbers = [_parse_number(value) for value in values]
+    numbers = parse_numbers(values)
     bad_row = next((row for row, value in enumerate(numbers) if not math.isfinite(value)), None)
     if bad_row is not None:
         raise DataError(
@@ -80,10 +81,3 @@ def _finite_numbers(source: str, column: str, values: Sequence[object]) -> list[
             f"(counted from 0) holds {values[bad_row]!r}; correct this value"
         )
     return numbers
-
-
-def _parse_number(value: object) -> float:
-    try:
-        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
