@@ -336,9 +336,7 @@ def _memory(study: Study) -> Finding:
     """Check that the free memory suffices for the weights, gradients and optimiser moments during training."""
     import psutil
 
-    shape = study.space.teacher
-    matrices = shape.num_hidden_layers * shape.hidden_size * (4 * shape.hidden_size + 2 * shape.intermediate_size)
-    needed_gb = _TRAINED_BYTES * matrices * study.supernet.workers / _GB
+    needed_gb = _TRAINED_BYTES * study.space.teacher.layer_weights * study.supernet.workers / _GB
     free_gb = psutil.virtual_memory().available / _GB
     state: State = "ok" if needed_gb < free_gb else "missing"
     detail = (

@@ -42,6 +42,11 @@ class Shape(Settings):
         """The number of features per attention head."""
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def layer_weights(self) -> int:
+        """The number of weights in the matrices of all layers."""
+        return self.num_hidden_layers * self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Shape:
         if self.hidden_size % self.num_attention_heads:
