@@ -17,7 +17,7 @@ from nas.data.task import read_columns
 from nas.errors import DataError, TeacherError
 from nas.pipeline.prepare import ReadTask, data_files
 from nas.pipeline.run import Run
-from nas.pipeline.snapshots import commit
+from nas.pipeline.snapshots import pinned_task
 from nas.pipeline.unlabelled import sources
 from nas.tasks.labels import parse_numbers
 
@@ -65,8 +65,7 @@ def read_outputs(run: Run, task: ReadTask, unlabelled: Unlabelled | None) -> dic
 
 
 def _read_output_columns(run: Run, source: str, columns: Sequence[str], is_file: bool) -> np.ndarray:
-    task = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
-    rows = read_columns(task, source, columns, is_file)
+    rows = read_columns(pinned_task(run), source, columns, is_file)
     return np.array(
         [_finite_numbers(source, column, values_of(rows, column)) for column in columns], dtype=np.float32
     ).T

@@ -34,7 +34,14 @@ from nas.model.teacher_config import read_config, teacher_settings
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
 from nas.pipeline.error_names import student_named
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import commit, errors_with_hub_ids, has_hub_teacher, hub_model, record_snapshots
+from nas.pipeline.snapshots import (
+    commit,
+    errors_with_hub_ids,
+    has_hub_teacher,
+    hub_model,
+    pinned_task,
+    record_snapshots,
+)
 from nas.pipeline.teacher_labels import pooling_of, teacher_labels
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.pipeline.watching import watchers_of
@@ -268,7 +275,7 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     If `weights` is not set, the weights of a hub teacher are neither downloaded nor checked.
     """
     study, files_by_set, source = run.study, data_files(run), teacher_folder(run, weights)
-    task = study.task.model_copy(update={"revision": commit(run, "dataset")})
+    task = pinned_task(run)
     check_distinct(files_by_set)
     sources = {name: tuple(map(str, files_by_set.get(name, names))) for name, names in task.sets.items()}
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))

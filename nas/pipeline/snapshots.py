@@ -69,6 +69,11 @@ def commit(run: Run, role: Role) -> str | None:
     return snapshot(run, role).commit if role in hub_sources(run.study) else None
 
 
+def pinned_task(run: Run) -> Task:
+    """Return the study's task. If its data set comes from the hub, its revision is the commit that the run uses."""
+    return run.study.task.model_copy(update={"revision": commit(run, "dataset")})
+
+
 def commits(run: Run) -> dict[str, str]:
     """Return the commit of each model and data set from the hub, keyed by the study's table that names it."""
     return {_study_table(run.study, role): snapshot(run, role).commit for role in hub_sources(run.study)}

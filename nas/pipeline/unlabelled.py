@@ -20,7 +20,7 @@ from nas.errors import DataError
 from nas.files import digest, read_json, write_json
 from nas.pipeline.prepare import ReadTask, content_of, data_inputs, read_task, tokenizer_of
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import commit, errors_with_hub_ids
+from nas.pipeline.snapshots import commit, errors_with_hub_ids, pinned_task
 from nas.progress import Stopwatch, busy, say
 from nas.tasks import GROUP
 
@@ -50,8 +50,7 @@ def unlabelled_inputs(run: Run) -> str:
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
     """Read the study's unlabelled texts, leaving out texts that `task.splits` already contains."""
-    settings = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
-    return read_unlabelled(settings, sources(run), task.splits)
+    return read_unlabelled(pinned_task(run), sources(run), task.splits)
 
 
 @errors_with_hub_ids
