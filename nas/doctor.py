@@ -287,7 +287,7 @@ def _search_findings(study: Study) -> Iterator[Finding]:
 
 def _compressed_model(study: Study) -> Finding:
     """Check the model that the study compresses: the student or, if there is none, the teacher."""
-    name = "student" if study.student else "teacher"
+    name = study.compressed_table
     if study.compressed.model == "embedded":
         return Finding("study", name, "ok", "built by nas")
     from nas.pipeline.prepare import given_teacher

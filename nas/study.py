@@ -443,7 +443,7 @@ class Study(Settings):
                     raise ValueError(f"budgets.{budget.name}: no device is named {name!r}; use {', '.join(known)}")
         if self.compressed.outputs is not None:
             raise ValueError(
-                f"{'student' if self.student else 'teacher'}.outputs: the model to compress must be loaded, so it "
+                f"{self.compressed_table}.outputs: the model to compress must be loaded, so it "
                 "cannot be given by its outputs; use teacher.outputs, and set student to the model to compress"
             )
         self._check_models()
@@ -508,6 +508,11 @@ class Study(Settings):
     def compressed(self) -> TeacherSettings:
         """The model whose sub-networks are searched: the student or, if there is no student, the teacher."""
         return self.student or self.teacher
+
+    @property
+    def compressed_table(self) -> Literal["student", "teacher"]:
+        """The table of the study file that describes the model whose sub-networks are searched."""
+        return "student" if self.student else "teacher"
 
     @property
     def replaced_tokens(self) -> float:

@@ -387,7 +387,7 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
         prune_embeddings(model, read_json(run.data / _KEPT_TOKENS_FILE, TeacherError), tokenizer.pad_token_id)
     if study.compressed.fine_tune:
         origin = {"form": _TEACHER_VERSION, "teacher": teacher_inputs(run)}
-        title = f"Fine-tuning the {'student' if study.student else 'teacher'}"
+        title = f"Fine-tuning the {study.compressed_table}"
         context = FineTuningContext(run.teacher, origin, title, watchers_of(run))
         fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, context)
     model.save_pretrained(run.teacher)
@@ -492,7 +492,7 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
     accuracy = metric.score(logits, labels)
     constant_logits = metric.constant_answer(labels, logits.shape[1])
     constant_accuracy = 0.0 if constant_logits is None else metric.score(constant_logits, labels)
-    role = "Student" if study.student else "Teacher"
+    role = study.compressed_table.capitalize()
     say(f"{role}: {metric.label} {accuracy:.3f} on {metric.describe_size(labels)} of the search set")
     if accuracy <= constant_accuracy:
         say(

@@ -51,7 +51,7 @@ def _is_hub_id(study: Study, model: str) -> bool:
 def _study_table(study: Study, role: Role) -> str:
     """Return the name of the study's table that sets the hub id for a role."""
     if role == "model":
-        return "student" if study.student else "teacher"
+        return study.compressed_table
     return "task" if role == "dataset" else "teacher"
 
 
