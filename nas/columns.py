@@ -418,8 +418,8 @@ def can_be_grade(column: Column) -> bool:
     """Return whether the values may be grades of relevance: whole numbers from 0, or a few declared classes."""
     if column.classes:
         return column.classes <= _FEW_VALUES
-    numbers = column.numbers
-    return bool(numbers) and numbers is not None and numbers[0] == 0.0 and all(map(float.is_integer, numbers))
+    numbers = column.numbers or []
+    return bool(numbers) and numbers[0] == 0.0 and all(map(float.is_integer, numbers))
 
 
 def why_unfit(column: Column) -> str | None:
