@@ -16,8 +16,7 @@ from nas.budget import Budget
 from nas.report.architecture_drawing import in_words
 from nas.report.contents import Contents, Record, on_device
 from nas.report.numbers import milliseconds, score, times
-from nas.report.style import standalone_style
-from nas.report.svg import AxisScale, drawing, element, frame, legend_mark, path, text, tooltip
+from nas.report.svg import AxisScale, drawing, element, frame, legend_mark, path, picture, text, tooltip
 
 WIDTH, HEIGHT = 720.0, 449.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 91.0, 395.0
@@ -53,15 +52,13 @@ def front_chart(contents: Contents, device: str) -> Markup:
 def front_picture(contents: Contents, device: str) -> str:
     """Return the content of an SVG file with the chart of one device, a background and the legend, in fixed colours."""
     width, height = WIDTH + 2 * _MARGIN, HEIGHT + _LEGEND_HEIGHT + 2 * _MARGIN
-    ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
     chart = element(
         "g",
         _FrontChart(contents, device).draw() + _legend_in_picture(),
         class_="chart",
         transform=f"translate({_MARGIN:g} {_MARGIN:g})",
     )
-    label = f"{contents.study}: Pareto front on {device}"
-    return drawing(width, height, label, "picture", standalone_style() + ground + chart) + "\n"
+    return picture(width, height, f"{contents.study}: Pareto front on {device}", chart)
 
 
 def legend() -> list[tuple[Markup, str]]:

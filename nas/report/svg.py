@@ -9,6 +9,8 @@ from html import escape
 
 from markupsafe import Markup
 
+from nas.report.style import standalone_style
+
 _TICKS = 6
 _LOGARITHMIC_RATIO = 6.0
 """By default, an axis is logarithmic if the ratio of its largest to its smallest value is at least this number."""
@@ -53,6 +55,12 @@ def drawing(width: float, height: float, label: str, class_: str, content: str, 
     """
     xmlns, box = "http://www.w3.org/2000/svg", f"0 0 {width:g} {height:g}"
     return Markup(element("svg", content, xmlns=xmlns, viewBox=box, role=role, aria_label=label, class_=class_))
+
+
+def picture(width: float, height: float, label: str, content: str) -> str:
+    """Return the text of an SVG file that shows `content` on a background, in fixed colours."""
+    ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
+    return drawing(width, height, label, "picture", standalone_style() + ground + content) + "\n"
 
 
 def legend_mark(content: str) -> Markup:
