@@ -24,7 +24,7 @@ from nas.device import NAME, Device, Name
 from nas.errors import StudyError
 from nas.files import Flag, Positive, Real, Settings, Whole, digest, given_path, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.tasks import Evaluation, OutputWidth, task_kind
+from nas.tasks import Evaluation, OutputWidth, TaskKind, task_kind
 
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -163,6 +163,11 @@ class Task(Settings):
         if repeated:
             raise ValueError(f"each name may occur only once, but {repeated!r} occurs twice; remove one")
         return names[0] if isinstance(names, tuple) and len(names) == 1 else names
+
+    @property
+    def variant(self) -> TaskKind:
+        """The kind of task, in the variant that the settings select; see `TaskKind.variant`."""
+        return task_kind(self.kind).variant(self)
 
     @property
     def evaluated_on(self) -> Evaluation:

@@ -391,7 +391,7 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
         context = FineTuningContext(run.teacher, origin, title, watchers_of(run))
         fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, context)
     model.save_pretrained(run.teacher)
-    form, network = task_kind(study.task.kind).variant(study.task).form(source), cast(nn.Module, model)
+    form, network = study.task.variant.form(source), cast(nn.Module, model)
     if form.network_type == "encoder":
         write_modules(run.teacher, form, shape_of(model.config).hidden_size)
         network = SentenceEncoder(model, run.teacher)

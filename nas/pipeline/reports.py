@@ -71,7 +71,7 @@ def _contents(run: Run) -> Contents:
         baselines=_baselines(run),
         exports=exports,
         snippets={name: _snippets(run, name) for name in exports},
-        usage=task_kind(study.task.kind).variant(study.task).usage,
+        usage=study.task.variant.usage,
         profiles={name: read_json(run.profile(name), DeviceError) for name in profiled_devices},
         supernet_log=_training_log(run.supernet, run.is_finished("supernet")),
         teacher_log=_training_log(run.teacher, run.is_finished("teacher")),

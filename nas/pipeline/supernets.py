@@ -238,7 +238,7 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         folder=folder,
         seed=run.study.seed,
         origin=origin,
-        kind=task_kind(run.study.task.kind).variant(run.study.task),
+        kind=run.study.task.variant,
         scale=scale_of(run),
         replaced_tokens=run.study.replaced_tokens,
         logits=teacher_logits(run),

@@ -50,7 +50,7 @@ def write_card(folder: Path, study: Study) -> None:
     teacher_facts = verification.get("separate_teacher")
     files = [path.name for path in folder.iterdir()]
     task, is_pair = study.task, len(study.task.text) > 1
-    kind = task_kind(task.kind).variant(task)
+    kind = task.variant
     card = fill(
         "card.md",
         metadata=_metadata(study, folder.name, verification).to_yaml(),
