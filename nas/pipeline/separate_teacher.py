@@ -29,7 +29,16 @@ from nas.model.any_classifier import AnyClassifier
 from nas.model.precision import training_processor, uses_bf16
 from nas.model.tokenizer import make_uniform
 from nas.pipeline.given_outputs import output_columns, read_outputs
-from nas.pipeline.prepare import FineTuningContext, ReadTask, data_inputs, fine_tune, given_model, read_task, splits
+from nas.pipeline.prepare import (
+    FineTuningContext,
+    ReadTask,
+    data_inputs,
+    fine_tune,
+    given_model,
+    metric_of,
+    read_task,
+    splits,
+)
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import Role, commit, errors_with_hub_ids, hub_model, hub_sources
 from nas.pipeline.teachers import check_kind
@@ -160,8 +169,7 @@ def _read_logits(run: Run) -> None:
         unlabelled = read_new_texts(run, task) if run.study.task.unlabelled else None
         outputs = read_outputs(run, task, unlabelled)
     search_labels = truth_of(splits(run).search)
-    metric = task_kind(run.study.task.kind).metric(run.study.task, splits(run).label_names)
-    metric = metric.calibrated(outputs["search"], search_labels)
+    metric = metric_of(run).calibrated(outputs["search"], search_labels)
     scores = {"search_accuracy": metric.score(outputs["search"], search_labels), "test_accuracy": None}
     distilled = np.concatenate([outputs["train"], *([outputs["unlabelled"]] if unlabelled else [])])
     _store(run, distilled, len(outputs["train"]), metric, {"fine_tuned_here": False, **scores})
@@ -171,21 +179,19 @@ def _compute_logits(run: Run) -> None:
     study = run.study
     is_fine_tuned = study.teacher.fine_tune is not None
     teacher = AnyClassifier.of(str(run.separate_teacher) if is_fine_tuned else _teacher_folder(run))
-    data = splits(run)
     with busy("Tokenising the texts for the teacher"):
         texts = _TeacherTexts.of(run, teacher)
         labelled, unlabelled = texts.labelled(), texts.unlabelled()
-    columns, note = _output_columns(study, teacher, data.label_names)
+    columns, note = _output_columns(study, teacher, splits(run).label_names)
     if note:
         say(note)
-    kind = task_kind(study.task.kind)
-    model = teacher.load(kind.problem_type).eval()
+    model = teacher.load(task_kind(study.task.kind).problem_type).eval()
     parts_folder = run.teacher_logits / "parts"
     logits_in_parts = _LogitsInParts(model, columns, parts_folder)
     distilled = logits_in_parts.stored("train", labelled.train)
     if unlabelled is not None:
         distilled = np.concatenate([distilled, logits_in_parts.stored("unlabelled", unlabelled)])
-    metric = kind.metric(study.task, data.label_names)
+    metric = metric_of(run)
     scores = _scores(metric, labelled, logits_in_parts)
     _store(run, distilled, len(labelled.train), metric, {"fine_tuned_here": is_fine_tuned, **scores})
     shutil.rmtree(parts_folder, ignore_errors=True)
