@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -115,17 +115,15 @@ class AxisScale:
         return [round(number * step, 12) for number in range(first, math.floor(self.high / step) + 1)]
 
 
-def frame(
-    x: AxisScale, y: AxisScale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format
-) -> str:
-    """Return the grid, the ticks and the labels of both axes. `y_text` formats the tick values of the vertical axis.
+def frame(x: AxisScale, y: AxisScale, x_label: str, y_label: str) -> str:
+    """Return the grid, the ticks and the labels of both axes.
 
     The label of the vertical axis is written horizontally above that axis.
     """
     parts = []
     for number, value in enumerate(y.ticks()):
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
-        parts.append(text(x.start - 8, y(value) + 4, y_text(value), _every_other(number), "end"))
+        parts.append(text(x.start - 8, y(value) + 4, f"{value:g}", _every_other(number), "end"))
     for number, value in enumerate(x.ticks()):
         parts.append(element("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 5, class_="axis"))
         parts.append(text(x(value), y.start + 20, f"{value:g}", _every_other(number), "middle"))
