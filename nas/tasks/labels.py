@@ -272,7 +272,7 @@ def _sorted_names(names: set[str]) -> list[str]:
     return sorted(names)
 
 
-def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
+def numbering(names: Sequence[str], head: Head | None) -> Numbering:
     """Number the classes of the data like the outputs of the teacher's classifier `head`.
 
     If the classifier is not kept, the numbers follow the order of `names`. Otherwise, the first of these rules that
