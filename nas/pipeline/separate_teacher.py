@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,7 @@ def make_separate_teacher(run: Run, stopwatch: Stopwatch) -> None:
     teacher = AnyClassifier.of(_teacher_folder(run))
     make_uniform(teacher.tokenizer)
     with busy("Tokenising the data for the teacher"):
-        data = _TeacherTexts.of(run, teacher).labelled()
+        data = _tokenised_splits(read_task(run, weights=False), teacher)
     kind = task_kind(study.task.kind)
     model = teacher.load(kind.problem_type, kind.output_names(data.label_names))
     origin = {"form": _RESULT_VERSION, "teacher": separate_teacher_inputs(run)}
@@ -180,8 +179,9 @@ def _compute_logits(run: Run) -> None:
     is_fine_tuned = study.teacher.fine_tune is not None
     teacher = AnyClassifier.of(str(run.separate_teacher) if is_fine_tuned else _teacher_folder(run))
     with busy("Tokenising the texts for the teacher"):
-        texts = _TeacherTexts.of(run, teacher)
-        labelled, unlabelled = texts.labelled(), texts.unlabelled()
+        task = read_task(run, weights=False)
+        labelled = _tokenised_splits(task, teacher)
+        unlabelled = _tokenised_unlabelled(run, task, teacher) if study.task.unlabelled else None
     columns, note = _output_columns(study, teacher, splits(run).label_names)
     if note:
         say(note)
@@ -261,33 +261,15 @@ def _output_columns(study: Study, teacher: AnyClassifier, label_names: Sequence[
     return [class_numbering.numbers[name] for name in label_names], class_numbering.note
 
 
-@dataclass(frozen=True)
-class _TeacherTexts:
-    """A study's texts, tokenised for the separate teacher of its student."""
+def _tokenised_splits(task: ReadTask, teacher: AnyClassifier) -> TaskData:
+    """Return a task's splits, tokenised for the separate teacher. Their rows are those of the run's folder `data`."""
+    return task.splits.encode(teacher.tokenizer, teacher.longest(task.max_length), teacher.has_types)
 
-    run: Run
-    task: ReadTask
-    teacher: AnyClassifier
 
-    @classmethod
-    def of(cls, run: Run, teacher: AnyClassifier) -> _TeacherTexts:
-        return cls(run, read_task(run, weights=False), teacher)
-
-    def labelled(self) -> TaskData:
-        """Return the tokenised splits. The order of their rows is the same as in the run's folder `data`."""
-        teacher = self.teacher
-        return self.task.splits.encode(teacher.tokenizer, self._longest, teacher.has_types)
-
-    def unlabelled(self) -> Dataset | None:
-        """Return the tokenised unlabelled texts, in the order of the folder `unlabelled`; None if there are none."""
-        if not self.run.study.task.unlabelled:
-            return None
-        texts = read_new_texts(self.run, self.task).texts
-        return tokenised(texts, self.teacher.tokenizer, self._longest, self.teacher.has_types)
-
-    @property
-    def _longest(self) -> int:
-        return self.teacher.longest(self.run.study.task.max_length)
+def _tokenised_unlabelled(run: Run, task: ReadTask, teacher: AnyClassifier) -> Dataset:
+    """Return the unlabelled texts, tokenised for the separate teacher and in the order of the folder `unlabelled`."""
+    texts = read_new_texts(run, task).texts
+    return tokenised(texts, teacher.tokenizer, teacher.longest(task.max_length), teacher.has_types)
 
 
 def _save(logits: np.ndarray, path: Path) -> None:
