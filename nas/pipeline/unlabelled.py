@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
@@ -37,15 +36,10 @@ def sources(run: Run) -> list[tuple[str, bool]]:
 
 
 @once
-def unlabelled_identity(run: Run) -> list[Any]:
-    """Return a list that identifies the unlabelled texts: suffix and digest per file, name and commit per split."""
-    return [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
-
-
-@once
 def unlabelled_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised unlabelled texts depend on."""
-    return digest([_RESULT_VERSION, data_inputs(run), unlabelled_identity(run)])
+    contents = [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
+    return digest([_RESULT_VERSION, data_inputs(run), contents])
 
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
