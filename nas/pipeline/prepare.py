@@ -35,6 +35,7 @@ from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
 from nas.pipeline.error_names import student_named
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import (
+    Role,
     commit,
     errors_with_hub_ids,
     has_hub_teacher,
@@ -126,11 +127,17 @@ def content_of(path: Path) -> list[str | None]:
 
 @once
 def teacher_identity(run: Run) -> dict[str, Any]:
-    """Return the teacher's settings as JSON values, with the commit of a hub model but without a folder's path."""
-    is_folder = Path(teacher_source(run)).is_dir()
-    exclude = {"outputs", *(["model"] if is_folder else [])}  # only a separate teacher has `outputs`
-    values = run.study.compressed.model_dump(mode="json", exclude=exclude)
-    return values | {"revision": commit(run, "model")}
+    """Return the settings of the run's teacher as JSON values, as `model_identity` does."""
+    return model_identity(run, run.study.compressed, teacher_source(run), "model")
+
+
+def model_identity(run: Run, settings: TeacherSettings, source: str, role: Role) -> dict[str, Any]:
+    """Return a model's settings as JSON values, with the commit of a hub model but without a folder's path.
+
+    `source` is the folder or hub id of the model. The columns of a teacher's outputs are left out.
+    """
+    exclude = {"outputs", *(["model"] if Path(source).is_dir() else [])}
+    return settings.model_dump(mode="json", exclude=exclude) | {"revision": commit(run, role)}
 
 
 @once
@@ -141,21 +148,21 @@ def data_inputs(run: Run) -> str:
     # Labels get the numbers that the teacher gives them, unless the teacher is fine-tuned.
     relevant_settings["tuned"] = teacher["fine_tune"] is not None
     source = teacher_source(run)
-    tokenizer = _file_digests(source, "*.json", "*.txt", "*.model")
+    tokenizer = file_digests(source, "*.json", "*.txt", "*.model")
     inputs = [_DATA_VERSION, task_identity(run), run.study.seed, relevant_settings, tokenizer]
     if run.study.task.evaluated_on == "texts":
-        inputs.append([_file_digests(source, "*.safetensors"), pooling_of(run.study, source)])
+        inputs.append([file_digests(source, "*.safetensors"), pooling_of(run.study, source)])
     return digest(inputs)
 
 
 @once
 def teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the teacher depends on."""
-    weights = _file_digests(teacher_source(run), "*.safetensors")
+    weights = file_digests(teacher_source(run), "*.safetensors")
     return digest([_TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights])
 
 
-def _file_digests(source: str, *patterns: str) -> dict[str, str]:
+def file_digests(source: str, *patterns: str) -> dict[str, str]:
     """Return the digest of each file that matches a pattern in the folder `source`, keyed by file name.
 
     The result is empty if `source` is a hub id.

@@ -23,7 +23,7 @@ from nas.data import TaskData, batches_by_length, truth_of
 from nas.data.task import tokenised
 from nas.errors import DataError, TeacherError
 from nas.evaluate.accuracy import forward_of, predict
-from nas.files import digest, file_digest, read_json, write_atomically, write_json
+from nas.files import digest, read_json, write_atomically, write_json
 from nas.model.any_classifier import AnyClassifier
 from nas.model.precision import training_processor, uses_bf16
 from nas.model.tokenizer import make_uniform
@@ -32,9 +32,11 @@ from nas.pipeline.prepare import (
     FineTuningContext,
     ReadTask,
     data_inputs,
+    file_digests,
     fine_tune,
     given_model,
     metric_of,
+    model_identity,
     read_task,
     splits,
 )
@@ -73,12 +75,9 @@ def separate_identity(run: Run) -> dict[str, Any]:
     """Return JSON values that identify the separate teacher: settings, and a hub commit or the digests of its files."""
     if not run.study.teacher.is_loaded:
         return {"outputs": run.study.teacher.outputs}  # the files with these columns are part of `data_inputs`
-    folder = Path(source_of(run))
-    paths = [path for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for path in folder.glob(pattern)]
-    files = {path.name: file_digest(path) for path in paths} if folder.is_dir() else {}
-    exclude = {"outputs", *(["model"] if folder.is_dir() else [])}
-    settings = run.study.teacher.model_dump(mode="json", exclude=exclude)
-    return settings | {"revision": commit(run, _ROLE), "files": files}
+    source = source_of(run)
+    files = file_digests(source, "*.json", "*.txt", "*.model", "*.safetensors")
+    return model_identity(run, run.study.teacher, source, _ROLE) | {"files": files}
 
 
 @once
