@@ -159,7 +159,7 @@ class Column:
         The lists are treated as lists of labels unless a value occurs twice in the same list.
         """
         lists = arrow_column(rows, name)
-        is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in LABEL_TYPES)
+        is_label = isinstance(feature, Value | ClassLabel) and feature.dtype in LABEL_TYPES
         label_lists = [values for values in lists.to_pylist() if values is not None] if is_label else []
         if not label_lists or any(len(set(values)) < len(values) for values in label_lists):
             return cls(name, "lists", {}, 0)
