@@ -264,7 +264,7 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
     finalists = trained(run.finalists) if fine_tune else {}
     steps, is_time_limited = training_steps(run) if fine_tune else 0, fine_tune and run.study.training.hours is not None
     if floor:
-        fully_trained = {name for name, problem in finalists.items() if problem.accuracies[-1][0] == steps}
+        fully_trained = {name for name, finalist in finalists.items() if finalist.accuracies[-1][0] == steps}
         candidates_left.sort(key=lambda item: (item["digest"] not in fully_trained, item[floor.minimise]))
     elif fine_tune:  # the sort is stable: finalists come first, and all others follow in their previous order
         candidates_left.sort(
