@@ -112,9 +112,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     samples = read_json(path, ExportError) | {device: timings.pop("samples_ms")}
     write_text(path, canonical_json(samples) + "\n")
     verification |= on_all(by_device | {device: on_this_device | timings})
-    if (
-        verification["met"] is False
-    ):  # recorded first, so that the export is outdated even if the process is killed next
+    if verification["met"] is False:  # recorded first, so that a killed process leaves an outdated export
         record_miss(run, requested_budget, verification["architecture"])
     write_json(run.export(budget) / VERIFICATION_FILE, verification)
     write_card(run.export(budget), run.study)

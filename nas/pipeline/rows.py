@@ -42,13 +42,8 @@ texts have more characters, only a random sample with about this many characters
 _MAX_SIMULATED_ANSWERS = 2000
 """The maximum number of answers that are simulated to estimate a standard error. The estimate is then scaled to the
 actual number of texts."""
-_FEWEST_ROWS, _LARGEST_CUT_SHARE, _LARGEST_UNKNOWN_SHARE, _LARGEST_CLASS_SHARE, _LARGEST_ERROR = (
-    10,
-    0.05,
-    0.05,
-    0.9,
-    0.01,
-)
+_FEWEST_ROWS = 10
+_LARGEST_CUT_SHARE, _LARGEST_UNKNOWN_SHARE, _LARGEST_CLASS_SHARE, _LARGEST_ERROR = 0.05, 0.05, 0.9, 0.01
 """The limits for warnings: the minimum number of rows per class; the maximum fractions of truncated texts, unknown
 tokens and rows in one class; and the maximum standard error."""
 _MAX_NAMES_SHOWN = 5

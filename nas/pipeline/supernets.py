@@ -283,10 +283,6 @@ def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, 
     Iterating over the batches shows the progress with the title `title`.
     """
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
-    count, size, has_words = (
-        settings.importance_batches,
-        settings.batch_size,
-        task_kind(run.study.task.kind).has_words,
-    )
+    count, size, has_words = settings.importance_batches, settings.batch_size, task_kind(run.study.task.kind).has_words
     batches = labelled_batches(data.train, tokenizer, count, size, run.study.seed, has_words)
     return tracked(list(batches), title)
