@@ -184,7 +184,7 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
         figures=_swapped({name: metric.label_counts(task.splits.truth(name)) for name in task.splits.labels}),
         shared="query" if kind.judges_groups else "text",
         targets=_target_distribution(task.splits.labels["train"]) if kind.predicts_numbers else None,
-        unknown=_unknown_share(task, counts["train"]),
+        unknown=_token_share(counts["train"], task.tokenizer.unk_token_id),
         without_embedding=_without_embedding(task),
         judged=len(evaluated_rows),
         metric=metric.label,
@@ -205,7 +205,7 @@ def _with_unlabelled(description: Rows, task: ReadTask, unlabelled: Unlabelled) 
         description,
         sets={**description.sets, "unlabelled": lengths},
         unlabelled=unlabelled.counts,
-        unlabelled_unknown=_unknown_share(task, _token_counts(encoded)),
+        unlabelled_unknown=_token_share(_token_counts(encoded), task.tokenizer.unk_token_id),
     )
 
 
@@ -228,9 +228,8 @@ def _token_counts(split: Dataset) -> np.ndarray:
     return np.bincount(np.fromiter(chain.from_iterable(values_of(split, "input_ids")), np.int64), minlength=1)
 
 
-def _unknown_share(task: ReadTask, counts: np.ndarray) -> float:
-    """Return the fraction of tokens that are the unknown token; 0 if there are no tokens or no unknown token."""
-    token = task.tokenizer.unk_token_id
+def _token_share(counts: np.ndarray, token: int | None) -> float:
+    """Return the fraction of tokens with the id `token`; 0 if there are no tokens or if `token` is None."""
     return 0.0 if token is None else float(counts[token : token + 1].sum() / max(1, counts.sum()))
 
 
