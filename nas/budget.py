@@ -66,9 +66,9 @@ class Limits(Settings):
     @field_validator(*COST_METRICS, mode="before")
     @classmethod
     def _positive(cls, value: Any) -> Any:
-        if not isinstance(value, str | int | float | None) or isinstance(value, bool):
-            raise ValueError(f'must be a number or a share such as "20%", but got {value!r}')
-        if isinstance(value, str) and not re.fullmatch(r"\d+(\.\d+)?\s?%", value):
+        is_number = isinstance(value, int | float | None) and not isinstance(value, bool)
+        is_share = isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?\s?%", value)
+        if not is_number and not is_share:
             raise ValueError(f'must be a number or a share such as "20%", but got {value!r}')
         if value is not None and not 0.0 < _number(value) < float("inf"):
             raise ValueError(f"must be above zero and finite, but got {value!r}")

@@ -13,7 +13,7 @@ import socket
 
 import ray
 
-from nas.errors import ClusterError
+from nas.errors import ClusterError, first_line
 
 _TIMEOUT_S = 10.0
 """The timeout, in seconds, for the check that a program listens at the address of a cluster."""
@@ -38,10 +38,9 @@ def connect(address: str, setting: str) -> None:
             "give the address of a running one with RAY_ADDRESS or --address"
         ) from None
     except (RuntimeError, ValueError) as problem:
-        reason = str(problem).strip().partition("\n")[0] or type(problem).__name__
         raise ClusterError(
-            f"{setting}: cannot join the Ray cluster at {address!r}: {reason}; this machine must be one of its nodes "
-            "(`ray start --address=...`), with the same Python and Ray"
+            f"{setting}: cannot join the Ray cluster at {address!r}: {first_line(problem)}; this machine must be one "
+            "of its nodes (`ray start --address=...`), with the same Python and Ray"
         ) from None
 
 

@@ -19,6 +19,7 @@ import pyarrow
 import pyarrow.compute
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
+from nas.data.files import arrow_column
 from nas.tasks import Meaning
 from nas.tasks.labels import MOST_CLASSES
 
@@ -134,7 +135,7 @@ class Column:
             return cls._of_list_column(rows, name, feature.feature)
         if not isinstance(feature, Value | ClassLabel):
             return cls(name, "lists", {}, 0)
-        values = rows.select_columns([name]).with_format("arrow")[:].column(0)
+        values = arrow_column(rows, name)
         if isinstance(feature, ClassLabel):
             counts, _ = _value_counts(values)
             # -1: no label
@@ -157,8 +158,8 @@ class Column:
 
         The lists are treated as lists of labels unless a value occurs twice in the same list.
         """
-        lists = rows.select_columns([name]).with_format("arrow")[:].column(0)
-        is_label = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype in LABEL_TYPES)
+        lists = arrow_column(rows, name)
+        is_label = isinstance(feature, Value | ClassLabel) and feature.dtype in LABEL_TYPES
         label_lists = [values for values in lists.to_pylist() if values is not None] if is_label else []
         if not label_lists or any(len(set(values)) < len(values) for values in label_lists):
             return cls(name, "lists", {}, 0)
@@ -417,8 +418,8 @@ def can_be_grade(column: Column) -> bool:
     """Return whether the values may be grades of relevance: whole numbers from 0, or a few declared classes."""
     if column.classes:
         return column.classes <= _FEW_VALUES
-    numbers = column.numbers
-    return bool(numbers) and numbers is not None and numbers[0] == 0.0 and all(map(float.is_integer, numbers))
+    numbers = column.numbers or []
+    return bool(numbers) and numbers[0] == 0.0 and all(map(float.is_integer, numbers))
 
 
 def why_unfit(column: Column) -> str | None:

@@ -11,7 +11,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
@@ -62,10 +62,6 @@ class Finding:
     name: str
     state: State
     detail: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the finding as a JSON object."""
-        return asdict(self)
 
 
 def examine(load: Callable[[], Study] | None = None) -> list[Finding]:
@@ -291,7 +287,7 @@ def _search_findings(study: Study) -> Iterator[Finding]:
 
 def _compressed_model(study: Study) -> Finding:
     """Check the model that the study compresses: the student or, if there is none, the teacher."""
-    name = "student" if study.student else "teacher"
+    name = study.compressed_table
     if study.compressed.model == "embedded":
         return Finding("study", name, "ok", "built by nas")
     from nas.pipeline.prepare import given_teacher
@@ -340,9 +336,7 @@ def _memory(study: Study) -> Finding:
     """Check that the free memory suffices for the weights, gradients and optimiser moments during training."""
     import psutil
 
-    shape = study.space.teacher
-    matrices = shape.num_hidden_layers * shape.hidden_size * (4 * shape.hidden_size + 2 * shape.intermediate_size)
-    needed_gb = _TRAINED_BYTES * matrices * study.supernet.workers / _GB
+    needed_gb = _TRAINED_BYTES * study.space.teacher.layer_weights * study.supernet.workers / _GB
     free_gb = psutil.virtual_memory().available / _GB
     state: State = "ok" if needed_gb < free_gb else "missing"
     detail = (

@@ -66,3 +66,8 @@ class MissedBudgetsError(ExportError):
     def __init__(self, reasons: dict[str, str]) -> None:
         super().__init__("; ".join(reasons.values()))
         self.reasons = reasons
+
+
+def first_line(problem: Exception) -> str:
+    """Return the first line of an exception's message, or the name of its type if the message is empty."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -33,7 +33,7 @@ from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.study import DATA_SUFFIXES, Study, held_out_size, study_name
+from nas.study import Holdout, Study, is_data_file, study_name
 from nas.tagged_columns import tagged_columns
 from nas.tasks import REGISTRY, Evaluation, task_kind
 from nas.vocabulary import PRUNABLE, tokenizer_kind
@@ -455,13 +455,12 @@ def _study_text(
         further_lines = f"search = {_toml(search_name)}  # pairs of texts on which candidates are evaluated\n"
     if answers.unlabelled:
         names = [
-            name if answers.hub and not _is_data_file(name) else _relative_to(folder, name)
+            name if answers.hub and not is_data_file(name) else _relative_to(folder, name)
             for name in answers.unlabelled
         ]
-        names_literal = json.dumps(names, ensure_ascii=False)
-        further_lines += f"unlabelled = {names_literal}  # unlabelled texts, used for the distillation\n"
+        further_lines += f"unlabelled = {_toml(names)}  # unlabelled texts, used for the distillation\n"
     hub = [f"{key} = {_toml(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
-    size = held_out_size(columns.rows) if columns else 2000
+    size = Holdout().size_of(columns.rows) if columns else 2000
     default = "" if columns else ", by default a fifth of the rows and at most 5,000"
     held_out = f"{'' if columns else '# '}holdout = {{ size = {size} }}"
     held_out += f"  # training rows on which candidates are evaluated{default}; {_held_out_text(kind)}\n"
@@ -483,7 +482,7 @@ def _study_text(
 [task]
 {"".join(hub)}train = {_toml(train)}
 test = {_toml(test)}  # networks are evaluated on it only for the final results
-{further_lines}text = {json.dumps(list(answers.text), ensure_ascii=False)}  # {task_kind(kind).text_words}
+{further_lines}text = {_toml(list(answers.text))}  # {task_kind(kind).text_words}
 {_column_texts(answers)}kind = {_toml(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
 metric = {_toml(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
 {_threshold_text(kind)}{_width_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
@@ -527,7 +526,7 @@ def _column_texts(answers: Answers) -> str:
 def _label_text(label: Sequence[str]) -> str:
     if not label:
         return ""
-    return f"label = {_toml(label[0]) if len(label) == 1 else json.dumps(list(label), ensure_ascii=False)}\n"
+    return f"label = {_toml(label[0] if len(label) == 1 else list(label))}\n"
 
 
 def _threshold_text(kind: str) -> str:
@@ -553,8 +552,8 @@ _PAIR_COMMENTS: dict[Evaluation, str] = {
 def _pair_text(answers: Answers) -> str:
     if not answers.pair:
         return ""
-    texts = json.dumps(list(answers.pair), ensure_ascii=False)
-    return f"pair = {texts}  # {_PAIR_COMMENTS.get(task_kind(answers.kind).evaluated_on(answers.metric), '')}\n"
+    comment = _PAIR_COMMENTS.get(task_kind(answers.kind).evaluated_on(answers.metric), "")
+    return f"pair = {_toml(list(answers.pair))}  # {comment}\n"
 
 
 def _query_text(query: str | None) -> str:
@@ -570,8 +569,8 @@ def _batch_text(kind: str) -> str:
     return "  # pairs per inference; k if you rank lists of k passages" if task_kind(kind).judges_groups else ""
 
 
-def _toml(value: str) -> str:
-    """Return a string as a TOML literal."""
+def _toml(value: str | list[str]) -> str:
+    """Return a string, or a list of strings, as a TOML literal."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -582,10 +581,6 @@ def _relative_to(folder: Path, name: str) -> str:
         return path.as_posix()
     relative = Path(os.path.relpath(path, folder)).as_posix()
     return relative if relative.startswith(".") else f"./{relative}"
-
-
-def _is_data_file(name: str) -> bool:
-    return name.lower().endswith(DATA_SUFFIXES)
 
 
 def _exclusion_text(space: SearchSpace, runtime: str) -> str:

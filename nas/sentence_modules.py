@@ -53,7 +53,8 @@ def read_modules(folder: Path) -> SentenceModules:
     if not (folder / MODULES_FILE).is_file():
         return SentenceModules(NetworkForm("encoder", "mean"))
     try:
-        modules = [(module["type"].rpartition(".")[2], module["path"]) for module in _read(folder / MODULES_FILE)]
+        listed = read_json(folder / MODULES_FILE, TeacherError)
+        modules = [(module["type"].rpartition(".")[2], module["path"]) for module in listed]
     except (TypeError, KeyError, AttributeError):
         raise _modules_error(
             folder, "must be a list of modules, each with a type and a path, but it is not; copy or download it again"
@@ -75,7 +76,7 @@ def read_modules(folder: Path) -> SentenceModules:
 
 
 def _readout(path: Path) -> Readout:
-    settings = _read(path)
+    settings = read_json(path, TeacherError)
     mode = settings.get("pooling_mode")
     modes = [mode] if isinstance(mode, str) else [name for flag, name in _MODE_OF_FLAG.items() if settings.get(flag)]
     if len(modes) != 1 or modes[0] not in _READOUT_OF_MODE:
@@ -115,10 +116,6 @@ def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: in
         for number, (kind, path, _) in enumerate(modules)
     ]
     write_json(folder / MODULES_FILE, listed)
-
-
-def _read(path: Path) -> Any:
-    return read_json(path, TeacherError)
 
 
 def _modules_error(folder: Path, text: str) -> TeacherError:

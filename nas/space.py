@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from importlib import resources
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -42,6 +41,11 @@ class Shape(Settings):
     def head_size(self) -> int:
         """The number of features per attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def layer_weights(self) -> int:
+        """The number of weights in the matrices of all layers."""
+        return self.num_hidden_layers * self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Shape:
@@ -316,20 +320,10 @@ class SearchSpace(Settings):
 
     def _options(self, block: Block, sizes: tuple[int, ...]) -> tuple[tuple[int, str], ...]:
         choices = getattr(self.compression, block)
-        options = [(size, choice) for size in sizes for choice in self._choices_at(block, size)]
-        return (*options, *((0, choice) for choice in choices if compression(choice).weights != "own"))
-
-    @cached_property
-    def _choices_cache(self) -> dict[tuple[Block, int], tuple[str, ...]]:
-        return {}
-
-    def _choices_at(self, block: Block, size: int) -> tuple[str, ...]:
-        """Return the compression methods that suit a block of this size, except `share`, `skip` and similar methods."""
-        cache = self._choices_cache
-        if (block, size) not in cache:
-            names = (name for name in getattr(self.compression, block) if compression(name).weights == "own")
-            cache[block, size] = tuple(name for name in names if not self._unsuited_hidden_sizes(block, size, name))
-        return cache[block, size]
+        with_weights = [choice for choice in choices if compression(choice).weights == "own"]
+        options = product(sizes, with_weights)
+        suitable = ((size, choice) for size, choice in options if not self._unsuited_hidden_sizes(block, size, choice))
+        return (*suitable, *((0, choice) for choice in choices if choice not in with_weights))
 
     def _unsuited_hidden_sizes(self, block: Block, size: int, name: str) -> list[int]:
         """Return the hidden sizes at which a method does not suit a block of this size; see `Compression.suits`."""
@@ -392,9 +386,9 @@ class SearchSpace(Settings):
             return values[sum(rng.random() < size for _ in range(len(values) - 1))]
 
         def option(block: Block, sizes: Sequence[int]) -> tuple[int, str]:
-            weightless = [choice for number, choice in self.options(block) if not number]
-            size_drawn = draw([0, *sizes] if weightless else sizes)
-            return size_drawn, rng.choice(self._choices_at(block, size_drawn) if size_drawn else weightless)
+            is_optional = any(not number for number, _ in self.options(block))
+            size_drawn = draw([0, *sizes] if is_optional else sizes)
+            return rng.choice([option for option in self.options(block) if option[0] == size_drawn])
 
         dimensions = self.dimensions
         drawn = Architecture(
@@ -488,10 +482,6 @@ def _unsuitable_error(block: Block, name: str, hidden: Sequence[int], condition:
 
 def shipped_spaces() -> dict[str, Path]:
     """Return the paths of the search spaces that `nas` provides, keyed by name."""
-    return {path.stem: path for path in _space_files()}
-
-
-def _space_files() -> Iterator[Path]:
-    for folder in (Path(str(resources.files("nas"))) / "search_spaces", Path(__file__).parents[1] / "search_spaces"):
-        if folder.is_dir():
-            yield from sorted(folder.glob("*.toml"))
+    package, checkout = Path(__file__).parents[:2]
+    files = (path for folder in (checkout, package) for path in sorted(folder.glob("search_spaces/*.toml")))
+    return {path.stem: path for path in files}

@@ -12,7 +12,6 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
-from importlib import resources
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,10 +24,16 @@ from nas.device import NAME, Device, Name
 from nas.errors import StudyError
 from nas.files import Flag, Positive, Real, Settings, Whole, digest, given_path, read_toml, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.tasks import Evaluation, OutputWidth, task_kind
+from nas.tasks import Evaluation, OutputWidth, TaskKind, task_kind
 
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a name ends like that of a data file."""
+    return name.lower().endswith(DATA_SUFFIXES)
+
 
 Probability = Annotated[float, Field(gt=0.0, lt=1.0, strict=True, allow_inf_nan=False)]
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
@@ -92,11 +97,6 @@ _MOST_HELD_OUT, _TRAIN_ROWS_PER_HELD_OUT = 5000, 5
 """The default size of the search set: one in 5 training rows, but at most 5000 rows."""
 
 
-def held_out_size(rows: int) -> int:
-    """Return how many of `rows` training rows the search set contains by default."""
-    return max(1, min(_MOST_HELD_OUT, rows // _TRAIN_ROWS_PER_HELD_OUT))
-
-
 class Holdout(Settings):
     """Settings for the search set, which is held out of the training rows and used to evaluate candidates."""
 
@@ -108,7 +108,7 @@ class Holdout(Settings):
 
     def size_of(self, rows: int) -> int:
         """Return how many of `rows` training rows to hold out."""
-        return self.size or held_out_size(rows)
+        return self.size or max(1, min(_MOST_HELD_OUT, rows // _TRAIN_ROWS_PER_HELD_OUT))
 
 
 class Task(Settings):
@@ -165,6 +165,11 @@ class Task(Settings):
         return names[0] if isinstance(names, tuple) and len(names) == 1 else names
 
     @property
+    def variant(self) -> TaskKind:
+        """The kind of task, in the variant that the settings select; see `TaskKind.variant`."""
+        return task_kind(self.kind).variant(self)
+
+    @property
     def evaluated_on(self) -> Evaluation:
         """The kind of data that the search and test sets hold; see `nas.tasks.Evaluation`."""
         return task_kind(self.kind).evaluated_on(self.metric)
@@ -216,7 +221,7 @@ class Task(Settings):
         named = [(key, name) for key, names in (*self.sets.items(), ("unlabelled", self.unlabelled)) for name in names]
         for key, name in named:
             is_made_here = getattr(self, key) == "embedded"
-            if not self.hub and not is_made_here and not name.lower().endswith(DATA_SUFFIXES):
+            if not self.hub and not is_made_here and not is_data_file(name):
                 raise ValueError(
                     f"{key}: a data file must end in {', '.join(DATA_SUFFIXES)}, but got {name!r}; convert it"
                 )
@@ -236,7 +241,7 @@ class Task(Settings):
     @property
     def unlabelled_files(self) -> tuple[str, ...]:
         """The items of `unlabelled` that are files. All others are splits."""
-        return tuple(name for name in self.unlabelled if not self.hub or name.lower().endswith(DATA_SUFFIXES))
+        return tuple(name for name in self.unlabelled if not self.hub or is_data_file(name))
 
 
 class SpaceSettings(Settings):
@@ -445,7 +450,7 @@ class Study(Settings):
                     raise ValueError(f"budgets.{budget.name}: no device is named {name!r}; use {', '.join(known)}")
         if self.compressed.outputs is not None:
             raise ValueError(
-                f"{'student' if self.student else 'teacher'}.outputs: the model to compress must be loaded, so it "
+                f"{self.compressed_table}.outputs: the model to compress must be loaded, so it "
                 "cannot be given by its outputs; use teacher.outputs, and set student to the model to compress"
             )
         self._check_models()
@@ -457,9 +462,9 @@ class Study(Settings):
             raise ValueError(
                 "teacher.model: the teacher 'embedded' and the task 'embedded' need each other; set both or neither"
             )
-        of_all_sizes = {"supernet.progressive": self.supernet.progressive, "search.knapsack": self.search.knapsack}
-        for key in (key for key, is_set in of_all_sizes.items() if is_set):
-            if self.supernet.sampling == "budgets":
+        needs_all_sizes = {"supernet.progressive": self.supernet.progressive, "search.knapsack": self.search.knapsack}
+        for key, is_set in needs_all_sizes.items():
+            if is_set and self.supernet.sampling == "budgets":
                 raise ValueError(
                     f"{key}: needs a supernet trained on sub-networks of all sizes, but supernet.sampling is "
                     "'budgets'; set it to 'spread'"
@@ -510,6 +515,11 @@ class Study(Settings):
     def compressed(self) -> TeacherSettings:
         """The model whose sub-networks are searched: the student or, if there is no student, the teacher."""
         return self.student or self.teacher
+
+    @property
+    def compressed_table(self) -> Literal["student", "teacher"]:
+        """The table of the study file that describes the model whose sub-networks are searched."""
+        return "student" if self.student else "teacher"
 
     @property
     def replaced_tokens(self) -> float:
@@ -699,10 +709,9 @@ def study_name(folder: Path) -> str:
 
 def shipped_studies() -> dict[str, Path]:
     """Return the paths of the study files that are part of `nas`, keyed by the name of the study."""
-    studies: dict[str, Path] = {}
-    for folder in (Path(__file__).parents[1] / "studies", Path(str(resources.files("nas"))) / "studies"):
-        studies |= {path.parent.name: path for path in sorted(folder.glob("*/study.toml"))}
-    return studies
+    package, checkout = Path(__file__).parents[:2]
+    files = (path for folder in (checkout, package) for path in sorted(folder.glob("studies/*/study.toml")))
+    return {path.parent.name: path for path in files}
 
 
 def _study_file(study: str | Path) -> Path:

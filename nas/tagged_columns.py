@@ -12,6 +12,7 @@ import pyarrow.compute
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from nas.columns import LABEL_TYPES, Column
+from nas.data.files import arrow_column
 from nas.tasks.labels import MOST_CLASSES
 
 _TEXT_TYPES = ("string", "large_string")
@@ -25,7 +26,9 @@ def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Colum
     """
     lists = {name: values for name in names if (values := _list_values(rows, name)) is not None}
     lengths = {name: pyarrow.compute.list_value_length(values).fill_null(0) for name, values in lists.items()}
-    distinct = {name: len(pyarrow.compute.unique(_all_elements(values))) for name, values in lists.items()}
+    distinct = {
+        name: len(pyarrow.compute.unique(pyarrow.compute.list_flatten(values))) for name, values in lists.items()
+    }
     tagged = {}
     for name, values in lists.items():
         if not 2 <= distinct[name] <= MOST_CLASSES or pyarrow.compute.max(lengths[name]).as_py() < 2:
@@ -54,11 +57,7 @@ def _list_values(rows: Dataset, name: str) -> pyarrow.ChunkedArray | None:
         return None
     if feature.feature.dtype not in LABEL_TYPES:
         return None
-    return rows.select_columns([name]).with_format("arrow")[:].column(0)
-
-
-def _all_elements(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
-    return pyarrow.compute.list_flatten(values)
+    return arrow_column(rows, name)
 
 
 def _tag_column(rows: Dataset, name: str, values: pyarrow.ChunkedArray) -> Column:
@@ -66,7 +65,7 @@ def _tag_column(rows: Dataset, name: str, values: pyarrow.ChunkedArray) -> Colum
     names = element.names if isinstance(element, ClassLabel) else None
     counts = {
         names[item["values"]] if names else str(item["values"]).strip(): item["counts"]
-        for item in pyarrow.compute.value_counts(_all_elements(values)).to_pylist()
+        for item in pyarrow.compute.value_counts(pyarrow.compute.list_flatten(values)).to_pylist()
         if item["values"] is not None and not (names and item["values"] not in range(len(names)))
     }
     return Column(name, "tags", counts, values.null_count, len(names) if names else None)

@@ -21,7 +21,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from nas.errors import TeacherError
 
-_SPECIAL_TOKEN_SETTINGS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 """A pattern for a piece that represents a byte. Models with `byte_fallback` split unknown characters into such pieces.
 """
@@ -166,7 +165,8 @@ def prune_tokenizer(
     if parts.get("post_processor"):
         _renumber(parts["post_processor"], numbers)
     # Special tokens that were removed must not be passed, or they would be added again after the vocabulary.
-    names = {name: token for name in _SPECIAL_TOKEN_SETTINGS if (token := getattr(tokenizer, name, None)) in numbers}
+    special_names = tokenizer.SPECIAL_TOKENS_ATTRIBUTES
+    names = {name: token for name in special_names if (token := getattr(tokenizer, name, None)) in numbers}
     pruned = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
         model_max_length=tokenizer.model_max_length,

@@ -7,6 +7,7 @@ terminal, it asks the user for the remaining settings. `nas.proposal` then write
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -200,7 +201,7 @@ def doctor(
     from nas.doctor import examine
     from nas.report.terminal import print_findings
 
-    findings = [finding.to_json() for finding in examine((lambda: load(study, set_)) if study is not None else None)]
+    findings = [asdict(finding) for finding in examine((lambda: load(study, set_)) if study is not None else None)]
     print_findings(findings)
     required_subjects = ("packages", "study")
     missing = [

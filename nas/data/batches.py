@@ -51,7 +51,7 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
             yield Batch(part, inputs)
 
 
-def padding(tokenizer: PreTrainedTokenizerBase, labels_are_per_token: bool = False) -> Callable[[Any], Any]:
+def padding(tokenizer: PreTrainedTokenizerBase, labels_are_per_token: bool) -> Callable[[Any], Any]:
     """Return a collator, which pads the tokenised texts of a batch to equal length.
 
     If each token has a label, the collator also pads the labels.

@@ -15,7 +15,7 @@ import pyarrow.parquet
 from datasets import Dataset, Features
 
 from nas.data.text_files import read_csv, read_json, require_columns
-from nas.errors import DataError
+from nas.errors import DataError, first_line
 from nas.files import write_atomically
 from nas.hub import find, read_split
 from nas.study import DATA_SUFFIXES
@@ -42,16 +42,19 @@ def read_rows(
     except DataError:
         raise
     except (ValueError, OSError) as problem:
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise DataError(f"{source}: cannot be read as a data set: {reason}; correct [task]") from None
+        raise DataError(f"{source}: cannot be read as a data set: {first_line(problem)}; correct [task]") from None
     require_columns(source, rows.column_names, columns)
     return rows
 
 
+def arrow_column(rows: Dataset, column: str) -> pyarrow.ChunkedArray:
+    """Return a column as an Arrow array. The values of a `ClassLabel` column are class numbers."""
+    return rows.select_columns([column]).with_format("arrow")[:].column(0)
+
+
 def values_of(rows: Dataset, column: str) -> list[Any]:
     """Return the values of a column as plain Python values. The values of a `ClassLabel` column are class numbers."""
-    table: pyarrow.Table = rows.select_columns([column]).with_format("arrow")[:]
-    values: list[Any] = table.column(0).to_pylist()
+    values: list[Any] = arrow_column(rows, column).to_pylist()
     return values
 
 
@@ -103,8 +106,7 @@ def _open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
         with path.open("rb") as stream:
             yield pyarrow.parquet.ParquetFile(stream)
     except pyarrow.ArrowException as problem:
-        reason = str(problem).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as Parquet: {reason}; write the file again") from None
+        raise DataError(f"{path}: cannot be read as Parquet: {first_line(problem)}; write the file again") from None
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import pyarrow
 
-from nas.errors import DataError
+from nas.errors import DataError, first_line
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -156,9 +156,8 @@ def _parse_json(path: Path, location: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_with_distinct_keys)
     except (ValueError, RecursionError) as problem:
-        reason = str(problem).splitlines()[0]
         raise DataError(
-            f"{path}: {location}: is not valid JSON ({reason}); write one object per line, such as "
+            f"{path}: {location}: is not valid JSON ({first_line(problem)}); write one object per line, such as "
             '{"text": "...", "label": ...}'
         ) from None
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 from datasets import Dataset
 
-from nas.data.files import values_of
+from nas.data.files import arrow_column, values_of
 from nas.tasks import GROUP, IGNORED, REFERENCE, in_groups
 
 LABELS = "labels"
@@ -38,7 +38,7 @@ def _vectors(split: Dataset, name: str) -> np.ndarray | None:
     Return None for any other column. Unlike `as_array`, this function does not create a Python object for each number,
     because a teacher's outputs may be millions of numbers.
     """
-    column = split.select_columns([name]).with_format("arrow")[:].column(0).combine_chunks()
+    column = arrow_column(split, name).combine_chunks()
     is_list = pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)
     if not len(column) or not is_list or not pyarrow.types.is_float32(column.type.value_type):
         return None

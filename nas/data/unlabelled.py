@@ -5,11 +5,11 @@ Distillation uses the teacher's outputs for these texts in addition to its outpu
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from nas.data.splits import normal, numbered
-from nas.data.task import Splits, groups_in, read_columns, texts_of
+from nas.data.task import SPLITS, Splits, groups_in, read_columns, texts_of
 from nas.data.words import Text
 from nas.errors import DataError
 from nas.study import Task
@@ -67,7 +67,7 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     flag. If the flag is true, the name is the path of a file; otherwise, it is a split of the hub data set. Raises
     `DataError` if a file or column is missing, if a row has no text, or if all rows are left out.
     """
-    set_by_text = {normal(row): name for name in ("train", "search", "test") for row in _rows_of(splits.texts[name])}
+    set_by_text = {normal(row): name for name in SPLITS for row in zip(*splits.texts[name], strict=True)}
     counts_by_set = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
     kept_rows: list[tuple[Text, ...]] = []
     kept_numbers: list[list[int]] = []
@@ -76,7 +76,7 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
         rows = read_columns(task, source, task.unlabelled_columns, is_file)
         source_groups = groups_in(task, source, rows)
         kept_numbers.append([])
-        for number, row in enumerate(_rows_of(texts_of(task, source, task.text, rows))):
+        for number, row in enumerate(zip(*texts_of(task, source, task.text, rows), strict=True)):
             text = normal(row)
             outcome = set_by_text.get(text, "kept")
             counts_by_set[outcome] += 1
@@ -100,7 +100,3 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
         )
     texts = [list(column) for column in zip(*kept_rows, strict=True)]
     return Unlabelled(texts, counts, kept_numbers, [-1 - number for number in numbered(groups)])
-
-
-def _rows_of(columns: Sequence[Sequence[Text]]) -> Iterator[tuple[Text, ...]]:
-    return zip(*columns, strict=True)

@@ -93,11 +93,9 @@ class EvaluationRecipe:
         weights = SupernetWeights.from_pretrained(self.supernet)
         state = {name: value.numpy() for name, value in weights.state_dict().items()}
         self.check()
-        texts = self._texts().with_format("arrow")[:]
-        return EvaluationParts(weights.config.to_dict(), state, texts, self.metric, self.bf16, self.by_confidence)
-
-    def _texts(self) -> Dataset:
-        return judged_by(TaskData.load(self.data).search, self.examples, self.least_tokens)
+        texts = judged_by(TaskData.load(self.data).search, self.examples, self.least_tokens)
+        table = texts.with_format("arrow")[:]
+        return EvaluationParts(weights.config.to_dict(), state, table, self.metric, self.bf16, self.by_confidence)
 
     def check(self) -> None:
         """Raise `SearchError` if the supernet's weights do not have the expected digest."""

@@ -6,13 +6,12 @@ says in one line what went wrong and what the user can do about it.
 
 from __future__ import annotations
 
-from nas.hub.problems import TABLES, Kind
+from nas.hub.problems import Kind
 from nas.hub.snapshots import Snapshot, find, is_commit, latest, model_folder
 from nas.hub.splits import check_split, read_split, split_names_in, splits
 from nas.hub.uploads import Upload, upload
 
 __all__ = [
-    "TABLES",
     "Kind",
     "Snapshot",
     "Upload",

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from huggingface_hub.utils import logging
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from nas.errors import DataError, NasError, TeacherError
+from nas.errors import DataError, NasError, TeacherError, first_line
 from nas.limits import machine_limit_of
 
 Kind = Literal["model", "dataset"]
@@ -100,8 +100,7 @@ def why_out_of_reach(problem: Exception) -> str:
     if isinstance(problem, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     if not isinstance(problem, HfHubHTTPError):
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        return f"{constants.ENDPOINT} cannot be reached ({reason})"
+        return f"{constants.ENDPOINT} cannot be reached ({first_line(problem)})"
     code = problem.response.status_code
     if code == HTTPStatus.TOO_MANY_REQUESTS:
         return "the hub accepts no more requests for now (429, rate limit)"

@@ -26,7 +26,7 @@ from datasets import (
     load_dataset_builder,
 )
 
-from nas.errors import DataError
+from nas.errors import DataError, first_line
 from nas.hub.snapshots import CARD, Snapshot
 
 _DESCRIPTIONS = (CARD, ".huggingface.yaml", "dataset_infos.json")
@@ -64,11 +64,10 @@ class Split:
         except DataError:
             raise
         except Exception as problem:  # the datasets library raises plain exceptions for unreadable files
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise DataError(
                 f"task.hub: {self.snapshot}: {self.files[0]}{' and others' if len(paths) > 1 else ''} cannot be read "
-                f"as rows with the same columns: {reason.rstrip('.')}; give a different data set, or save its splits "
-                "as files and give those"
+                f"as rows with the same columns: {first_line(problem).rstrip('.')}; give a different data set, or "
+                "save its splits as files and give those"
             ) from None
         return dataset
 
@@ -103,8 +102,7 @@ def splits(snapshot: Snapshot, config: str | None) -> dict[str, Split]:
         except DataError:
             raise
         except Exception as problem:  # the datasets library raises plain exceptions for unknown layouts
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            reason = reason.replace(f"{outline}/", "").replace(str(outline), snapshot.name).rstrip(".")
+            reason = first_line(problem).replace(f"{outline}/", "").replace(str(outline), snapshot.name).rstrip(".")
             raise DataError(
                 f"task.hub: {snapshot}: its files are not a data set: {reason}; give a data set of Parquet, CSV or "
                 "JSONL files"

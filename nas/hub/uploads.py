@@ -17,7 +17,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     OfflineModeIsEnabled,
 )
 
-from nas.errors import ExportError, NasError
+from nas.errors import ExportError, NasError, first_line
 from nas.hub.problems import LOG_IN, REFUSED_TOKEN, is_out_of_reach, is_refused_token, quiet, why_out_of_reach
 
 _CREATED_BY_HUB = {".gitattributes", "README.md"}
@@ -89,7 +89,7 @@ def _reason(problem: Exception) -> str:
     if isinstance(problem, HTTPError | OfflineModeIsEnabled) and is_out_of_reach(problem):
         return f"{why_out_of_reach(problem)}; check the network, the proxy and HF_ENDPOINT, or try again later"
     if not isinstance(problem, HfHubHTTPError):
-        return f"the upload failed: {(str(problem) or type(problem).__name__).splitlines()[0]}; try again"
+        return f"the upload failed: {first_line(problem)}; try again"
     if is_refused_token(problem):
         return REFUSED_TOKEN
     code = problem.response.status_code

@@ -119,17 +119,22 @@ def _shortest_seconds(study: Study, work: Workload) -> float:
 def _workload(run: Run) -> Workload:
     """Return the workload of a run. Until the data is read, assume typical numbers of texts and tokens."""
     study, rate, seconds_taken = run.study, measured_rate(), run.seconds()
+    if run.is_finished("data"):
+        workload = Workload.of_data(study, splits(run), rate, unlabelled_lengths(run))
+    else:
+        workload = Workload.of(study, None, rate)
     baselines = [seconds_taken.get(f"baselines-{device.name}") for device in study.devices]
     baselines_seconds = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
-    if run.is_finished("data"):
-        workload = Workload.of_data(study, splits(run), rate, baselines_seconds, unlabelled_lengths(run))
-    else:
-        workload = Workload.of(study, None, rate, baselines_seconds)
     profiles = [seconds for device in study.devices if (seconds := seconds_taken.get(f"profile-{device.name}"))]
     # On a busy machine, disturbed measurements are repeated. If profiles took longer for this reason, the measurements
     # in the step `front` will take longer too.
     slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, workload))
-    return replace(workload, teacher_operations=operations_for_a_token(run) or 0.0, slowness=slowness)
+    return replace(
+        workload,
+        baselines_seconds=baselines_seconds,
+        teacher_operations=operations_for_a_token(run) or 0.0,
+        slowness=slowness,
+    )
 
 
 def _only_steps(steps: Sequence[Step | Check]) -> list[Step]:

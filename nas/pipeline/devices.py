@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from nas.budget import Budget
-from nas.device import Device
 from nas.errors import DeviceError, ExportError, StudyError
 from nas.export.artefact import SAMPLES_FILE, VERIFICATION_FILE
 from nas.export.verification import (
@@ -50,7 +49,8 @@ def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str]
     includes the `--set` options.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
-    recipe, _ = _recipe_and_inputs(run, device)
+    _check_off_cluster(run, device)
+    recipe = recipe_of(run, device)
     _profile_job(recipe).write(output, _command(run, device, variables))
     return output
 
@@ -61,12 +61,13 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     Raises `DeviceError` if the measurements belong to a different bundle, or are implausible.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
-    recipe, inputs = _recipe_and_inputs(run, device)
+    _check_off_cluster(run, device)
+    recipe, inputs = recipe_of(run, device), profile_inputs(run, device)
     records, peaks = _profile_job(recipe).read(result)
     blocks = {name: record for name, record in records.items() if name not in recipe.sub_networks}
     whole_networks = {name: records[name] for name in recipe.sub_networks}
     profile = recipe.profile(
-        blocks, whole_networks, {_without_memory_prefix(name): peak for name, peak in peaks.items()}
+        blocks, whole_networks, {name.removeprefix("memory/"): peak for name, peak in peaks.items()}
     )
     is_teacher_too_fast = profile.teacher_p50_ms < (1.0 - _MOST_ERROR) * profile.smallest_p50_ms
     if is_teacher_too_fast or profile.error["mape"] > _MOST_ERROR:
@@ -102,7 +103,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     reference = _reference(run, device)
     timings = timing_entries(
         mixed(records, exits_of(on_this_device.get("exits", ()))),
-        {_without_memory_prefix(name): peak for name, peak in peaks.items()},
+        {name.removeprefix("memory/"): peak for name, peak in peaks.items()},
         requested_budget.on(device),
         {name: on_this_device[name] for name in ("size_mb", "params")},
         stored_metrics(Artefact(reference.folder, job.device)),
@@ -111,18 +112,11 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     samples = read_json(path, ExportError) | {device: timings.pop("samples_ms")}
     write_text(path, canonical_json(samples) + "\n")
     verification |= on_all(by_device | {device: on_this_device | timings})
-    if (
-        verification["met"] is False
-    ):  # recorded first, so that the export is outdated even if the process is killed next
+    if verification["met"] is False:  # recorded first, so that a killed process leaves an outdated export
         record_miss(run, requested_budget, verification["architecture"])
     write_json(run.export(budget) / VERIFICATION_FILE, verification)
     write_card(run.export(budget), run.study)
     return verification
-
-
-def _recipe_and_inputs(run: Run, device: str) -> tuple[ProfileRecipe, str]:
-    _off_cluster_device(run, device)
-    return recipe_of(run, device), profile_inputs(run, device)
 
 
 def _reference(run: Run, device: str) -> Reference:
@@ -130,7 +124,8 @@ def _reference(run: Run, device: str) -> Reference:
     return reference_of(run, device)
 
 
-def _off_cluster_device(run: Run, name: str) -> Device:
+def _check_off_cluster(run: Run, name: str) -> None:
+    """Raise `StudyError` unless `name` is a device outside the cluster."""
     devices = {device.name: device for device in run.study.devices}
     if name not in devices:
         raise StudyError(f"{run.study.path}: there is no device {name!r}; use one of {', '.join(devices)}")
@@ -139,7 +134,6 @@ def _off_cluster_device(run: Run, name: str) -> Device:
             f"{run.study.path}: devices.{name}: can be reached from here (where = {devices[name].where!r}) and needs "
             "no bundle; run nas profile, or set where = 'elsewhere'"
         )
-    return devices[name]
 
 
 def _profile_job(recipe: ProfileRecipe) -> Job:
@@ -157,7 +151,7 @@ def _profile_job(recipe: ProfileRecipe) -> Job:
 
 def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[str, Any]]:
     """Return a tuple: the measurement job for an export, the budget, and the content of `verification.json`."""
-    _off_cluster_device(run, device)
+    _check_off_cluster(run, device)
     requested_budget = next((item for item in run.study.budgets if item.name == budget), None)
     limits = requested_budget.on(device) if requested_budget else None
     if requested_budget is None or limits is None:
@@ -169,7 +163,7 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
     folder = run.export(budget)
     if not is_exported(run, requested_budget):
         raise ExportError(f"{folder}: holds no export that is up to date with this study; run nas export first")
-    recipe, _ = _recipe_and_inputs(run, device)
+    recipe = recipe_of(run, device)
     verification = read_json(folder / VERIFICATION_FILE, ExportError)
     on_this_device = on_each(verification)[device]
     reference = _reference(run, device)
@@ -186,10 +180,6 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
         memory=memory,
     )
     return job, requested_budget, verification
-
-
-def _without_memory_prefix(name: str) -> str:
-    return name.removeprefix("memory/")
 
 
 def _command(run: Run, device: str, variables: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nas.architecture import Architecture
 from nas.data import TaskData
 from nas.model.precision import native_bf16
 from nas.pipeline.rows import Rows
@@ -45,7 +44,7 @@ class Workload:
     judged: int
     """Number of texts on which each candidate is evaluated."""
     operations: float
-    """Operations per token in the layers of the search space's largest network."""
+    """Operations per token in the layers of the search space's largest network, counting only matrix products."""
     rate: float
     """Operations per second that this machine reached in a measured matrix product."""
     baselines_seconds: float | None = None
@@ -68,7 +67,7 @@ class Workload:
     """
 
     @classmethod
-    def of(cls, study: Study, rows: Rows | None, rate: float, baselines_seconds: float | None = None) -> Workload:
+    def of(cls, study: Study, rows: Rows | None, rate: float) -> Workload:
         """Return the workload of a study, given a description of its rows. If `rows` is None, assume typical data."""
         training_set = rows.sets["train"] if rows else None
         unlabelled_set = rows.sets.get("unlabelled") if rows else None
@@ -77,22 +76,14 @@ class Workload:
             tokens=max(8.0, training_set.mean if training_set else study.task.max_length * _TYPICAL_LENGTH_SHARE),
             judged=rows.judged if rows else study.task.holdout.size_of(_ASSUMED_ROWS),
             judged_tokens=rows.sets["search"].mean if rows else 0.0,
-            operations=_operations(study.space.largest(), study.space.teacher.head_size),
+            operations=2.0 * study.space.teacher.layer_weights,
             rate=rate,
-            baselines_seconds=baselines_seconds,
             unlabelled=unlabelled_set.rows if unlabelled_set else 0,
             unlabelled_tokens=unlabelled_set.mean if unlabelled_set else 0.0,
         )
 
     @classmethod
-    def of_data(
-        cls,
-        study: Study,
-        data: TaskData,
-        rate: float,
-        baselines_seconds: float | None = None,
-        unlabelled: Sequence[int] = (),
-    ) -> Workload:
+    def of_data(cls, study: Study, data: TaskData, rate: float, unlabelled: Sequence[int]) -> Workload:
         """Return the workload of a study, given its tokenised data.
 
         `unlabelled` holds the number of tokens of each unlabelled text.
@@ -103,9 +94,8 @@ class Workload:
             tokens=max(8.0, sum(lengths) / len(lengths)),
             judged=len(judged_lengths),
             judged_tokens=sum(judged_lengths) / len(judged_lengths),
-            operations=_operations(study.space.largest(), study.space.teacher.head_size),
+            operations=2.0 * study.space.teacher.layer_weights,
             rate=rate,
-            baselines_seconds=baselines_seconds,
             unlabelled=len(unlabelled),
             unlabelled_tokens=sum(unlabelled) / max(1, len(unlabelled)),
         )
@@ -265,12 +255,3 @@ def measured_rate() -> float:
     for _ in range(10):
         matrix @ matrix
     return 10 * 2 * 768**3 / (time.perf_counter() - started)
-
-
-def _operations(architecture: Architecture, head_size: int) -> float:
-    """Return the operations per token of an architecture's layers, counting only matrix products."""
-    hidden = architecture.hidden_size
-    return sum(
-        2.0 * hidden * (4 * layer.num_attention_heads * head_size + 2 * layer.intermediate_size)
-        for layer in architecture.resolved
-    )

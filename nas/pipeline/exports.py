@@ -264,7 +264,7 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
     finalists = trained(run.finalists) if fine_tune else {}
     steps, is_time_limited = training_steps(run) if fine_tune else 0, fine_tune and run.study.training.hours is not None
     if floor:
-        fully_trained = {name for name, problem in finalists.items() if problem.accuracies[-1][0] == steps}
+        fully_trained = {name for name, finalist in finalists.items() if finalist.accuracies[-1][0] == steps}
         candidates_left.sort(key=lambda item: (item["digest"] not in fully_trained, item[floor.minimise]))
     elif fine_tune:  # the sort is stable: finalists come first, and all others follow in their previous order
         candidates_left.sort(
@@ -382,11 +382,21 @@ class _Writer:
         returned with the supernet's weights.
         """
         architecture = Architecture.from_json(candidate["architecture"])
-        return (
-            self._with_trained_weights(name, architecture, accept_dropped)
-            if self.fine_tune
-            else self._with_inherited_weights(architecture)
+        if not self.fine_tune:
+            model = self.evaluator.network(architecture)
+            return _WithWeights(model, Finalist(*self.evaluator.judged(model), ()), False)
+        folder = self.run.finalists
+        if not self._has_trained_weights(architecture, accept_dropped):
+            folder = self.run.trainings(name) / architecture.digest
+            train_together(self.run, folder, [Contest([architecture])], f"Training for {name}")
+        finalist = trained(folder)[architecture.digest]
+        if finalist.is_gain:
+            return _WithWeights(load_trained(folder, architecture), finalist, True)
+        say(
+            f"{name}: training changed the search accuracy from {finalist.inherited:.4f} to "
+            f"{finalist.accuracies[-1][1]:.4f}; the inherited weights are exported instead"
         )
+        return _WithWeights(self.evaluator.network(architecture), finalist, False)
 
     def write(
         self,
@@ -415,24 +425,6 @@ class _Writer:
         if result["met"] is not False:
             write_card(folder, run.study)
         return result
-
-    def _with_inherited_weights(self, architecture: Architecture) -> _WithWeights:
-        model = self.evaluator.network(architecture)
-        return _WithWeights(model, Finalist(*self.evaluator.judged(model), ()), False)
-
-    def _with_trained_weights(self, name: str, architecture: Architecture, accept_dropped: bool) -> _WithWeights:
-        folder = self.run.finalists
-        if not self._has_trained_weights(architecture, accept_dropped):
-            folder = self.run.trainings(name) / architecture.digest
-            train_together(self.run, folder, [Contest([architecture])], f"Training for {name}")
-        finalist = trained(folder)[architecture.digest]
-        if finalist.is_gain:
-            return _WithWeights(load_trained(folder, architecture), finalist, True)
-        say(
-            f"{name}: training changed the search accuracy from {finalist.inherited:.4f} to "
-            f"{finalist.accuracies[-1][1]:.4f}; the inherited weights are exported instead"
-        )
-        return _WithWeights(self.evaluator.network(architecture), finalist, False)
 
     def _has_trained_weights(self, architecture: Architecture, accept_dropped: bool) -> bool:
         """Whether the final training produced weights that can be used for a network.

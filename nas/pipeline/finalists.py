@@ -8,7 +8,7 @@ continues to learn from the teacher. The finalists of a budget compete, and some
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -185,7 +185,7 @@ def train_together(
     the digest of the architecture. If the study sets `training.hours` and a `stopwatch` is given, the number of steps
     depends on the time left on the stopwatch.
     """
-    architectures = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
+    architectures = _distinct(contest.networks for contest in contests)
     evaluator = evaluator_of(run)
     say(f"{title}: networks are trained and evaluated on {evaluator.processor}")
     settings = run.study.export
@@ -224,6 +224,11 @@ def train_together(
     drop_outputs(run)
 
 
+def _distinct(groups: Iterable[Sequence[Architecture]]) -> list[Architecture]:
+    """Return the networks of all groups in order. A network that is in several groups occurs once."""
+    return list(dict.fromkeys(chain.from_iterable(groups)))
+
+
 def evaluator_of(run: Run) -> Evaluator:
     """Return an evaluator like the search's, but without the limit of `search.examples` texts."""
     return replace(evaluation(run), examples=None).load()
@@ -238,9 +243,8 @@ def _decide_steps(
     evaluate one network. The time per step is measured twice: with all networks, and with only one or two per contest.
     """
     counts = [(len(contest.networks), contest.floor is not None) for contest in contests]
-    all_networks = list(dict.fromkeys(chain.from_iterable(contest.networks for contest in contests)))
-    final_groups = (contest.networks[: 2 if contest.floor else 1] for contest in contests)
-    final_networks = list(dict.fromkeys(chain.from_iterable(final_groups)))
+    all_networks = _distinct(contest.networks for contest in contests)
+    final_networks = _distinct(contest.networks[: 2 if contest.floor else 1] for contest in contests)
     with busy("Timing a few steps"):
         many = len(all_networks), _seconds_per_step(run, evaluator, all_networks)
         few = (

@@ -5,8 +5,6 @@ The search uses `floors_of_candidates`. The final training and the exports use `
 
 from __future__ import annotations
 
-from datasets import Dataset
-
 from nas.budget import Floor
 from nas.data import truth_of
 from nas.errors import TeacherError
@@ -57,14 +55,9 @@ def _teacher_accuracy(run: Run, examples: int | None) -> tuple[float, float]:
     least_tokens = run.study.search.least_tokens
     path = run.evaluations(f"teacher-{digest([teacher_inputs(run), examples, least_tokens])}").with_suffix(".json")
     if not path.exists():
-        texts = judged_by(splits(run).search, examples, least_tokens)
-        write_json(path, dict(zip(("accuracy", "standard_error"), _evaluate_teacher(run, texts), strict=True)))
+        texts, metric = judged_by(splits(run).search, examples, least_tokens), metric_of(run)
+        logits, labels = logits_of(load_teacher(run), texts, "Accuracy of the teacher"), truth_of(texts)
+        accuracy, error = metric.score(logits, labels), standard_error(metric, logits, labels)
+        write_json(path, {"accuracy": accuracy, "standard_error": error})
     stored = read_json(path, TeacherError)
     return stored["accuracy"], stored["standard_error"]
-
-
-def _evaluate_teacher(run: Run, texts: Dataset) -> tuple[float, float]:
-    metric = metric_of(run)
-    logits = logits_of(load_teacher(run), texts, "Accuracy of the teacher")
-    labels = truth_of(texts)
-    return metric.score(logits, labels), standard_error(metric, logits, labels)

@@ -17,8 +17,9 @@ from nas.data.task import read_columns
 from nas.errors import DataError, TeacherError
 from nas.pipeline.prepare import ReadTask, data_files
 from nas.pipeline.run import Run
-from nas.pipeline.snapshots import commit
+from nas.pipeline.snapshots import pinned_task
 from nas.pipeline.unlabelled import sources
+from nas.tasks.labels import parse_numbers
 
 
 def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> list[str]:
@@ -64,15 +65,14 @@ def read_outputs(run: Run, task: ReadTask, unlabelled: Unlabelled | None) -> dic
 
 
 def _read_output_columns(run: Run, source: str, columns: Sequence[str], is_file: bool) -> np.ndarray:
-    task = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
-    rows = read_columns(task, source, columns, is_file)
+    rows = read_columns(pinned_task(run), source, columns, is_file)
     return np.array(
         [_finite_numbers(source, column, values_of(rows, column)) for column in columns], dtype=np.float32
     ).T
 
 
 def _finite_numbers(source: str, column: str, values: Sequence[object]) -> list[float]:
-    numbers = [_parse_number(value) for value in values]
+    numbers = parse_numbers(values)
     bad_row = next((row for row, value in enumerate(numbers) if not math.isfinite(value)), None)
     if bad_row is not None:
         raise DataError(
@@ -80,10 +80,3 @@ def _finite_numbers(source: str, column: str, values: Sequence[object]) -> list[
             f"(counted from 0) holds {values[bad_row]!r}; correct this value"
         )
     return numbers
-
-
-def _parse_number(value: object) -> float:
-    try:
-        return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return math.nan

@@ -29,7 +29,6 @@ from nas.pipeline.steps import steps_of
 from nas.pipeline.teachers import check_teacher
 from nas.report.numbers import in_points
 from nas.study import Study, TeacherSettings
-from nas.tasks import task_kind
 
 _PLACE_IN_WORDS = {
     "here": "",
@@ -70,7 +69,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         {"step": step.name, "state": "done" if done else "to do", "estimated_s": round(estimated_seconds[step.name])}
         for step, done in step_states
     ]
-    outputs = task_kind(study.task.kind).variant(study.task).describe_outputs(space.dimensions.hidden_size)
+    outputs = study.task.variant.describe_outputs(space.dimensions.hidden_size)
     return {
         "study": study.name,
         "task": f"{study.task.kind}, {metric_of(run).label}, {len(study.task.text)} text column(s)"

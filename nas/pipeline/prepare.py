@@ -34,7 +34,15 @@ from nas.model.teacher_config import read_config, teacher_settings
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
 from nas.pipeline.error_names import student_named
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import commit, errors_with_hub_ids, has_hub_teacher, hub_model, record_snapshots
+from nas.pipeline.snapshots import (
+    Role,
+    commit,
+    errors_with_hub_ids,
+    has_hub_teacher,
+    hub_model,
+    pinned_task,
+    record_snapshots,
+)
 from nas.pipeline.teacher_labels import pooling_of, teacher_labels
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.pipeline.watching import watchers_of
@@ -119,11 +127,17 @@ def content_of(path: Path) -> list[str | None]:
 
 @once
 def teacher_identity(run: Run) -> dict[str, Any]:
-    """Return the teacher's settings as JSON values, with the commit of a hub model but without a folder's path."""
-    is_folder = Path(teacher_source(run)).is_dir()
-    exclude = {"outputs", *(["model"] if is_folder else [])}  # only a separate teacher has `outputs`
-    values = run.study.compressed.model_dump(mode="json", exclude=exclude)
-    return values | {"revision": commit(run, "model")}
+    """Return the settings of the run's teacher as JSON values, as `model_identity` does."""
+    return model_identity(run, run.study.compressed, teacher_source(run), "model")
+
+
+def model_identity(run: Run, settings: TeacherSettings, source: str, role: Role) -> dict[str, Any]:
+    """Return a model's settings as JSON values, with the commit of a hub model but without a folder's path.
+
+    `source` is the folder or hub id of the model. The columns of a teacher's outputs are left out.
+    """
+    exclude = {"outputs", *(["model"] if Path(source).is_dir() else [])}
+    return settings.model_dump(mode="json", exclude=exclude) | {"revision": commit(run, role)}
 
 
 @once
@@ -134,21 +148,21 @@ def data_inputs(run: Run) -> str:
     # Labels get the numbers that the teacher gives them, unless the teacher is fine-tuned.
     relevant_settings["tuned"] = teacher["fine_tune"] is not None
     source = teacher_source(run)
-    tokenizer = _file_digests(source, "*.json", "*.txt", "*.model")
+    tokenizer = file_digests(source, "*.json", "*.txt", "*.model")
     inputs = [_DATA_VERSION, task_identity(run), run.study.seed, relevant_settings, tokenizer]
     if run.study.task.evaluated_on == "texts":
-        inputs.append([_file_digests(source, "*.safetensors"), pooling_of(run.study, source)])
+        inputs.append([file_digests(source, "*.safetensors"), pooling_of(run.study, source)])
     return digest(inputs)
 
 
 @once
 def teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the teacher depends on."""
-    weights = _file_digests(teacher_source(run), "*.safetensors")
+    weights = file_digests(teacher_source(run), "*.safetensors")
     return digest([_TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights])
 
 
-def _file_digests(source: str, *patterns: str) -> dict[str, str]:
+def file_digests(source: str, *patterns: str) -> dict[str, str]:
     """Return the digest of each file that matches a pattern in the folder `source`, keyed by file name.
 
     The result is empty if `source` is a hub id.
@@ -268,7 +282,7 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     If `weights` is not set, the weights of a hub teacher are neither downloaded nor checked.
     """
     study, files_by_set, source = run.study, data_files(run), teacher_folder(run, weights)
-    task = study.task.model_copy(update={"revision": commit(run, "dataset")})
+    task = pinned_task(run)
     check_distinct(files_by_set)
     sources = {name: tuple(map(str, files_by_set.get(name, names))) for name, names in task.sets.items()}
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
@@ -380,11 +394,11 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
         prune_embeddings(model, read_json(run.data / _KEPT_TOKENS_FILE, TeacherError), tokenizer.pad_token_id)
     if study.compressed.fine_tune:
         origin = {"form": _TEACHER_VERSION, "teacher": teacher_inputs(run)}
-        title = f"Fine-tuning the {'student' if study.student else 'teacher'}"
+        title = f"Fine-tuning the {study.compressed_table}"
         context = FineTuningContext(run.teacher, origin, title, watchers_of(run))
         fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, context)
     model.save_pretrained(run.teacher)
-    form, network = task_kind(study.task.kind).variant(study.task).form(source), cast(nn.Module, model)
+    form, network = study.task.variant.form(source), cast(nn.Module, model)
     if form.network_type == "encoder":
         write_modules(run.teacher, form, shape_of(model.config).hidden_size)
         network = SentenceEncoder(model, run.teacher)
@@ -485,7 +499,7 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
     accuracy = metric.score(logits, labels)
     constant_logits = metric.constant_answer(labels, logits.shape[1])
     constant_accuracy = 0.0 if constant_logits is None else metric.score(constant_logits, labels)
-    role = "Student" if study.student else "Teacher"
+    role = study.compressed_table.capitalize()
     say(f"{role}: {metric.label} {accuracy:.3f} on {metric.describe_size(labels)} of the search set")
     if accuracy <= constant_accuracy:
         say(

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from nas.data.sample import SAMPLE_FILE
-from nas.errors import DataError, DeviceError, ExportError, SearchError, TeacherError
-from nas.export.artefact import VERIFICATION_FILE
+from nas.errors import DataError, DeviceError, SearchError, TeacherError
 from nas.files import read_json, write_text
-from nas.pipeline.exports import baselines, exported, missed_floors
+from nas.pipeline.exports import baselines, exported, missed_floors, verification
 from nas.pipeline.outdated import outdated
 from nas.pipeline.prepare import metric_of
 from nas.pipeline.run import Run
+from nas.pipeline.searches import front
 from nas.pipeline.seeds import spread_of
 from nas.pipeline.separate_teacher import about_separate_teacher
 from nas.pipeline.steps import seconds
@@ -58,7 +58,7 @@ def _contents(run: Run) -> Contents:
     interrupted steps are left out.
     """
     study = run.study
-    names = exported(run)
+    exports = {name: verification(run, name) for name in exported(run)}
     profiled_devices = [device.name for device in study.devices if run.is_finished(f"profile-{device.name}")]
     return Contents(
         study=study.name,
@@ -67,15 +67,15 @@ def _contents(run: Run) -> Contents:
         teacher=study.space.teacher,
         devices=study.devices,
         budgets=study.budgets,
-        front=read_json(run.front, SearchError) if run.is_finished("front") else None,
+        front=front(run) if run.is_finished("front") else None,
         baselines=_baselines(run),
-        exports={name: read_json(run.export(name) / VERIFICATION_FILE, ExportError) for name in names},
-        snippets={name: _snippets(run, name) for name in names},
-        usage=task_kind(study.task.kind).variant(study.task).usage,
+        exports=exports,
+        snippets={name: _snippets(run, name) for name in exports},
+        usage=study.task.variant.usage,
         profiles={name: read_json(run.profile(name), DeviceError) for name in profiled_devices},
         supernet_log=_training_log(run.supernet, run.is_finished("supernet")),
         teacher_log=_training_log(run.teacher, run.is_finished("teacher")),
-        export_logs={name: _export_log(run, name) for name in names},
+        export_logs={name: _export_log(export) for name, export in exports.items()},
         rank_correlation=_ranking(run),
         seeds=spread_of(run),
         separate_teacher=about_separate_teacher(run),
@@ -101,10 +101,9 @@ def _snippets(run: Run, name: str) -> list[Snippet]:
     return snippets(folder.as_posix(), files, len(task.text) > 1, task_kind(task.kind))
 
 
-def _export_log(run: Run, name: str) -> list[dict[str, Any]]:
+def _export_log(export: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the accuracies of an exported network during its final training, as entries of a training log."""
-    found = read_json(run.export(name) / VERIFICATION_FILE, ExportError)
-    return [{"step": step, "eval_accuracy": value} for step, value in found["search_accuracy_in_training"]]
+    return [{"step": step, "eval_accuracy": value} for step, value in export["search_accuracy_in_training"]]
 
 
 def _baselines(run: Run) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from nas.pipeline.snapshots import errors_with_hub_ids
 from nas.pipeline.unlabelled import read_new_texts
 from nas.progress import busy
 from nas.study import Study
-from nas.tasks import Metric, TaskKind, task_kind
+from nas.tasks import Metric, task_kind
 
 ASSUMED = 0.9
 """The fraction of right answers, or the correlation, that is assumed when a metric's standard error is estimated."""
@@ -42,13 +42,8 @@ texts have more characters, only a random sample with about this many characters
 _MAX_SIMULATED_ANSWERS = 2000
 """The maximum number of answers that are simulated to estimate a standard error. The estimate is then scaled to the
 actual number of texts."""
-_FEWEST_ROWS, _LARGEST_CUT_SHARE, _LARGEST_UNKNOWN_SHARE, _LARGEST_CLASS_SHARE, _LARGEST_ERROR = (
-    10,
-    0.05,
-    0.05,
-    0.9,
-    0.01,
-)
+_FEWEST_ROWS = 10
+_LARGEST_CUT_SHARE, _LARGEST_UNKNOWN_SHARE, _LARGEST_CLASS_SHARE, _LARGEST_ERROR = 0.05, 0.05, 0.9, 0.01
 """The limits for warnings: the minimum number of rows per class; the maximum fractions of truncated texts, unknown
 tokens and rows in one class; and the maximum standard error."""
 _MAX_NAMES_SHOWN = 5
@@ -173,7 +168,6 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
     truth = truth_of(evaluated_rows)
     metric.check_size(truth)
     repeated, contradicted = _count_repeated(task.splits)
-    unknown_token = task.tokenizer.unk_token_id
     rows = Rows(
         sets={
             name: _lengths(task, len(task.splits.texts[name][0]), sampled_splits.texts[name], split)
@@ -182,13 +176,15 @@ def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) 
         in_test=task.splits.in_test,
         repeated=repeated,
         contradicted=contradicted,
-        classes=_class_counts(kind, task.splits),
+        classes=_swapped(
+            {name: kind.counts(labels, task.splits.label_names) for name, labels in task.splits.labels.items()}
+        ),
         label_word=kind.label_word,
         judged_by=metric.describe_size(truth),
-        figures=_label_counts(metric, task.splits),
+        figures=_swapped({name: metric.label_counts(task.splits.truth(name)) for name in task.splits.labels}),
         shared="query" if kind.judges_groups else "text",
         targets=_target_distribution(task.splits.labels["train"]) if kind.predicts_numbers else None,
-        unknown=0.0 if unknown_token is None else _token_share(counts["train"], unknown_token),
+        unknown=_token_share(counts["train"], task.tokenizer.unk_token_id),
         without_embedding=_without_embedding(task),
         judged=len(evaluated_rows),
         metric=metric.label,
@@ -205,12 +201,11 @@ def _with_unlabelled(description: Rows, task: ReadTask, unlabelled: Unlabelled) 
     texts = [[column[row] for row in row_numbers] for column in unlabelled.texts] if row_numbers else unlabelled.texts
     encoded = task.tokenised(texts)
     lengths = _lengths(task, unlabelled.counts.kept, texts, encoded)
-    unknown_token = task.tokenizer.unk_token_id
     return replace(
         description,
         sets={**description.sets, "unlabelled": lengths},
         unlabelled=unlabelled.counts,
-        unlabelled_unknown=0.0 if unknown_token is None else _token_share(_token_counts(encoded), unknown_token),
+        unlabelled_unknown=_token_share(_token_counts(encoded), task.tokenizer.unk_token_id),
     )
 
 
@@ -233,9 +228,9 @@ def _token_counts(split: Dataset) -> np.ndarray:
     return np.bincount(np.fromiter(chain.from_iterable(values_of(split, "input_ids")), np.int64), minlength=1)
 
 
-def _token_share(counts: np.ndarray, token: int) -> float:
-    """Return the fraction of tokens with the id `token`; 0 if there are no tokens."""
-    return float(counts[token : token + 1].sum() / max(1, counts.sum()))
+def _token_share(counts: np.ndarray, token: int | None) -> float:
+    """Return the fraction of tokens with the id `token`; 0 if there are no tokens or if `token` is None."""
+    return 0.0 if token is None else float(counts[token : token + 1].sum() / max(1, counts.sum()))
 
 
 def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded: Dataset) -> Lengths:
@@ -273,19 +268,11 @@ def _count_repeated(splits: Splits) -> tuple[int, int]:
     return repeated - len(first_labels), contradicted
 
 
-def _class_counts(kind: TaskKind, splits: Splits) -> dict[str, dict[str, int]]:
-    counts_by_set = {name: kind.counts(labels, splits.label_names) for name, labels in splits.labels.items()}
+def _swapped(counts_by_set: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Return counts that are keyed by set and then by what is counted, keyed in the other order."""
     return {
-        label: {name: class_counts[label] for name, class_counts in counts_by_set.items()}
-        for label in counts_by_set["search"]
-    }
-
-
-def _label_counts(metric: Metric, splits: Splits) -> dict[str, dict[str, int]]:
-    counts_by_set = {name: metric.label_counts(splits.truth(name)) for name in splits.labels}
-    return {
-        description: {name: counts[description] for name, counts in counts_by_set.items()}
-        for description in counts_by_set["search"]
+        counted: {name: counts[counted] for name, counts in counts_by_set.items()}
+        for counted in counts_by_set["search"]
     }
 
 

@@ -194,25 +194,28 @@ class Run:
         """The file with the commits of the models and the data set that come from the Hugging Face hub."""
         return self.folder / "hub.json"
 
-    def _mark_path(self, step: str) -> Path:
+    def _record_path(self, step: str) -> Path:
         return self.folder / "steps" / f"{step}.json"
+
+    def _record(self, step: str) -> dict[str, Any]:
+        """Return the record of a step; empty if the step was never started."""
+        path = self._record_path(step)
+        record: dict[str, Any] = read_json(path, StudyError) if path.exists() else {}
+        return record
 
     def is_started(self, step: str, inputs: str | None = None) -> bool:
         """Whether the step was started and, if the digest `inputs` is given, was started with inputs of this digest."""
-        mark = self._mark_path(step)
-        return mark.exists() and inputs in (None, read_json(mark, StudyError)["inputs"])
+        record = self._record(step)
+        return bool(record) and inputs in (None, record["inputs"])
 
     def is_done(self, step: str, inputs: str) -> bool:
         """Whether the step was finished with inputs whose digest is `inputs`, and its result still exists."""
-        return self.is_finished(step) and bool(read_json(self._mark_path(step), StudyError)["inputs"] == inputs)
+        return self.is_finished(step) and bool(self._record(step)["inputs"] == inputs)
 
     def is_finished(self, step: str) -> bool:
         """Whether the step was finished, with any inputs, and its result still exists."""
-        mark = self._mark_path(step)
-        if not mark.exists():
-            return False
-        entry = read_json(mark, StudyError)
-        return entry["finished"] is not None and (self.folder / entry["result"]).exists()
+        record = self._record(step)
+        return bool(record) and record["finished"] is not None and (self.folder / record["result"]).exists()
 
     @contextmanager
     def step(
@@ -224,11 +227,10 @@ class Run:
         `Stopwatch`, with which the block can record how its time was spent. The stopwatch's `left` is `allowed` minus
         the seconds spent so far, which include the time before an interruption.
         """
-        mark = self._mark_path(step)
-        entry: dict[str, Any] = read_json(mark, StudyError) if mark.exists() else {}
+        path, entry = self._record_path(step), self._record(step)
         replaces = bool(entry) and entry["inputs"] != inputs
         if entry.get("inputs") != inputs:
-            mark.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             for output in (result, *other_outputs):
                 if output.is_dir():
                     shutil.rmtree(output)
@@ -236,10 +238,10 @@ class Run:
                     output.unlink(missing_ok=True)
             name = result.relative_to(self.folder).as_posix()
             entry = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
-            write_json(mark, entry)
+            write_json(path, entry)
         elif not result.exists():  # it was deleted; without this, an incomplete new result would seem finished
             entry["finished"] = None
-            write_json(mark, entry)
+            write_json(path, entry)
         started, finished = time.monotonic(), entry["finished"]
         stopwatch = Stopwatch(entry.get("parts", {}), allowed - entry["seconds"])
         self._clear_cache()
@@ -256,29 +258,27 @@ class Run:
             finally:
                 seconds = round(entry["seconds"] + time.monotonic() - started, 1)
                 parts = {part: round(part_seconds, 1) for part, part_seconds in stopwatch.items()}
-                entry = read_json(mark, StudyError)  # read again, since the block may have added notes
-                write_json(mark, entry | {"finished": finished, "seconds": seconds, "parts": parts})
+                entry |= self._record(step)  # read again, since the block may have added notes
+                write_json(path, entry | {"finished": finished, "seconds": seconds, "parts": parts})
                 self._clear_cache()
             log("finished", step=step, seconds=seconds, parts=parts)
 
     def add_note(self, step: str, **facts: Any) -> None:
         """Add facts to the record of a step that has been started. `get_note` returns these facts."""
-        write_json(self._mark_path(step), read_json(self._mark_path(step), StudyError) | facts)
+        write_json(self._record_path(step), self._record(step) | facts)
 
     def get_note(self, step: str, fact: str) -> Any:
         """Return a fact that `add_note` added to the record of a started step; None if there is no such fact."""
-        return read_json(self._mark_path(step), StudyError).get(fact)
+        return self._record(step).get(fact)
 
     def seconds(self, order: Sequence[str] = ()) -> dict[str, float]:
         """Return the seconds that each finished step took, keyed by step name.
 
         The steps in `order` come first, and all other steps follow in alphabetical order.
         """
-        steps = sorted(mark.stem for mark in (self.folder / "steps").glob("*.json"))
+        steps = sorted(path.stem for path in (self.folder / "steps").glob("*.json"))
         steps.sort(key=lambda step: order.index(step) if step in order else len(order))
-        return {
-            step: read_json(self._mark_path(step), StudyError)["seconds"] for step in steps if self.is_finished(step)
-        }
+        return {step: self._record(step)["seconds"] for step in steps if self.is_finished(step)}
 
     def parts(self) -> dict[str, dict[str, float]]:
         """Return the seconds that each part of each finished step took, as nested dictionaries.
@@ -286,7 +286,7 @@ class Run:
         The outer keys are step names, and the inner keys are names of parts. The inner dictionary is empty if the step
         recorded no parts.
         """
-        return {step: read_json(self._mark_path(step), StudyError).get("parts", {}) for step in self.seconds()}
+        return {step: self._record(step).get("parts", {}) for step in self.seconds()}
 
     @contextmanager
     def remembering(self) -> Iterator[None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,23 @@ from nas.data import TaskData, batches_by_length, truth_of
 from nas.data.task import tokenised
 from nas.errors import DataError, TeacherError
 from nas.evaluate.accuracy import forward_of, predict
-from nas.files import digest, file_digest, read_json, write_atomically, write_json
+from nas.files import digest, read_json, write_atomically, write_json
 from nas.model.any_classifier import AnyClassifier
 from nas.model.precision import training_processor, uses_bf16
 from nas.model.tokenizer import make_uniform
 from nas.pipeline.given_outputs import output_columns, read_outputs
-from nas.pipeline.prepare import FineTuningContext, ReadTask, data_inputs, fine_tune, given_model, read_task, splits
+from nas.pipeline.prepare import (
+    FineTuningContext,
+    ReadTask,
+    data_inputs,
+    file_digests,
+    fine_tune,
+    given_model,
+    metric_of,
+    model_identity,
+    read_task,
+    splits,
+)
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import Role, commit, errors_with_hub_ids, hub_model, hub_sources
 from nas.pipeline.teachers import check_kind
@@ -65,12 +75,9 @@ def separate_identity(run: Run) -> dict[str, Any]:
     """Return JSON values that identify the separate teacher: settings, and a hub commit or the digests of its files."""
     if not run.study.teacher.is_loaded:
         return {"outputs": run.study.teacher.outputs}  # the files with these columns are part of `data_inputs`
-    folder = Path(source_of(run))
-    paths = [path for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for path in folder.glob(pattern)]
-    files = {path.name: file_digest(path) for path in paths} if folder.is_dir() else {}
-    exclude = {"outputs", *(["model"] if folder.is_dir() else [])}
-    settings = run.study.teacher.model_dump(mode="json", exclude=exclude)
-    return settings | {"revision": commit(run, _ROLE), "files": files}
+    source = source_of(run)
+    files = file_digests(source, "*.json", "*.txt", "*.model", "*.safetensors")
+    return model_identity(run, run.study.teacher, source, _ROLE) | {"files": files}
 
 
 @once
@@ -126,7 +133,7 @@ def make_separate_teacher(run: Run, stopwatch: Stopwatch) -> None:
     teacher = AnyClassifier.of(_teacher_folder(run))
     make_uniform(teacher.tokenizer)
     with busy("Tokenising the data for the teacher"):
-        data = _TeacherTexts.of(run, teacher).labelled()
+        data = _tokenised_splits(read_task(run, weights=False), teacher)
     kind = task_kind(study.task.kind)
     model = teacher.load(kind.problem_type, kind.output_names(data.label_names))
     origin = {"form": _RESULT_VERSION, "teacher": separate_teacher_inputs(run)}
@@ -160,8 +167,7 @@ def _read_logits(run: Run) -> None:
         unlabelled = read_new_texts(run, task) if run.study.task.unlabelled else None
         outputs = read_outputs(run, task, unlabelled)
     search_labels = truth_of(splits(run).search)
-    metric = task_kind(run.study.task.kind).metric(run.study.task, splits(run).label_names)
-    metric = metric if metric.is_calibrated else metric.calibrated(outputs["search"], search_labels)
+    metric = metric_of(run).calibrated(outputs["search"], search_labels)
     scores = {"search_accuracy": metric.score(outputs["search"], search_labels), "test_accuracy": None}
     distilled = np.concatenate([outputs["train"], *([outputs["unlabelled"]] if unlabelled else [])])
     _store(run, distilled, len(outputs["train"]), metric, {"fine_tuned_here": False, **scores})
@@ -171,21 +177,20 @@ def _compute_logits(run: Run) -> None:
     study = run.study
     is_fine_tuned = study.teacher.fine_tune is not None
     teacher = AnyClassifier.of(str(run.separate_teacher) if is_fine_tuned else _teacher_folder(run))
-    data = splits(run)
     with busy("Tokenising the texts for the teacher"):
-        texts = _TeacherTexts.of(run, teacher)
-        labelled, unlabelled = texts.labelled(), texts.unlabelled()
-    columns, note = _output_columns(study, teacher, data.label_names)
+        task = read_task(run, weights=False)
+        labelled = _tokenised_splits(task, teacher)
+        unlabelled = _tokenised_unlabelled(run, task, teacher) if study.task.unlabelled else None
+    columns, note = _output_columns(study, teacher, splits(run).label_names)
     if note:
         say(note)
-    kind = task_kind(study.task.kind)
-    model = teacher.load(kind.problem_type).eval()
+    model = teacher.load(task_kind(study.task.kind).problem_type).eval()
     parts_folder = run.teacher_logits / "parts"
     logits_in_parts = _LogitsInParts(model, columns, parts_folder)
     distilled = logits_in_parts.stored("train", labelled.train)
     if unlabelled is not None:
         distilled = np.concatenate([distilled, logits_in_parts.stored("unlabelled", unlabelled)])
-    metric = kind.metric(study.task, data.label_names)
+    metric = metric_of(run)
     scores = _scores(metric, labelled, logits_in_parts)
     _store(run, distilled, len(labelled.train), metric, {"fine_tuned_here": is_fine_tuned, **scores})
     shutil.rmtree(parts_folder, ignore_errors=True)
@@ -213,7 +218,7 @@ def _scores(metric: Metric, data: TaskData, logits_in_parts: _LogitsInParts) -> 
     scores = {}
     for name in ("search", "test"):
         logits, labels = logits_in_parts.stored(name, data.splits[name]), truth_of(data.splits[name])
-        metric = metric if metric.is_calibrated else metric.calibrated(logits, labels)
+        metric = metric.calibrated(logits, labels)
         scores[f"{name}_accuracy"] = metric.score(logits, labels)
     return scores
 
@@ -255,33 +260,15 @@ def _output_columns(study: Study, teacher: AnyClassifier, label_names: Sequence[
     return [class_numbering.numbers[name] for name in label_names], class_numbering.note
 
 
-@dataclass(frozen=True)
-class _TeacherTexts:
-    """A study's texts, tokenised for the separate teacher of its student."""
+def _tokenised_splits(task: ReadTask, teacher: AnyClassifier) -> TaskData:
+    """Return a task's splits, tokenised for the separate teacher. Their rows are those of the run's folder `data`."""
+    return task.splits.encode(teacher.tokenizer, teacher.longest(task.max_length), teacher.has_types)
 
-    run: Run
-    task: ReadTask
-    teacher: AnyClassifier
 
-    @classmethod
-    def of(cls, run: Run, teacher: AnyClassifier) -> _TeacherTexts:
-        return cls(run, read_task(run, weights=False), teacher)
-
-    def labelled(self) -> TaskData:
-        """Return the tokenised splits. The order of their rows is the same as in the run's folder `data`."""
-        teacher = self.teacher
-        return self.task.splits.encode(teacher.tokenizer, self._longest, teacher.has_types)
-
-    def unlabelled(self) -> Dataset | None:
-        """Return the tokenised unlabelled texts, in the order of the folder `unlabelled`; None if there are none."""
-        if not self.run.study.task.unlabelled:
-            return None
-        texts = read_new_texts(self.run, self.task).texts
-        return tokenised(texts, self.teacher.tokenizer, self._longest, self.teacher.has_types)
-
-    @property
-    def _longest(self) -> int:
-        return self.teacher.longest(self.run.study.task.max_length)
+def _tokenised_unlabelled(run: Run, task: ReadTask, teacher: AnyClassifier) -> Dataset:
+    """Return the unlabelled texts, tokenised for the separate teacher and in the order of the folder `unlabelled`."""
+    texts = read_new_texts(run, task).texts
+    return tokenised(texts, teacher.tokenizer, teacher.longest(task.max_length), teacher.has_types)
 
 
 def _save(logits: np.ndarray, path: Path) -> None:

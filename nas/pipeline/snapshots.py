@@ -51,7 +51,7 @@ def _is_hub_id(study: Study, model: str) -> bool:
 def _study_table(study: Study, role: Role) -> str:
     """Return the name of the study's table that sets the hub id for a role."""
     if role == "model":
-        return "student" if study.student else "teacher"
+        return study.compressed_table
     return "task" if role == "dataset" else "teacher"
 
 
@@ -61,12 +61,17 @@ def snapshot(run: Run, role: Role) -> Snapshot:
     The recorded snapshot is used only if the study still names its hub id and revision, and the step `data` is
     finished.
     """
-    return _recorded(run, role) or _resolved(_KINDS[role], *hub_sources(run.study)[role])[0]
+    return _recorded(run, role) or _resolved(_KINDS[role], *hub_sources(run.study)[role])
 
 
 def commit(run: Run, role: Role) -> str | None:
     """Return the commit of the model or data set in this role; None if this role has no hub id in the study."""
     return snapshot(run, role).commit if role in hub_sources(run.study) else None
+
+
+def pinned_task(run: Run) -> Task:
+    """Return the study's task. If its data set comes from the hub, its revision is the commit that the run uses."""
+    return run.study.task.model_copy(update={"revision": commit(run, "dataset")})
 
 
 def commits(run: Run) -> dict[str, str]:
@@ -87,7 +92,12 @@ def record_snapshots(run: Run) -> None:
 
 def snapshots_of(run: Run) -> dict[Role, Snapshot]:
     """Return the snapshots that a run uses or will use, keyed by role. Tell the user if the hub has newer commits."""
-    return {role: _snapshot_with_news(run, role) for role in hub_sources(run.study)}
+    snapshots: dict[Role, Snapshot] = {}
+    for role, (_, revision) in hub_sources(run.study).items():
+        if recorded := _recorded(run, role):
+            _say_newer(recorded, revision, _study_table(run.study, role))
+        snapshots[role] = snapshot(run, role)
+    return snapshots
 
 
 def check_hub_data(task: Task, data_set: Snapshot) -> None:
@@ -148,27 +158,16 @@ def _recorded(run: Run, role: Role) -> Snapshot | None:
     return Snapshot(_KINDS[role], name, record["commit"])
 
 
-def _snapshot_with_news(run: Run, role: Role) -> Snapshot:
-    """Return the snapshot that a run uses. Tell the user if the snapshot's branch or tag has moved on the hub."""
-    name, revision = hub_sources(run.study)[role]
-    recorded = _recorded(run, role)
-    if recorded:
-        _say_newer(recorded, revision, _study_table(run.study, role))
-        return recorded
-    return _resolved(_KINDS[role], name, revision)[0]
-
-
 @lru_cache(maxsize=8)
-def _resolved(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """Return the snapshot of a revision, and the reason why the hub was unreachable (empty if it was reachable).
+def _resolved(kind: Kind, name: str, revision: str | None) -> Snapshot:
+    """Return the snapshot of a revision. If the hub is unreachable, the user is told.
 
-    The result is cached, so that a revision refers to the same commit for the lifetime of the process. If the hub is
-    unreachable, the user is told.
+    The result is cached, so that a revision refers to the same commit for the lifetime of the process.
     """
     hub_snapshot, unreachable_reason = find(kind, name, revision)
     if unreachable_reason:
         say(f"{name}: {unreachable_reason}; using {hub_snapshot.commit[:7]}, the last commit that was seen")
-    return hub_snapshot, unreachable_reason
+    return hub_snapshot
 
 
 @lru_cache(maxsize=8)

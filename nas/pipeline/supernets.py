@@ -238,7 +238,7 @@ def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, ori
         folder=folder,
         seed=run.study.seed,
         origin=origin,
-        kind=task_kind(run.study.task.kind).variant(run.study.task),
+        kind=run.study.task.variant,
         scale=scale_of(run),
         replaced_tokens=run.study.replaced_tokens,
         logits=teacher_logits(run),
@@ -283,10 +283,6 @@ def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, 
     Iterating over the batches shows the progress with the title `title`.
     """
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
-    count, size, has_words = (
-        settings.importance_batches,
-        settings.batch_size,
-        task_kind(run.study.task.kind).has_words,
-    )
+    count, size, has_words = settings.importance_batches, settings.batch_size, task_kind(run.study.task.kind).has_words
     batches = labelled_batches(data.train, tokenizer, count, size, run.study.seed, has_words)
     return tracked(list(batches), title)

@@ -19,7 +19,6 @@ from nas.compression import compression
 from nas.data import TaskData
 from nas.data.truth import as_array
 from nas.errors import SearchSpaceError, TeacherError
-from nas.form import NetworkForm
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.checkpoint import Checkpoint
 from nas.model.modeling import AUTO_MODELS
@@ -64,7 +63,7 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
     """Return the `CompactBert` configuration of a teacher. Raise a `NasError` if the teacher does not fit the study."""
     with student_named(study):
         study.check_teacher(shape_of(config))
-        compact = compact_config(config, task_kind(study.task.kind).variant(study.task).form(source))
+        compact = compact_config(config, study.task.variant.form(source))
     if study.space.dimensions.keep_tokens and compact.knows_distances:
         raise SearchSpaceError(
             f"search_space: {study.space.name!r} drops tokens (keep_tokens), but attention in {config.model_type} "
@@ -185,16 +184,12 @@ def _report_replaced_head(checkpoint: Checkpoint, config: PreTrainedConfig, need
 
 def load_teacher(run: Run) -> CompactBert:
     """Load the run's teacher, after any fine-tuning, as a `CompactBert`."""
-    form = _network_form(run)
+    form = run.study.task.variant.form(str(run.teacher))
     return from_stock(AUTO_CLASSES[form.network_type].from_pretrained(run.teacher), form)
 
 
 @once
 def teacher_config(run: Run) -> CompactBertConfig:
     """Return the `CompactBert` configuration of the run's teacher."""
-    return compact_config(AutoConfig.from_pretrained(run.teacher), _network_form(run))
-
-
-def _network_form(run: Run) -> NetworkForm:
-    task = run.study.task
-    return task_kind(task.kind).variant(task).form(str(run.teacher))
+    form = run.study.task.variant.form(str(run.teacher))
+    return compact_config(AutoConfig.from_pretrained(run.teacher), form)

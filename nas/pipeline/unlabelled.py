@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
@@ -20,7 +19,7 @@ from nas.errors import DataError
 from nas.files import digest, read_json, write_json
 from nas.pipeline.prepare import ReadTask, content_of, data_inputs, read_task, tokenizer_of
 from nas.pipeline.run import Run, once
-from nas.pipeline.snapshots import commit, errors_with_hub_ids
+from nas.pipeline.snapshots import commit, errors_with_hub_ids, pinned_task
 from nas.progress import Stopwatch, busy, say
 from nas.tasks import GROUP
 
@@ -37,21 +36,15 @@ def sources(run: Run) -> list[tuple[str, bool]]:
 
 
 @once
-def unlabelled_identity(run: Run) -> list[Any]:
-    """Return a list that identifies the unlabelled texts: suffix and digest per file, name and commit per split."""
-    return [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
-
-
-@once
 def unlabelled_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised unlabelled texts depend on."""
-    return digest([_RESULT_VERSION, data_inputs(run), unlabelled_identity(run)])
+    contents = [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
+    return digest([_RESULT_VERSION, data_inputs(run), contents])
 
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:
     """Read the study's unlabelled texts, leaving out texts that `task.splits` already contains."""
-    settings = run.study.task.model_copy(update={"revision": commit(run, "dataset")})
-    return read_unlabelled(settings, sources(run), task.splits)
+    return read_unlabelled(pinned_task(run), sources(run), task.splits)
 
 
 @errors_with_hub_ids

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from nas.architecture import Architecture, Layer
 from nas.compression import compression
 from nas.report.contents import Record
-from nas.report.style import NUM_METHOD_COLOURS, standalone_style
-from nas.report.svg import drawing, element, legend_mark, text, tooltip
+from nas.report.style import NUM_METHOD_COLOURS
+from nas.report.svg import drawing, element, legend_mark, picture, text, tooltip
 from nas.space import Shape
 
 _WIDTH = 400.0
@@ -88,12 +88,12 @@ def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, lab
     """
     methods, pitch = methods_of(named.values()), _WIDTH + 2 * _MARGIN
     width, height = pitch * len(named), _height(teacher) + _TITLE_HEIGHT + 2 * _MARGIN
-    parts = [element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")]
+    parts = []
     for number, (name, architecture) in enumerate(named.items()):
         rows = element("g", _rows(architecture, teacher, methods), transform=f"translate(0 {_TITLE_HEIGHT:g})")
         position = f"translate({_MARGIN + pitch * number:g} {_MARGIN:g})"
         parts.append(element("g", text(0, 14, name, "teacher-name") + rows, class_="chart", transform=position))
-    return drawing(width, height, label, "picture", standalone_style() + "".join(parts)) + "\n"
+    return picture(width, height, label, "".join(parts))
 
 
 def _height(teacher: Shape) -> float:

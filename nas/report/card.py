@@ -50,7 +50,7 @@ def write_card(folder: Path, study: Study) -> None:
     teacher_facts = verification.get("separate_teacher")
     files = [path.name for path in folder.iterdir()]
     task, is_pair = study.task, len(study.task.text) > 1
-    kind = task_kind(task.kind).variant(task)
+    kind = task.variant
     card = fill(
         "card.md",
         metadata=_metadata(study, folder.name, verification).to_yaml(),
@@ -68,7 +68,7 @@ def write_card(folder: Path, study: Study) -> None:
         onnx_file=ONNX_FILE,
         quantised=_quantised_by_batch(architecture),
         batch_sizes={device.name: device.batch_size for device in study.devices},
-        compressed=_compressed(study),
+        compressed=study.compressed_table.capitalize(),
         compressed_name=_name(study.compressed.model, not _is_local(study)),
         licence=" ".join(_licence(study, verification).values()) or "unknown",
         separate_teacher=_name(teacher_facts["model"], bool(teacher_facts["commit"])) if teacher_facts else "",
@@ -108,11 +108,6 @@ def _metadata(study: Study, name: str, verification: Mapping[str, Any]) -> Model
     )
 
 
-def _compressed(study: Study) -> str:
-    """Return the role of the model that the study compresses: "Student" or "Teacher"."""
-    return "Student" if study.student else "Teacher"
-
-
 def _is_local(study: Study) -> bool:
     """Whether the model that the study compresses is a local folder or the built-in model, rather than a hub id."""
     name = study.compressed.model
@@ -137,7 +132,7 @@ def _licence(study: Study, verification: Mapping[str, Any]) -> dict[str, Any]:
     if _is_local(study):
         path: Any = study.resolve(name) / CARD_FILE
     else:
-        path = try_to_load_from_cache(name, CARD_FILE, revision=_commit(verification, _compressed(study).lower()))
+        path = try_to_load_from_cache(name, CARD_FILE, revision=_commit(verification, study.compressed_table))
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {}
     try:

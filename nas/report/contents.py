@@ -92,12 +92,13 @@ class Contents:
         A record is the content of the export's `verification.json`, extended by the measurements on `device`.
         """
         limited_budgets = {budget.name for budget in self.budgets if budget.on(device)}
-        exports = {
-            name: {**export, **on_device(export, device)}
+        return {
+            name: {**export, **measurements}
             for name, export in self.exports.items()
-            if (name in limited_budgets or not export["budget"]) and device in export["predicted_ms"]
+            if (name in limited_budgets or not export["budget"])
+            and device in export["predicted_ms"]
+            and (measurements := on_device(export, device)).get("p50_ms") is not None
         }
-        return {name: export for name, export in exports.items() if on_device(export, device).get("p50_ms") is not None}
 
     def uniform_on(self, device: str) -> dict[str, Record]:
         """Return a record of the best uniform network for each budget with limits on `device`, keyed by budget name.

@@ -16,8 +16,7 @@ from nas.budget import Budget
 from nas.report.architecture_drawing import in_words
 from nas.report.contents import Contents, Record, on_device
 from nas.report.numbers import milliseconds, score, times
-from nas.report.style import standalone_style
-from nas.report.svg import AxisScale, drawing, element, frame, legend_mark, path, text, tooltip
+from nas.report.svg import AxisScale, drawing, element, frame, legend_mark, path, picture, text, tooltip
 
 WIDTH, HEIGHT = 720.0, 449.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 700.0, 91.0, 395.0
@@ -53,15 +52,13 @@ def front_chart(contents: Contents, device: str) -> Markup:
 def front_picture(contents: Contents, device: str) -> str:
     """Return the content of an SVG file with the chart of one device, a background and the legend, in fixed colours."""
     width, height = WIDTH + 2 * _MARGIN, HEIGHT + _LEGEND_HEIGHT + 2 * _MARGIN
-    ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
     chart = element(
         "g",
         _FrontChart(contents, device).draw() + _legend_in_picture(),
         class_="chart",
         transform=f"translate({_MARGIN:g} {_MARGIN:g})",
     )
-    label = f"{contents.study}: Pareto front on {device}"
-    return drawing(width, height, label, "picture", standalone_style() + ground + chart) + "\n"
+    return picture(width, height, f"{contents.study}: Pareto front on {device}", chart)
 
 
 def legend() -> list[tuple[Markup, str]]:
@@ -186,8 +183,12 @@ class _FrontChart:
     def _predicted(self, item: Record) -> float:
         return float(item["predicted_ms"][self.device])
 
+    def _y_of(self, accuracy: float) -> float:
+        """Return the vertical coordinate of a score. Lower scores than the axis shows are drawn at its lower end."""
+        return self.y(max(accuracy, self.y.low))
+
     def _place(self, item: Record) -> tuple[float, float]:
-        return self.x(self._predicted(item)), self.y(max(item["search_accuracy"], self.y.low))
+        return self.x(self._predicted(item)), self._y_of(item["search_accuracy"])
 
     def _staircase(self) -> str:
         """Draw the Pareto front as a line that shows the best score up to each latency."""
@@ -228,7 +229,7 @@ class _FrontChart:
 
     def _uniform(self, name: str, network: Record) -> str:
         """Draw a square for the best uniform network of the budget `name`."""
-        x, y = self.x(network["p50_ms"]), self.y(max(network["search_accuracy"], self.y.low))
+        x, y = self.x(network["p50_ms"]), self._y_of(network["search_accuracy"])
         lines = [
             f"best uniform network for {name}",
             f"{self.contents.metric} {score(network['search_accuracy'])}",
@@ -240,8 +241,8 @@ class _FrontChart:
 
     def _export(self, name: str, export: Record) -> str:
         """Draw a diamond for an export, and a line from its predicted latency and its score before final training."""
-        x, y = self.x(export["p50_ms"]), self.y(max(export["search_accuracy"], self.y.low))
-        start_y = self.y(max(export["search_accuracy_inherited"], self.y.low))
+        x, y = self.x(export["p50_ms"]), self._y_of(export["search_accuracy"])
+        start_y = self._y_of(export["search_accuracy_inherited"])
         line = element("line", x1=self.x(export["predicted_ms"][self.device]), y1=start_y, x2=x, y2=y, class_="moved")
         lines = [
             f"exported as {name}",
@@ -274,7 +275,7 @@ class _FrontChart:
             parts.append(text(left + half, label_y, name, f"{class_}-name", "middle"))
         if self.teacher_p50_ms is not None and self.teacher_accuracy is not None:
             tip = tooltip(f"teacher\n{self.contents.metric} {score(self.teacher_accuracy)}")
-            x, y = self.x(self.teacher_p50_ms), self.y(max(self.teacher_accuracy, self.y.low))
+            x, y = self.x(self.teacher_p50_ms), self._y_of(self.teacher_accuracy)
             parts.append(element("circle", tip, cx=x, cy=y, r=5, class_="teacher-dot", tabindex=0))
         return "".join(parts)
 
@@ -282,7 +283,7 @@ class _FrontChart:
         """Draw a horizontal line for each minimum accuracy, with the name of the budget at the right end."""
         parts = []
         for name, least in self.floors:
-            y = self.y(max(least, self.y.low))
+            y = self._y_of(least)
             tip = tooltip(f"{name}: {self.contents.metric} {score(least)}")
             parts.append(element("line", tip, x1=_LEFT, x2=_RIGHT, y1=y, y2=y, class_="budget"))
             parts.append(text(_RIGHT - 4, y - 5, name, "budget-name", "end"))

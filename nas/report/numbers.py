@@ -12,11 +12,11 @@ from nas.device import Device
 _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """Return a number with `digits` significant digits and thousands separators, never in scientific notation."""
+def significant(value: float) -> str:
+    """Return a number with three significant digits and thousands separators, never in scientific notation."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
 
 

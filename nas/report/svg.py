@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from markupsafe import Markup
+
+from nas.report.style import standalone_style
 
 _TICKS = 6
 _LOGARITHMIC_RATIO = 6.0
@@ -53,6 +55,12 @@ def drawing(width: float, height: float, label: str, class_: str, content: str, 
     """
     xmlns, box = "http://www.w3.org/2000/svg", f"0 0 {width:g} {height:g}"
     return Markup(element("svg", content, xmlns=xmlns, viewBox=box, role=role, aria_label=label, class_=class_))
+
+
+def picture(width: float, height: float, label: str, content: str) -> str:
+    """Return the text of an SVG file that shows `content` on a background, in fixed colours."""
+    ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
+    return drawing(width, height, label, "picture", standalone_style() + ground + content) + "\n"
 
 
 def legend_mark(content: str) -> Markup:
@@ -107,17 +115,15 @@ class AxisScale:
         return [round(number * step, 12) for number in range(first, math.floor(self.high / step) + 1)]
 
 
-def frame(
-    x: AxisScale, y: AxisScale, x_label: str, y_label: str, y_text: Callable[[float], str] = "{:g}".format
-) -> str:
-    """Return the grid, the ticks and the labels of both axes. `y_text` formats the tick values of the vertical axis.
+def frame(x: AxisScale, y: AxisScale, x_label: str, y_label: str) -> str:
+    """Return the grid, the ticks and the labels of both axes.
 
     The label of the vertical axis is written horizontally above that axis.
     """
     parts = []
     for number, value in enumerate(y.ticks()):
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
-        parts.append(text(x.start - 8, y(value) + 4, y_text(value), _every_other(number), "end"))
+        parts.append(text(x.start - 8, y(value) + 4, f"{value:g}", _every_other(number), "end"))
     for number, value in enumerate(x.ticks()):
         parts.append(element("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 5, class_="axis"))
         parts.append(text(x(value), y.start + 20, f"{value:g}", _every_other(number), "middle"))

@@ -19,36 +19,37 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+def _print_line(line: str) -> None:
+    """Print a line as it is. The terminal wraps it, so that copied names stay whole."""
+    console.print(line, soft_wrap=True, markup=False)
+
+
 def print_plan(plan: dict[str, Any]) -> None:
     """Print the plan of a study: models, devices, budgets, the state and estimated time of each step, and the data."""
-    console.print(f"{plan['study']}: {plan['task']}", soft_wrap=True, markup=False)
+    _print_line(f"{plan['study']}: {plan['task']}")
     for model in ("teacher", "student"):
         if model in plan:
-            console.print(f"{model}: {plan[model]}", soft_wrap=True, markup=False)
+            _print_line(f"{model}: {plan[model]}")
     if "outputs" in plan:
-        console.print(f"outputs: {plan['outputs']}", soft_wrap=True, markup=False)
-    console.print(
-        f"search space: {plan['space']}, {plan['architectures']:,} architectures", soft_wrap=True, markup=False
-    )
+        _print_line(f"outputs: {plan['outputs']}")
+    _print_line(f"search space: {plan['space']}, {plan['architectures']:,} architectures")
     for device in plan["devices"]:
-        console.print(f"device: {device}", soft_wrap=True, markup=False)
+        _print_line(f"device: {device}")
     for budget in plan["budgets"]:
-        console.print(f"budget: {budget}", soft_wrap=True, markup=False)
+        _print_line(f"budget: {budget}")
     table = _table("", "step", "state", "estimated")
     for step in plan["steps"]:
         table.add_row(step["step"], step["state"], duration(step["estimated_s"]))
     console.print(table)
-    console.print(f"total: about {duration(plan['estimated_s'])} ({plan['assumption']})", soft_wrap=True, markup=False)
+    _print_line(f"total: about {duration(plan['estimated_s'])} ({plan['assumption']})")
     if plan["hours"]:
-        console.print(
-            f"hours: {plan['hours']:g}, divided as above; the number of training steps depends on this machine's speed",
-            soft_wrap=True,
-            markup=False,
+        _print_line(
+            f"hours: {plan['hours']:g}, divided as above; the number of training steps depends on this machine's speed"
         )
     if plan["rows"]:
         _print_rows(plan["rows"])
     else:
-        console.print(f"rows: not known yet, since {plan['rows_not_seen']}", soft_wrap=True, markup=False)
+        _print_line(f"rows: not known yet, since {plan['rows_not_seen']}")
 
 
 def _print_rows(rows: dict[str, Any]) -> None:
@@ -143,7 +144,7 @@ def print_results(result: dict[str, Any]) -> None:
             met,
         )
     console.print(table)
-    console.print(f"files: {result['folder']}/exports", soft_wrap=True, markup=False)
+    _print_line(f"files: {result['folder']}/exports")
 
 
 def print_spread(spread_by_budget: Mapping[str, Mapping[str, Any]]) -> None:

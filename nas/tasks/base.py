@@ -480,6 +480,8 @@ class TaskKind(ABC):
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
         """Return the number of occurrences of each label, keyed by its name. Empty if labels have no names."""
+        if not names:
+            return {}
         occurrences = Counter(labels)
         return {name: occurrences[number] for number, name in enumerate(names)}
 

@@ -11,7 +11,7 @@ import numpy as np
 from nas.errors import DataError
 from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_custom, problem_of
 from nas.tasks.custom_metric import custom_metric
-from nas.tasks.labels import Head, LabelColumn, alike_note, check_known, class_names, classes_of, numbering
+from nas.tasks.labels import Head, LabelColumn, check_known, class_names, classes_of, notes_on, numbering
 
 if TYPE_CHECKING:
     import torch
@@ -150,8 +150,7 @@ class Classification(TaskKind):
         (train_column,), (test_column,) = train, test
         classes = {"train": classes_of(train_column), "test": classes_of(test_column)}
         class_numbering = numbering(class_names(train_column, classes["train"]), head)
-        notes = [class_numbering.note] if class_numbering.note else []
-        notes += alike_note(train_column.source, class_numbering.names)
+        notes = notes_on(class_numbering, train_column.source)
         check_known(class_numbering, train_column, test_column, enumerate(classes["test"]))
         values: dict[str, list[Any]] = {
             name: [class_numbering.numbers[label] for label in labels] for name, labels in classes.items()

@@ -204,9 +204,6 @@ class Embedding(TaskKind):
             )
         return modules.form
 
-    def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-        return {}
-
     def divergence(
         self,
         student: torch.Tensor,

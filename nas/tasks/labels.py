@@ -22,6 +22,8 @@ from nas.errors import DataError, TeacherError
 T = TypeVar("T")
 P = ParamSpec("P")
 MOST_CLASSES = 1000
+_MOST_SHOWN = 8
+"""The largest number of names that a message lists."""
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _UNNAMED_LABEL = re.compile(r"LABEL_\d+")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -270,7 +272,7 @@ def _sorted_names(names: set[str]) -> list[str]:
     return sorted(names)
 
 
-def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
+def numbering(names: Sequence[str], head: Head | None) -> Numbering:
     """Number the classes of the data like the outputs of the teacher's classifier `head`.
 
     If the classifier is not kept, the numbers follow the order of `names`. Otherwise, the first of these rules that
@@ -308,7 +310,7 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
         pairs = zip(names, range(count) if is_unnamed else map(repr, teacher_names), strict=True)
         note = (
             "The teacher's class names differ from the labels of the data and are matched in order: "
-            f"{_first_pairs(pairs)}"
+            f"{_first_items([f'{name!r} is {known}' for name, known in pairs])}"
         )
         return Numbering(own_numbering.names if is_unnamed else teacher_names, own_numbering.numbers, note)
     raise TeacherError(
@@ -350,24 +352,25 @@ def _labels_in_words(names: Sequence[str], is_unnamed: bool) -> str:
     return f"has {len(names)} labels" + ("" if is_unnamed else f": {_first_names(names)}")
 
 
-def _first_names(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _first_names(names: Sequence[str]) -> str:
+    return _first_items(list(map(repr, names)))
 
 
-def _first_pairs(pairs: Any, most: int = 8) -> str:
-    items = [f"{name!r} is {known}" for name, known in pairs]
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+def _first_items(items: Sequence[str]) -> str:
+    rest = len(items) - _MOST_SHOWN
+    return ", ".join(items[:_MOST_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def alike_note(source: str, names: Sequence[str]) -> list[str]:
-    """Return a list with a warning if some class names of `source` differ only in case.
+def notes_on(class_numbering: Numbering, source: str) -> list[str]:
+    """Return the note of a numbering, if it has one, and a warning if some class names differ only in case.
 
-    Otherwise, the list is empty.
+    `source` is the file from which the classes were read.
     """
-    if not (group := alike(names)):
-        return []
-    shown = " and ".join(map(repr, group))
-    return [f"Warning: {source}: the classes {shown} differ only in case; are they the same?"]
+    notes = [class_numbering.note] if class_numbering.note else []
+    if group := alike(class_numbering.names):
+        shown = " and ".join(map(repr, group))
+        notes.append(f"Warning: {source}: the classes {shown} differ only in case; are they the same?")
+    return notes
 
 
 def check_known(

@@ -15,10 +15,10 @@ from nas.tasks.labels import (
     Head,
     LabelColumn,
     Numbering,
-    alike_note,
     file_by_file,
     log_odds,
     names_in_lists,
+    notes_on,
     number_lists,
     numbering,
     refuse_missing,
@@ -208,8 +208,7 @@ class MultiLabel(TaskKind):
             (train_column,), (test_column,) = train, test
             names_by_set = {"train": _read_lists(train_column), "test": _read_lists(test_column)}
             class_numbering = number_lists(train_column, test_column, names_by_set, head, self.name)
-        notes = [class_numbering.note] if class_numbering.note else []
-        notes += alike_note(train[0].source, class_numbering.names)
+        notes = notes_on(class_numbering, train[0].source)
         values = {name: [_multi_hot(row, class_numbering) for row in rows] for name, rows in names_by_set.items()}
         return TaskLabels(values, class_numbering.names, tuple(notes))
 

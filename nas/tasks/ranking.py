@@ -155,9 +155,6 @@ class Ranking(TaskKind):
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         return log_odds(labels)
 
-    def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-        return {}
-
     def divergence(
         self,
         student: torch.Tensor,

@@ -96,9 +96,6 @@ class Regression(TaskKind):
     def accepts(self, problem_type: str | None, outputs: int | None) -> bool:
         return problem_of(problem_type, outputs) == self.problem_type and outputs == 1
 
-    def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-        return {}
-
     def divergence(
         self,
         student: torch.Tensor,

@@ -6,7 +6,6 @@ A network tags every token. A word gets the tag of its first token.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -17,7 +16,7 @@ import numpy as np
 from nas.errors import DataError
 from nas.form import CLASSIFIERS
 from nas.tasks.base import IGNORED, Metric, TaskKind, TaskLabels, TaskSettings, any_of, problem_of
-from nas.tasks.labels import Head, LabelColumn, alike_note, names_in_lists, number_lists
+from nas.tasks.labels import Head, LabelColumn, names_in_lists, notes_on, number_lists
 
 if TYPE_CHECKING:
     import torch
@@ -204,8 +203,7 @@ class Tagging(TaskKind):
         columns = {"train": train_column, "test": test_column}
         tags_by_set = {name: _read_tags(column) for name, column in columns.items()}
         class_numbering = number_lists(train_column, test_column, tags_by_set, head, self.name)
-        notes = [class_numbering.note] if class_numbering.note else []
-        notes += alike_note(train_column.source, class_numbering.names)
+        notes = notes_on(class_numbering, train_column.source)
         values = {
             name: [[class_numbering.numbers[tag] for tag in tags] for tags in rows]
             for name, rows in tags_by_set.items()
@@ -235,8 +233,7 @@ class Tagging(TaskKind):
         return {}
 
     def counts(self, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
-        occurrences = Counter(chain.from_iterable(labels))
-        return {name: occurrences[number] for number, name in enumerate(names)}
+        return super().counts(list(chain.from_iterable(labels)), names)
 
     def divergence(
         self,
