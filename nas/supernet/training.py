@@ -93,7 +93,7 @@ class DistillationTrainer(SideBySideTrainer):
         nn.Module.to(teacher, self.args.device)
         self.teachers = [teacher, *(replica(teacher) for _ in self.replicas[1:])]
         self.students = students
-        self.losses = losses
+        self.losses = replace(losses, relative_hidden=teacher.config.norm_first)
         self.kind = kind
 
     def order(self, mega_batch_size: int) -> Any:
