@@ -127,17 +127,19 @@ class LocalWorker:
     def _read_answer(self, progress: Rounds) -> Any:
         """Return the next answer of the process.
 
-        If the process ends without an answer, raise an error with the last line of its output.
+        If the process ends without an answer, raise an error with the last line of its output. If it reports a problem
+        with the device, raise an error with the problem and its remedy.
         """
-        last_line = ""
+        task, last_line = f"measuring with {self.device.runtime} on {self.device.name}", ""
         for line in self._process.stdout or ():
             if line.startswith(runner.ROUND):
                 progress(int(line.removeprefix(runner.ROUND)))
             elif line.startswith(runner.ANSWER):
                 return json.loads(line.removeprefix(runner.ANSWER))
+            elif line.startswith(runner.PROBLEM):
+                raise DeviceError(f"{task} failed: {line.removeprefix(runner.PROBLEM).strip()}")
             else:
                 last_line = line.strip() or last_line
-        task = f"measuring with {self.device.runtime} on {self.device.name}"
         if self._process.wait() == -signal.SIGKILL and not last_line:
             raise MachineError(
                 f"{task}: the process was killed, probably because memory ran out; close other "
