@@ -14,7 +14,6 @@ from typing import Any
 
 import common
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.compression import BLOCKS, Block, compression
@@ -57,9 +56,8 @@ def measure_all(run: Run) -> dict[str, Any]:
                 "block_ms": latency.get((block, choice)),
                 "size_mb": stored_mb(config.with_architecture(architecture)),
             }
-    table = Table(title=f"one compression method in all blocks of a kind, {len(data.search):,} examples")
-    for column in ("", "points lost", "ms per block", "MB"):
-        table.add_column(column, justify="left" if not column else "right")
+    title = f"one compression method in all blocks of a kind, {len(data.search):,} examples"
+    table = common.table(title, "", "points lost", "ms per block", "MB")
     for name, result in results.items():
         block_ms = "" if result["block_ms"] is None else f"{result['block_ms']:.3f}"
         table.add_row(

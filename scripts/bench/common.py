@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from rich.table import Table
 
 from nas.errors import NasError, SearchError
 from nas.evaluate import CandidateResult
@@ -53,6 +54,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     argument_parser.add_argument("--threads", type=int, help="number of torch threads")
     argument_parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return argument_parser
+
+
+def table(title: str, *columns: str, left: Collection[str] = ()) -> Table:
+    """Return an empty table. The first column and the columns in `left` are left-aligned, all others right-aligned."""
+    new_table = Table(title=title)
+    for column in columns:
+        new_table.add_column(column, justify="left" if column in (columns[0], *left) else "right")
+    return new_table
 
 
 def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:

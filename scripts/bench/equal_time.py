@@ -20,7 +20,6 @@ import common
 from candidates_per_second import Naive
 from datasets import Dataset
 from rich.console import Console
-from rich.table import Table
 from samplers import TimingExecutor
 
 from nas.evaluate import CandidateResult
@@ -78,9 +77,8 @@ def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
             searches[name].append(
                 {"seed": seed, "candidates": len(results), "whole": complete_count, "best": best_accuracies}
             )
-    table = Table(title=f"{seconds:.0f} s each")
-    for column in ("", "seed", "candidates", "evaluated on all texts", *(budget.name for budget in study.budgets)):
-        table.add_column(column, justify="right" if column else "left")
+    columns = ("", "seed", "candidates", "evaluated on all texts", *(budget.name for budget in study.budgets))
+    table = common.table(f"{seconds:.0f} s each", *columns)
     for name, rows in searches.items():
         for row in rows:
             figures = (

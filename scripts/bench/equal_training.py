@@ -33,7 +33,6 @@ from typing import Any
 import common
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import Architecture, Layer
 from nas.budget import Budget
@@ -206,9 +205,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 for name, row in read_json(file, NasError).items():
                     rows_of_budget.setdefault(budget.name, {}).setdefault(name, []).append(row)
     for budget_name, rows in rows_of_budget.items():
-        table = Table(title=f"{study.name}, {budget_name}: {len(arguments.seeds)} seed(s)")
-        for column in ("", "search set", "test set", "steps", "architectures"):
-            table.add_column(column, justify="left" if column in ("", "architectures") else "right")
+        title = f"{study.name}, {budget_name}: {len(arguments.seeds)} seed(s)"
+        columns = ("", "search set", "test set", "steps", "architectures")
+        table = common.table(title, *columns, left=("architectures",))
         for name, seed_rows in sorted(rows.items(), key=lambda item: -fmean(row["test"] for row in item[1])):
             figures = (_with_error([row[key] for row in seed_rows]) for key in ("search", "test"))
             steps = fmean(row["steps"] for row in seed_rows) if "steps" in seed_rows[0] else 0

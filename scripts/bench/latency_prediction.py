@@ -15,7 +15,6 @@ from typing import Any
 
 import common
 from rich.console import Console
-from rich.table import Table
 
 from nas.device import Device
 from nas.latency.profiling import ProfileRecipe, build_profile
@@ -49,11 +48,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         errors[case] = profile.error | {"seconds": round(time.monotonic() - started), "noisy": profile.noisy}
         if arguments.keep:
             profile.save(arguments.keep / f"{name}.json")
-    table = Table(
-        title="predicted vs. measured latency of held-out sub-networks" + (", one core busy" if arguments.busy else "")
-    )
-    for column in ("", "mean error", "worst", "Kendall tau", "networks", "seconds"):
-        table.add_column(column, justify="left" if not column else "right")
+    title = "predicted vs. measured latency of held-out sub-networks" + (", one core busy" if arguments.busy else "")
+    table = common.table(title, "", "mean error", "worst", "Kendall tau", "networks", "seconds")
     for case, error in errors.items():
         figures = (f"{error['mape']:.1%}", f"{error['worst']:.1%}", f"{error['kendall_tau']:.3f}")
         table.add_row(case, *figures, str(error["networks"]), str(error["seconds"]))

@@ -20,7 +20,6 @@ import common
 import ray
 from candidates_per_second import proposals
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import Architecture
 from nas.cluster import cpu_count, join
@@ -55,9 +54,8 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
                 seconds[number].append(_evaluate(executor, candidates))
     ray.shutdown()
     rates = {number: count / median(times) for number, times in seconds.items()}
-    table = Table(title=f"{count} candidates, {rounds} rounds")
-    for column in ("workers", "candidates/s", "fastest and slowest round", "speed-up over the first row"):
-        table.add_column(column, justify="right")
+    columns = ("workers", "candidates/s", "fastest and slowest round", "speed-up over the first row")
+    table = common.table(f"{count} candidates, {rounds} rounds", *columns)
     for number, rate in rates.items():
         spread = f"{count / min(seconds[number]):.2f}, {count / max(seconds[number]):.2f}"
         table.add_row(str(number), f"{rate:.2f}", spread, f"{rate / rates[workers[0]]:.2f}")

@@ -31,7 +31,6 @@ import common
 import numpy as np
 from optuna.samplers import BaseSampler
 from rich.console import Console
-from rich.table import Table
 from rival_samplers import BASELINE, RIVALS
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import cross_val_predict
@@ -244,16 +243,9 @@ def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) ->
     for measure in ("hypervolume", "hypervolume_to_teacher", "within_budgets"):
         count = len(searches[BASELINE][0][measure])
         target = median(run[measure][-1] for run in searches[BASELINE])
-        table = Table(title=f"{measure}, mean of {len(searches[BASELINE])} seeds")
         marks = [mark for mark in (25, 50, 75, 100, 150, 200, 300, 400) if mark <= count]
-        for column in (
-            "",
-            *map(str, marks),
-            "evaluations to reach the baseline's final value",
-            "seeds that reach it",
-            "s",
-        ):
-            table.add_column(column, justify="right" if column else "left")
+        columns = (*map(str, marks), "evaluations to reach the baseline's final value", "seeds that reach it", "s")
+        table = common.table(f"{measure}, mean of {len(searches[BASELINE])} seeds", "", *columns)
         summary: dict[str, Any] = {"target": target, "curves": {}}
         for name, runs in searches.items():
             curve = np.mean([run[measure] for run in runs], axis=0)
