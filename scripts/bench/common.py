@@ -39,11 +39,17 @@ from nas.study import Study
 SST2 = Path(__file__).parents[2] / "studies" / "sst2-minilm-onnxruntime"
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all benchmarks share. `--help` prints `description`."""
+def parser(description: str | None, with_study: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all benchmarks share. `--help` prints `description`.
+
+    With `with_study`, the parser also has the arguments of benchmarks that use the run of a study.
+    """
     argument_parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    argument_parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    if not with_study:
+        return argument_parser
     argument_parser.add_argument(
         "--study", default=str(SST2), help="path of a study.toml or its folder, or the name of a shipped study"
     )
@@ -52,7 +58,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     argument_parser.add_argument("--set", dest="variables", action="append", default=[], metavar="NAME=VALUE")
     argument_parser.add_argument("--threads", type=int, help="number of torch threads")
-    argument_parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return argument_parser
 
 
@@ -71,14 +76,19 @@ def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]
     """
 
     def measure_run(_: argparse.Namespace) -> dict[str, Any]:
-        if arguments.threads:
-            torch.set_num_threads(arguments.threads)
-        variables = dict(item.partition("=")[::2] for item in arguments.variables)
-        run = Run.of(Study.load(arguments.study, variables), arguments.runs)
+        run = Run.of(study_of(arguments), arguments.runs)
         with run.locked():
             return measure(run)
 
     run_benchmark(arguments, measure_run)
+
+
+def study_of(arguments: argparse.Namespace) -> Study:
+    """Load the study that the arguments name, and set the number of torch threads."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    variables = dict(item.partition("=")[::2] for item in arguments.variables)
+    return Study.load(arguments.study, variables)
 
 
 def run_benchmark(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:

@@ -31,7 +31,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import common
-import torch
 from rich.console import Console
 
 from nas.architecture import Architecture, Layer
@@ -48,7 +47,6 @@ from nas.pipeline.searches import front
 from nas.pipeline.supernets import distillation, load_ordered
 from nas.search.uniform import uniform_networks, widths
 from nas.space import SearchSpace
-from nas.study import Study
 from nas.supernet import BertSupernet
 from nas.supernet.cohort import Halving
 from nas.supernet.loops import Schedule
@@ -172,10 +170,7 @@ def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bo
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare the networks for all seeds and budgets, print a table per budget, and return all accuracies."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    variables = dict(item.partition("=")[::2] for item in arguments.variables)
-    study = Study.load(arguments.study, variables)
+    study = common.study_of(arguments)
     rows_of_budget: dict[str, dict[str, list[Any]]] = {}
     narrowed = not arguments.no_narrowed
     for seed in arguments.seeds:
