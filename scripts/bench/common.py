@@ -34,7 +34,7 @@ from nas.search.costs import Costs
 from nas.search.sampler import Trials
 from nas.search.storage import Storage
 from nas.space import SearchSpace
-from nas.study import Study
+from nas.study import Search, Study
 
 SST2 = Path(__file__).parents[2] / "studies" / "sst2-minilm-onnxruntime"
 
@@ -121,6 +121,16 @@ def journal_of(run: Run) -> Path:
 def values_of(costs: Costs) -> list[str]:
     """Return the names of the values that each trial records: accuracy and the predicted cost on each device."""
     return ["accuracy", *costs.profiles]
+
+
+@contextmanager
+def temporary_trials(
+    space: SearchSpace, costs: Costs, settings: Search, seed: int, kind: Callable[..., Trials] = Trials
+) -> Iterator[Trials]:
+    """Yield the trials of a new search. Their storage is removed when the `with` block ends."""
+    with TemporaryDirectory() as folder:
+        storage = Storage(Path(folder) / "journal.log", "benchmark", "made up", values_of(costs))
+        yield kind(storage, space, costs, settings, seed)
 
 
 def results_in(journal: bytes, run: Run, costs: Costs) -> list[CandidateResult]:

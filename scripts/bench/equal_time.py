@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 from contextlib import suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import common
@@ -31,8 +29,6 @@ from nas.search import search
 from nas.search.costs import Costs
 from nas.search.executors import Executor, Forwarding, InlineExecutor
 from nas.search.front import ranking
-from nas.search.sampler import Trials
-from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -92,9 +88,7 @@ def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
 def _search(
     executor: Executor, seconds: float, space: SearchSpace, costs: Costs, settings: Search, seed: int
 ) -> list[CandidateResult]:
-    with TemporaryDirectory() as folder:
-        storage = Storage(Path(folder) / "journal.log", "equal time", "made up", common.values_of(costs))
-        trials = Trials(storage, space, costs, settings, seed)
+    with common.temporary_trials(space, costs, settings, seed) as trials:
         end = time.monotonic() + seconds
         with suppress(_TimeIsUp):
             search(trials, _NO_LIMIT, lambda: _UntilDeadline(executor, end))

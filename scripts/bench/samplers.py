@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -51,7 +50,6 @@ from nas.search.encoding import Encoding
 from nas.search.executors import AHEAD, Executor, InlineExecutor
 from nas.search.guided import features
 from nas.search.sampler import Trials
-from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -159,14 +157,8 @@ def run_one(
     settings = Search(sampler="random" if name in RIVALS else name, evaluations=count)
     limit, teacher = largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        trials = (partial(Rival, name) if name in RIVALS else Trials)(
-            Storage(Path(folder) / "journal.log", "samplers", "made up", common.values_of(costs)),
-            space,
-            costs,
-            settings,
-            seed,
-        )
+    kind: Callable[..., Trials] = partial(Rival, name) if name in RIVALS else Trials
+    with common.temporary_trials(space, costs, settings, seed, kind) as trials:
         trials.begin_with(first_candidates)
         results = search(trials, count, lambda: executor).results
     seconds = time.monotonic() - started

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +31,6 @@ from nas.report.svg import AxisScale, drawing, element, frame, path, text
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.front import ranking
-from nas.search.sampler import Trials
-from nas.search.storage import Storage
 
 _RIDGE, _FOLDS = 1.0, 10
 _CEILING = 0.95
@@ -140,9 +137,7 @@ def _simulate(
 ) -> tuple[dict[str, float], SearchState]:
     """Simulate one search of the study with a pool of workers. Return its measurements and its final state."""
     executor = SimulatedExecutor(recorded.evaluate, pool, seed)
-    with tempfile.TemporaryDirectory() as folder:
-        storage = Storage(Path(folder) / "journal.log", "simulated", "", common.values_of(costs))
-        trials = Trials(storage, run.study.space, costs, run.study.search, seed)
+    with common.temporary_trials(run.study.space, costs, run.study.search, seed) as trials:
         state = search(trials, evaluations, lambda: executor)
     count = len(state.results)
     return {
