@@ -7,6 +7,7 @@ settings name. `CachingExecutor` wraps an executor and reuses the results of ear
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -140,6 +141,23 @@ class CachingExecutor(Forwarding):
         ticket, result = super().next_result()
         self._memory.add(result)
         return ticket, result
+
+
+def evaluate_all(
+    executor: Executor,
+    architectures: Sequence[Architecture],
+    to_beat: Callable[[Architecture], float] = lambda architecture: 0.0,
+) -> Iterator[CandidateResult]:
+    """Evaluate architectures, and yield their results in the order in which the evaluations end.
+
+    `to_beat` returns the objective that an architecture must reach. It is called when the architecture is submitted.
+    """
+    submitted = 0
+    for done in range(len(architectures)):
+        while submitted < len(architectures) and submitted - done < executor.capacity:
+            executor.submit(submitted, architectures[submitted], to_beat(architectures[submitted]))
+            submitted += 1
+        yield executor.next_result()[1]
 
 
 def evaluating_processor(settings: Search) -> str:

@@ -27,6 +27,7 @@ from nas.errors import ClusterError
 from nas.pipeline import Run
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import evaluation
+from nas.search.executors import evaluate_all
 from nas.search.ray_executor import RayExecutor
 from nas.study import Search
 
@@ -70,12 +71,8 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
 def _evaluate(executor: RayExecutor, candidates: list[Architecture]) -> float:
     """Evaluate all candidates, keeping the executor's queue as full as in a search, and return the seconds."""
     started = time.monotonic()
-    for number, architecture in enumerate(candidates):
-        if number >= executor.capacity:
-            executor.next_result()
-        executor.submit(number, architecture, 0.0)
-    for _ in candidates[-executor.capacity :]:
-        executor.next_result()
+    for _ in evaluate_all(executor, candidates):
+        pass
     return time.monotonic() - started
 
 
