@@ -70,6 +70,7 @@ class LocalWorker:
         self.device = device
         self.folder = Path(tempfile.mkdtemp(prefix="nas-latency-"))
         self._process = self._start()
+        self._send(device.model_dump(mode="json"))
         try:
             self.environment: dict[str, Any] = self._read_answer(lambda done: None)
         except BaseException:
@@ -79,9 +80,8 @@ class LocalWorker:
     def _start(self) -> subprocess.Popen[str]:
         # -P keeps files in the working directory from shadowing modules that the process imports.
         program = [runner.__file__, "--lines"] if self._runner_suffices else ["-c", _WORKER_PROGRAM]
-        command = [sys.executable, "-P", *program]
-        process = subprocess.Popen(
-            command,
+        return subprocess.Popen(
+            [sys.executable, "-P", *program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -89,8 +89,6 @@ class LocalWorker:
             env=as_served(),
             start_new_session=True,
         )
-        self._send(self.device.model_dump(mode="json"), process)
-        return process
 
     @property
     def _runner_suffices(self) -> bool:
@@ -100,13 +98,13 @@ class LocalWorker:
         """
         return self.device.runtime != "torch" and self.device.processor == "cpu"
 
-    def _send(self, value: Any, process: subprocess.Popen[str]) -> None:
+    def _send(self, value: Any) -> None:
         with suppress(BrokenPipeError):  # `_read_answer` reports why the process has ended
-            process.stdin.write(json.dumps(value) + "\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
+            self._process.stdin.write(json.dumps(value) + "\n")  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
 
     def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
-        self._send(group, self._process)
+        self._send(group)
         measured: dict[str, Any] = self._read_answer(progress)
         return measured
 
@@ -120,7 +118,7 @@ class LocalWorker:
                     "this device"
                 ) from None
         with LocalWorker(self.device) as worker:
-            worker._send({"memory": item}, worker._process)
+            worker._send({"memory": item})
             peak: float | None = worker._read_answer(lambda done: None)
         return peak
 
