@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ _METHOD_VERSION = 13
 
 Increment it when blocks are measured or the fit is computed in a different way, so that profiles are rebuilt.
 """
-_COPIES = 4
+COPIES = 4
+"""The number of blocks in each chain of equal blocks that is measured."""
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _MEMORY_MEASURED = 16, 24, 6
 """The numbers of complete networks that are measured for the fit, for the test of the fit, and for peak memory.
@@ -90,13 +91,10 @@ class ProfileRecipe:
     """Whether peak memory is also measured."""
     texts: Texts = NO_TEXTS
 
-    copies: ClassVar[int] = _COPIES
-    """The number of blocks in each chain of equal blocks that is measured."""
-
     @property
     def digest(self) -> str:
         """A digest that changes if different networks are measured, or if the method of measurement changes."""
-        counts = (_COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _MEMORY_MEASURED)
+        counts = (COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _MEMORY_MEASURED)
         method = (_METHOD_VERSION, *counts, self.memory, self.seed)
         config = self.config
         network = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
@@ -262,7 +260,7 @@ class ProfileRecipe:
         table: dict[str, dict[str, float]] = {}
         for name, record in records.items():
             part, _, count = name.rpartition("@")
-            copies = 1 if part.startswith(EMBEDDINGS_AND_CLASSIFIER) else _COPIES
+            copies = 1 if part.startswith(EMBEDDINGS_AND_CLASSIFIER) else COPIES
             table.setdefault(part, {})[count] = record.best_ms / copies * reference_ms / record.reference_ms
         table = {part: dict(sorted(values.items(), key=lambda item: int(item[0]))) for part, values in table.items()}
         dimensions = self.space.dimensions
@@ -372,13 +370,13 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
             for size, choice in space.options(block):
                 for first_only in ((False, True) if base.readout == "first" else (False,)) if size else ():
                     layer = Layer(_template_layer(space), 1, 1).with_option(block, (size, choice))
-                    chain = BlockChain(block, layer, _COPIES, first_only)
+                    chain = BlockChain(block, layer, COPIES, first_only)
                     yield part_name(block, hidden, size, choice, first_only), (chain, config)
         if space.dimensions.keep_tokens:
             # All tokens are kept, so that every copy computes the same number of tokens.
             heads = space.dimensions.num_attention_heads[-1]
             layer = Layer(_template_layer(space), heads, 1, keep_tokens=_KEEP_ALL_TOKENS)
-            yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
+            yield f"dropping/{hidden}", (BlockChain("attention", layer, COPIES), config)
 
 
 def _template_layer(space: SearchSpace) -> int:

@@ -20,7 +20,7 @@ from nas.compression import BLOCKS, Block, compression
 from nas.evaluate.accuracy import Evaluator
 from nas.latency.measure import measure
 from nas.latency.profile import part_name
-from nas.latency.profiling import ProfileRecipe
+from nas.latency.profiling import COPIES, ProfileRecipe
 from nas.model.sizes import stored_mb
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
@@ -113,7 +113,7 @@ def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
     records = measure(
         recipe.device, chosen, 12, "Measuring blocks", recipe.texts, {name: blocks[name][1] for name in chosen}
     )
-    return {key: records[name].p50_ms / recipe.copies for key, name in names.items()}
+    return {key: records[name].p50_ms / COPIES for key, name in names.items()}
 
 
 def _arguments() -> argparse.Namespace:
