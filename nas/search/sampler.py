@@ -79,7 +79,7 @@ class Trials:
     def _study(self) -> optuna.Study:
         """An in-memory copy of the stored trials, which the sampler reads."""
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.costs.profiles)]
-        return optuna.create_study(directions=directions, sampler=self._sampler(self._settings))
+        return optuna.create_study(directions=directions, sampler=self._sampler())
 
     @cached_property
     def _initial_candidates(self) -> list[Architecture]:
@@ -102,7 +102,8 @@ class Trials:
         """
         self._storage.record_dependency(name, digest)
 
-    def _sampler(self, settings: Search) -> BaseSampler:
+    def _sampler(self) -> BaseSampler:
+        settings = self._settings
         # The seed depends on the number of trials, so that a resumed search does not repeat its proposals.
         seed = random.Random(f"{self.seed}/{self._storage.count}").getrandbits(31)
         if settings.sampler == "random":

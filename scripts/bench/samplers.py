@@ -64,7 +64,7 @@ class Rival(Trials):
         self._name = name
         super().__init__(*arguments)
 
-    def _sampler(self, settings: Search) -> BaseSampler:
+    def _sampler(self) -> BaseSampler:
         return RIVALS[self._name](self._distributions, self.seed)
 
 
