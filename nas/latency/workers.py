@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from nas.device import Device
@@ -55,9 +54,7 @@ class MeasurementWorker(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 
 class LocalWorker:
@@ -74,7 +71,7 @@ class LocalWorker:
         try:
             self.environment: dict[str, Any] = self._read_answer(lambda done: None)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
 
     def _start(self) -> subprocess.Popen[str]:
@@ -150,9 +147,7 @@ class LocalWorker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # the whole group: libraries may have started processes
         self._process.wait()

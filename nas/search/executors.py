@@ -8,7 +8,6 @@ settings name. `CachingExecutor` wraps an executor and reuses the results of ear
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Protocol, Self
 
 from nas.architecture import Architecture
@@ -57,9 +56,7 @@ class Executor(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 
 class InlineExecutor:
@@ -89,9 +86,7 @@ class InlineExecutor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._waiting.clear()
 
 
@@ -111,10 +106,8 @@ class Forwarding:
         self._executor.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._executor.__exit__(*error)
 
 
 class CachingExecutor(Forwarding):
