@@ -213,18 +213,7 @@ class ProfileRecipe:
         reference_ms = whole[_TEACHER].reference_ms
         whole = {name: record.scaled(reference_ms / record.reference_ms) for name, record in whole.items()}
         table = self._table(blocks, reference_ms)
-        # The fit does not use the teacher: its layers are all alike, which is untypical of sub-networks.
-        fitted_names = [name for name in self.sub_networks if name != _TEACHER and not name.startswith("held_out")]
-        held_out_names = [name for name in self.sub_networks if name.startswith("held_out")]
-        parts = [
-            part_sums(table, self.sub_networks[name], length, self.config.readout)[-1]
-            for name in fitted_names
-            for length in self.device.lengths
-        ]
-        samples = [times for name in fitted_names for times in whole[name].by_length()]
-        medians = [float(np.median(times)) for times in samples]
-        quantiles = [np.quantile(times, _NOISE_PROBABILITIES) for times in samples]
-        noise = [values / median for values, median in zip(quantiles, medians, strict=True)]
+        fit, noise = self._fit_and_noise(table, whole)
         teacher = latency_metrics(whole[_TEACHER])
         memory = self._memory(peaks)
         if memory:
@@ -235,8 +224,8 @@ class ProfileRecipe:
             blocks_ms={
                 part: {count: round(ms, 5) for count, ms in latencies.items()} for part, latencies in table.items()
             },
-            fit=fitted(parts, medians),
-            noise=tuple(np.median(noise, axis=0).round(4).tolist()),
+            fit=fit,
+            noise=noise,
             memory=memory,
             teacher=teacher,
             smallest_p50_ms=whole["smallest"].p50_ms,
@@ -244,6 +233,7 @@ class ProfileRecipe:
             noisy=any(record.noisy for record in (*blocks.values(), *whole.values())),
             readout=self.config.readout,
         )
+        held_out_names = [name for name in self.sub_networks if name.startswith("held_out")]
         predicted = [profile.predict_ms(self.sub_networks[name]) for name in held_out_names]
         measured = [whole[name].p50_ms for name in held_out_names]
         pairs = [
@@ -251,6 +241,23 @@ class ProfileRecipe:
             for expected, actual in zip(predicted, measured, strict=True)
         ]
         return replace(profile, error=error_of(predicted, measured), held_out=pairs)
+
+    def _fit_and_noise(
+        self, table: dict[str, dict[str, float]], whole: Mapping[str, LatencyRecord]
+    ) -> tuple[Fit, tuple[float, ...]]:
+        """Return `Profile.fit` and `Profile.noise`, computed from the latencies of parts and of complete networks."""
+        # The fit does not use the teacher: its layers are all alike, which is untypical of sub-networks.
+        names = [name for name in self.sub_networks if name != _TEACHER and not name.startswith("held_out")]
+        parts = [
+            part_sums(table, self.sub_networks[name], length, self.config.readout)[-1]
+            for name in names
+            for length in self.device.lengths
+        ]
+        samples = [times for name in names for times in whole[name].by_length()]
+        medians = [float(np.median(times)) for times in samples]
+        quantiles = [np.quantile(times, _NOISE_PROBABILITIES) for times in samples]
+        noise = [values / median for values, median in zip(quantiles, medians, strict=True)]
+        return fitted(parts, medians), tuple(np.median(noise, axis=0).round(4).tolist())
 
     def _table(self, records: Mapping[str, LatencyRecord], reference_ms: float) -> dict[str, dict[str, float]]:
         """Return the latencies of each part in milliseconds, keyed by part name and then by number of tokens.
