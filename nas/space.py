@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from nas.architecture import LAYER_BLOCKS, Architecture, Layer, kept_tokens
-from nas.compression import BLOCKS, Block, compression
+from nas.compression import BLOCKS, REGISTRY, Block, compression
 from nas.errors import SearchSpaceError
 from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
@@ -205,8 +205,8 @@ class SearchSpace(Settings):
 
         A choice without a parameter, such as `low_rank` or `int8`, excludes all methods that contain it, with any
         parameter. A choice with a parameter, such as `low_rank(8)`, excludes only this variant. Raises
-        `SearchSpaceError` for `none`, which cannot be excluded, and for a choice with a parameter that the space does
-        not contain.
+        `SearchSpaceError` for `none`, which cannot be excluded, and for a choice that is neither a method's name nor a
+        variant that the space contains.
         """
         if "none" in choices:
             raise SearchSpaceError(
@@ -215,7 +215,7 @@ class SearchSpace(Settings):
             )
         offered = {spec for block in BLOCKS for spec in getattr(self.compression, block)}
         for choice in choices:
-            if "(" in choice and choice not in offered:
+            if choice not in REGISTRY and choice not in offered:
                 raise SearchSpaceError(
                     f"{self.name}: only the space's own compression methods can be excluded "
                     f"({', '.join(sorted(offered - {'none'}))}), but got {choice!r}"

@@ -192,5 +192,7 @@ def test_excluded_compression_methods_are_removed_from_every_block(space):
     )
     with pytest.raises(SearchSpaceError, match=r"low_rank\(8\)\+int8.*, but got 'low_rank\(7\)'"):
         mixed_space().excluding(("low_rank(7)",))
+    with pytest.raises(SearchSpaceError, match=r"\(int8\), but got 'int3'"):
+        space.excluding(("int3",))
     with pytest.raises(SearchSpaceError, match="'none' cannot be excluded"):
         space.excluding(("int8", "none"))

@@ -26,6 +26,7 @@ from nas.model import CompactBert, CompactBertConfig
 from nas.model.modeling import as_public_class, types_named
 from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
+from nas.model.tokenizer import make_uniform
 from nas.sentence_modules import DENSE_FOLDER
 
 ONNX_FILE = "onnx/model.onnx"
@@ -118,10 +119,7 @@ def served_tokenizer(
     served: Any = copy.deepcopy(tokenizer)
     served.model_input_names = served.init_kwargs["model_input_names"] = list(config.input_names)
     served.model_max_length = min(max_length or served.model_max_length, config.max_position_embeddings)
-    served.padding_side = "right"
-    for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
-        served.init_kwargs.pop(name, None)
-    served.backend_tokenizer.no_padding()
+    make_uniform(served)
     served.backend_tokenizer.enable_truncation(served.model_max_length, direction=served.truncation_side)
     return cast(PreTrainedTokenizerBase, served)
 

@@ -39,5 +39,5 @@ def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]
                 )
 
 
-def _first_ids(ids: Sequence[int], most: int = 8) -> str:
-    return f"{', '.join(map(str, ids[:most]))}{', ...' if len(ids) > most else ''} ({len(ids)} tokens)"
+def _first_ids(ids: Sequence[int]) -> str:
+    return f"{', '.join(map(str, ids[:8]))}{', ...' if len(ids) > 8 else ''} ({len(ids)} tokens)"

@@ -50,6 +50,8 @@ _ALLOWED_DIFFERENCES = 2
 rounding can decide between nearly equal logits.
 """
 _EXPORT, _TEACHER = "export", "teacher"
+_NO_TIMINGS: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up", "met"))
+"""The entries of a verification that depend on latencies, for a device whose latencies are not known."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,8 @@ def _verify_on(
     exits = exit_shares(exit_layers, len(model.layers)) if exit_layers else ()
     stored = stored_metrics(artefact)
     limits = budget.on(artefact.device.name) if budget else None
-    timings: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
+    by_label = metric.by_label(logits, labels, list(model.config.id2label.values()))
+    timings = _NO_TIMINGS
     if artefact.device.where != "elsewhere":
         measures_memory = limits is not None and limits.peak_memory_mb is not None
         timings = timing(
@@ -254,23 +257,15 @@ def _verify_on(
         "accuracy_standard_error": _standard_error(metric, logits, labels),
         "teacher_accuracy": reference.accuracy if reference else accuracy,
         "test_examples": len(labels),
-        **_scored_groups(metric, labels),
+        **({"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}),
         **timings,
         **stored,
         **({"exits": list(exits)} if exits else {}),
         "agreement_with_hugging_face": agreement,
         "agrees": _agrees(agreement, len(labels), artefact.device),
-        **_label_entry(metric.by_label(logits, labels, list(model.config.id2label.values()))),
+        **({"labels": by_label} if by_label else {}),
         **_compared_outputs(metric, logits, labels),
     }
-
-
-def _scored_groups(metric: Metric, labels: np.ndarray) -> dict[str, str]:
-    """Return the entry `judged`: the number of groups that the metric scores, followed by the unit.
-
-    If the metric does not score groups, the result is empty.
-    """
-    return {"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}
 
 
 def _compared_outputs(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -279,10 +274,6 @@ def _compared_outputs(metric: Metric, logits: np.ndarray, labels: np.ndarray) ->
     rows = metric.rows_to_compare(labels)
     outputs = {str(row): {"output": logits[row].tolist(), "label": row_labels[row].tolist()} for row in rows}
     return {"shown": outputs} if rows else {}
-
-
-def _label_entry(figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    return {"labels": figures} if figures else {}
 
 
 def timing(
@@ -374,7 +365,7 @@ def verify_file(
         batches_by_length(test),
     )
     accuracy, stored = metric.score(logits, labels), {"size_mb": path.stat().st_size / MB, "params": params}
-    timings: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up")) | {"met": None}
+    timings = _NO_TIMINGS
     if device.where != "elsewhere" and device.runtime != "torch":
         teacher = Artefact(reference.folder, device)
         records = measure_with_exits(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ _METHOD_VERSION = 13
 
 Increment it when blocks are measured or the fit is computed in a different way, so that profiles are rebuilt.
 """
-_COPIES = 4
+COPIES = 4
+"""The number of blocks in each chain of equal blocks that is measured."""
 BLOCK_ROUNDS, WHOLE_ROUNDS = 6, 16
 _FITTED, _HELD_OUT, _MEMORY_MEASURED = 16, 24, 6
 """The numbers of complete networks that are measured for the fit, for the test of the fit, and for peak memory.
@@ -90,13 +91,10 @@ class ProfileRecipe:
     """Whether peak memory is also measured."""
     texts: Texts = NO_TEXTS
 
-    copies: ClassVar[int] = _COPIES
-    """The number of blocks in each chain of equal blocks that is measured."""
-
     @property
     def digest(self) -> str:
         """A digest that changes if different networks are measured, or if the method of measurement changes."""
-        counts = (_COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _MEMORY_MEASURED)
+        counts = (COPIES, BLOCK_ROUNDS, WHOLE_ROUNDS, _FITTED, _HELD_OUT, _MEMORY_MEASURED)
         method = (_METHOD_VERSION, *counts, self.memory, self.seed)
         config = self.config
         network = (config.hidden_act, config.pooler_act, config.embedding_size, config.input_names, config.num_labels)
@@ -215,18 +213,7 @@ class ProfileRecipe:
         reference_ms = whole[_TEACHER].reference_ms
         whole = {name: record.scaled(reference_ms / record.reference_ms) for name, record in whole.items()}
         table = self._table(blocks, reference_ms)
-        # The fit does not use the teacher: its layers are all alike, which is untypical of sub-networks.
-        fitted_names = [name for name in self.sub_networks if name != _TEACHER and not name.startswith("held_out")]
-        held_out_names = [name for name in self.sub_networks if name.startswith("held_out")]
-        parts = [
-            part_sums(table, self.sub_networks[name], length, self.config.readout)[-1]
-            for name in fitted_names
-            for length in self.device.lengths
-        ]
-        samples = [times for name in fitted_names for times in whole[name].by_length()]
-        medians = [float(np.median(times)) for times in samples]
-        quantiles = [np.quantile(times, _NOISE_PROBABILITIES) for times in samples]
-        noise = [values / median for values, median in zip(quantiles, medians, strict=True)]
+        fit, noise = self._fit_and_noise(table, whole)
         teacher = latency_metrics(whole[_TEACHER])
         memory = self._memory(peaks)
         if memory:
@@ -237,8 +224,8 @@ class ProfileRecipe:
             blocks_ms={
                 part: {count: round(ms, 5) for count, ms in latencies.items()} for part, latencies in table.items()
             },
-            fit=fitted(parts, medians),
-            noise=tuple(np.median(noise, axis=0).round(4).tolist()),
+            fit=fit,
+            noise=noise,
             memory=memory,
             teacher=teacher,
             smallest_p50_ms=whole["smallest"].p50_ms,
@@ -246,6 +233,7 @@ class ProfileRecipe:
             noisy=any(record.noisy for record in (*blocks.values(), *whole.values())),
             readout=self.config.readout,
         )
+        held_out_names = [name for name in self.sub_networks if name.startswith("held_out")]
         predicted = [profile.predict_ms(self.sub_networks[name]) for name in held_out_names]
         measured = [whole[name].p50_ms for name in held_out_names]
         pairs = [
@@ -253,6 +241,23 @@ class ProfileRecipe:
             for expected, actual in zip(predicted, measured, strict=True)
         ]
         return replace(profile, error=error_of(predicted, measured), held_out=pairs)
+
+    def _fit_and_noise(
+        self, table: dict[str, dict[str, float]], whole: Mapping[str, LatencyRecord]
+    ) -> tuple[Fit, tuple[float, ...]]:
+        """Return `Profile.fit` and `Profile.noise`, computed from the latencies of parts and of complete networks."""
+        # The fit does not use the teacher: its layers are all alike, which is untypical of sub-networks.
+        names = [name for name in self.sub_networks if name != _TEACHER and not name.startswith("held_out")]
+        parts = [
+            part_sums(table, self.sub_networks[name], length, self.config.readout)[-1]
+            for name in names
+            for length in self.device.lengths
+        ]
+        samples = [times for name in names for times in whole[name].by_length()]
+        medians = [float(np.median(times)) for times in samples]
+        quantiles = [np.quantile(times, _NOISE_PROBABILITIES) for times in samples]
+        noise = [values / median for values, median in zip(quantiles, medians, strict=True)]
+        return fitted(parts, medians), tuple(np.median(noise, axis=0).round(4).tolist())
 
     def _table(self, records: Mapping[str, LatencyRecord], reference_ms: float) -> dict[str, dict[str, float]]:
         """Return the latencies of each part in milliseconds, keyed by part name and then by number of tokens.
@@ -262,7 +267,7 @@ class ProfileRecipe:
         table: dict[str, dict[str, float]] = {}
         for name, record in records.items():
             part, _, count = name.rpartition("@")
-            copies = 1 if part.startswith(EMBEDDINGS_AND_CLASSIFIER) else _COPIES
+            copies = 1 if part.startswith(EMBEDDINGS_AND_CLASSIFIER) else COPIES
             table.setdefault(part, {})[count] = record.best_ms / copies * reference_ms / record.reference_ms
         table = {part: dict(sorted(values.items(), key=lambda item: int(item[0]))) for part, values in table.items()}
         dimensions = self.space.dimensions
@@ -372,13 +377,13 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
             for size, choice in space.options(block):
                 for first_only in ((False, True) if base.readout == "first" else (False,)) if size else ():
                     layer = Layer(_template_layer(space), 1, 1).with_option(block, (size, choice))
-                    chain = BlockChain(block, layer, _COPIES, first_only)
+                    chain = BlockChain(block, layer, COPIES, first_only)
                     yield part_name(block, hidden, size, choice, first_only), (chain, config)
         if space.dimensions.keep_tokens:
             # All tokens are kept, so that every copy computes the same number of tokens.
             heads = space.dimensions.num_attention_heads[-1]
             layer = Layer(_template_layer(space), heads, 1, keep_tokens=_KEEP_ALL_TOKENS)
-            yield f"dropping/{hidden}", (BlockChain("attention", layer, _COPIES), config)
+            yield f"dropping/{hidden}", (BlockChain("attention", layer, COPIES), config)
 
 
 def _template_layer(space: SearchSpace) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any, Self
 
 import ray
@@ -48,7 +47,7 @@ class _MeasurementActor:
             return self._worker.peak_memory_mb(self._with_local_paths({"networks": [item]})["networks"][0])
 
     def close(self) -> None:
-        self._worker.__exit__(None, None, None)
+        self._worker.__exit__()
 
     @contextmanager
     def _temporary_files(self, files: dict[str, bytes]) -> Iterator[None]:
@@ -90,7 +89,7 @@ class RayWorker:
         try:
             self._call_actor("environment")
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
 
     def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
@@ -154,9 +153,7 @@ class RayWorker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._actor is not None:
             with suppress(RayActorError, GetTimeoutError):
                 ray.get(self._actor.close.remote(), timeout=_WAIT_TIMEOUT_S)

@@ -38,7 +38,7 @@ Load = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[Mapping[str, np.
 
 Its arguments are the network's entry in a group, the device and the sets of inputs."""
 
-ANSWER, ROUND = "answer ", "round "
+ANSWER, ROUND, PROBLEM = "answer ", "round ", "problem "
 """The prefixes of the lines that this program prints for the process that started it.
 
 Libraries may print lines without these prefixes.
@@ -61,6 +61,10 @@ _MAX_DRIFT, _MAX_SPREAD = 0.1, 0.15
 _MB = 1e6
 
 
+class DeviceProblem(OSError):
+    """A setting of the device that this machine does not support. The message states a remedy."""
+
+
 def wall_clock(run: Run) -> float:
     """Return the time of one run in milliseconds, by the monotonic clock."""
     started = time.perf_counter()
@@ -69,11 +73,21 @@ def wall_clock(run: Run) -> float:
 
 
 def prepare_process(device: Mapping[str, Any]) -> None:
-    """Pin this process to the cores that the device's `pin_to` lists, if any, and disable the garbage collector."""
+    """Pin this process to the cores that the device's `pin_to` lists, if any, and disable the garbage collector.
+
+    Raises `DeviceProblem` if the process cannot be pinned to these cores.
+    """
     if device["pin_to"]:
         if not hasattr(os, "sched_setaffinity"):
-            raise OSError("pin_to: this operating system cannot pin a process to cores; remove pin_to")
-        os.sched_setaffinity(0, device["pin_to"])
+            raise DeviceProblem("pin_to: this operating system cannot pin a process to cores; remove pin_to")
+        cores = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+        try:
+            os.sched_setaffinity(0, device["pin_to"])
+        except OSError:
+            raise DeviceProblem(
+                f"pin_to must name cores that this process may use ({cores}), but got "
+                f"{', '.join(map(str, device['pin_to']))}; name other cores"
+            ) from None
     gc.collect()
     gc.disable()
 
@@ -186,8 +200,9 @@ def answer(
 ) -> None:
     """Print the environment as one line of JSON, and then the answer to each request as one line of JSON.
 
-    A request is a group to measure, or `{"memory": item}` for the peak memory of one network. If an `OSError` occurs,
-    the process prints the error message to standard error and ends.
+    A request is a group to measure, or `{"memory": item}` for the peak memory of one network. If a `DeviceProblem`
+    occurs, the function prints its message as a line of its own and returns. If another `OSError` occurs, the process
+    prints the error message to standard error and ends.
     """
 
     def reply(value: Any) -> None:
@@ -201,6 +216,8 @@ def answer(
                 reply(peak_memory_mb(request["memory"], device, load))
             else:
                 reply(measure_group(request, device, load, clock, lambda line: print(line, flush=True)))
+    except DeviceProblem as problem:
+        print(f"{PROBLEM}{problem}", flush=True)
     except OSError as problem:
         sys.exit(str(problem))
 
@@ -257,7 +274,7 @@ def _input_array(spec: Mapping[str, Any], rng: np.random.Generator) -> np.ndarra
 def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> Any:
     """Return an ONNX Runtime session with all graph optimisations enabled, as in production.
 
-    `source` is the path or the content of an ONNX file. Raises `OSError` if ONNX Runtime cannot use the processor
+    `source` is the path or the content of an ONNX file. Raises `DeviceProblem` if ONNX Runtime cannot use the processor
     (`cpu` or `cuda`).
     """
     import onnxruntime
@@ -271,7 +288,7 @@ def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> A
     available = provider in onnxruntime.get_available_providers()
     session = onnxruntime.InferenceSession(source, options, providers=[provider]) if available else None
     if session is None or session.get_providers()[0] != provider:  # without this check it would silently use the CPU
-        raise OSError(f"onnxruntime: {provider} does not work here; install onnxruntime-gpu with CUDA and cuDNN")
+        raise DeviceProblem(f"onnxruntime: {provider} does not work here; install onnxruntime-gpu with CUDA and cuDNN")
     return session
 
 
@@ -425,7 +442,10 @@ def main() -> None:
         print(json.dumps(peak_memory_mb(job["item"], job["device"], load_file)))
         return
     archive = _Archive(Path(__file__).resolve().parent)
-    archive.measure()
+    try:
+        archive.measure()
+    except DeviceProblem as problem:
+        sys.exit(str(problem))
     print(f"Done. Import {archive.folder / 'result.json'} with `nas device import`.")
 
 

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from nas.device import Device
@@ -55,9 +54,7 @@ class MeasurementWorker(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 
 class LocalWorker:
@@ -70,18 +67,18 @@ class LocalWorker:
         self.device = device
         self.folder = Path(tempfile.mkdtemp(prefix="nas-latency-"))
         self._process = self._start()
+        self._send(device.model_dump(mode="json"))
         try:
             self.environment: dict[str, Any] = self._read_answer(lambda done: None)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
 
     def _start(self) -> subprocess.Popen[str]:
         # -P keeps files in the working directory from shadowing modules that the process imports.
         program = [runner.__file__, "--lines"] if self._runner_suffices else ["-c", _WORKER_PROGRAM]
-        command = [sys.executable, "-P", *program]
-        process = subprocess.Popen(
-            command,
+        return subprocess.Popen(
+            [sys.executable, "-P", *program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -89,8 +86,6 @@ class LocalWorker:
             env=as_served(),
             start_new_session=True,
         )
-        self._send(self.device.model_dump(mode="json"), process)
-        return process
 
     @property
     def _runner_suffices(self) -> bool:
@@ -100,13 +95,13 @@ class LocalWorker:
         """
         return self.device.runtime != "torch" and self.device.processor == "cpu"
 
-    def _send(self, value: Any, process: subprocess.Popen[str]) -> None:
+    def _send(self, value: Any) -> None:
         with suppress(BrokenPipeError):  # `_read_answer` reports why the process has ended
-            process.stdin.write(json.dumps(value) + "\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
+            self._process.stdin.write(json.dumps(value) + "\n")  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
 
     def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
-        self._send(group, self._process)
+        self._send(group)
         measured: dict[str, Any] = self._read_answer(progress)
         return measured
 
@@ -120,24 +115,26 @@ class LocalWorker:
                     "this device"
                 ) from None
         with LocalWorker(self.device) as worker:
-            worker._send({"memory": item}, worker._process)
+            worker._send({"memory": item})
             peak: float | None = worker._read_answer(lambda done: None)
         return peak
 
     def _read_answer(self, progress: Rounds) -> Any:
         """Return the next answer of the process.
 
-        If the process ends without an answer, raise an error with the last line of its output.
+        If the process ends without an answer, raise an error with the last line of its output. If it reports a problem
+        with the device, raise an error with the problem and its remedy.
         """
-        last_line = ""
+        task, last_line = f"measuring with {self.device.runtime} on {self.device.name}", ""
         for line in self._process.stdout or ():
             if line.startswith(runner.ROUND):
                 progress(int(line.removeprefix(runner.ROUND)))
             elif line.startswith(runner.ANSWER):
                 return json.loads(line.removeprefix(runner.ANSWER))
+            elif line.startswith(runner.PROBLEM):
+                raise DeviceError(f"{task} failed: {line.removeprefix(runner.PROBLEM).strip()}")
             else:
                 last_line = line.strip() or last_line
-        task = f"measuring with {self.device.runtime} on {self.device.name}"
         if self._process.wait() == -signal.SIGKILL and not last_line:
             raise MachineError(
                 f"{task}: the process was killed, probably because memory ran out; close other "
@@ -150,9 +147,7 @@ class LocalWorker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # the whole group: libraries may have started processes
         self._process.wait()

@@ -64,8 +64,8 @@ class Checkpoint:
     """The names of the head's parameters. The head consists of the classifier and, in most families, a pooler."""
     classifier: str
     """The parameter name of the classifier's weight matrix, (labels, hidden size)."""
-    network_type: NetworkType = "sequence_classifier"
-    encoder_prefix: str = ""
+    network_type: NetworkType
+    encoder_prefix: str
     """A prefix that parameter names have in this object, but not in the loaded model. It is empty if the model has a
     head.
     """

@@ -15,6 +15,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -81,8 +82,6 @@ class RelativePositions(Positions):
         return biases.permute(2, 0, 1).to(like)
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
-        import numpy as np
-
         def buckets() -> str:
             bucket_of_distance = distance_buckets(
                 torch.arange(1 - self.max_tokens, self.max_tokens), self.buckets
@@ -129,8 +128,6 @@ class RotaryPositions(Positions):
         return is_far.to(like.dtype)[None] * (torch.finfo(like.dtype).min / 2)
 
     def emit_rotated(self, graph: GraphBuilder, features: str, tokens: str) -> str:
-        import numpy as np
-
         def angles() -> str:
             positions = graph.cast_to_float(emit_positions(graph, tokens))
             column = graph.add("Unsqueeze", positions, graph.constant(np.array([1])))
@@ -146,8 +143,6 @@ class RotaryPositions(Positions):
         return graph.add("Concat", first_rotated, second_rotated, axis=-1)
 
     def emit_bias(self, graph: GraphBuilder, queries: str, keys: str) -> str:
-        import numpy as np
-
         def far() -> str:
             distances = graph.add("Abs", emit_distances(graph, queries, keys))
             is_far = graph.add("Greater", distances, graph.constant(np.array(self.window)))
@@ -189,7 +184,6 @@ def emit_positions(graph: GraphBuilder, tokens: str) -> str:
 
     `tokens` is the name of the value that holds the number of positions.
     """
-    import numpy as np
 
     def positions() -> str:
         zero, one = (graph.constant(np.array(number)) for number in (0, 1))
@@ -200,7 +194,6 @@ def emit_positions(graph: GraphBuilder, tokens: str) -> str:
 
 def emit_distances(graph: GraphBuilder, queries: str, keys: str) -> str:
     """Add the distance from each query to each key to an ONNX graph, (queries, keys)."""
-    import numpy as np
 
     def distances() -> str:
         row = graph.add("Unsqueeze", emit_positions(graph, keys), graph.constant(np.array([0])))

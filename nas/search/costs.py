@@ -160,7 +160,7 @@ class Costs:
         """Return the predicted value of `floor.minimise`, the metric that a budget with this floor minimises."""
         return self.metrics(architecture, floor.device, exits, (floor.minimise,))[floor.minimise]
 
-    def saving(self, architecture: Architecture, floor: Floor, exits: Sequence[float] = ()) -> float:
+    def saving(self, architecture: Architecture, floor: Floor, exits: Sequence[float]) -> float:
         """Return log(T / A), which is positive if the architecture is cheaper than the teacher.
 
         T and A are the values of the metric `floor.minimise` for the teacher and the architecture.

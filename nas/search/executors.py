@@ -7,7 +7,7 @@ settings name. `CachingExecutor` wraps an executor and reuses the results of ear
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, Self
 
 from nas.architecture import Architecture
@@ -56,9 +56,7 @@ class Executor(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 
 class InlineExecutor:
@@ -88,9 +86,7 @@ class InlineExecutor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._waiting.clear()
 
 
@@ -110,10 +106,8 @@ class Forwarding:
         self._executor.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._executor.__exit__(*error)
 
 
 class CachingExecutor(Forwarding):
@@ -140,6 +134,23 @@ class CachingExecutor(Forwarding):
         ticket, result = super().next_result()
         self._memory.add(result)
         return ticket, result
+
+
+def evaluate_all(
+    executor: Executor,
+    architectures: Sequence[Architecture],
+    to_beat: Callable[[Architecture], float] = lambda architecture: 0.0,
+) -> Iterator[CandidateResult]:
+    """Evaluate architectures, and yield their results in the order in which the evaluations end.
+
+    `to_beat` returns the objective that an architecture must reach. It is called when the architecture is submitted.
+    """
+    submitted = 0
+    for done in range(len(architectures)):
+        while submitted < len(architectures) and submitted - done < executor.capacity:
+            executor.submit(submitted, architectures[submitted], to_beat(architectures[submitted]))
+            submitted += 1
+        yield executor.next_result()[1]
 
 
 def evaluating_processor(settings: Search) -> str:

@@ -341,7 +341,8 @@ def _features(candidates: Iterable[_Candidate]) -> np.ndarray:
 
 
 def _standing(candidates: Iterable[_Candidate]) -> CostStanding:
-    return CostStanding.of((candidate.within, candidate.savings) for candidate in candidates)
+    within, savings = zip(*((candidate.within, candidate.savings) for candidate in candidates), strict=True)
+    return CostStanding(np.stack(within), np.stack(savings))
 
 
 def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:

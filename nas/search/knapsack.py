@@ -22,7 +22,7 @@ from nas.budget import Budget, Limits
 from nas.compression import Block, compression
 from nas.progress import say, track
 from nas.search.costs import Costs
-from nas.search.executors import Executor
+from nas.search.executors import Executor, evaluate_all
 from nas.space import SearchSpace
 
 _SHARES = (1.0, 0.5, 0.25, 0.125)
@@ -52,13 +52,9 @@ def single_changes(space: SearchSpace) -> list[Architecture]:
 
 def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Architecture, float]:
     """Evaluate architectures on all texts, and return their objectives, keyed by architecture."""
-    objectives, submitted = dict[Architecture, float](), 0
+    objectives = dict[Architecture, float]()
     with executor, track("Scoring single changes", len(architectures)) as progress:
-        while len(objectives) < len(architectures):
-            while submitted < len(architectures) and submitted - len(objectives) < executor.capacity:
-                executor.submit(submitted, architectures[submitted], 0.0)
-                submitted += 1
-            _, result = executor.next_result()
+        for result in evaluate_all(executor, architectures):
             objectives[result.architecture] = result.objective
             progress(len(objectives))
     return objectives

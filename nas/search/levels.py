@@ -9,8 +9,7 @@ the expected improvement as its acquisition function.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtr
@@ -29,12 +28,6 @@ class CostStanding(NamedTuple):
 
     The shape is (candidates, cost levels).
     """
-
-    @classmethod
-    def of(cls, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> Self:
-        """Create a `CostStanding` from one pair of vectors, `(within, savings)`, per candidate."""
-        within, savings = zip(*rows, strict=True)
-        return cls(np.stack(within), np.stack(savings))
 
     def at(self, indices: slice | list[int]) -> CostStanding:
         """Return the rows of the candidates at `indices`."""

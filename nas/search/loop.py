@@ -48,10 +48,8 @@ def search(
     of three activities: starting workers (`start`), proposing and storing candidates (`driver`), and waiting for
     evaluations (`evaluation`).
     """
-    stopwatch, view = (
-        Stopwatch() if stopwatch is None else stopwatch,
-        View(trials, [result for _, result in trials.news()]),
-    )
+    stopwatch = Stopwatch() if stopwatch is None else stopwatch
+    view = View(trials, [result for _, result in trials.news()])
     if trials.evaluated < evaluations:
         with trials, make_executor() as executor, track("Searching", evaluations, trials.evaluated, view) as progress:
             stopwatch.end("start")
@@ -78,9 +76,16 @@ def search(
                     break
                 for number, result in trials.news():
                     view.add(result)
-                    predicted = trials.costs.predict_ms(result.architecture, result.exits)
-                    fields = _logged_fields(result)
-                    log("evaluated", trial=number, done=view.done, **fields, predicted_ms=dict(predicted))
+                    log(
+                        "evaluated",  # the storage holds the complete result
+                        trial=number,
+                        done=view.done,
+                        architecture=result.architecture.describe(),
+                        accuracy=result.accuracy,
+                        complete=result.complete,
+                        seconds=result.seconds,
+                        predicted_ms=trials.costs.predict_ms(result.architecture, result.exits),
+                    )
                 progress(trials.evaluated, view.note())
     state = SearchState.of(trials)
     log("searched", evaluations=trials.evaluated, outcomes=state.outcomes)
@@ -103,16 +108,6 @@ def _proposal_counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[in
     If a proposal has failed, the loop tries again only after one of these counts has changed.
     """
     return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
-
-
-def _logged_fields(result: CandidateResult) -> dict[str, object]:
-    """Return the fields of a result that are written to the log. The storage holds the complete result."""
-    return {
-        "architecture": result.architecture.describe(),
-        "accuracy": result.accuracy,
-        "complete": result.complete,
-        "seconds": result.seconds,
-    }
 
 
 def _next_proposal(trials: Trials, evaluations: int) -> Proposal | None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 import ray
@@ -76,7 +75,7 @@ class RayExecutor:
             for _ in range(settings.workers):
                 self._start_slot()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
 
     def _check_local_gpus(self) -> None:
@@ -166,9 +165,7 @@ class RayExecutor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for slot in [*self._idle, *self._busy.values()]:
             ray.kill(slot.actor)
         if self._owns_cluster:

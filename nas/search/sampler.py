@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import optuna
@@ -79,7 +78,7 @@ class Trials:
     def _study(self) -> optuna.Study:
         """An in-memory copy of the stored trials, which the sampler reads."""
         directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(self.costs.profiles)]
-        return optuna.create_study(directions=directions, sampler=self._sampler(self._settings))
+        return optuna.create_study(directions=directions, sampler=self._sampler())
 
     @cached_property
     def _initial_candidates(self) -> list[Architecture]:
@@ -102,7 +101,8 @@ class Trials:
         """
         self._storage.record_dependency(name, digest)
 
-    def _sampler(self, settings: Search) -> BaseSampler:
+    def _sampler(self) -> BaseSampler:
+        settings = self._settings
         # The seed depends on the number of trials, so that a resumed search does not repeat its proposals.
         seed = random.Random(f"{self.seed}/{self._storage.count}").getrandbits(31)
         if settings.sampler == "random":
@@ -371,7 +371,5 @@ class Trials:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._storage.leave()

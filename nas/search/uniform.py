@@ -7,6 +7,7 @@ with the candidates. The guided search starts with similar networks (`starts.py`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, product
 
 from nas.architecture import Architecture, Layer, compress_all
@@ -15,7 +16,7 @@ from nas.compression import BLOCKS
 from nas.evaluate import CandidateResult
 from nas.progress import track
 from nas.search.costs import Costs
-from nas.search.executors import Executor
+from nas.search.executors import Executor, evaluate_all
 from nas.space import SearchSpace, evenly_spaced
 
 _KEPT_PER_BUDGET = 3
@@ -88,15 +89,10 @@ def best_uniform(
     best = {name: list[CandidateResult]() for name in networks}
     if not all_networks:
         return best
-    submitted = 0
+    to_beat = partial(_objective_to_exceed, networks=networks, best=best)
     with make_executor() as executor, track("Evaluating uniform networks", len(all_networks)) as progress:
-        for done in range(1, len(all_networks) + 1):
-            while submitted < len(all_networks) and submitted - done < executor.capacity - 1:
-                network = all_networks[submitted]
-                executor.submit(submitted, network, _objective_to_exceed(network, networks, best))
-                submitted += 1
-            number, result = executor.next_result()
-            for name in _budgets_of(all_networks[number], networks) if result.complete else ():
+        for done, result in enumerate(evaluate_all(executor, all_networks, to_beat), start=1):
+            for name in _budgets_of(result.architecture, networks) if result.complete else ():
                 best[name] = sorted([*best[name], result], key=lambda result: -result.objective)[:_KEPT_PER_BUDGET]
             progress(done)
     return best

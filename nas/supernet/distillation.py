@@ -3,7 +3,9 @@
 Logits: Hinton et al., arXiv:1503.02531.
 
 Hidden states: each layer of a sub-network corresponds to one layer of the teacher. The input of the sub-network's layer
-is compared with the input of the teacher's layer. The final hidden states of both networks are also compared.
+is compared with the input of the teacher's layer. The final hidden states of both networks are also compared. In
+families whose blocks normalise their input (`norm_first`), hidden states are not normalised and grow from layer to
+layer. The errors are then divided by the size of the teacher's states, so that all layers have about the same weight.
 
 Attention relations: Wang et al., arXiv:2012.15828. These are the similarities between the tokens of a text, computed
 from the queries, keys and values of the last layer. Their shape does not depend on the number of heads, so a
@@ -28,6 +30,9 @@ from nas.model.layers import at_positions
 from nas.model.modeling import CompactBertOutput
 from nas.tasks import TaskKind
 
+_EPSILON = 1e-5
+"""A number that is added to mean squares before they are used as divisors, because states of padding may be zero."""
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -36,6 +41,8 @@ class LossWeights:
     logits: float = 1.0
     hidden: float = 1.0
     relations: float = 0.0
+    relative_hidden: bool = False
+    """Whether the errors of hidden states are relative to the teacher's states (see `hidden_loss`)."""
 
 
 @dataclass
@@ -105,20 +112,26 @@ def distillation_loss(
         early = [kind.divergence(logits, teacher.logits[-1], **arguments) for logits in student.logits[:-1]]
         loss = loss + weights.logits * sum(early) / max(1, len(early))
     if weights.hidden:
-        loss = loss + weights.hidden * hidden_loss(student, teacher, architecture, attention_mask)
+        loss = loss + weights.hidden * hidden_loss(
+            student, teacher, architecture, attention_mask, weights.relative_hidden
+        )
     if weights.relations and student.projections:
         loss = loss + weights.relations * relation_loss(student, teacher, attention_mask)
     return loss
 
 
 def hidden_loss(
-    student: Knowledge, teacher: Knowledge, architecture: Architecture, attention_mask: torch.Tensor
+    student: Knowledge,
+    teacher: Knowledge,
+    architecture: Architecture,
+    attention_mask: torch.Tensor,
+    relative: bool = False,
 ) -> torch.Tensor:
     """Return the mean squared error between the hidden states of a sub-network and those of the teacher.
 
-    The mean is taken over the sub-network's hidden units, tokens and states. The teacher's states must contain all
-    tokens. Only the teacher's last state may be limited to the first token, provided that the sub-network's last state
-    is too.
+    The mean is taken over the sub-network's hidden units, tokens and states. With `relative`, the error of each token
+    is divided by the mean square of the teacher's state for this token. The teacher's states must contain all tokens.
+    Only the teacher's last state may be limited to the first token, provided that the sub-network's last state is too.
     """
     expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)
@@ -127,6 +140,8 @@ def hidden_loss(
         if positions is not None:
             target, mask = at_positions(target, positions), mask.gather(1, positions)
         errors = (state - target[..., : architecture.hidden_size]).float().square().mean(dim=-1)
+        if relative:
+            errors = errors / (target.float().square().mean(dim=-1) + _EPSILON)
         total = total + _mean_over_tokens(errors, mask)
     return total / len(expected)
 

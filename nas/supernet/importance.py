@@ -10,7 +10,7 @@ becomes a supernet, because sub-networks keep the leading units.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -31,9 +31,9 @@ class Importance:
     """Scores of the hidden units, of shape (hidden_size,)."""
     pooled: torch.Tensor | None
     """Scores of the pooler's units, of shape (hidden_size,), or None if there is no pooler."""
-    heads: list[torch.Tensor] = field(default_factory=list)
+    heads: list[torch.Tensor]
     """Scores of the attention heads: one tensor of shape (num_attention_heads,) per layer."""
-    neurons: list[torch.Tensor] = field(default_factory=list)
+    neurons: list[torch.Tensor]
     """Scores of the intermediate neurons: one tensor of shape (intermediate_size,) per layer."""
 
 

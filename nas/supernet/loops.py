@@ -178,9 +178,7 @@ def _separate_wandb_run(watchers: Watchers) -> Iterator[None]:
             wandb.finish()
 
 
-def run_trainer(
-    trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any], watchers: Watchers = NO_WATCHERS
-) -> None:
+def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str, Any], watchers: Watchers) -> None:
     """Run a trainer to the end, and write its log to `training.json` in `folder`.
 
     Training resumes from the last checkpoint in `folder`, if there is one. If `watchers` includes TensorBoard and
@@ -278,7 +276,7 @@ def labelled_batches(
     count: int,
     batch_size: int,
     seed: int,
-    labels_are_per_token: bool = False,
+    labels_are_per_token: bool,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield up to `count` padded batches of random training rows with their labels.
 

@@ -43,7 +43,7 @@ class Moments:
         cross = torch.outer(mean, shift.double())
         return self.second + cross + cross.T + torch.outer(shift.double(), shift.double())
 
-    def regression(self, size: int, ridge: float, constant: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    def regression(self, size: int, ridge: float, constant: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the linear regression that predicts the remaining features from the first `size` features.
 
         The result is a weight (remaining, size) and a constant (remaining,). If `constant` is false, the constant is 0.

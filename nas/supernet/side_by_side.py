@@ -200,7 +200,7 @@ class SeededDropout(TorchFunctionMode):
     six times as long: about a sixth of the time of a fine-tuning step.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, seed: int, device: torch.device | str) -> None:
         super().__init__()
         on_cpu = torch.device(device).type == "cpu"
         self._draw = _drawn_by_numpy(seed) if on_cpu else _drawn_by_torch(seed, device)

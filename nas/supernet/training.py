@@ -92,12 +92,12 @@ class DistillationTrainer(SideBySideTrainer):
         super().__init__(model=model, **kwargs)
         self.replacement = replacement
         self.outputs = outputs
-        self.supernets = [_supernets(replica) for replica in self.replicas]
+        self.supernets = [[BertSupernet(network) for network in _networks(replica)] for replica in self.replicas]
         teacher.eval().requires_grad_(False)
         nn.Module.to(teacher, self.args.device)
         self.teachers = [teacher, *(replica(teacher) for _ in self.replicas[1:])]
         self.students = students
-        self.losses = losses
+        self.losses = replace(losses, relative_hidden=teacher.config.norm_first)
         self.kind = kind
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -295,12 +295,8 @@ def of_one(architectures: Draws) -> Callable[[int], list[Student]]:
     return lambda step: [(0, architecture) for architecture in architectures(step)]
 
 
-def _supernets(model: nn.Module) -> list[BertSupernet]:
-    """Return one supernet for each network of a cohort, or for `model` itself if it is a single network."""
-    return [BertSupernet(network) for network in _networks(model)]
-
-
 def _networks(model: nn.Module) -> list[CompactBert]:
+    """Return the networks of a cohort, or only `model` itself if it is a single network."""
     if isinstance(model, Cohort):
         return model.networks
     assert isinstance(model, CompactBert)

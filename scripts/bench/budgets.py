@@ -137,14 +137,13 @@ def _show(record: dict[str, Any]) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__, with_study=False)
     parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
     parser.add_argument("--pairs", type=int, default=20, help="number of random budgets")
     parser.add_argument(
         "--only", action="append", choices=[device.name for device in DEVICES], help="only this device; may be repeated"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return parser.parse_args()
 
 

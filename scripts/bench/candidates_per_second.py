@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from rich.console import Console
-from rich.table import Table
 from torch.nn.utils.rnn import pad_sequence
 
 from nas.architecture import Architecture
@@ -153,9 +152,9 @@ def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
     naive_results = {result.architecture: result for result in naive.results}
     error = _standard_error(naive.results, len(texts))
     losses = {variant.name: _largest_loss(naive.front(), variant.front(), naive_results, costs) for variant in variants}
-    table = Table(title=f"{count} candidates, {len(texts):,} texts, standard error {100 * error:.2f} points")
-    for column in ("", "candidates/s", "speed-up over naive", "texts used", "largest loss on the front, points"):
-        table.add_column(column, justify="right" if column else "left")
+    title = f"{count} candidates, {len(texts):,} texts, standard error {100 * error:.2f} points"
+    columns = ("", "candidates/s", "speed-up over naive", "texts used", "largest loss on the front, points")
+    table = common.table(title, *columns)
     for variant in variants:
         figures = (
             f"{variant.rate:.2f}",

@@ -14,14 +14,13 @@ from typing import Any
 
 import common
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import LAYER_BLOCKS, Architecture
 from nas.compression import BLOCKS, Block, compression
 from nas.evaluate.accuracy import Evaluator
 from nas.latency.measure import measure
 from nas.latency.profile import part_name
-from nas.latency.profiling import ProfileRecipe
+from nas.latency.profiling import COPIES, ProfileRecipe
 from nas.model.sizes import stored_mb
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
@@ -57,9 +56,8 @@ def measure_all(run: Run) -> dict[str, Any]:
                 "block_ms": latency.get((block, choice)),
                 "size_mb": stored_mb(config.with_architecture(architecture)),
             }
-    table = Table(title=f"one compression method in all blocks of a kind, {len(data.search):,} examples")
-    for column in ("", "points lost", "ms per block", "MB"):
-        table.add_column(column, justify="left" if not column else "right")
+    title = f"one compression method in all blocks of a kind, {len(data.search):,} examples"
+    table = common.table(title, "", "points lost", "ms per block", "MB")
     for name, result in results.items():
         block_ms = "" if result["block_ms"] is None else f"{result['block_ms']:.3f}"
         table.add_row(
@@ -115,7 +113,7 @@ def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
     records = measure(
         recipe.device, chosen, 12, "Measuring blocks", recipe.texts, {name: blocks[name][1] for name in chosen}
     )
-    return {key: records[name].p50_ms / recipe.copies for key, name in names.items()}
+    return {key: records[name].p50_ms / COPIES for key, name in names.items()}
 
 
 def _arguments() -> argparse.Namespace:

@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from rich.table import Table
 
 from nas.errors import NasError, SearchError
 from nas.evaluate import CandidateResult
@@ -33,16 +34,22 @@ from nas.search.costs import Costs
 from nas.search.sampler import Trials
 from nas.search.storage import Storage
 from nas.space import SearchSpace
-from nas.study import Study
+from nas.study import Search, Study
 
 SST2 = Path(__file__).parents[2] / "studies" / "sst2-minilm-onnxruntime"
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all benchmarks share. `--help` prints `description`."""
+def parser(description: str | None, with_study: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all benchmarks share. `--help` prints `description`.
+
+    With `with_study`, the parser also has the arguments of benchmarks that use the run of a study.
+    """
     argument_parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    argument_parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    if not with_study:
+        return argument_parser
     argument_parser.add_argument(
         "--study", default=str(SST2), help="path of a study.toml or its folder, or the name of a shipped study"
     )
@@ -51,8 +58,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     argument_parser.add_argument("--set", dest="variables", action="append", default=[], metavar="NAME=VALUE")
     argument_parser.add_argument("--threads", type=int, help="number of torch threads")
-    argument_parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return argument_parser
+
+
+def table(title: str, *columns: str, left: Collection[str] = ()) -> Table:
+    """Return an empty table. The first column and the columns in `left` are left-aligned, all others right-aligned."""
+    new_table = Table(title=title)
+    for column in columns:
+        new_table.add_column(column, justify="left" if column in (columns[0], *left) else "right")
+    return new_table
 
 
 def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:
@@ -62,14 +76,19 @@ def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]
     """
 
     def measure_run(_: argparse.Namespace) -> dict[str, Any]:
-        if arguments.threads:
-            torch.set_num_threads(arguments.threads)
-        variables = dict(item.partition("=")[::2] for item in arguments.variables)
-        run = Run.of(Study.load(arguments.study, variables), arguments.runs)
+        run = Run.of(study_of(arguments), arguments.runs)
         with run.locked():
             return measure(run)
 
     run_benchmark(arguments, measure_run)
+
+
+def study_of(arguments: argparse.Namespace) -> Study:
+    """Load the study that the arguments name, and set the number of torch threads."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    variables = dict(item.partition("=")[::2] for item in arguments.variables)
+    return Study.load(arguments.study, variables)
 
 
 def run_benchmark(arguments: argparse.Namespace, measure: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
@@ -102,6 +121,16 @@ def journal_of(run: Run) -> Path:
 def values_of(costs: Costs) -> list[str]:
     """Return the names of the values that each trial records: accuracy and the predicted cost on each device."""
     return ["accuracy", *costs.profiles]
+
+
+@contextmanager
+def temporary_trials(
+    space: SearchSpace, costs: Costs, settings: Search, seed: int, kind: Callable[..., Trials] = Trials
+) -> Iterator[Trials]:
+    """Yield the trials of a new search. Their storage is removed when the `with` block ends."""
+    with TemporaryDirectory() as folder:
+        storage = Storage(Path(folder) / "journal.log", "benchmark", "made up", values_of(costs))
+        yield kind(storage, space, costs, settings, seed)
 
 
 def results_in(journal: bytes, run: Run, costs: Costs) -> list[CandidateResult]:

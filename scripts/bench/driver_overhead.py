@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import common
@@ -66,9 +65,7 @@ class InstantExecutor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.times.append((time.perf_counter(), time.process_time()))
 
 
@@ -156,13 +153,12 @@ def _show(times_at: dict[str, tuple[float, float]]) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__, with_study=False)
     parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
     parser.add_argument("--trials", type=int, default=10_000, help="number of evaluations in the search")
     parser.add_argument("--sampler", default="nsga2", choices=["nsga2", "tpe", "random", "guided"])
     parser.add_argument("--storage", help="URL of an empty database (default: a journal in a temporary folder)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return parser.parse_args()
 
 

@@ -12,15 +12,12 @@ from __future__ import annotations
 import argparse
 import time
 from contextlib import suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import common
 from candidates_per_second import Naive
 from datasets import Dataset
 from rich.console import Console
-from rich.table import Table
 from samplers import TimingExecutor
 
 from nas.evaluate import CandidateResult
@@ -32,8 +29,6 @@ from nas.search import search
 from nas.search.costs import Costs
 from nas.search.executors import Executor, Forwarding, InlineExecutor
 from nas.search.front import ranking
-from nas.search.sampler import Trials
-from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -78,9 +73,8 @@ def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
             searches[name].append(
                 {"seed": seed, "candidates": len(results), "whole": complete_count, "best": best_accuracies}
             )
-    table = Table(title=f"{seconds:.0f} s each")
-    for column in ("", "seed", "candidates", "evaluated on all texts", *(budget.name for budget in study.budgets)):
-        table.add_column(column, justify="right" if column else "left")
+    columns = ("", "seed", "candidates", "evaluated on all texts", *(budget.name for budget in study.budgets))
+    table = common.table(f"{seconds:.0f} s each", *columns)
     for name, rows in searches.items():
         for row in rows:
             figures = (
@@ -94,9 +88,7 @@ def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
 def _search(
     executor: Executor, seconds: float, space: SearchSpace, costs: Costs, settings: Search, seed: int
 ) -> list[CandidateResult]:
-    with TemporaryDirectory() as folder:
-        storage = Storage(Path(folder) / "journal.log", "equal time", "made up", common.values_of(costs))
-        trials = Trials(storage, space, costs, settings, seed)
+    with common.temporary_trials(space, costs, settings, seed) as trials:
         end = time.monotonic() + seconds
         with suppress(_TimeIsUp):
             search(trials, _NO_LIMIT, lambda: _UntilDeadline(executor, end))

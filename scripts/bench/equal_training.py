@@ -31,9 +31,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import common
-import torch
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import Architecture, Layer
 from nas.budget import Budget
@@ -49,7 +47,6 @@ from nas.pipeline.searches import front
 from nas.pipeline.supernets import distillation, load_ordered
 from nas.search.uniform import uniform_networks, widths
 from nas.space import SearchSpace
-from nas.study import Study
 from nas.supernet import BertSupernet
 from nas.supernet.cohort import Halving
 from nas.supernet.loops import Schedule
@@ -173,10 +170,7 @@ def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bo
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare the networks for all seeds and budgets, print a table per budget, and return all accuracies."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    variables = dict(item.partition("=")[::2] for item in arguments.variables)
-    study = Study.load(arguments.study, variables)
+    study = common.study_of(arguments)
     rows_of_budget: dict[str, dict[str, list[Any]]] = {}
     narrowed = not arguments.no_narrowed
     for seed in arguments.seeds:
@@ -206,9 +200,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 for name, row in read_json(file, NasError).items():
                     rows_of_budget.setdefault(budget.name, {}).setdefault(name, []).append(row)
     for budget_name, rows in rows_of_budget.items():
-        table = Table(title=f"{study.name}, {budget_name}: {len(arguments.seeds)} seed(s)")
-        for column in ("", "search set", "test set", "steps", "architectures"):
-            table.add_column(column, justify="left" if column in ("", "architectures") else "right")
+        title = f"{study.name}, {budget_name}: {len(arguments.seeds)} seed(s)"
+        columns = ("", "search set", "test set", "steps", "architectures")
+        table = common.table(title, *columns, left=("architectures",))
         for name, seed_rows in sorted(rows.items(), key=lambda item: -fmean(row["test"] for row in item[1])):
             figures = (_with_error([row[key] for row in seed_rows]) for key in ("search", "test"))
             steps = fmean(row["steps"] for row in seed_rows) if "steps" in seed_rows[0] else 0

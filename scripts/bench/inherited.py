@@ -12,7 +12,6 @@ from typing import Any
 
 import common
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import Architecture, Layer
 from nas.data import TaskData
@@ -53,9 +52,8 @@ def measure(run: Run) -> dict[str, Any]:
     data = TaskData.load(run.data)
     evaluator = Evaluator(load_supernet(run), data.search, metric_of(run))
     teacher = evaluator.accuracy_of(load_ordered(run))
-    table = Table(title=f"{metric_of(run).label} on {len(data.search):,} examples of the search set, inherited weights")
-    for column in ("sub-network", "value", "below the teacher", "target"):
-        table.add_column(column, justify="left" if column == "sub-network" else "right")
+    title = f"{metric_of(run).label} on {len(data.search):,} examples of the search set, inherited weights"
+    table = common.table(title, "sub-network", "value", "below the teacher", "target")
     table.add_row("teacher", f"{teacher:.4f}", "", "")
     points_below = {}
     for name, (architecture, target) in chosen.items():

@@ -27,7 +27,6 @@ import common
 import psutil
 from ray.cluster_utils import Cluster
 from rich.console import Console
-from rich.table import Table
 
 from nas.cluster import connect, cpu_count
 from nas.errors import NasError
@@ -82,11 +81,9 @@ def measure(run: Run, kills: int, nodes: int, seed: int, variables: list[str]) -
         for outcome in outcomes
         if (outcome.finished, outcome.lost, outcome.evaluated_twice) == (evaluations, 0, 0)
     ]
-    table = Table(
-        title=f"{kills} searches of {evaluations} evaluations with one kill each; {len(correct)} ended correctly"
-    )
-    for column in ("killed", "seed", "finished at the kill", "finished at the end", "lost", "evaluated twice"):
-        table.add_column(column, justify="left" if column in ("killed", "seed") else "right")
+    title = f"{kills} searches of {evaluations} evaluations with one kill each; {len(correct)} ended correctly"
+    columns = ("killed", "seed", "finished at the kill", "finished at the end", "lost", "evaluated twice")
+    table = common.table(title, *columns, left=("seed",))
     for outcome in outcomes:
         table.add_row(*map(str, asdict(outcome).values()))
     Console().print(table)

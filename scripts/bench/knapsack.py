@@ -15,7 +15,6 @@ from typing import Any
 
 import common
 from rich.console import Console
-from rich.table import Table
 from samplers import best_within, largest_limit, run_one
 
 from nas.evaluate import CandidateResult, Memory
@@ -65,14 +64,9 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         f"{len(changes)} single changes in {scored - started:.0f} s, {len(costs.budgets)} budgets solved in "
         f"{solved - scored:.1f} s"
     )
-    table = Table(title="best accuracy within each budget, and the mean over budgets after a number of evaluations")
-    for column in (
-        "",
-        *(budget.name for budget in costs.budgets),
-        f"after {_EARLY_EVALUATIONS}",
-        f"after {evaluations}",
-    ):
-        table.add_column(column, justify="right" if column else "left")
+    title = "best accuracy within each budget, and the mean over budgets after a number of evaluations"
+    budget_names = (budget.name for budget in costs.budgets)
+    table = common.table(title, "", *budget_names, f"after {_EARLY_EVALUATIONS}", f"after {evaluations}")
     for title, best, *means in rows:
         figures = [best.get(budget.name) for budget in costs.budgets] + means
         table.add_row(title, *("" if figure is None else f"{figure:.4f}" for figure in figures))

@@ -15,7 +15,6 @@ from typing import Any
 
 import common
 from rich.console import Console
-from rich.table import Table
 
 from nas.device import Device
 from nas.latency.profiling import ProfileRecipe, build_profile
@@ -49,11 +48,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         errors[case] = profile.error | {"seconds": round(time.monotonic() - started), "noisy": profile.noisy}
         if arguments.keep:
             profile.save(arguments.keep / f"{name}.json")
-    table = Table(
-        title="predicted vs. measured latency of held-out sub-networks" + (", one core busy" if arguments.busy else "")
-    )
-    for column in ("", "mean error", "worst", "Kendall tau", "networks", "seconds"):
-        table.add_column(column, justify="left" if not column else "right")
+    title = "predicted vs. measured latency of held-out sub-networks" + (", one core busy" if arguments.busy else "")
+    table = common.table(title, "", "mean error", "worst", "Kendall tau", "networks", "seconds")
     for case, error in errors.items():
         figures = (f"{error['mape']:.1%}", f"{error['worst']:.1%}", f"{error['kendall_tau']:.3f}")
         table.add_row(case, *figures, str(error["networks"]), str(error["seconds"]))
@@ -62,14 +58,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__, with_study=False)
     parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
     parser.add_argument("--only", action="append", choices=list(CASES), help="measure only this case; may be repeated")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--busy", action="store_true", help="keep one more core busy during the measurement")
     parser.add_argument("--keep", type=Path, help="folder in which to save the profiles and their samples")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return parser.parse_args()
 
 

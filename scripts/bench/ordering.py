@@ -14,7 +14,6 @@ from typing import Any
 
 import common
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import Architecture
 from nas.evaluate.accuracy import Evaluator
@@ -65,9 +64,7 @@ def measure(run: Run) -> dict[str, Any]:
         accuracy[name] = {
             width: evaluator.evaluate(architecture).accuracy for width, architecture in sub_networks.items()
         }
-    table = Table(title=f"{metric_of(run).label} on {len(data.search):,} examples of the search set")
-    for column in ("", *orders):
-        table.add_column(column, justify="left" if not column else "right")
+    table = common.table(f"{metric_of(run).label} on {len(data.search):,} examples of the search set", "", *orders)
     for width in accuracy["Taylor"]:
         table.add_row(width, *(f"{accuracy[name][width]:.4f}" for name in orders))
     Console().print(table)

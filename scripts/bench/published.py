@@ -101,7 +101,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__, with_study=False)
     parser.add_argument("folder", type=Path, help="folder of the study, with verification/ and published.json")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     common.run_benchmark(parser.parse_args(), measure)

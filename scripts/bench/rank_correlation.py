@@ -30,7 +30,6 @@ import common
 import numpy as np
 from datasets import Dataset
 from rich.console import Console
-from rich.table import Table
 from scipy.stats import kendalltau
 
 from nas.architecture import Architecture
@@ -114,12 +113,9 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
     def column(name: str, part: str = "whole") -> list[float]:
         return [row[name][part] for row in rows]
 
-    table = Table(
-        title=f"{metric_of(run).label} on {len(data.search):,} examples; {arguments.steps} steps of separate training"
-    )
+    title = f"{metric_of(run).label} on {len(data.search):,} examples; {arguments.steps} steps of separate training"
     names = ("inherited", "tuned", "alone")
-    for title in ("architecture", *names):
-        table.add_column(title, justify="left" if title == "architecture" else "right")
+    table = common.table(title, "architecture", *names)
     for row in sorted(rows, key=lambda row: float(row["inherited"]["whole"])):
         table.add_row(row["description"], *(f"{row[name]['whole']:.4f}" for name in names))
     Console().print(table)

@@ -20,7 +20,6 @@ import common
 import ray
 from candidates_per_second import proposals
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import Architecture
 from nas.cluster import cpu_count, join
@@ -28,6 +27,7 @@ from nas.errors import ClusterError
 from nas.pipeline import Run
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import evaluation
+from nas.search.executors import evaluate_all
 from nas.search.ray_executor import RayExecutor
 from nas.study import Search
 
@@ -55,9 +55,8 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
                 seconds[number].append(_evaluate(executor, candidates))
     ray.shutdown()
     rates = {number: count / median(times) for number, times in seconds.items()}
-    table = Table(title=f"{count} candidates, {rounds} rounds")
-    for column in ("workers", "candidates/s", "fastest and slowest round", "speed-up over the first row"):
-        table.add_column(column, justify="right")
+    columns = ("workers", "candidates/s", "fastest and slowest round", "speed-up over the first row")
+    table = common.table(f"{count} candidates, {rounds} rounds", *columns)
     for number, rate in rates.items():
         spread = f"{count / min(seconds[number]):.2f}, {count / max(seconds[number]):.2f}"
         table.add_row(str(number), f"{rate:.2f}", spread, f"{rate / rates[workers[0]]:.2f}")
@@ -72,12 +71,8 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
 def _evaluate(executor: RayExecutor, candidates: list[Architecture]) -> float:
     """Evaluate all candidates, keeping the executor's queue as full as in a search, and return the seconds."""
     started = time.monotonic()
-    for number, architecture in enumerate(candidates):
-        if number >= executor.capacity:
-            executor.next_result()
-        executor.submit(number, architecture, 0.0)
-    for _ in candidates[-executor.capacity :]:
-        executor.next_result()
+    for _ in evaluate_all(executor, candidates):
+        pass
     return time.monotonic() - started
 
 

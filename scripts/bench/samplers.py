@@ -18,20 +18,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
-from types import TracebackType
 from typing import Any, Self
 
 import common
 import numpy as np
 from optuna.samplers import BaseSampler
 from rich.console import Console
-from rich.table import Table
 from rival_samplers import BASELINE, RIVALS
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import cross_val_predict
@@ -52,7 +49,6 @@ from nas.search.encoding import Encoding
 from nas.search.executors import AHEAD, Executor, InlineExecutor
 from nas.search.guided import features
 from nas.search.sampler import Trials
-from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 
@@ -67,7 +63,7 @@ class Rival(Trials):
         self._name = name
         super().__init__(*arguments)
 
-    def _sampler(self, settings: Search) -> BaseSampler:
+    def _sampler(self) -> BaseSampler:
         return RIVALS[self._name](self._distributions, self.seed)
 
 
@@ -138,9 +134,7 @@ class TimingExecutor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._queue.clear()
 
 
@@ -160,14 +154,8 @@ def run_one(
     settings = Search(sampler="random" if name in RIVALS else name, evaluations=count)
     limit, teacher = largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        trials = (partial(Rival, name) if name in RIVALS else Trials)(
-            Storage(Path(folder) / "journal.log", "samplers", "made up", common.values_of(costs)),
-            space,
-            costs,
-            settings,
-            seed,
-        )
+    kind: Callable[..., Trials] = partial(Rival, name) if name in RIVALS else Trials
+    with common.temporary_trials(space, costs, settings, seed, kind) as trials:
         trials.begin_with(first_candidates)
         results = search(trials, count, lambda: executor).results
     seconds = time.monotonic() - started
@@ -244,16 +232,9 @@ def compare(searches: dict[str, list[dict[str, Any]]], seconds: float | None) ->
     for measure in ("hypervolume", "hypervolume_to_teacher", "within_budgets"):
         count = len(searches[BASELINE][0][measure])
         target = median(run[measure][-1] for run in searches[BASELINE])
-        table = Table(title=f"{measure}, mean of {len(searches[BASELINE])} seeds")
         marks = [mark for mark in (25, 50, 75, 100, 150, 200, 300, 400) if mark <= count]
-        for column in (
-            "",
-            *map(str, marks),
-            "evaluations to reach the baseline's final value",
-            "seeds that reach it",
-            "s",
-        ):
-            table.add_column(column, justify="right" if column else "left")
+        columns = (*map(str, marks), "evaluations to reach the baseline's final value", "seeds that reach it", "s")
+        table = common.table(f"{measure}, mean of {len(searches[BASELINE])} seeds", "", *columns)
         summary: dict[str, Any] = {"target": target, "curves": {}}
         for name, runs in searches.items():
             curve = np.mean([run[measure] for run in runs], axis=0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 import common
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from simulation import Pool, SimulatedExecutor
 
 from nas.architecture import LAYER_BLOCKS, Architecture
@@ -33,8 +31,6 @@ from nas.report.svg import AxisScale, drawing, element, frame, path, text
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.front import ranking
-from nas.search.sampler import Trials
-from nas.search.storage import Storage
 
 _RIDGE, _FOLDS = 1.0, 10
 _CEILING = 0.95
@@ -141,9 +137,7 @@ def _simulate(
 ) -> tuple[dict[str, float], SearchState]:
     """Simulate one search of the study with a pool of workers. Return its measurements and its final state."""
     executor = SimulatedExecutor(recorded.evaluate, pool, seed)
-    with tempfile.TemporaryDirectory() as folder:
-        storage = Storage(Path(folder) / "journal.log", "simulated", "", common.values_of(costs))
-        trials = Trials(storage, run.study.space, costs, run.study.search, seed)
+    with common.temporary_trials(run.study.space, costs, run.study.search, seed) as trials:
         state = search(trials, evaluations, lambda: executor)
     count = len(state.results)
     return {
@@ -162,9 +156,8 @@ def _best(results: Sequence[CandidateResult], costs: Costs) -> list[float]:
 
 
 def _show_rates(rates: dict[str, list[dict[str, float]]], mean_s: float, evaluations: int) -> None:
-    table = Table(title=f"{evaluations:,} evaluations of {mean_s:.2f} s on average, simulated")
-    for column in ("", "workers", "candidates/s", "utilisation", "total s", "driver ms per candidate", "lost"):
-        table.add_column(column, justify="right" if column else "left")
+    columns = ("", "workers", "candidates/s", "utilisation", "total s", "driver ms per candidate", "lost")
+    table = common.table(f"{evaluations:,} evaluations of {mean_s:.2f} s on average, simulated", *columns)
     for name, items in rates.items():
         for item in items:
             rate, utilisation, total_s = item["candidates_per_second"], item["utilisation"], item["wall_clock_s"]
@@ -180,10 +173,8 @@ def _show_rates(rates: dict[str, list[dict[str, float]]], mean_s: float, evaluat
 
 
 def _show_quality(quality: dict[int, list[list[float]]], evaluations: int, costs: Costs) -> None:
-    table = Table(title=f"Best accuracy after {evaluations:,} evaluations, mean (and range) over seeds")
-    table.add_column("workers", justify="right")
-    for budget in costs.budgets:
-        table.add_column(budget.name, justify="right")
+    title = f"Best accuracy after {evaluations:,} evaluations, mean (and range) over seeds"
+    table = common.table(title, "workers", *(budget.name for budget in costs.budgets))
     for workers, accuracies in quality.items():
         columns = zip(*accuracies, strict=True)
         texts = (f"{fmean(values):.4f} ({max(values) - min(values):.4f})" for values in columns)
@@ -213,7 +204,7 @@ def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
         for item in items:
             position = x(item["workers"]), y(item["candidates_per_second"])
             content += element("circle", cx=position[0], cy=position[1], r=4.5, class_=class_)
-    legend = zip(("candidate best", "export"), rates, (80, 260), strict=True)
+    legend = zip(_COLOURS, rates, (80, 260), strict=True)
     for class_, name, position in legend:
         content += element("circle", cx=position, cy=34, r=4.5, class_=class_) + text(position + 12, 38, name, "label")
     content += element("line", x1=450, y1=34, x2=474, y2=34, class_="equal") + text(

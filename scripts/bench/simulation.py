@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
-from types import TracebackType
 from typing import Self
 
 from nas.architecture import Architecture
@@ -117,7 +116,5 @@ class SimulatedExecutor:
         self._driver_since = time.process_time()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._waiting.clear()

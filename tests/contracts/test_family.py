@@ -18,6 +18,7 @@ from nas.form import NetworkForm
 from nas.model.axes import labelled
 from nas.model.families import FAMILIES, family_of
 from nas.model.stock import AUTO_CLASSES, fits_stock, from_stock, to_stock
+from nas.supernet.distillation import Knowledge, hidden_loss
 from nas.supernet.importance import magnitude, reorder
 
 FORMS = [NetworkForm(), NetworkForm("token_classifier", "every"), NetworkForm("encoder", "mean")]
@@ -113,6 +114,22 @@ def test_every_parameter_has_axes_and_reordering_does_not_change_the_outputs(kin
         reorder(compact, magnitude(compact))
         real = texts["attention_mask"].bool() if form.readout == "every" else slice(None)
         assert_same(compact(**texts).logits[real], before[real])
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_no_layer_dominates_the_loss_of_hidden_states(kind, form):
+    compact = from_stock(_teacher(kind, form), form)
+    texts = _texts(compact)
+    with torch.no_grad():
+        states = compact(**texts, output_hidden_states=True, every_token=True, details=True).hidden_states
+    teacher = Knowledge((), states, (None,) * len(states))
+    losses = []
+    for index, state in enumerate(states):
+        student = replace(teacher, states=(*states[:index], torch.zeros_like(state), *states[index + 1 :]))
+        relative = compact.config.norm_first
+        architecture, mask = compact.config.architecture, texts["attention_mask"]
+        losses.append(hidden_loss(student, teacher, architecture, mask, relative).item())
+    assert max(losses) < 10 * min(losses)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nas.device import Device
+from nas.errors import DeviceError
 from nas.latency import runner
 from nas.latency.runtimes import RUNTIMES
 from nas.latency.workers import LocalWorker
@@ -185,3 +186,9 @@ def test_a_worker_is_pinned_to_the_cores_of_its_device():
     with LocalWorker(Device(name="cpu", pin_to=[core])) as worker:
         allowed = Path(f"/proc/{worker._process.pid}/status").read_text()
     assert f"Cpus_allowed_list:\t{core}\n" in allowed
+
+
+def test_cores_that_do_not_exist_are_refused_with_a_remedy():
+    expected = r"^measuring .* on cpu failed: pin_to must name cores .*\(.*\d\), but got 9998, 9999; name other cores$"
+    with pytest.raises(DeviceError, match=expected):
+        LocalWorker(Device(name="cpu", threads=2, pin_to=[9998, 9999]))

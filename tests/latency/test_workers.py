@@ -100,7 +100,7 @@ def test_another_machine_under_the_same_name_is_refused(cluster, supernet_weight
 @pytest.mark.slow
 def test_an_error_on_a_node_is_reported(cluster, supernet_weights):
     device = DEVICE.model_copy(update={"pin_to": (9999,)})
-    with pytest.raises(DeviceError, match="Invalid argument"):
+    with pytest.raises(DeviceError, match="pin_to must name cores"):
         measure(device, {"model": supernet_weights}, rounds=2, title="Testing")
 
 

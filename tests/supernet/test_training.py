@@ -178,6 +178,26 @@ def test_hidden_states_are_compared_with_the_teachers_input_of_the_next_kept_lay
     assert_same(loss(changed), 1 / 15)  # an error of 4 in one of 4 tokens, one of 5 texts and one of 3 states
 
 
+def test_relative_errors_of_hidden_states_do_not_depend_on_the_size_of_the_states(space, batch):
+    """A student whose states are all zero has the relative error 1. The teacher's states of padding are zero."""
+    mask, generator = batch["attention_mask"], torch.Generator().manual_seed(0)
+    layers = [torch.randn(5, 11, 32, generator=generator) * mask[:, :, None] for _ in range(4)]
+    for sizes in ((1.0, 1.0, 1.0, 1.0), (1.0, 20.0, 200.0, 2000.0)):
+        teacher = _known(tuple(size * layer for size, layer in zip(sizes, layers, strict=True)))
+        for share in (0.0, 0.5):
+            student = _known(tuple(share * state for state in teacher.states))
+            loss = hidden_loss(student, teacher, space.largest(), mask, relative=True)
+            assert_same(loss, (1.0 - share) ** 2)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_hidden_states_are_compared_by_relative_errors_if_blocks_normalise_their_input(kind, data, tmp_path):
+    teacher = from_stock(make_teacher(kind))
+    training = _distillation(teacher, data, tmp_path / "run", 1)
+    trainer = training._trainer(DistillationTrainer, teacher, students=lambda step: [])
+    assert trainer.losses == LossWeights(relations=0.5, relative_hidden=kind == "modernbert")
+
+
 def test_the_last_state_has_only_the_first_token_unless_every_token_is_requested(supernet_weights, space, batch):
     with torch.no_grad():
         few, all_of_them = (_knowledge(supernet_weights, batch, every_token) for every_token in (False, True))

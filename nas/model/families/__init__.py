@@ -14,13 +14,10 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_names(before_last: str = "or") -> str:
-    """Return the names of all families as part of a sentence, such as "BERT, RoBERTa or MPNet".
-
-    `before_last` is the word before the last name.
-    """
+def family_names() -> str:
+    """Return the names of all families as part of a sentence, such as "BERT, RoBERTa or MPNet"."""
     *others, last = (family.title for family in FAMILIES.values())
-    return f"{', '.join(others)} {before_last} {last}"
+    return f"{', '.join(others)} or {last}"
 
 
 def family_of(model_type: str) -> Family:
