@@ -312,7 +312,8 @@ def test_lists_without_repeated_values_are_lists_of_labels(values):
 
 @pytest.mark.parametrize("one", [1, 1.0, True])
 def test_vectors_with_a_0_or_1_per_label_are_counted_by_label(one):
-    values = [[0 * one, one, one], [0 * one, 0 * one, one], [one, 0 * one, one]]
+    zero = type(one)(0)
+    values = [[zero, one, one], [zero, zero, one], [one, zero, one]]
     rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "labels": values * (ROWS // 3)})
     found = Columns.of(rows, rows.select(range(40)))
     assert found.label == Clear("labels") and found.kind("labels", None) == Clear("multi_label")
