@@ -13,8 +13,12 @@ SMALLEST_SCALE = 1e-12
 
 
 def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tensor:
-    """Return the values of `quantised`, with the gradient of `exact` (Bengio et al., arXiv:1308.3432)."""
-    if not (torch.is_grad_enabled() and exact.requires_grad):
+    """Return the values of `quantised`, with the gradient of `exact` (Bengio et al., arXiv:1308.3432).
+
+    `torch.jit.trace` gets a graph without this gradient. It traces a network with and without gradients, and fails if
+    the two graphs differ.
+    """
+    if torch.jit.is_tracing() or not (torch.is_grad_enabled() and exact.requires_grad):
         return quantised
     return exact + (quantised - exact).detach()
 
