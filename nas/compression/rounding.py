@@ -18,7 +18,8 @@ def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tens
     `torch.jit.trace` gets a graph without this gradient. It traces a network with and without gradients, and fails if
     the two graphs differ.
     """
-    if torch.jit.is_tracing() or not (torch.is_grad_enabled() and exact.requires_grad):
+    is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if is_traced or not (torch.is_grad_enabled() and exact.requires_grad):
         return quantised
     return exact + (quantised - exact).detach()
 
