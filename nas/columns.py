@@ -21,7 +21,7 @@ from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from nas.data.files import arrow_column
 from nas.tasks import Meaning
-from nas.tasks.labels import MOST_CLASSES
+from nas.tasks.labels import MOST_CLASSES, multi_hot_width
 
 T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
@@ -139,7 +139,9 @@ class Column:
         if isinstance(feature, ClassLabel):
             counts, _ = _value_counts(values)
             # -1: no label
-            named_counts = {feature.names[int(text)]: count for text, count in counts.items() if text != "-1"}
+            named_counts = {
+                _class_name(feature.names, int(text)): count for text, count in counts.items() if text != "-1"
+            }
             return cls(name, "classes", named_counts, len(values) - sum(named_counts.values()), len(feature.names))
         sample = _sampled_texts(values) if feature.dtype in ("string", "large_string") else []
         if sample and _mostly(sample, _LIST.fullmatch):
@@ -156,9 +158,15 @@ class Column:
     def _of_list_column(cls, rows: Dataset, name: str, feature: Any) -> Column:
         """Return a summary of a column of lists.
 
-        The lists are treated as lists of labels unless a value occurs twice in the same list.
+        The lists are treated as lists of labels unless a value occurs twice in the same list. Vectors with a 0 or 1 per
+        label, such as [0, 1, 1], stand for the labels with a 1, unless another column has lists that may be words.
         """
         lists = arrow_column(rows, name)
+        vectors = [values for values in lists.to_pylist() if values is not None]
+        may_be_tags = isinstance(feature, ClassLabel) or any(map(_has_lists_of_strings, rows.features.values()))
+        if not may_be_tags and (width := multi_hot_width(vectors)):
+            ones = {str(label): sum(int(values[label]) for values in vectors) for label in range(width)}
+            return cls(name, "lists", ones, len(lists) - len(vectors))
         is_label = isinstance(feature, Value | ClassLabel) and feature.dtype in LABEL_TYPES
         label_lists = [values for values in lists.to_pylist() if values is not None] if is_label else []
         if not label_lists or any(len(set(values)) < len(values) for values in label_lists):
@@ -167,7 +175,7 @@ class Column:
         if len(counts) > MOST_CLASSES:
             return cls(name, "lists", {}, 0)
         names = feature.names if isinstance(feature, ClassLabel) else None
-        named = {names[value] if names else str(value).strip(): count for value, count in counts.items()}
+        named = {_class_name(names, value) if names else str(value).strip(): count for value, count in counts.items()}
         return cls(name, "lists", named, len(lists) - len(label_lists), len(names) if names else None)
 
     @cached_property
@@ -214,6 +222,16 @@ class Column:
         if not all(_NUMBER.fullmatch(text) and not _LEADING_ZERO.match(text) for text in texts):
             return None
         return sorted(map(float, texts))
+
+
+def _has_lists_of_strings(feature: Any) -> bool:
+    item = feature.feature if isinstance(feature, List | LargeList) else None
+    return isinstance(item, Value) and item.dtype in ("string", "large_string")
+
+
+def _class_name(names: Sequence[str], number: int) -> str:
+    """Return the name of a class. A number that the file does not declare is shown as it is; `nas check` refuses it."""
+    return names[number] if 0 <= number < len(names) else str(number)
 
 
 def _sampled_texts(values: pyarrow.ChunkedArray) -> list[str]:

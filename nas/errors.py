@@ -1,9 +1,20 @@
-"""Exceptions that `nas` raises for problems that the user can fix.
+"""Exceptions that `nas` raises for problems that the user can fix, and `shown`, which shortens values in messages.
 
 The command line prints the message of such an exception as one line and exits with code 2.
 """
 
 from __future__ import annotations
+
+from typing import Any
+
+_LONGEST_VALUE = 120
+"""The largest number of characters of a value that a message shows."""
+
+
+def shown(value: Any) -> str:
+    """Return a value as a Python literal for a message. A long one is cut off, so that the message stays readable."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 class NasError(Exception):

@@ -119,7 +119,8 @@ def _subclass_in(annotation: Any, kind: type[C]) -> type[C] | None:
 def given_path(name: str) -> Path:
     """Convert a path that the user has given. `~/data` is in the home directory, but `~draft.csv` is a file name."""
     path = Path(name)
-    return path.expanduser() if path.parts[:1] == ("~",) else path
+    # Unlike Path.expanduser, the function of os.path does not fail if the user has no home directory.
+    return Path(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111
 
 
 def canonical_json(value: Any) -> str:

@@ -16,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from nas.budget import Budget
 from nas.compression import REGISTRY, compression
@@ -37,6 +37,14 @@ def is_data_file(name: str) -> bool:
 
 Probability = Annotated[float, Field(gt=0.0, lt=1.0, strict=True, allow_inf_nan=False)]
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
+
+
+def _as_text(value: Any) -> Any:
+    """Return a number or a boolean as a string, as it is written in data files. Other values are returned unchanged."""
+    return str(value) if isinstance(value, int | float) else value
+
+
+ClassName = Annotated[str, BeforeValidator(_as_text)]
 
 _LEAST_TEXTS_READ, _EPOCH_RANGE = 50_000, (2, 10)
 """Defaults for fine-tuning a teacher: the smallest number of texts to read (each text counts once per epoch), and the
@@ -138,7 +146,7 @@ class Task(Settings):
     kind: str = "classification"
     """The kind of task. It is a key of `nas.tasks.REGISTRY`."""
     metric: str = "accuracy"
-    positive: str | None = Field(default=None, min_length=1)
+    positive: ClassName | None = Field(default=None, min_length=1)
     """The class for which f1, precision, recall or roc_auc is computed. If there are two classes, the default is the
     second one. If there are more, the metric is by default averaged over all classes."""
     threshold: Probability | Literal["search"] | None = None
@@ -192,6 +200,19 @@ class Task(Settings):
         return tuple(dict.fromkeys((*self.text, *([self.group_column] if self.group_column else []))))
 
     @model_validator(mode="after")
+    def _columns_differ(self) -> Task:
+        if self.label == () or len(set(self.label_columns)) < len(self.label_columns):
+            raise ValueError(f"label: must name distinct columns, but got {list(self.label_columns)}")
+        if len(set(self.text)) < len(self.text):
+            raise ValueError(f"text: must name distinct columns, but got {list(self.text)}; name two columns or one")
+        if shared := set(self.text) & set(self.label_columns):
+            raise ValueError(
+                f"text: must not contain the label column, but both text and label name {shared.pop()!r}; name "
+                "different columns"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Task:
         task_kind(self.kind).check(self)
         if self.evaluated_on == "texts" and "label" in self.model_fields_set:
@@ -199,8 +220,6 @@ class Task(Settings):
                 f"label: {self.metric} compares networks with the teacher and needs no labels, but got {self.label!r}; "
                 "remove it"
             )
-        if self.label == () or len(set(self.label_columns)) < len(self.label_columns):
-            raise ValueError(f"label: must name distinct columns, but got {list(self.label_columns)}")
         if self.group_column in self.label_columns:
             raise ValueError(
                 f"query: must not be the label column, but both are {self.group_column!r}; name different columns"
@@ -630,7 +649,8 @@ class Study(Settings):
 
     def resolve(self, name: str) -> Path:
         """Return the absolute path for `name`, which is a path relative to the folder of the study file."""
-        return (self.path.parent / given_path(name)).resolve()
+        # Unlike Path.resolve, realpath does not fail if symbolic links form a loop; the file then counts as missing.
+        return Path(os.path.realpath(self.path.parent / given_path(name)))
 
     @property
     def is_near_budgets(self) -> bool:

@@ -310,6 +310,24 @@ def test_lists_without_repeated_values_are_lists_of_labels(values):
     assert found.outputs(["labels"], "multi_label") == len(column.counts)
 
 
+@pytest.mark.parametrize("one", [1, 1.0, True])
+def test_vectors_with_a_0_or_1_per_label_are_counted_by_label(one):
+    zero = type(one)(0)
+    values = [[zero, one, one], [zero, zero, one], [one, zero, one]]
+    rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "labels": values * (ROWS // 3)})
+    found = Columns.of(rows, rows.select(range(40)))
+    assert found.label == Clear("labels") and found.kind("labels", None) == Clear("multi_label")
+    assert found.column("labels").counts == {"0": ROWS // 3, "1": ROWS // 3, "2": ROWS}
+
+
+def test_a_class_number_that_the_file_does_not_declare_is_counted_as_it_is():
+    rows = Dataset.from_dict({"label": [0, 1, 2]}).cast_column("label", ClassLabel(names=["no", "yes", "maybe"]))
+    table = rows.with_format("arrow")[:]
+    features = Features({"label": ClassLabel(names=["no", "yes"])})
+    found = Column.of(Dataset(table.replace_schema_metadata(features.arrow_schema.metadata)), "label")
+    assert found.counts == {"no": 1, "yes": 1, "2": 1} and found.classes == 2
+
+
 @pytest.mark.parametrize("values", [["B-x", "O", "O"], ["a", "word", "a"], [0.5, 1.5]])
 def test_lists_of_tags_words_or_fractions_are_not_labels(values):
     rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "tags": [values] * ROWS})

@@ -74,6 +74,7 @@ class Sparse(Stored):
         )
 
     def _kept_per_row(self, columns: int) -> int:
+        columns = int(columns)  # a tensor in torch.jit.trace
         return columns * _KEPT // _GROUP_SIZE if self.share is None else max(1, round(columns * (1.0 - self.share)))
 
     def _pruned(self, weight: torch.Tensor) -> torch.Tensor:

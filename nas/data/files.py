@@ -5,6 +5,7 @@ A path is always taken literally, never as a pattern or a URL.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,23 @@ def write_table(rows: Dataset, path: Path) -> None:
     write_atomically(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
 
-_LFS_POINTER = b"version https://git-lfs.github.com/"
+_OTHER_FORMATS = {
+    b"version https://git-lfs.github.com/": (
+        "a Git LFS pointer instead of the data",
+        "fetch the file with git lfs pull",
+    ),
+    b"PAR1": ("a Parquet file", "rename it to *.parquet"),
+    b"\x1f\x8b": ("compressed with gzip", "decompress it with gunzip"),
+    b"BZh": ("compressed with bzip2", "decompress it with bunzip2"),
+    b"\xfd7zXZ\0": ("compressed with xz", "decompress it with unxz"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "decompress it with unzstd"),
+    b"PK\x03\x04": ("a ZIP archive or an Excel file", "extract the data, or export the sheet as CSV"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel file", "export the sheet as CSV"),
+    b"ARROW1": ("an Arrow file", "write it as Parquet"),
+    b"SQLite format 3\0": ("an SQLite database", "export the table as CSV"),
+}
+"""The first bytes of files in formats that are often found under the suffix of another format. Each value says what the
+file is, and what the user can do."""
 
 
 def check_file(path: Path) -> None:
@@ -87,8 +104,10 @@ def _reader_of(path: Path) -> Callable[[Path, Sequence[str]], pyarrow.Table]:
     if reader is None:
         raise DataError(f"{path}: a data file must end in {', '.join(DATA_SUFFIXES)}; convert it")
     with path.open("rb") as stream:
-        if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise DataError(f"{path}: is a Git LFS pointer instead of the data; fetch the file with git lfs pull")
+        start = stream.read(max(map(len, _OTHER_FORMATS)))
+    for first_bytes, (description, remedy) in _OTHER_FORMATS.items():
+        if start.startswith(first_bytes) and not (reader is _read_parquet and first_bytes == b"PAR1"):
+            raise DataError(f"{path}: is {description}, which cannot be read as {path.suffix}; {remedy}")
     return reader
 
 
@@ -124,7 +143,33 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
             values.validate(full=True)
         except pyarrow.ArrowInvalid as problem:
             raise DataError(f"{path}: column {field.name!r}: {problem}; write it as UTF-8") from None
-    return table
+    return _with_readable_features(table)
+
+
+def _with_readable_features(table: pyarrow.Table) -> pyarrow.Table:
+    """Return the table without the descriptions of columns that the installed version of `datasets` cannot read.
+
+    `datasets` describes columns, such as those of `ClassLabel`s, in the metadata of a Parquet file. Newer versions
+    write types that older versions do not know. A column without a description has the type that Parquet gives it.
+    """
+    metadata = dict(table.schema.metadata or {})
+    try:
+        features = json.loads(metadata.pop(_FEATURES_KEY))["info"]["features"]
+        readable = {name: value for name, value in features.items() if _is_readable(table, name, value)}
+    except (KeyError, ValueError, TypeError, AttributeError):  # there is no description, or it is malformed
+        return table.replace_schema_metadata(metadata)
+    description = json.dumps({"info": {"features": readable}}).encode()
+    return table.replace_schema_metadata(metadata | {_FEATURES_KEY: description})
+
+
+def _is_readable(table: pyarrow.Table, name: str, feature: Any) -> bool:
+    """Whether `datasets` can read `feature`, the description of the column `name` of a table."""
+    if name not in table.schema.names:
+        return False
+    try:
+        return name in Features.from_dict({name: feature}).arrow_schema.names
+    except Exception:  # a malformed description can raise exceptions of many types
+        return False
 
 
 def _is_supported(field: pyarrow.Field) -> bool:
@@ -135,4 +180,6 @@ def _is_supported(field: pyarrow.Field) -> bool:
     return True
 
 
+_FEATURES_KEY = b"huggingface"
+"""The key of the metadata of a Parquet file under which `datasets` describes the columns."""
 _READERS = {".parquet": _read_parquet, ".csv": read_csv, ".jsonl": read_json}

@@ -17,7 +17,7 @@ from nas.data.pairs import EvaluationSets, check_distinct, with_training_texts
 from nas.data.splits import numbered
 from nas.data.task import RowSource, Splits, label_columns_of, read_columns, texts_of
 from nas.data.words import joined
-from nas.errors import DataError
+from nas.errors import DataError, shown
 from nas.study import Task
 from nas.tasks.ranking import grades_of
 from nas.tasks.retrieval import passage_group
@@ -95,6 +95,6 @@ def _read_queries(source: str, column: str, rows: Dataset) -> list[str]:
         if value is not None and not isinstance(value, str):
             raise DataError(
                 f"{source}: column {column!r} must hold texts, or nothing in rows that only add a passage, but row "
-                f"{row} (counted from 0) holds {value!r}; correct such rows"
+                f"{row} (counted from 0) holds {shown(value)}; correct such rows"
             )
     return [value if value and value.strip() else "" for value in values]

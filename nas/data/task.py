@@ -21,7 +21,7 @@ from nas.data.files import read_rows, read_table, values_of, write_table
 from nas.data.splits import divided, normal, numbered
 from nas.data.truth import LABELS, as_array
 from nas.data.words import Text, are_words, joined, on_first_tokens, tokens_of
-from nas.errors import DataError
+from nas.errors import DataError, shown
 from nas.files import read_json, write_json
 from nas.progress import say
 from nas.study import Task
@@ -144,7 +144,7 @@ class Splits:
 
         `sources` holds the name of each set's file or split for messages, keyed by `search` and `test`.
         """
-        metric = task_kind(task.kind).metric(task)
+        metric = task_kind(task.kind).metric(task, self.label_names)
         for name, source in sources.items():
             metric.check_size(self.truth(name), f"{source}: the {name} set")
 
@@ -274,9 +274,10 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
     rows_without_group = [row for row, value in enumerate(values) if not _can_name_group(value, may_be_empty)]
     if rows_without_group:
         raise DataError(
-            f"{source}: column {column!r} must name the query of each row, but row {rows_without_group[0]} holds "
-            f"{values[rows_without_group[0]]!r} (rows are counted from 0; affected rows: {len(rows_without_group)} of "
-            f"{len(values)}); fill or drop these rows, or name another column in task.query"
+            f"{source}: column {column!r} must name the query of each row, but row {rows_without_group[0]} "
+            f"holds {shown(values[rows_without_group[0]])} (rows are counted from 0; affected rows: "
+            f"{len(rows_without_group)} of {len(values)}); fill or drop these rows, or name another column in "
+            "task.query"
         )
     return [normal((value,)) if isinstance(value, str) else value for value in values]
 
@@ -349,8 +350,8 @@ def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> 
         if bad_rows:
             raise DataError(
                 f"{source}: column {column!r} must hold {expected}, but row {bad_rows[0]} holds "
-                f"{values[bad_rows[0]]!r} (rows are counted from 0; affected rows: {len(bad_rows)} of {len(values)}); "
-                "fill or drop these rows"
+                f"{shown(values[bad_rows[0]])} (rows are counted from 0; affected rows: {len(bad_rows)} of "
+                f"{len(values)}); fill or drop these rows"
             )
         empty_rows = [number for number, value in enumerate(values) if not joined(value).strip()]
         if empty_rows:

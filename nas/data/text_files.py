@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import pyarrow
 
-from nas.errors import DataError, first_line
+from nas.errors import DataError, first_line, shown
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -195,8 +195,8 @@ def _arrow_array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
     if len(first_row_by_kind) > 1 and needed:
         (kind, number), (other_kind, other_number) = list(first_row_by_kind.items())[:2]
         raise DataError(
-            f"{column}: row {number} (counted from 0) holds {kind}, {values[number]!r}, but row {other_number} holds "
-            f"{other_kind}, {values[other_number]!r}; use one type of value in all rows"
+            f"{column}: row {number} (counted from 0) holds {kind}, {shown(values[number])}, but row {other_number} "
+            f"holds {other_kind}, {shown(values[other_number])}; use one type of value in all rows"
         )
     if len(first_row_by_kind) <= 1:
         try:
@@ -206,10 +206,27 @@ def _arrow_array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
         except OverflowError:  # whole numbers of more than 64 bits
             return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
         except pyarrow.ArrowException:  # lists or records of different structures
-            pass
+            if needed:
+                raise _structure_error(column, values) from None
     texts = [None if value is None else json.dumps(value) for value in values]
-    # In a needed column, JSON strings are wrapped in lists, so that later checks do not mistake them for texts.
-    return pyarrow.array([[text] for text in texts]) if needed else pyarrow.array(texts, pyarrow.string())
+    return pyarrow.array(texts, pyarrow.string())
+
+
+def _structure_error(column: str, values: list[Any]) -> DataError:
+    """Return an error that names the first row whose list or record has a different structure than an earlier row."""
+    low, high = 0, len(values)  # the first `low` rows fit together, the first `high` rows do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            pyarrow.array(values[:middle])
+        except pyarrow.ArrowException:
+            high = middle
+        else:
+            low = middle
+    return DataError(
+        f"{column}: lists and records must hold the same types of values in all rows, but row {low} (counted from 0) "
+        f"holds {shown(values[low])}; use one type of value"
+    )
 
 
 @contextmanager

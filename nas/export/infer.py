@@ -245,6 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(2, f"error: {problem}\n")
     except BrokenPipeError:  # the program that reads the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as problem:  # such as a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        parser.exit(2, f"error: the output cannot be written: {problem.strerror}; redirect it to another place\n")
     except KeyboardInterrupt:
         parser.exit(130)
 

@@ -30,6 +30,20 @@ WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _COMPLETE_REMEDY = f"give a complete checkpoint of {SUPPORTED}"
+_MULTIPLE_CHOICE = "ForMultipleChoice"
+"""The end of the names of classes whose classifier scores an answer, under the name of a classifier of texts."""
+_ADAPTER_REMEDY = "merge the adapter into its model (merge_and_unload of peft)"
+_WRAPPED = {
+    ".lora_": _ADAPTER_REMEDY,
+    ".modules_to_save.": _ADAPTER_REMEDY,
+    ".original_module.": _ADAPTER_REMEDY,
+    "weight_orig": "make the pruning permanent (torch.nn.utils.prune.remove), and save the model again",
+    "weight_mask": "make the pruning permanent (torch.nn.utils.prune.remove), and save the model again",
+    ".parametrizations.": "remove the parametrisation (remove_parametrizations of torch), and save the model again",
+    ".absmax": "give the checkpoint before quantisation",
+    ".quant_map": "give the checkpoint before quantisation",
+}
+"""Parts of names of weights that tools add to a model, and what the user can do to get an ordinary checkpoint."""
 _BUFFERS = ("position_ids", "token_type_ids")
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _OTHER_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
@@ -115,8 +129,7 @@ class Checkpoint:
         missing = sorted(encoder - self.tensors.keys())
         if missing:
             more = f" and {len(missing) - 1} more" if missing[1:] else ""
-            adapted = any(".lora_" in name for name in self.tensors)
-            remedy = "merge the adapter into its model (merge_and_unload of peft)" if adapted else _COMPLETE_REMEDY
+            remedy = wrapper_remedy(self.tensors) or _COMPLETE_REMEDY
             raise self._teacher_error(
                 f"has no {missing[0]}{more} of the {len(encoder)} weights that {CONFIG_FILE} requires; {remedy}"
             )
@@ -124,7 +137,8 @@ class Checkpoint:
         extra = sorted(name for name in stored - encoder if not name.endswith(_BUFFERS))
         if extra:
             raise self._teacher_error(
-                f"has the weight {extra[0]}, which a model with this {CONFIG_FILE} does not have; correct {CONFIG_FILE}"
+                f"has the weight {extra[0]}, which a model with this {CONFIG_FILE} does not have; "
+                f"{wrapper_remedy(extra) or f'correct {CONFIG_FILE}'}"
             )
         for name in sorted(encoder):
             tensor, expected = self.tensors[name], self.shapes[name]
@@ -165,13 +179,19 @@ class Checkpoint:
         return TeacherError(f"teacher.model: {self.source}: {text}")
 
 
+def wrapper_remedy(names: Iterable[str]) -> str | None:
+    """Return what the user can do if a tool has wrapped weights of the model. None if no name shows this."""
+    return next((remedy for name in names for part, remedy in _WRAPPED.items() if part in name), None)
+
+
 def _has_other_head(config: PreTrainedConfig, network_type: NetworkType) -> bool:
     """Whether the class names in the configuration show that the stored head is not of this network type.
 
     The weights of heads of different types may have the same names.
     """
-    named = types_named(config.architectures or ())
-    return bool(named) and network_type not in named
+    names = config.architectures or ()
+    named = types_named(names)
+    return network_type not in named and bool(named or any(name.endswith(_MULTIPLE_CHOICE) for name in names))
 
 
 def _stored_tensors(source: str) -> Iterator[_StoredTensor]:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.loss.loss_utils import ForSequenceClassificationLoss, ForTokenClassification
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from nas.architecture import LAYER_BLOCKS, first_token_from
@@ -258,14 +258,20 @@ class CompactBertModel(CompactBertPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
-        """Return the hidden states for token ids (batch, sequence), in the output format of transformers' encoders."""
+    ) -> BaseModelOutputWithPooling:
+        """Return the hidden states for token ids (batch, sequence), in the output format of transformers' encoders.
+
+        `pooler_output` is the input of a classifier's last linear layer, (batch, hidden_size). It is None if the
+        network has no pooler.
+        """
         return_attentions, return_hidden = _requested_outputs(self.config, output_attentions, output_hidden_states)
         hidden = self.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
         states = self.states(hidden, attention_mask, every_token=True, return_attentions=return_attentions)
         last = self.normed(states.hidden[-1])
-        return BaseModelOutput(
+        pooled = None if self.pooler is None else self.pooler(READOUTS[self.config.readout](last, attention_mask))
+        return BaseModelOutputWithPooling(
             last_hidden_state=last,
+            pooler_output=pooled,
             hidden_states=(*states.hidden[:-1], last) if return_hidden else None,
             attentions=cast(tuple[torch.Tensor, ...], tuple(states.attentions)) if return_attentions else None,
         )

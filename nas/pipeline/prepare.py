@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nas import embedded
 from nas.data import Splits, TaskData, read_sets, truth_of
-from nas.data.files import values_of
+from nas.data.files import read_rows, values_of
 from nas.data.sample import SAMPLE_FILE, sample_of
 from nas.data.task import tokenised
 from nas.data.truth import first_rows
@@ -95,6 +95,8 @@ def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
     for (first, paths), (second, other_paths) in combinations(files.items(), 2):
         for path, other in product(paths, other_paths):
             if file_digest(path) == file_digest(other):
+                if not len(read_rows(str(other))):
+                    raise DataError(f"{other}: has no rows; give a data set with examples")
                 raise DataError(
                     f"{other}: has the same content as {path}, but the {first} set and the {second} set must be "
                     f"disjoint; give different rows as task.{second}"

@@ -20,7 +20,7 @@ from nas.data import TaskData
 from nas.data.truth import as_array
 from nas.errors import SearchSpaceError, TeacherError
 from nas.model import CompactBert, CompactBertConfig
-from nas.model.checkpoint import Checkpoint
+from nas.model.checkpoint import Checkpoint, wrapper_remedy
 from nas.model.modeling import AUTO_MODELS
 from nas.model.stock import AUTO_CLASSES, compact_config, from_stock, shape_of
 from nas.model.teacher_config import read_config
@@ -122,8 +122,8 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
         )
     if missing := [name for name in checkpoint.new if name not in checkpoint.tensors]:
         raise TeacherError(
-            f"{message_start} has no {missing[0]}: it is not a fine-tuned classifier; give one, or set "
-            "teacher.fine_tune"
+            f"{message_start} has no {missing[0]}: it is not a fine-tuned classifier; "
+            f"{wrapper_remedy(checkpoint.tensors) or 'give one, or set teacher.fine_tune'}"
         )
     check_kind(study, checkpoint.source, config, labels)
 

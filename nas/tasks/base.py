@@ -87,6 +87,10 @@ class TaskSettings(Protocol):
         """The width of a network's outputs. Only kinds with `TaskKind.has_output_width` use this setting."""
 
 
+EVALUATED_SET = "The evaluated set (search.examples, search.least_tokens)"
+"""The name, in messages, of the texts on which candidates are evaluated."""
+
+
 def is_custom(metric: str) -> bool:
     """Whether the name of a metric refers to a user-defined function; see `nas.tasks.custom_metric`."""
     return ":" in metric
@@ -286,9 +290,7 @@ class Metric(ABC):
         """
         return {}
 
-    def check_size(
-        self, labels: np.ndarray, set_name: str = "The evaluated set (search.examples, search.least_tokens)"
-    ) -> None:
+    def check_size(self, labels: np.ndarray, set_name: str = EVALUATED_SET) -> None:
         """Raise `DataError` if a set is too small for the metric. The message calls the set `set_name`."""
         if (size := self.size(labels)) < self.least_size:
             raise DataError(

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_custom, problem_of
+from nas.tasks.base import EVALUATED_SET, Metric, TaskKind, TaskLabels, TaskSettings, is_custom, problem_of
 from nas.tasks.custom_metric import custom_metric
-from nas.tasks.labels import Head, LabelColumn, check_known, class_names, classes_of, notes_on, numbering
+from nas.tasks.labels import (
+    Head,
+    LabelColumn,
+    check_known,
+    class_names,
+    classes_of,
+    notes_on,
+    numbering,
+    plain_number,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +72,19 @@ class ClassMetric(Metric):
         if positive is None or self.name == "f1_macro":
             return float(score_function(labels, predictions, average="macro", zero_division=0.0))
         return float(score_function(labels == positive, predictions == positive, zero_division=0.0))
+
+    def check_size(self, labels: np.ndarray, set_name: str = EVALUATED_SET) -> None:
+        """Raise `DataError` if a set is too small, or if its classes leave the metric undefined for every network."""
+        super().check_size(labels, set_name)
+        needs_others = self.name in ("roc_auc", "matthews_correlation")
+        has_class = self.positive is None or self.name not in _SINGLE_CLASS_METRICS or (labels == self.positive).any()
+        if has_class and not (needs_others and len(np.unique(labels)) == 1):
+            return
+        needed = "texts of this class" if not has_class else "texts of different classes"
+        raise DataError(
+            f"{set_name} needs {needed} for {self.label}, but none of its {len(labels)} texts is of "
+            f"{'another' if has_class else 'this'} class; give more texts, or choose a different metric"
+        )
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         classes: np.ndarray = logits.argmax(axis=1)
@@ -140,6 +162,7 @@ class Classification(TaskKind):
                 if has_two_classes
                 else ClassMetric(name, f"macro {name}")
             )
+        positive = plain_number(positive.strip())
         matches = [number for number, name in enumerate(names) if name == positive]
         matches = matches or [number for number, name in enumerate(names) if name.casefold() == positive.casefold()]
         if len(matches) != 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -17,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from nas.errors import DataError, TeacherError
+from nas.errors import DataError, TeacherError, shown
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -25,6 +26,10 @@ MOST_CLASSES = 1000
 _MOST_SHOWN = 8
 """The largest number of names that a message lists."""
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_NAMES_OF_MISSING_LABELS = frozenset({"nan", "null", "<na>", "n/a", "#n/a"})
+"""Class names that other programs write for a missing label, in lower case."""
+_LEAST_STEPS = 100
+"""The smallest standard deviation of targets, in multiples of the difference between neighbouring float32 numbers."""
 _UNNAMED_LABEL = re.compile(r"LABEL_\d+")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _WHOLE_NUMBER_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
@@ -150,6 +155,7 @@ def classes_of(column: LabelColumn) -> list[str]:
     values = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
     if declared_classes is not None:
         valid_numbers = range(len(declared_classes))
+        _refuse_undeclared(column, values, declared_classes)
         values = [declared_classes[value] if value in valid_numbers else None for value in values]
     refuse_missing(column, values)
     for number, value in enumerate(values):
@@ -157,11 +163,26 @@ def classes_of(column: LabelColumn) -> list[str]:
         if is_fraction or not isinstance(value, str | int | float | Decimal):
             raise DataError(
                 f"{column.place}: classes must be whole numbers or strings, but row {number} (counted from "
-                f"0) holds {value!r}; correct the column, or set kind = 'regression'"
+                f"0) holds {shown(value)}; correct the column, or set kind = 'regression'"
             )
     names = [str(int(value)) if isinstance(value, float) else str(value) for value in values]
     are_whole_numbers = declared_classes is None and all(_WHOLE_NUMBER_WITH_POINT.fullmatch(name) for name in names)
-    return [name.partition(".")[0] for name in names] if are_whole_numbers else names
+    return list(map(plain_number, names)) if are_whole_numbers else names
+
+
+def plain_number(name: str) -> str:
+    """Return a whole number such as "1.0" without its point. All other names are returned unchanged."""
+    return name.partition(".")[0] if _WHOLE_NUMBER_WITH_POINT.fullmatch(name) else name
+
+
+def _refuse_undeclared(column: LabelColumn, values: Sequence[Any], declared_classes: Sequence[str]) -> None:
+    """Raise `DataError` if a class number is not declared. The number -1 stands for a missing label."""
+    for row, value in enumerate(values):
+        if value is not None and not -1 <= value < len(declared_classes):
+            raise DataError(
+                f"{column.place}: row {row} (counted from 0) holds the class number {value}, but the file declares "
+                f"only {len(declared_classes)} classes ({_first_names(declared_classes)}); declare all classes"
+            )
 
 
 def targets_of(column: LabelColumn) -> list[float]:
@@ -171,6 +192,13 @@ def targets_of(column: LabelColumn) -> list[float]:
         raise DataError(
             f"{column.place}: all {len(numbers)} targets are {numbers[0]:g}, so there is nothing to "
             "predict; give rows with different targets"
+        )
+    spacing, deviation = float(np.spacing(np.float32(np.abs(numbers).max()))), float(np.std(numbers))
+    if len(numbers) > 1 and deviation < _LEAST_STEPS * spacing:
+        raise DataError(
+            f"{column.place}: targets must differ by more than a network's outputs can (float32), but their standard "
+            f"deviation is {deviation:.3g} and outputs of this size are multiples of {spacing:.3g}; subtract a "
+            "constant from all targets"
         )
     return numbers
 
@@ -187,7 +215,7 @@ def _finite_numbers(column: LabelColumn) -> list[float]:
         remedy = "write a decimal point instead of the comma" if has_comma else "correct the column"
         raise DataError(
             f"{column.place}: regression needs a number in every row, but row {bad_row} (counted from 0) "
-            f"holds {values[bad_row]!r}; {remedy}"
+            f"holds {shown(values[bad_row])}; {remedy}"
         )
     return numbers
 
@@ -259,10 +287,14 @@ def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classi
 
 
 def alike(names: Sequence[str]) -> list[str]:
-    """Return the first group of names that differ only in case. Empty if there is no such group."""
+    """Return the first group of names that differ only in case, in invisible characters or in their Unicode form.
+
+    Empty if there is no such group.
+    """
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(name.casefold(), []).append(name)
+        visible = (letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+        groups.setdefault("".join(visible).casefold().strip(), []).append(name)
     return next((group for group in groups.values() if len(group) > 1), [])
 
 
@@ -362,14 +394,23 @@ def _first_items(items: Sequence[str]) -> str:
 
 
 def notes_on(class_numbering: Numbering, source: str) -> list[str]:
-    """Return the note of a numbering, if it has one, and a warning if some class names differ only in case.
+    """Return the note of a numbering, if it has one, and warnings about its class names.
 
-    `source` is the file from which the classes were read.
+    There is a warning if names look like the same class, or like a missing label. `source` is the file from which the
+    classes were read.
     """
+    names = class_numbering.names
     notes = [class_numbering.note] if class_numbering.note else []
-    if group := alike(class_numbering.names):
-        shown = " and ".join(map(repr, group))
-        notes.append(f"Warning: {source}: the classes {shown} differ only in case; are they the same?")
+    notes += [
+        f"Warning: {source}: {name!r} is treated as a class; if it means that a row has no label, drop such rows"
+        for name in names
+        if name.casefold() in _NAMES_OF_MISSING_LABELS
+    ]
+    if group := alike(names):
+        differs_in_case = len({name.casefold() for name in group}) == 1
+        shown = " and ".join(map(repr if differs_in_case else ascii, group))
+        difference = "case" if differs_in_case else "case, invisible characters or Unicode form"
+        notes.append(f"Warning: {source}: the classes {shown} differ only in {difference}; are they the same?")
     return notes
 
 
@@ -401,15 +442,25 @@ def names_in_lists(column: LabelColumn, rule: str, remedy: str) -> list[list[str
     refuse_missing(column, column.values)
     for number, row in enumerate(column.values):
         if not isinstance(row, list):
-            raise DataError(f"{column.place}: {rule}, but row {number} (counted from 0) holds {row!r}; {remedy}")
+            raise DataError(f"{column.place}: {rule}, but row {number} (counted from 0) holds {shown(row)}; {remedy}")
         for value in row:
             if not _is_label(value, column):
                 raise DataError(
                     f"{column.place}: labels must be whole numbers or strings, but the list in row {number} "
-                    f"(counted from 0) holds {value!r}; correct this list"
+                    f"(counted from 0) holds {shown(value)}; correct this list"
                 )
     names: Iterator[str] = iter(classes_of(replace(column, values=[value for row in column.values for value in row])))
     return [[next(names) for _ in row] for row in column.values]
+
+
+def multi_hot_width(rows: Sequence[Any]) -> int:
+    """Return the number of labels if each row is a vector with one 0 or 1 per label, such as [0, 1, 1].
+
+    If the rows are anything else, such as lists of the labels that apply, return 0.
+    """
+    width = len(rows[0]) if rows and isinstance(rows[0], list) else 0
+    are_vectors = all(isinstance(row, list) and len(row) == width for row in rows)
+    return width if width > 1 and are_vectors and all(value in (0, 1) for row in rows for value in row) else 0
 
 
 def _is_label(value: Any, column: LabelColumn) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.errors import DataError
+from nas.errors import DataError, shown
 from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, any_of, is_custom
 from nas.tasks.custom_metric import custom_metric
 from nas.tasks.labels import (
@@ -17,6 +17,7 @@ from nas.tasks.labels import (
     Numbering,
     file_by_file,
     log_odds,
+    multi_hot_width,
     names_in_lists,
     notes_on,
     number_lists,
@@ -204,6 +205,9 @@ class MultiLabel(TaskKind):
         if len(train) > 1:
             class_numbering = numbering([column.name for column in train], head)
             names_by_set = {"train": _read_columns(train), "test": _read_columns(test)}
+        elif (width := multi_hot_width(train[0].values)) and train[0].classes is None:
+            class_numbering = numbering(list(map(str, range(width))), head)
+            names_by_set = {"train": _read_vectors(train[0], width), "test": _read_vectors(test[0], width)}
         else:
             (train_column,), (test_column,) = train, test
             names_by_set = {"train": _read_lists(train_column), "test": _read_lists(test_column)}
@@ -262,6 +266,21 @@ def _read_lists(column: LabelColumn) -> list[list[str]]:
     return names_in_lists(column, "multi_label needs a list of labels in every row", remedy)
 
 
+@file_by_file
+def _read_vectors(column: LabelColumn, width: int) -> list[list[str]]:
+    """For each row, return the positions of the ones in a vector of zeros and ones, as strings.
+
+    Raises `DataError` if a row is not a vector of this width.
+    """
+    for number, row in enumerate(column.values):
+        if multi_hot_width([row]) != width:
+            raise DataError(
+                f"{column.place}: the training rows hold vectors of {width} zeros and ones, but row {number} (counted "
+                f"from 0) holds {shown(row)}; write one 0 or 1 per label in all rows"
+            )
+    return [[str(position) for position, value in enumerate(row) if value] for row in column.values]
+
+
 def _read_columns(columns: Sequence[LabelColumn]) -> list[list[str]]:
     """For each row, return the names of the columns that hold 1 or true.
 
@@ -283,7 +302,7 @@ def _read_applies(column: LabelColumn) -> list[float | None]:
         bad_row = values.index(None)
         raise DataError(
             f"{column.place}: must hold 0 or 1 (or false or true) in every row, because the column is one "
-            f"label, but row {bad_row} (counted from 0) holds {column.values[bad_row]!r}; write 0 or 1 there"
+            f"label, but row {bad_row} (counted from 0) holds {shown(column.values[bad_row])}; write 0 or 1 there"
         )
     return values
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.errors import DataError
+from nas.errors import DataError, shown
 from nas.tasks.base import GROUP, LENGTH_FILE, TaskKind, TaskLabels, TaskSettings
 from nas.tasks.labels import Head, LabelColumn, check_one_output, file_by_file, log_odds, parse_numbers, refuse_missing
 from nas.tasks.query_metric import CUTOFF, NDCG, QueryMetric, trec_eval
@@ -244,7 +244,7 @@ def grades_of(column: LabelColumn) -> list[int]:
         if not (0.0 <= number <= _LARGEST_GRADE and number.is_integer()):
             raise DataError(
                 f"{column.place}: the relevance of a passage must be a whole number from 0 (not relevant) to "
-                f"{_LARGEST_GRADE}, but row {row} (counted from 0) holds {column.values[row]!r}; correct such rows"
+                f"{_LARGEST_GRADE}, but row {row} (counted from 0) holds {shown(column.values[row])}; correct such rows"
             )
     return [int(number) for number in numbers]
 

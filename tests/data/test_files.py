@@ -131,7 +131,13 @@ def _as_bytes(content):
         ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}', "a boolean, True, but row 1"),
         ("a.jsonl", '{"text": "a"}\n', "no column 'label'; use one of text"),
         ("a.parquet", "no parquet", "cannot be read as Parquet: .*; write the file again"),
-        ("a.csv", b"\x1f\x8b\x08\0\0\0\0\0text", r"line 1: is not UTF-8 text \(byte 0x8b\)"),
+        ("a.csv", b"\x1f\x8b\x08\0\0\0\0\0text", r"is compressed with gzip, which .* as \.csv; decompress it"),
+        ("a.jsonl", b"\x28\xb5\x2f\xfd\0\0", "is compressed with zstd"),
+        ("a.csv", b"PK\x03\x04\x14\0", "is a ZIP archive or an Excel file"),
+        ("a.csv", b"PAR1\x15\x04", r"is a Parquet file, which cannot be read as \.csv; rename it"),
+        ("a.jsonl", '{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y", 1]}', r"row 1 .* \['y', 1\]; use"),
+        ("a.jsonl", '{"text": "a", "label": ["x"]}\n{"text": "b", "label": [1]}', r"row 1 .* \[1\]; use one type"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "' + "x" * 999 + '"}', r"x\.\.\.; use one type"),
         ("a.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "is a Git LFS pointer"),
         ("a.tsv", "text\tlabel", r"must end in \.parquet, \.csv, \.jsonl; convert it"),
     ],
@@ -168,6 +174,31 @@ def test_parquet_files_keep_class_labels_and_may_have_categories_and_other_colum
     )
     pyarrow.parquet.write_table(table, path)
     assert _columns(read_rows(str(path)), "text", "label") == {"text": ["a", "b"], "label": ["x", "y"]}
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"text": {"_type": "NewType"}, "label": {"names": ["a", "b"], "_type": "ClassLabel"}},
+        {"other": {"_type": "NewType"}, "label": {"names": ["a", "b"], "_type": "ClassLabel"}},
+        {"text": 3, "label": {"names": ["a", "b"], "_type": "ClassLabel"}},
+    ],
+)
+def test_descriptions_of_columns_that_this_version_of_datasets_cannot_read_are_ignored(tmp_path, features):
+    table = pyarrow.table({"text": ["x", "y"], "label": [1, 0], "other": [3, 4]})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    for columns in ((), ("text", "label")):
+        found = read_rows(str(tmp_path / "a.parquet"), columns=columns)
+        assert _columns(found, "text", "label") == {"text": ["x", "y"], "label": [1, 0]}
+        assert found.features["label"].names == ["a", "b"]
+
+
+@pytest.mark.parametrize("metadata", ["{broken", "[]", "{}", '{"info": {"features": null}}', '{"info": 1}'])
+def test_malformed_descriptions_of_columns_are_ignored(tmp_path, metadata):
+    table = pyarrow.table({"text": ["x"]}).replace_schema_metadata({"huggingface": metadata})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert values_of(read_rows(str(tmp_path / "a.parquet")), "text") == ["x"]
 
 
 def test_a_parquet_column_of_texts_with_invalid_utf_8_is_refused(tmp_path):

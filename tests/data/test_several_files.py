@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from tiny import make_ranked, make_rows, make_tagged, make_tokenizer, write_embe
 from nas.data import read_splits
 from nas.data.files import values_of
 from nas.errors import DataError, StudyError
+from nas.files import given_path
 from nas.pipeline import Run
 from nas.pipeline.given_outputs import read_outputs
 from nas.pipeline.plan import check_sources
-from nas.pipeline.prepare import data_inputs, read_task, task_identity
+from nas.pipeline.prepare import check_distinct, data_inputs, read_task, task_identity
 from nas.pipeline.rows import look_at_rows
 from nas.study import Study, Task
 
@@ -248,6 +250,28 @@ def test_sets_with_the_same_content_are_refused_under_any_names(study, nas, case
         read_task(run)
     code, _, error = nas("check", str(study.with_name("other.toml")), "--runs", str(study.parent / "runs"))
     assert code != 0 and "has the same content as" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(("content", "message"), [("", "is empty"), ("text,label\n", "has no rows")])
+def test_empty_files_are_not_reported_as_copies(tmp_path, content, message):
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(content)
+    with pytest.raises(DataError, match=rf"test\.csv: {message}; give a"):
+        check_distinct({name: [tmp_path / f"{name}.csv"] for name in ("train", "test")})
+
+
+def test_links_that_form_a_loop_are_missing_files(tmp_path, nas):
+    study = write_tiny_study(tmp_path)
+    (tmp_path / "test.parquet").unlink()
+    (tmp_path / "test.parquet").symlink_to("test.parquet")
+    code, _, error = nas("check", str(study))
+    assert code == 2 and "test.parquet: no such data file" in error and "Traceback" not in error
+
+
+def test_a_path_in_the_home_directory_of_a_user_without_one_is_taken_literally(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 999_999)
+    assert given_path("~/a.csv") == Path("~/a.csv")
 
 
 @pytest.mark.parametrize(("rows", "size"), [(5432, 1086), (30_000, 5000), (4, 1), (25_000, 5000)])

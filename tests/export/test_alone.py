@@ -112,12 +112,16 @@ def few_packages(tmp_path_factory):
     return folder
 
 
-def _infer(packages, folder, *arguments, lines=None):
+def _command(packages, folder, *arguments):
     script = (
         f"import sys, runpy; sys.path.append({str(packages)!r}); sys.argv[:1] = [{str(folder / INFER_FILE)!r}]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    command = [sys.executable, "-I", "-S", "-c", script, *arguments]
+    return [sys.executable, "-I", "-S", "-c", script, *arguments]
+
+
+def _infer(packages, folder, *arguments, lines=None):
+    command = _command(packages, folder, *arguments)
     done = subprocess.run(command, input=lines, capture_output=True, check=False)
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -175,6 +179,16 @@ def test_infer_reads_pairs_and_explains_invalid_input(exports, few_packages):
     assert (none.returncode, none.stdout, none.stderr) == (0, "", "")
     wide = _infer(few_packages, folder, lines="w1\n".encode("utf-16"))
     assert wide.returncode == 2 and wide.stderr == "error: the input must be UTF-8, but it is UTF-16; convert it\n"
+
+
+def test_infer_explains_that_its_output_cannot_be_written(exports, few_packages):
+    command = _command(few_packages, exports[0] / "0", "w1 w2")
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the output cannot be written: No space left on device; redirect it to another place\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,21 @@ def test_the_form_of_a_call_does_not_change_the_logits(name, config, batch):
         assert_same(logits, expected.logits, "int8")
 
 
+@pytest.mark.parametrize("name", ["int8", "low rank and sparse"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_a_network_can_be_traced(name, config, batch):
+    model = _model(config, name)
+    inputs = (batch["input_ids"], batch["attention_mask"])
+    traced = torch.jit.trace(model, inputs, strict=False)
+    assert_same(traced(*inputs)["logits"], model(*inputs).logits)
+
+
+def test_a_network_without_its_head_returns_the_input_of_the_last_layer(config, batch):
+    model = _model(config)
+    for values in (model.bert(**batch).pooler_output, model.bert(**batch, return_dict=False)[1]):
+        assert_same(model.classifier(values), model(**batch).logits)
+
+
 @ALL
 @torch.no_grad()
 def test_hidden_states_and_attention_weights_cover_all_tokens_that_are_not_dropped(name, config, batch):

@@ -114,6 +114,13 @@ def test_only_the_head_may_be_missing(tmp_path, teacher, kind):
     assert all(torch.equal(value, own[name]) for name, value in loaded.items() if not name.startswith("pooler."))
 
 
+def test_the_head_of_a_multiple_choice_model_is_not_a_classifier_of_texts(folder, teacher):
+    edited = json.loads((folder / "config.json").read_text()) | {"architectures": ["BertForMultipleChoice"]}
+    (folder / "config.json").write_text(json.dumps(edited))
+    checkpoint = Checkpoint.of(str(folder), read_config(str(folder)))
+    assert checkpoint.labels is None and "classifier.weight" in checkpoint.new
+
+
 def test_a_head_of_another_size_is_replaced_by_a_new_one(folder, teacher):
     wider = {"classifier.weight": torch.randn(5, 32), "classifier.bias": torch.randn(5)}
     _change(folder, lambda found: found | wider)
@@ -158,6 +165,14 @@ _QUERY = "bert.encoder.layer.1.attention.self.query.weight"
                 for part in ("query.base_layer.weight", "query.lora_A.default.weight")
             },
             ["has no bert.encoder.layer.0.attention.self.query.weight and 2 more", "merge the adapter"],
+        ),
+        (
+            lambda found: found | {"bert.encoder.layer.0.attention.self.query.lora_A.weight": torch.ones(4, 32)},
+            ["has the weight bert.encoder.layer.0.attention.self.query.lora_A.weight", "merge the adapter"],
+        ),
+        (
+            lambda found: found | {"bert.encoder.layer.0.attention.self.query.weight_mask": torch.ones(32, 32)},
+            ["query.weight_mask", "make the pruning permanent"],
         ),
         (_prefixed("roberta."), ["model_type is 'bert'", "'roberta.bert.'"]),
         (

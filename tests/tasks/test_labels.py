@@ -58,6 +58,11 @@ def test_classes_are_ordered_as_numbers_or_else_as_texts(labels, names):
         ([0, 1, None], None, r"row 2 .* has no label \(1 of 3 rows"),
         ([0.0, float("nan"), 1.0], None, "row 1 .* has no label"),
         ([0, -1, -1], ("a", "b"), r"row 1 .* has no label \(2 of 3 .* labels are public"),
+        (
+            [0, 2, 1],
+            ("a", "b"),
+            r"row 1 .* the class number 2, but the file declares only 2 classes \('a', 'b'\)",
+        ),
         ([0.0, 0.5], None, r"classes must be whole numbers or strings, but row 1 .* holds 0\.5"),
         ([[0], [1]], None, "must hold one label per row, but holds lists or records"),
         ([{"a": 1}, {"a": 2}], None, "must hold one label per row, but holds lists or records"),
@@ -87,6 +92,7 @@ def test_labels_that_cannot_be_classes_are_refused(labels, declared, message):
         ([1.0, None], r"row 1 .* has no label \(1 of 2"),
         (["2", "2.0", "2"], "all 3 targets are 2, so there is nothing to predict"),
         ([[0.5], [1.5]], "must hold one label per row"),
+        ([1.6e9, 1.6e9 + 50], "deviation is 25 and outputs of this size are multiples of 128; subtract a constant"),
     ],
 )
 def test_labels_that_cannot_be_targets_are_refused(labels, message):
@@ -97,6 +103,8 @@ def test_labels_that_cannot_be_targets_are_refused(labels, message):
 def test_targets_are_read_as_numbers():
     assert targets_of(_column(["3.5", " -1 ", "1e3", ".5", "2."])) == [3.5, -1.0, 1000.0, 0.5, 2.0]
     assert targets_of(_column([3, -(10**6)])) == [3.0, -1e6]
+    for targets in ([1e-12, 2e-12], [1e30, 2e30], [2000.0, 2001.0], [0.0, 1e-30], [5.0]):
+        assert targets_of(_column(targets)) == targets
 
 
 @pytest.mark.parametrize(
@@ -214,6 +222,45 @@ def test_white_space_around_a_label_is_ignored_but_its_case_is_not(tmp_path, cap
     train, test = _write_files(tmp_path, ["Good", "good"])
     assert read_splits(TASK, train, test, 0).label_names == ("Good", "good")
     assert "the classes 'Good' and 'good' differ only in case; are they the same?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["neg", "neg\u200b"], r"classes 'neg' and 'neg\u200b' differ only in case, invisible characters or"),
+        (["cafe\u0301", "caf\u00e9"], r"classes 'cafe\u0301' and 'caf\xe9' differ only in case, invisible"),
+        (["a", "nan"], "'nan' is treated as a class; if it means that a row has no label, drop such rows"),
+    ],
+)
+def test_classes_that_look_alike_or_like_a_missing_label_are_reported(tmp_path, capsys, labels, message):
+    read_splits(TASK, *_write_files(tmp_path, labels), 0)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("metric", ["f1", "recall", "precision", "roc_auc", "matthews_correlation"])
+def test_a_set_on_which_a_metric_is_undefined_is_refused(tmp_path, metric):
+    train, _ = _write_files(tmp_path, ["a", "b"])
+    test = tmp_path / "only.jsonl"
+    test.write_text("".join(json.dumps({"text": f"only {row}", "label": "a"}) + "\n" for row in range(9)))
+    task = TASK.model_copy(update={"metric": metric})
+    with pytest.raises(DataError, match=r"only\.jsonl: the test set needs texts of .* none of its 9 texts is of"):
+        read_splits(task, train, str(test), 0)
+    assert read_splits(TASK, train, str(test), 0).label_names == ("a", "b")
+
+
+@pytest.mark.parametrize(("value", "labels"), [(1, [0, 1]), ("1.0", [0.0, 1.0]), (True, [False, True])])
+def test_the_positive_class_may_be_a_number_or_a_boolean(tmp_path, value, labels):
+    task = validate(
+        Task, TASK.model_dump(exclude_unset=True) | {"positive": value, "metric": "f1"}, tmp_path, StudyError
+    )
+    names = read_splits(task, *_write_files(tmp_path, labels), 0).label_names
+    assert _metric(task, names).label == f"f1 of {names[1]!r}"
+
+
+@pytest.mark.parametrize("columns", [{"text": ["text", "text"]}, {"text": ["label"]}, {"text": ["text", "label"]}])
+def test_a_column_may_be_named_only_once(tmp_path, columns):
+    with pytest.raises(StudyError, match=r"text: must (name distinct columns|not contain the label column)"):
+        validate(Task, TASK.model_dump(exclude_unset=True) | columns, tmp_path, StudyError)
 
 
 def _metric(task, names=()):

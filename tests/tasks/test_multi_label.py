@@ -83,6 +83,21 @@ def test_invalid_lists_of_labels_are_refused(labels, classes, message):
         read(labels, classes=classes)
 
 
+@pytest.mark.parametrize("one", [1, 1.0, True])
+def test_vectors_with_a_0_or_1_per_label_are_read_as_such(one):
+    zero = type(one)(0)
+    found = read([[zero, one, one], [zero, zero, zero], [one, zero, one]], [[zero, one, zero]])
+    assert found.names == ("0", "1", "2")
+    assert found.values == {"train": [[0, 1, 1], [0, 0, 0], [1, 0, 1]], "test": [[0, 1, 0]]}
+    named = read([[zero, one], [one, one]], [[one, zero]], head=Head("t", ("x", "y")))
+    assert named.names == ("x", "y") and named.values["train"] == [[0, 1], [1, 1]]
+
+
+def test_vectors_of_different_widths_are_refused():
+    with pytest.raises(DataError, match=r"vectors of 3 zeros and ones, but row 1 .* holds \[0, 1\]; write one 0 or 1"):
+        read([[0, 1, 1], [1, 0, 0]], [[0, 1, 1], [0, 1]])
+
+
 def test_a_label_of_the_test_set_that_no_training_row_has_is_refused():
     with pytest.raises(DataError, match=r"row 1 \(counted from 0\): label 'c' is not a class of train.jsonl"):
         read([["a"], ["b"]], [["a"], ["b", "c"]])
