@@ -20,7 +20,7 @@ import pyarrow.compute
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from nas.tasks import Meaning
-from nas.tasks.labels import MOST_CLASSES
+from nas.tasks.labels import MISSING_LABEL_VALUES, MOST_CLASSES
 
 T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
@@ -71,8 +71,6 @@ _SECOND_OF_PAIR_WORDS = _word_set("hypothesis sentence answer passage paragraph 
 _PAIR_ENDINGS = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
 """The pairs of words in which the names of two columns of text pairs may differ, as in "sentence1" and "sentence2"."""
 LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-_MISSING_LABEL_VALUES = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
-"""Values that often represent a missing label."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
@@ -446,7 +444,7 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     if column.list_meaning:
         return Clear(column.list_meaning)
     classes, numbers = column.classes or len(column.counts), None if column.classes else column.numbers
-    missing_value = min((text for text in column.counts if text.casefold() in _MISSING_LABEL_VALUES), default=None)
+    missing_value = min((text for text in column.counts if text.casefold() in MISSING_LABEL_VALUES), default=None)
     if missing_value and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):
         row_count = column.counts[missing_value]
         return Unclear(

@@ -11,7 +11,16 @@ import numpy as np
 from nas.errors import DataError
 from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_custom, problem_of
 from nas.tasks.custom_metric import custom_metric
-from nas.tasks.labels import Head, LabelColumn, alike_note, check_known, class_names, classes_of, numbering
+from nas.tasks.labels import (
+    Head,
+    LabelColumn,
+    alike_note,
+    check_known,
+    class_names,
+    classes_of,
+    missing_note,
+    numbering,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -152,6 +161,7 @@ class Classification(TaskKind):
         class_numbering = numbering(class_names(train_column, classes["train"]), head)
         notes = [class_numbering.note] if class_numbering.note else []
         notes += alike_note(train_column.source, class_numbering.names)
+        notes += missing_note(train_column.source, class_numbering.names, head)
         check_known(class_numbering, train_column, test_column, enumerate(classes["test"]))
         values: dict[str, list[Any]] = {
             name: [class_numbering.numbers[label] for label in labels] for name, labels in classes.items()

@@ -27,6 +27,8 @@ _UNNAMED_LABEL = re.compile(r"LABEL_\d+")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _WHOLE_NUMBER_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+MISSING_LABEL_VALUES = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
+"""Values that often represent a missing label, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classi
     names = list(column.classes) if column.classes is not None else _sorted_names(set(classes))
     hint = ", or set kind = 'regression' if this one holds numbers to predict" if kind == "classification" else ""
     if not 2 <= len(names) <= MOST_CLASSES:
-        shown = f" ({', '.join(map(repr, names))})" if len(names) < 2 else ""
+        shown = f" ({names[0]!r})" if len(names) == 1 else ""
         raise DataError(
             f"{column.place}: {kind} needs 2 to {MOST_CLASSES} classes, but there are {len(names)}{shown}; choose a "
             f"column with 2 to {MOST_CLASSES} distinct labels{hint}"
@@ -302,7 +304,11 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
     if are_class_numbers and (len(names) == count or max(map(int, names)) >= len(names)):
         numbers = {name: int(name) for name in names}
         all_names = tuple(map(str, range(count))) if is_unnamed else teacher_names
-        return Numbering(all_names, numbers, _absent_classes_note(all_names, numbers))
+        note = _absent_classes_note(all_names, numbers)
+        if not note and not is_unnamed:
+            pairs = ((name, repr(teacher_names[number])) for name, number in numbers.items())
+            note = f"The labels of the data are taken as the numbers of the teacher's classes: {_first_pairs(pairs)}"
+        return Numbering(all_names, numbers, note)
     are_numbers = all(_NUMBER.fullmatch(name) for name in names)
     if len(names) == count and (is_unnamed or are_numbers):
         pairs = zip(names, range(count) if is_unnamed else map(repr, teacher_names), strict=True)
@@ -368,6 +374,19 @@ def alike_note(source: str, names: Sequence[str]) -> list[str]:
         return []
     shown = " and ".join(map(repr, group))
     return [f"Warning: {source}: the classes {shown} differ only in case; are they the same?"]
+
+
+def missing_note(source: str, names: Sequence[str], head: Head | None) -> list[str]:
+    """Return a list with a warning if the name of a class is a value that often represents a missing label.
+
+    Otherwise, or if the classes are those of the teacher's classifier, the list is empty.
+    """
+    found = next((name for name in names if name.casefold() in MISSING_LABEL_VALUES), None)
+    if found is None or len(names) < 3 or (head and not head.is_retrained):
+        return []
+    return [
+        f"Warning: {source}: {found!r} is treated as a class; remove these rows if this means that the label is missing"
+    ]
 
 
 def check_known(

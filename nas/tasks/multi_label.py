@@ -206,8 +206,11 @@ class MultiLabel(TaskKind):
             names_by_set = {"train": _read_columns(train), "test": _read_columns(test)}
         else:
             (train_column,), (test_column,) = train, test
+            if width := _multi_hot_width(train_column):
+                train_column, test_column = _from_multi_hot(train_column, width), _from_multi_hot(test_column, width)
             names_by_set = {"train": _read_lists(train_column), "test": _read_lists(test_column)}
             class_numbering = number_lists(train_column, test_column, names_by_set, head, self.name)
+        _check_rows_differ(train[0], names_by_set["train"])
         notes = [class_numbering.note] if class_numbering.note else []
         notes += alike_note(train[0].source, class_numbering.names)
         values = {name: [_multi_hot(row, class_numbering) for row in rows] for name, rows in names_by_set.items()}
@@ -256,6 +259,44 @@ class MultiLabel(TaskKind):
 
     def summary(self, texts: str, labels: Sequence[str]) -> str:
         return f"Labels {texts} with any of {any_of(labels)}"
+
+
+def _multi_hot_width(column: LabelColumn) -> int:
+    """Return the number of labels if each list has a 0 or 1 for each label. Return 0 if lists hold labels.
+
+    Lists of the labels 0 and 1 look similar, but have different lengths, or no list in which a label occurs twice.
+    """
+    values = column.values
+    if column.classes is not None or not values or not all(isinstance(row, list) and row for row in values):
+        return 0
+    is_multi_hot = len({len(row) for row in values}) == 1 and all(value in (0, 1) for row in values for value in row)
+    return len(values[0]) if is_multi_hot and any(len(set(row)) < len(row) for row in values) else 0
+
+
+def _from_multi_hot(column: LabelColumn, width: int) -> LabelColumn:
+    """Return a column in which each list holds the numbers of the row's labels, instead of a 0 or 1 for each label.
+
+    Raises `DataError` if a list does not have a 0 or 1 for each of `width` labels.
+    """
+    parts = tuple(_from_multi_hot(part, width) for part in column.parts)
+    for number, row in enumerate(() if parts else column.values):
+        if not isinstance(row, list) or len(row) != width or not all(value in (0, 1) for value in row):
+            raise DataError(
+                f"{column.place}: must hold a list with a 0 or 1 for each of {width} labels in every row, as the "
+                f"training data does, but row {number} (counted from 0) holds {row!r}; correct this list"
+            )
+    values = [[label for label, applies in enumerate(row) if applies] for row in column.values]
+    return replace(column, values=values, classes=tuple(map(str, range(width))), parts=parts)
+
+
+def _check_rows_differ(column: LabelColumn, rows: Sequence[Sequence[str]]) -> None:
+    """Raise `DataError` if all rows of the training data have the same labels."""
+    if len(rows) > 1 and len(set(map(frozenset, rows))) == 1:
+        labels = f"the labels {', '.join(map(repr, rows[0]))}" if rows[0] else "no label"
+        raise DataError(
+            f"{column.place}: all {len(rows)} rows have {labels}, so there is nothing to learn; give rows with "
+            "different labels"
+        )
 
 
 def _read_lists(column: LabelColumn) -> list[list[str]]:

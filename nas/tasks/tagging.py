@@ -17,7 +17,7 @@ import numpy as np
 from nas.errors import DataError
 from nas.form import CLASSIFIERS
 from nas.tasks.base import IGNORED, Metric, TaskKind, TaskLabels, TaskSettings, any_of, problem_of
-from nas.tasks.labels import Head, LabelColumn, alike_note, names_in_lists, number_lists
+from nas.tasks.labels import Head, LabelColumn, alike_note, file_by_file, names_in_lists, number_lists
 
 if TYPE_CHECKING:
     import torch
@@ -276,9 +276,22 @@ def _first_tag_not_iob2(names: Iterable[str]) -> str | None:
     return next((name for name in names if not _IOB2.fullmatch(name)), None)
 
 
+@file_by_file
 def _read_tags(column: LabelColumn) -> list[list[str]]:
+    """Return the names of the tags of each row.
+
+    Raises the same errors as `names_in_lists`. Also raises `DataError` if a list holds `IGNORED`, because then it has
+    an item for each token instead of each word.
+    """
     remedy = "write a list with a tag for each word, or set a different kind"
-    return names_in_lists(column, "tagging needs a list of tags in every row", remedy)
+    rows = names_in_lists(column, "tagging needs a list of tags in every row", remedy)
+    row_of_tokens = next((number for number, tags in enumerate(rows) if str(IGNORED) in tags), None)
+    if row_of_tokens is not None:
+        raise DataError(
+            f"{column.place}: tagging needs a tag for each word, but the list in row {row_of_tokens} (counted from 0) "
+            f"holds {IGNORED}, which marks tokens that are not evaluated; write the tags of words, before tokenisation"
+        )
+    return rows
 
 
 def _iob2_warning(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:

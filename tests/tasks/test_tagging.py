@@ -75,6 +75,8 @@ def test_tags_are_names_whole_numbers_or_numbers_with_declared_names():
             r"needs a list of tags in every row, but row 1 \(counted from 0\) holds 'O'; write a list with a",
         ),
         ([["O", None]], "the list in row 0 .* holds None"),
+        ([["O"], ["B-x", -100]], "the list in row 1 .* holds -100, which marks tokens .*; write the tags of words"),
+        ([[0, 1], [-100, 0]], "the list in row 1 .* holds -100"),
         ([["O"], ["O"]], r"tagging needs 2 to 1000 classes, but there are 1 \('O'\)"),
     ],
 )
