@@ -270,15 +270,20 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
     if column is None:
         return []
     values = values_of(rows, column)
-    may_be_empty = column in task.text  # an empty text is a query like any other
-    rows_without_group = [row for row, value in enumerate(values) if not _can_name_group(value, may_be_empty)]
+    is_text = column in task.text  # an empty text is a query like any other
+    rows_without_group = [row for row, value in enumerate(values) if not _can_name_group(value, is_text)]
     if rows_without_group:
         raise DataError(
             f"{source}: column {column!r} must name the query of each row, but row {rows_without_group[0]} holds "
             f"{values[rows_without_group[0]]!r} (rows are counted from 0; affected rows: {len(rows_without_group)} of "
             f"{len(values)}); fill or drop these rows, or name another column in task.query"
         )
-    return [normal((value,)) if isinstance(value, str) else value for value in values]
+    return [_group_name(value, is_text) if isinstance(value, str) else value for value in values]
+
+
+def _group_name(value: str, is_text: bool) -> str:
+    """Return the name of a group. Case matters in an identifier, but not in a text."""
+    return normal((value,)) if is_text else value.strip()
 
 
 def _can_name_group(value: Any, may_be_empty: bool) -> bool:

@@ -40,6 +40,8 @@ belong to every query. `REFERENCE` holds the labels for the metric if they diffe
 LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
 """The label of a token that has no tag and is not evaluated. Transformers uses the same value."""
+EVALUATED_SET = "The evaluated set (search.examples, search.least_tokens)"
+"""The name, in messages, of the part of the search set on which candidates are evaluated."""
 _MANY_LABELS = 8
 """The smallest number of labels at which a description gives their number instead of their names."""
 
@@ -286,9 +288,7 @@ class Metric(ABC):
         """
         return {}
 
-    def check_size(
-        self, labels: np.ndarray, set_name: str = "The evaluated set (search.examples, search.least_tokens)"
-    ) -> None:
+    def check_size(self, labels: np.ndarray, set_name: str = EVALUATED_SET) -> None:
         """Raise `DataError` if a set is too small for the metric. The message calls the set `set_name`."""
         if (size := self.size(labels)) < self.least_size:
             raise DataError(
