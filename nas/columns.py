@@ -72,6 +72,9 @@ _PAIR_ENDINGS = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left
 """The pairs of words in which the names of two columns of text pairs may differ, as in "sentence1" and "sentence2"."""
 LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
+_LABEL_SEPARATORS = "|;,"
+"""Characters that may separate the labels of a row in one string."""
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -452,6 +455,12 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
             "label is missing, or use it as a class.",
             ("classes",),
         )
+    if not column.classes and outputs != classes and (joined_value := _joined_labels(column)):
+        return Unclear(
+            f"{column.name} holds {joined_value!r}, which may be several labels of one row: write them as lists (in "
+            "Parquet or JSONL) for multi_label, or use each value as a class.",
+            ("classes",),
+        )
     clear_meaning: Meaning | None = "classes" if numbers is None else _meaning_of_numbers(column, numbers, outputs)
     if clear_meaning and (clear_meaning == "scale" or outputs != 1):
         return Clear(clear_meaning)
@@ -460,6 +469,21 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     )
     teacher = ", and the teacher has 1 output" if outputs == 1 else ""
     return Unclear(f"{column.name} holds {description}{teacher}: classes or a scale?", ("classes", "scale"))
+
+
+def _joined_labels(column: Column) -> str | None:
+    """Return a value that seems to consist of several labels, such as "joy|love". None if there is none.
+
+    The labels must be parts of several values, because a class may have a name such as "science, technology".
+    """
+    for separator in _LABEL_SEPARATORS:
+        parts_by_value = {value: [part.strip() for part in value.split(separator)] for value in column.counts}
+        joined = [value for value, parts in parts_by_value.items() if len(parts) > 1 and all(parts)]
+        value_counts = Counter(part for parts in parts_by_value.values() for part in {*parts})
+        labels = {part for value in joined for part in parts_by_value[value]}
+        if len(joined) > 1 and 2 * sum(value_counts[label] > 1 for label in labels) >= len(labels):
+            return min(joined)
+    return None
 
 
 def _meaning_of_numbers(column: Column, numbers: Sequence[float], outputs: int | None) -> Meaning | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 _OUTSIDE_TAG = "O"
+_PREFIXED = re.compile(r"[A-Za-z][-_].")
+"""The start of a tag that marks a part of a span, such as `L-` in BILOU."""
 _IOB2 = re.compile(r"O|[BI]-.+", re.DOTALL)
 Span = tuple[str, int, int]
 """A span: its type, the index of its first word, and the index of its last word."""
@@ -198,6 +200,20 @@ class Tagging(TaskKind):
                 "metric = 'accuracy'"
             )
         return TagMetric("span_f1", "span F1", tuple(names))
+
+    def proposed_metric(self, names: Sequence[str]) -> str:
+        """Return `span_f1` for IOB2 tags, and `accuracy` for tags without spans.
+
+        Raises `DataError` for tags that seem to mark spans in another scheme, such as BILOU.
+        """
+        if (odd_tag := _first_tag_not_iob2(names)) is None:
+            return "span_f1"
+        if any(_PREFIXED.match(name) for name in names) and _OUTSIDE_TAG in map(str.upper, names):
+            raise DataError(
+                f"--metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; convert "
+                "the tags to IOB2, or give --metric accuracy to count words instead of spans"
+            )
+        return "accuracy"
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         (train_column,), (test_column,) = train, test
