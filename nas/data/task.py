@@ -347,6 +347,7 @@ def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> 
     Raises `DataError` if a value has a different type. Prints the number of empty texts.
     """
     is_valid, expected = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
+    remedy = f"write {expected} into the column (in Parquet or JSONL), or name another column"
     text_columns = []
     for column in columns:
         values = values_of(rows, column)
@@ -355,7 +356,7 @@ def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> 
             raise DataError(
                 f"{source}: column {column!r} must hold {expected}, but row {bad_rows[0]} holds "
                 f"{values[bad_rows[0]]!r} (rows are counted from 0; affected rows: {len(bad_rows)} of {len(values)}); "
-                "fill or drop these rows"
+                f"{remedy if len(bad_rows) == len(values) else 'fill or drop these rows'}"
             )
         empty_rows = [number for number, value in enumerate(values) if not joined(value).strip()]
         if empty_rows:

@@ -306,8 +306,8 @@ def numbering(names: Sequence[str], head: Head | None = None) -> Numbering:
         all_names = tuple(map(str, range(count))) if is_unnamed else teacher_names
         note = _absent_classes_note(all_names, numbers)
         if not note and not is_unnamed:
-            pairs = ((name, repr(teacher_names[number])) for name, number in numbers.items())
-            note = f"The labels of the data are taken as the numbers of the teacher's classes: {_first_pairs(pairs)}"
+            meanings = ((name, repr(teacher_names[number])) for name, number in numbers.items())
+            note = f"The labels of the data are taken as the numbers of the teacher's classes: {_first_pairs(meanings)}"
         return Numbering(all_names, numbers, note)
     are_numbers = all(_NUMBER.fullmatch(name) for name in names)
     if len(names) == count and (is_unnamed or are_numbers):
