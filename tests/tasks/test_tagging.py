@@ -206,9 +206,7 @@ def test_texts_that_are_not_lists_of_words_are_refused(tmp_path):
         rows = Dataset.from_parquet(str(tmp_path / f"{name}.parquet"), keep_in_memory=True)
         texts = [" ".join(words) for words in rows["tokens"]]
         rows.remove_columns("tokens").add_column("tokens", texts).to_parquet(tmp_path / f"{name}.parquet")
-    with pytest.raises(
-        DataError, match="column 'tokens' must hold lists of words, but row 0 holds 'w1 w0'.*write lists of words into"
-    ):
+    with pytest.raises(DataError, match=r"'tokens' must hold lists of words, but row 0 holds 'w1 w0'.*write lists"):
         splits_of(tmp_path, task)
 
 
