@@ -89,7 +89,7 @@ class TeacherProperties:
         problem_type = getattr(config, "problem_type", None)
         positions = compact_config(config).max_position_embeddings
         labels = tuple(str(name) for _, name in sorted((config.id2label or {}).items())) if named else ()
-        network_type = next(iter(named), "sequence_classifier")
+        network_type: NetworkType = named[0] if named else "sequence_classifier"
         return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), network_type, labels)
 
     def outputs_for(self, kind: str | None) -> int | None:

@@ -205,8 +205,8 @@ def settle_task(columns: Columns | None, teacher: TeacherProperties | None, give
         suggested_query = columns.query(answers.text)
         answers.query = suggested_query if suggested_query not in answers.text else None
     if not answers.metric:
-        names = _label_names(columns, teacher, answers)
-        answers.metric = ask("--metric", "Metric", None, task_kind(answers.kind).proposed_metric(names))
+        label_names = _label_names(columns, teacher, answers)
+        answers.metric = ask("--metric", "Metric", None, task_kind(answers.kind).proposed_metric(label_names))
     if answers.fine_tune is None:
         answers.fine_tune = bool(teacher and teacher.outputs_for(answers.kind) is None)
     return answers
