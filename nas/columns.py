@@ -21,7 +21,7 @@ from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from nas.data.files import arrow_column
 from nas.tasks import Meaning
-from nas.tasks.labels import MOST_CLASSES, multi_hot_width
+from nas.tasks.labels import MISSING_LABEL_VALUES, MOST_CLASSES, multi_hot_width
 
 T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
@@ -72,8 +72,9 @@ _SECOND_OF_PAIR_WORDS = _word_set("hypothesis sentence answer passage paragraph 
 _PAIR_ENDINGS = (("1", "2"), ("0", "1"), ("a", "b"), ("first", "second"), ("left", "right"), ("", "pair"), ("", "2"))
 """The pairs of words in which the names of two columns of text pairs may differ, as in "sentence1" and "sentence2"."""
 LABEL_TYPES = ("string", "large_string", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-_MISSING_LABEL_VALUES = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "na", "nan", "null"})
-"""Values that often represent a missing label."""
+
+_LABEL_SEPARATORS = "|;,"
+"""Characters that may separate the labels of a row in one string."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
@@ -465,12 +466,18 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     if column.list_meaning:
         return Clear(column.list_meaning)
     classes, numbers = column.classes or len(column.counts), None if column.classes else column.numbers
-    missing_value = min((text for text in column.counts if text.casefold() in _MISSING_LABEL_VALUES), default=None)
+    missing_value = min((text for text in column.counts if text.casefold() in MISSING_LABEL_VALUES), default=None)
     if missing_value and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):
         row_count = column.counts[missing_value]
         return Unclear(
             f"{column.name} holds {missing_value!r} in {row_count:,} rows: remove these rows if this means that the "
             "label is missing, or use it as a class.",
+            ("classes",),
+        )
+    if not column.classes and outputs != classes and (joined_value := _joined_labels(column)):
+        return Unclear(
+            f"{column.name} holds {joined_value!r}, which may be several labels of one row: write them as lists (in "
+            "Parquet or JSONL) for multi_label, or use each value as a class.",
             ("classes",),
         )
     clear_meaning: Meaning | None = "classes" if numbers is None else _meaning_of_numbers(column, numbers, outputs)
@@ -481,6 +488,21 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     )
     teacher = ", and the teacher has 1 output" if outputs == 1 else ""
     return Unclear(f"{column.name} holds {description}{teacher}: classes or a scale?", ("classes", "scale"))
+
+
+def _joined_labels(column: Column) -> str | None:
+    """Return a value that seems to consist of several labels, such as "joy|love". None if there is none.
+
+    The labels must be parts of several values, because a class may have a name such as "science, technology".
+    """
+    for separator in _LABEL_SEPARATORS:
+        parts_by_value = {value: [part.strip() for part in value.split(separator)] for value in column.counts}
+        joined = [value for value, parts in parts_by_value.items() if len(parts) > 1 and all(parts)]
+        value_counts = Counter(part for parts in parts_by_value.values() for part in {*parts})
+        labels = {part for value in joined for part in parts_by_value[value]}
+        if len(joined) > 1 and 2 * sum(value_counts[label] > 1 for label in labels) >= len(labels):
+            return min(joined)
+    return None
 
 
 def _meaning_of_numbers(column: Column, numbers: Sequence[float], outputs: int | None) -> Meaning | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from nas import columns
 from nas.columns import Clear, Column, Unclear
 from nas.compression import BLOCKS, compression
 from nas.data import read_rows
+from nas.device import NAME
 from nas.errors import DataError, NasError, StudyError, TeacherError
 from nas.files import given_path, write_atomically, write_text
 from nas.form import NetworkType
@@ -43,6 +45,8 @@ LENGTH = 128
 """The proposed maximum length of texts, in tokens. The proposal is lower if the teacher has fewer positions."""
 _SHOWN_LABELS = 5
 """The largest number of label names that a summary lists."""
+_LEAST_WORDS = 4
+"""The smallest number of words of a column name that may be a text instead."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
 """Proposed numbers of layers and of attention heads. Only numbers below the teacher's number are proposed."""
 _HIDDEN_SHARES, _INTERMEDIATE_SHARES = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
@@ -63,6 +67,8 @@ class TeacherProperties:
     tokenizer: str | None = None
     """The model type of the teacher's tokenizer, such as WordPiece. None if it is unknown."""
     network_type: NetworkType = "sequence_classifier"
+    labels: tuple[str, ...] = ()
+    """The names of the outputs of the teacher's classifier."""
 
     @classmethod
     def at(cls, name: str) -> TeacherProperties | None:
@@ -82,7 +88,9 @@ class TeacherProperties:
         outputs = len(config.id2label or ()) if named else None
         problem_type = getattr(config, "problem_type", None)
         positions = compact_config(config).max_position_embeddings
-        return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), *named[:1])
+        labels = tuple(str(name) for _, name in sorted((config.id2label or {}).items())) if named else ()
+        network_type: NetworkType = named[0] if named else "sequence_classifier"
+        return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), network_type, labels)
 
     def outputs_for(self, kind: str | None) -> int | None:
         """Return the number of outputs of the teacher's classifier.
@@ -169,6 +177,14 @@ class Columns:
         if name not in self.by_name:
             raise DataError(f"no column {name!r} occurs in both data files; use one of {', '.join(self.by_name)}")
         return self.by_name[name]
+
+    def check_header(self, text: Sequence[str], label: str) -> None:
+        """Raise `DataError` if the names of the columns seem to be the values of a row."""
+        if label.strip() in self.column(label).counts and any(len(name.split()) >= _LEAST_WORDS for name in text):
+            raise DataError(
+                f"--label {label}: the first line of the training file must name the columns, but seems to be a row "
+                f"with the text {text[0]!r} and the label {label!r}; add a header line to both files"
+            )
 
     def query(self, text: Sequence[str]) -> str | None:
         """Return the column that identifies each row's query. None if the texts are not queries with passages.
@@ -474,7 +490,9 @@ def _study_text(
         fine_tune_line = ""
     tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
     longest = max(LENGTH, tokens or 0)
-    longest = min(longest, teacher.positions) if teacher else longest
+    if teacher:
+        most_tokens = task_kind(kind).most_tokens(str(given_path(answers.teacher)))
+        longest = min(longest, teacher.positions, most_tokens or longest)
     return f"""\
 # This study searches for the most accurate sub-network of the teacher within each budget.
 # `nas check` validates this file and estimates the time; `nas run` runs all steps. Paths are relative to this file.
@@ -608,16 +626,23 @@ def _budget_text(budget: str) -> str:
     Raises `StudyError` if its limit is not a share, a number of milliseconds or a number of points.
     """
     name, _, limit = budget.rpartition("=")
+    name, limit = name.strip(), "".join(limit.split())
+    if name and not re.fullmatch(NAME, name):
+        raise StudyError(
+            f"--budget {budget}: the name {name!r} may hold only letters, digits, dots, dashes and underscores; rename "
+            "it, or repeat --budget for further limits"
+        )
     is_share, is_loss = limit.endswith("%"), limit.endswith("pt")
     try:
-        value: Any = limit if is_share else float(limit.removesuffix("pt"))
+        number = float(limit.removesuffix("%").removesuffix("pt"))
     except ValueError:
-        value = math.nan
-    if not is_share and not math.isfinite(value):
+        number = math.nan
+    if not (math.isfinite(number) and (number > 0.0 or (is_loss and number == 0.0))):
         raise StudyError(
             f'--budget {budget}: must be a share such as "20%", milliseconds such as 4.0, or points of accuracy that '
-            "may be lost such as 1pt"
+            "may be lost such as 1pt; correct it"
         )
+    value: Any = limit if is_share else number
     if is_loss:
         return f"""
 [[budgets]]

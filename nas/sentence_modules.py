@@ -2,7 +2,8 @@
 
 The folder of a model holds the encoder, a file `modules.json` that lists all modules in order, and a subfolder for each
 module after the encoder. `read_modules` and `write_modules` handle only the JSON files. The weights of a projection are
-in a safetensors file next to its `config.json`.
+in a safetensors file next to its `config.json`. Two more files define how sentence-transformers passes texts to the
+encoder, and how it compares embeddings: `text_settings` reads them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from nas.files import read_json, write_json
 from nas.form import NetworkForm, Readout
 
 MODULES_FILE = "modules.json"
+TEXTS_FILE, SERVED_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
+SERVED_KEYS = ("prompts", "similarity_fn_name")
+"""The settings in `SERVED_FILE` that an export keeps."""
 DENSE_FOLDER = "2_Dense"
 _POOLING_FOLDER, _NORMALIZE_FOLDER = "1_Pooling", "3_Normalize"
 _READOUT_OF_MODE: dict[str, Readout] = {"mean": "mean", "cls": "first"}
@@ -67,6 +71,12 @@ def read_modules(folder: Path) -> SentenceModules:
             f"must list Transformer, Pooling and at most one Dense and one Normalize, but lists {', '.join(kinds)}; "
             "give another encoder",
         )
+    if modules[0][1]:
+        raise _modules_error(
+            folder,
+            f"the encoder must be in the folder itself, but is in {modules[0][1]!r}; move the files of this subfolder "
+            'to the folder, and set the path to ""',
+        )
     paths = {kind: folder / path for kind, path in modules}
     for path in paths.values():
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -75,14 +85,55 @@ def read_modules(folder: Path) -> SentenceModules:
     return SentenceModules(form, paths.get("Dense"))
 
 
+@dataclass(frozen=True)
+class TextSettings:
+    """How sentence-transformers changes texts before the tokenizer gets them."""
+
+    most_tokens: int | None = None
+    """The number of tokens to which texts are truncated; None if the tokenizer's own limit applies."""
+    lower_case: bool = False
+    """Whether texts are converted to lower case."""
+
+
+def text_settings(folder: Path) -> TextSettings:
+    """Return how sentence-transformers changes texts for the encoder in `folder`.
+
+    Raises `TeacherError` if it puts a prompt before every text, because `nas` does not change texts. Also raises
+    `TeacherError` if the tokens of prompts are left out of the pooling.
+    """
+    served, texts = _read_if_present(folder / SERVED_FILE), _read_if_present(folder / TEXTS_FILE)
+    prompts, default = served.get("prompts") or {}, served.get("default_prompt_name")
+    if default and (prompt := prompts.get(default)):
+        raise TeacherError(
+            f"teacher.model: {folder / SERVED_FILE}: default_prompt_name must be null, but is {default!r}, so "
+            f"sentence-transformers puts {prompt!r} before every text; set it to null in a copy of the folder, and "
+            "write the prompt into the texts"
+        )
+    pooling = _read_if_present(folder / _POOLING_FOLDER / "config.json")
+    if pooling.get("include_prompt") is False and any(prompts.values()):
+        raise TeacherError(
+            f"teacher.model: {folder / _POOLING_FOLDER / 'config.json'}: include_prompt must be true, but is false; "
+            "pooling without the tokens of a prompt is not supported; give another encoder"
+        )
+    most_tokens = texts.get("max_seq_length")
+    return TextSettings(most_tokens if isinstance(most_tokens, int) else None, texts.get("do_lower_case") is True)
+
+
+def _read_if_present(path: Path) -> dict[str, Any]:
+    settings: Any = read_json(path, TeacherError) if path.is_file() else {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def _readout(path: Path) -> Readout:
     settings = read_json(path, TeacherError)
     mode = settings.get("pooling_mode")
-    modes = [mode] if isinstance(mode, str) else [name for flag, name in _MODE_OF_FLAG.items() if settings.get(flag)]
+    modes = [mode] if isinstance(mode, str) else mode
+    if not isinstance(modes, list):
+        modes = [name for flag, name in _MODE_OF_FLAG.items() if settings.get(flag)]
     if len(modes) != 1 or modes[0] not in _READOUT_OF_MODE:
         raise TeacherError(
             f"teacher.model: {path}: pooling must be {' or '.join(_READOUT_OF_MODE)}, but is "
-            f"{' and '.join(map(str, modes))}; give another encoder"
+            f"{' and '.join(map(str, modes)) or 'not set'}; give another encoder"
         )
     return _READOUT_OF_MODE[modes[0]]
 

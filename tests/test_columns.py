@@ -378,6 +378,23 @@ def test_the_number_of_the_teacher_s_outputs_decides_between_classes_and_a_scale
     assert isinstance(found, Unclear) if kind is None else found == Clear(kind)
 
 
+@pytest.mark.parametrize(
+    ("values", "outputs", "is_clear"),
+    [
+        (["a", "a|b", "a|b|c"], None, False),
+        (["1,2", "2", "1, 3"], None, False),
+        (["a", "a|b", "a|b|c"], 3, True),  # the teacher has a class for each value
+        (["science, technology", "arts, culture", "sports"], None, True),
+        (["Business: finance, tax", "Business: law, courts"], None, True),
+    ],
+)
+def test_values_that_may_be_several_labels_are_not_taken_for_classes(values, outputs, is_clear):
+    column = Column("labels", "classes", dict.fromkeys(values, 20), 0)
+    found = columns.meaning(column, outputs)
+    assert isinstance(found, Clear) == is_clear
+    assert is_clear or ("several labels of one row" in found.why and found.candidates == ("classes",))
+
+
 def test_declared_classes_make_a_column_the_label():
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes", "perhaps"])})
     labels = [-1, *[number % 2 for number in range(ROWS - 1)]]

@@ -408,6 +408,52 @@ def test_an_interrupted_init_leaves_nothing_and_a_killed_one_can_be_repeated(her
     assert (here / "mine" / "search_space.toml").read_text() == "mine" and not (here / "mine" / "study.toml").exists()
 
 
+@pytest.mark.parametrize(
+    ("begin", "rest", "metric"),
+    [("B-x", "I-x", "span_f1"), ("NOUN", "VERB", "accuracy"), ("U-x", "L-x", None), ("b-x", "i-x", None)],
+)
+def test_the_tags_decide_the_metric(here, nas, begin, rest, metric):
+    rows = [{"tokens": ["w1", f"w{number}", "w3"], "tags": [begin, rest, "O"]} for number in range(40)]
+    for name, part in (("train", rows), ("test", rows[:9])):
+        (here / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    code, _, error = nas("init", "mine", "--teacher", "my-bert", "--train", "train.jsonl", "--test", "test.jsonl")
+    if metric:
+        assert code == 0 and Study.load("mine").task.metric == metric
+    else:
+        assert code == 2 and "convert the tags to IOB2, or give --metric accuracy" in error
+        assert not (here / "mine").exists()
+
+
+def test_files_without_a_header_line_are_refused(here, nas):
+    for name, seed in (("train", 2), ("test", 3)):
+        table = [f"{row['text']} w1 w2,{row['label']}" for row in make_rows(80, seed)]
+        (here / f"{name}.csv").write_text("\n".join(table))
+    code, _, error = nas("init", "mine", *GIVEN)
+    assert code == 2 and "must have the same columns as train.csv" in error and "add a header line" in error
+    for name, seed in (("train", 2), ("test", 3)):
+        table = [f"{row['text']},{row['label']}" for row in make_rows(80, seed)]
+        (here / f"{name}.csv").write_text("\n".join(["w1 w2 w3 w4,1", *table]))
+    code, _, error = nas("init", "mine", *GIVEN)
+    assert code == 2 and "seems to be a row with the text 'w1 w2 w3 w4' and the label '1'" in error
+
+
+def test_the_names_of_columns_may_have_white_space_around_them(here, nas):
+    for name in ("train", "test"):
+        path = here / f"{name}.csv"
+        path.write_text(path.read_text().replace("text,label", " text , label", 1))
+    assert nas("init", "mine", *GIVEN)[0] == 0
+    assert Study.load("mine").task.text == (" text ",) and Study.load("mine").task.label == " label"
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [("-1", "must be a share"), ("a/b=20%", "may hold only letters"), ("20% 10%", "must be a share"), ("0", "a share")],
+)
+def test_budgets_that_make_no_sense_are_refused_by_name(here, nas, budget, message):
+    code, _, error = nas("init", "mine", *GIVEN, f"--budget={budget}")
+    assert code == 2 and f"--budget {budget}: " in error and message in error
+
+
 def test_data_without_a_column_of_texts_needs_an_option(here, nas):
     _write(here, a=["x y"] * 9, b=["x y"] * 9, label=[0, 1, 0] * 3)
     code, _, error = nas("init", "mine", *GIVEN)

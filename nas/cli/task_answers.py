@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,7 +38,14 @@ def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
                 f"--test {test}: has the same content as {flag} {train}, but must hold different rows; "
                 "split the file in two"
             )
-        return Columns.of(training_rows, test_rows)
+        columns = Columns.of(training_rows, test_rows)
+    if not columns.by_name:
+        first, second = (", ".join(map(repr, rows.column_names[:5])) for rows in (training_rows, test_rows))
+        raise DataError(
+            f"--test {test}: must have the same columns as {train}, but the columns are {second} instead of {first}; "
+            "rename them, or add a header line if these are rows"
+        )
+    return columns
 
 
 @dataclass
@@ -158,9 +165,9 @@ def settle_task(columns: Columns | None, teacher: TeacherProperties | None, give
         names = (
             list(suggested_text.value)
             if isinstance(suggested_text, Clear) and answer == ", ".join(suggested_text.value)
-            else answer.split(",")
+            else [name.strip() for name in answer.split(",")]
         )
-        answers.text = [name.strip() for name in names if name.strip()]
+        answers.text = [name for name in names if name]
     if not answers.label:
         suggested_label = columns.label_for(answers.text) if columns else Clear("label")
         answer = open_questions.settle("--label", "Column of labels", suggested_label, columns, str)
@@ -174,6 +181,7 @@ def settle_task(columns: Columns | None, teacher: TeacherProperties | None, give
         answers.kind = next(fitting_kinds, "classification")
     _check_kind(answers.kind)
     if columns and answers.label:
+        columns.check_header(answers.text, answers.label[0])
         if len(answers.label) == 1:
             teacher_outputs = teacher.outputs_for(None) if teacher and not answers.fine_tune else None
             suggested_query = columns.query(answers.text)
@@ -196,10 +204,24 @@ def settle_task(columns: Columns | None, teacher: TeacherProperties | None, give
     if columns and answers.query is None and task_kind(answers.kind).judges_groups:
         suggested_query = columns.query(answers.text)
         answers.query = suggested_query if suggested_query not in answers.text else None
-    answers.metric = ask("--metric", "Metric", answers.metric, task_kind(answers.kind).metrics[0])
+    if not answers.metric:
+        label_names = _label_names(columns, teacher, answers)
+        answers.metric = ask("--metric", "Metric", None, task_kind(answers.kind).proposed_metric(label_names))
     if answers.fine_tune is None:
         answers.fine_tune = bool(teacher and teacher.outputs_for(answers.kind) is None)
     return answers
+
+
+def _label_names(columns: Columns | None, teacher: TeacherProperties | None, answers: TaskAnswers) -> Sequence[str]:
+    """Return the names of the labels. Empty if they are unknown or if several columns hold them.
+
+    If the labels are numbers and the teacher's classifier is kept, these are the names of the classifier's outputs.
+    """
+    if columns is None or len(answers.label) != 1:
+        return ()
+    names = sorted(columns.column(answers.label[0]).counts)
+    is_kept = teacher and not answers.fine_tune and teacher.outputs_for(answers.kind) is not None
+    return teacher.labels if teacher and is_kept and all(name.isdecimal() for name in names) else names
 
 
 def _check_kind(name: str | None) -> None:

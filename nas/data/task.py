@@ -270,8 +270,8 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
     if column is None:
         return []
     values = values_of(rows, column)
-    may_be_empty = column in task.text  # an empty text is a query like any other
-    rows_without_group = [row for row, value in enumerate(values) if not _can_name_group(value, may_be_empty)]
+    is_text = column in task.text  # an empty text is a query like any other
+    rows_without_group = [row for row, value in enumerate(values) if not _can_name_group(value, is_text)]
     if rows_without_group:
         raise DataError(
             f"{source}: column {column!r} must name the query of each row, but row {rows_without_group[0]} "
@@ -279,7 +279,12 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
             f"{len(rows_without_group)} of {len(values)}); fill or drop these rows, or name another column in "
             "task.query"
         )
-    return [normal((value,)) if isinstance(value, str) else value for value in values]
+    return [_group_name(value, is_text) if isinstance(value, str) else value for value in values]
+
+
+def _group_name(value: str, is_text: bool) -> str:
+    """Return the name of a group. Case matters in an identifier, but not in a text."""
+    return normal((value,)) if is_text else value.strip()
 
 
 def _can_name_group(value: Any, may_be_empty: bool) -> bool:
@@ -343,6 +348,7 @@ def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> 
     Raises `DataError` if a value has a different type. Prints the number of empty texts.
     """
     is_valid, expected = (_is_words, "lists of words") if task_kind(task.kind).has_words else (_is_text, "texts")
+    remedy = f"write {expected} into the column (in Parquet or JSONL), or name another column"
     text_columns = []
     for column in columns:
         values = values_of(rows, column)
@@ -351,7 +357,7 @@ def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> 
             raise DataError(
                 f"{source}: column {column!r} must hold {expected}, but row {bad_rows[0]} holds "
                 f"{shown(values[bad_rows[0]])} (rows are counted from 0; affected rows: {len(bad_rows)} of "
-                f"{len(values)}); fill or drop these rows"
+                f"{len(values)}); {remedy if len(bad_rows) == len(values) else 'fill or drop these rows'}"
             )
         empty_rows = [number for number, value in enumerate(values) if not joined(value).strip()]
         if empty_rows:

@@ -42,6 +42,7 @@ import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 class InputError(ValueError):
@@ -185,6 +186,11 @@ class Classifier:
         return words
 
 
+def printable(label: str) -> str:
+    """Return a label without tabs and line breaks, which separate fields and texts in the output."""
+    return label.translate(_ESCAPES)
+
+
 def lines_of(stream: BinaryIO) -> Iterator[str]:
     """Yield each line of a stream as a text. Raises `InputError` if the stream is UTF-16."""
     for number, line in enumerate(stream):
@@ -209,12 +215,14 @@ def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bo
                 )
             if classifier.tags_words:
                 spans = classifier.spans(text, every=every)
-                line = "\t".join(f"{span.type}\t{span.start}\t{span.end}\t{span.score:.4f}" for span in spans)
+                line = "\t".join(
+                    f"{printable(span.type)}\t{span.start}\t{span.end}\t{span.score:.4f}" for span in spans
+                )
             elif classifier.embeds:
                 line = " ".join(f"{value:.6f}" for value in classifier.logits(*parts).tolist())
             else:
                 labels = classifier.classify(*parts, every=every)
-                line = "\t".join(f"{label}\t{value:.4f}" for label, value in labels)
+                line = "\t".join(f"{printable(label)}\t{value:.4f}" for label, value in labels)
         except InputError as problem:
             raise InputError(f"text {number}: {problem}") from None
         yield line

@@ -98,13 +98,23 @@ def teacher_settings(source: str) -> dict[str, Any]:
     return _read(source) | (further if isinstance(further, dict) else {})
 
 
+def _is_model(path: Path) -> bool:
+    """Whether a `config.json` names the family of a model."""
+    try:
+        return "model_type" in json.loads(path.read_bytes())
+    except ValueError:
+        return False
+
+
 def _read(source: str) -> dict[str, Any]:
     path = teacher_file(source, CONFIG_FILE)
     if path is None:
         merged = "; merge the adapter into its model first (merge_and_unload of peft)"
         adapter = merged if teacher_file(source, "adapter_config.json") else ""
+        nested = next((path.parent for path in sorted(Path(source).glob(f"*/{CONFIG_FILE}")) if _is_model(path)), None)
+        moved = f"; move the files of its subfolder {nested.name} into it (and correct modules.json)" if nested else ""
         raise TeacherError(
-            f"teacher.model: {source}: has no {CONFIG_FILE}{adapter}; give the folder or hub id of {SUPPORTED}"
+            f"teacher.model: {source}: has no {CONFIG_FILE}{adapter}{moved}; give the folder or hub id of {SUPPORTED}"
         )
     try:
         values = json.loads(path.read_bytes())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from nas.errors import TeacherError
@@ -102,6 +103,16 @@ def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
     for name in _CALL_OPTIONS:
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.init_kwargs |= {"padding_side": "right", "truncation_side": tokenizer.truncation_side}
+
+
+def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Change a tokenizer in place: make it convert texts to lower case first. It is unchanged if it already does."""
+    backend: Any = tokenizer.backend_tokenizer
+    normalizer = backend.normalizer
+    if normalizer is None:
+        backend.normalizer = normalizers.Lowercase()
+    elif normalizer.normalize_str("A") != normalizer.normalize_str("a"):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizer])
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:

@@ -24,10 +24,11 @@ from nas.model.checkpoint import Checkpoint, wrapper_remedy
 from nas.model.modeling import AUTO_MODELS
 from nas.model.stock import AUTO_CLASSES, compact_config, from_stock, shape_of
 from nas.model.teacher_config import read_config
-from nas.model.tokenizer import check_tokenizer, load_tokenizer
+from nas.model.tokenizer import check_tokenizer, load_tokenizer, lower_case
 from nas.pipeline.error_names import student_named
 from nas.pipeline.run import Run, once
 from nas.progress import say
+from nas.sentence_modules import TEXTS_FILE
 from nas.study import Study
 from nas.supernet.scale import last_linear
 from nas.tasks import Head, Problem, task_kind
@@ -84,6 +85,13 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
                 f"{key}: must be at most the teacher's number of positions, {compact.max_position_embeddings}, but "
                 f"got {length}; lower it"
             )
+    most_tokens = task_kind(study.task.kind).most_tokens(source)
+    if most_tokens is not None and study.task.max_length > most_tokens:
+        raise TeacherError(
+            f"task.max_length: must be at most {most_tokens}, the number of tokens to which sentence-transformers "
+            f"truncates texts for this teacher (max_seq_length in {TEXTS_FILE}), but got {study.task.max_length}; "
+            "lower it"
+        )
     return compact
 
 
@@ -101,7 +109,10 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
             checkpoint = Checkpoint.of(source, config, task_kind(study.task.kind).network_form.network_type)
             if study.compressed.fine_tune is None and not checkpoint.is_encoder:
                 _check_head(study, config, checkpoint)
-        tokenizer = load_tokenizer(source, config, task_kind(study.task.kind).has_words)
+        kind = task_kind(study.task.kind)
+        tokenizer = load_tokenizer(source, config, kind.has_words)
+        if kind.lowers_case(source):
+            lower_case(tokenizer)
         check_tokenizer(tokenizer, source, config)
     return Teacher(source, config, compact, tokenizer, checkpoint)
 

@@ -40,6 +40,8 @@ belong to every query. `REFERENCE` holds the labels for the metric if they diffe
 LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
 """The label of a token that has no tag and is not evaluated. Transformers uses the same value."""
+EVALUATED_SET = "The evaluated set (search.examples, search.least_tokens)"
+"""The name, in messages, of the part of the search set on which candidates are evaluated."""
 _MANY_LABELS = 8
 """The smallest number of labels at which a description gives their number instead of their names."""
 
@@ -411,6 +413,13 @@ class TaskKind(ABC):
             raise ValueError(f"metric: {self.name} does not support functions such as {settings.metric!r}; {remedy}")
         self.metric(settings)
 
+    def proposed_metric(self, names: Sequence[str]) -> str:
+        """Return the metric that `nas init` proposes for labels with these names; `names` is empty if unknown.
+
+        Raises `DataError` if the user has to choose.
+        """
+        return self.metrics[0]
+
     def evaluated_on(self, metric: str) -> Evaluation:
         """Return which kind of data the search and test sets hold if a task uses this metric.
 
@@ -467,6 +476,17 @@ class TaskKind(ABC):
         Raises `TeacherError` if this teacher is not supported.
         """
         return self.network_form
+
+    def most_tokens(self, teacher: str) -> int | None:
+        """Return the number of tokens to which the teacher's own library truncates texts; None if there is no limit.
+
+        `teacher` is the teacher's folder.
+        """
+        return None
+
+    def lowers_case(self, teacher: str) -> bool:
+        """Return whether the teacher's own library converts texts to lower case before it tokenises them."""
+        return False
 
     @property
     def teacher_requirement(self) -> str:

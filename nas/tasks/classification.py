@@ -173,7 +173,7 @@ class Classification(TaskKind):
         (train_column,), (test_column,) = train, test
         classes = {"train": classes_of(train_column), "test": classes_of(test_column)}
         class_numbering = numbering(class_names(train_column, classes["train"]), head)
-        notes = notes_on(class_numbering, train_column.source)
+        notes = notes_on(class_numbering, train_column.source, head)
         check_known(class_numbering, train_column, test_column, enumerate(classes["test"]))
         values: dict[str, list[Any]] = {
             name: [class_numbering.numbers[label] for label in labels] for name, labels in classes.items()

@@ -10,7 +10,7 @@ their text similarities with the teacher's (`Agreement`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from nas.errors import TeacherError
 from nas.form import NetworkForm
-from nas.sentence_modules import read_modules
+from nas.sentence_modules import SERVED_FILE, SERVED_KEYS, read_modules, text_settings
 from nas.tasks.agreement import Agreement
 from nas.tasks.base import GROUP, Evaluation, Metric, TaskKind, TaskLabels, TaskSettings
 from nas.tasks.cosine import unit_vectors
@@ -197,12 +197,19 @@ class Embedding(TaskKind):
         Raises the same errors as `TaskKind.form`.
         """
         modules = read_modules(Path(teacher))
+        text_settings(Path(teacher))
         if modules.dense:
             raise TeacherError(
                 f"teacher.model: {teacher}: has a projection after its pooling ({modules.dense.name}), which is not "
                 "supported; give an encoder without one"
             )
         return modules.form
+
+    def most_tokens(self, teacher: str) -> int | None:
+        return text_settings(Path(teacher)).most_tokens
+
+    def lowers_case(self, teacher: str) -> bool:
+        return text_settings(Path(teacher)).lower_case
 
     def divergence(
         self,
@@ -224,8 +231,14 @@ class Embedding(TaskKind):
     def describe_outputs(self, hidden_sizes: Sequence[int]) -> str:
         return f"embeddings of {hidden_sizes[-1]} dimensions, in the teacher's space"
 
-    def served_as(self, teacher: Any, fine_tuned: bool) -> dict[str, Any]:
-        return {}
+    def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
+        """Return the teacher's prompts and similarity function for sentence-transformers. Empty if it has neither."""
+        settings = {key: value for key in SERVED_KEYS if (value := teacher.get(key))}
+        return {"sentence_transformers": settings} if settings else {}
+
+    def extra_files(self, served: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+        settings = served.get("sentence_transformers")
+        return super().extra_files(served, max_length) | ({SERVED_FILE: settings} if settings else {})
 
     def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
         code = (

@@ -26,14 +26,14 @@ MOST_CLASSES = 1000
 _MOST_SHOWN = 8
 """The largest number of names that a message lists."""
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-_NAMES_OF_MISSING_LABELS = frozenset({"nan", "null", "<na>", "n/a", "#n/a"})
-"""Class names that other programs write for a missing label, in lower case."""
 _LEAST_STEPS = 100
 """The smallest standard deviation of targets, in multiples of the difference between neighbouring float32 numbers."""
 _UNNAMED_LABEL = re.compile(r"LABEL_\d+")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _WHOLE_NUMBER_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+MISSING_LABEL_VALUES = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "#n/a", "na", "<na>", "nan", "null"})
+"""Values that often represent a missing label, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classi
     names = list(column.classes) if column.classes is not None else _sorted_names(set(classes))
     hint = ", or set kind = 'regression' if this one holds numbers to predict" if kind == "classification" else ""
     if not 2 <= len(names) <= MOST_CLASSES:
-        shown = f" ({', '.join(map(repr, names))})" if len(names) < 2 else ""
+        shown = f" ({names[0]!r})" if len(names) == 1 else ""
         raise DataError(
             f"{column.place}: {kind} needs 2 to {MOST_CLASSES} classes, but there are {len(names)}{shown}; choose a "
             f"column with 2 to {MOST_CLASSES} distinct labels{hint}"
@@ -336,7 +336,11 @@ def numbering(names: Sequence[str], head: Head | None) -> Numbering:
     if are_class_numbers and (len(names) == count or max(map(int, names)) >= len(names)):
         numbers = {name: int(name) for name in names}
         all_names = tuple(map(str, range(count))) if is_unnamed else teacher_names
-        return Numbering(all_names, numbers, _absent_classes_note(all_names, numbers))
+        note = _absent_classes_note(all_names, numbers)
+        if not note and not is_unnamed:
+            meanings = [f"{name!r} is {teacher_names[number]!r}" for name, number in numbers.items()]
+            note = f"The labels of the data are taken as the numbers of the teacher's classes: {_first_items(meanings)}"
+        return Numbering(all_names, numbers, note)
     are_numbers = all(_NUMBER.fullmatch(name) for name in names)
     if len(names) == count and (is_unnamed or are_numbers):
         pairs = zip(names, range(count) if is_unnamed else map(repr, teacher_names), strict=True)
@@ -393,18 +397,20 @@ def _first_items(items: Sequence[str]) -> str:
     return ", ".join(items[:_MOST_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def notes_on(class_numbering: Numbering, source: str) -> list[str]:
+def notes_on(class_numbering: Numbering, source: str, head: Head | None) -> list[str]:
     """Return the note of a numbering, if it has one, and warnings about its class names.
 
-    There is a warning if names look like the same class, or like a missing label. `source` is the file from which the
-    classes were read.
+    There is a warning if names look like the same class or, unless the teacher's classifier has these classes, like a
+    missing label. `source` is the file from which the classes were read.
     """
     names = class_numbering.names
     notes = [class_numbering.note] if class_numbering.note else []
     notes += [
         f"Warning: {source}: {name!r} is treated as a class; if it means that a row has no label, drop such rows"
         for name in names
-        if name.casefold() in _NAMES_OF_MISSING_LABELS
+        if name.casefold() in MISSING_LABEL_VALUES and (head is None or head.is_retrained)
+        # In a task with two classes, -1 is usually the negative class.
+        if len(names) > 2 or not name.startswith("-1")
     ]
     if group := alike(names):
         differs_in_case = len({name.casefold() for name in group}) == 1

@@ -212,7 +212,8 @@ class MultiLabel(TaskKind):
             (train_column,), (test_column,) = train, test
             names_by_set = {"train": _read_lists(train_column), "test": _read_lists(test_column)}
             class_numbering = number_lists(train_column, test_column, names_by_set, head, self.name)
-        notes = notes_on(class_numbering, train[0].source)
+        _check_rows_differ(train[0], names_by_set["train"])
+        notes = notes_on(class_numbering, train[0].source, head)
         values = {name: [_multi_hot(row, class_numbering) for row in rows] for name, rows in names_by_set.items()}
         return TaskLabels(values, class_numbering.names, tuple(notes))
 
@@ -259,6 +260,16 @@ class MultiLabel(TaskKind):
 
     def summary(self, texts: str, labels: Sequence[str]) -> str:
         return f"Labels {texts} with any of {any_of(labels)}"
+
+
+def _check_rows_differ(column: LabelColumn, rows: Sequence[Sequence[str]]) -> None:
+    """Raise `DataError` if all rows of the training data have the same labels."""
+    if len(rows) > 1 and len(set(map(frozenset, rows))) == 1:
+        labels = f"the labels {', '.join(map(repr, rows[0]))}" if rows[0] else "no label"
+        raise DataError(
+            f"{column.place}: all {len(rows)} rows have {labels}, so there is nothing to learn; give rows with "
+            "different labels"
+        )
 
 
 def _read_lists(column: LabelColumn) -> list[list[str]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError, shown
-from nas.tasks.base import GROUP, LENGTH_FILE, TaskKind, TaskLabels, TaskSettings
+from nas.tasks.base import EVALUATED_SET, GROUP, LENGTH_FILE, TaskKind, TaskLabels, TaskSettings
 from nas.tasks.labels import Head, LabelColumn, check_one_output, file_by_file, log_odds, parse_numbers, refuse_missing
 from nas.tasks.query_metric import CUTOFF, NDCG, QueryMetric, trec_eval
 
@@ -40,6 +40,19 @@ class RankingMetric(QueryMetric):
 
     def size(self, labels: np.ndarray) -> int:
         return len(np.unique(_scored_records(labels)[GROUP]))
+
+    def check_size(self, labels: np.ndarray, set_name: str = EVALUATED_SET) -> None:
+        """Raise `DataError` if a set has too few queries, or if the score is the same for every ranking."""
+        super().check_size(labels, set_name)
+        records = _scored_records(labels)
+        grades = records["label"] if self.name == "ndcg@10" else records["label"] > 0
+        different = set(zip(records[GROUP].tolist(), grades.tolist(), strict=True))
+        if len(different) == self.size(labels):
+            raise DataError(
+                f"{set_name} needs queries whose passages differ in relevance, because otherwise {self.name} is the "
+                "same for every ranking, but has none; name the column that identifies queries in task.query, or give "
+                "relevant and irrelevant passages for the same query"
+            )
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the score of each query that has a relevant passage, with the shape (queries,)."""

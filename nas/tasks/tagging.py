@@ -16,12 +16,14 @@ import numpy as np
 from nas.errors import DataError
 from nas.form import CLASSIFIERS
 from nas.tasks.base import IGNORED, Metric, TaskKind, TaskLabels, TaskSettings, any_of, problem_of
-from nas.tasks.labels import Head, LabelColumn, names_in_lists, notes_on, number_lists
+from nas.tasks.labels import Head, LabelColumn, file_by_file, names_in_lists, notes_on, number_lists
 
 if TYPE_CHECKING:
     import torch
 
 _OUTSIDE_TAG = "O"
+_PREFIXED = re.compile(r"[A-Za-z][-_].")
+"""The start of a tag that marks a part of a span, such as `L-` in BILOU."""
 _IOB2 = re.compile(r"O|[BI]-.+", re.DOTALL)
 Span = tuple[str, int, int]
 """A span: its type, the index of its first word, and the index of its last word."""
@@ -198,12 +200,26 @@ class Tagging(TaskKind):
             )
         return TagMetric("span_f1", "span F1", tuple(names))
 
+    def proposed_metric(self, names: Sequence[str]) -> str:
+        """Return `span_f1` for IOB2 tags, and `accuracy` for tags without spans.
+
+        Raises `DataError` for tags that seem to mark spans in another scheme, such as BILOU.
+        """
+        if (odd_tag := _first_tag_not_iob2(names)) is None:
+            return "span_f1"
+        if any(_PREFIXED.match(name) for name in names) and _OUTSIDE_TAG in map(str.upper, names):
+            raise DataError(
+                f"--metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; convert "
+                "the tags to IOB2, or give --metric accuracy to count words instead of spans"
+            )
+        return "accuracy"
+
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         (train_column,), (test_column,) = train, test
         columns = {"train": train_column, "test": test_column}
         tags_by_set = {name: _read_tags(column) for name, column in columns.items()}
         class_numbering = number_lists(train_column, test_column, tags_by_set, head, self.name)
-        notes = notes_on(class_numbering, train_column.source)
+        notes = notes_on(class_numbering, train_column.source, head)
         values = {
             name: [[class_numbering.numbers[tag] for tag in tags] for tags in rows]
             for name, rows in tags_by_set.items()
@@ -273,9 +289,22 @@ def _first_tag_not_iob2(names: Iterable[str]) -> str | None:
     return next((name for name in names if not _IOB2.fullmatch(name)), None)
 
 
+@file_by_file
 def _read_tags(column: LabelColumn) -> list[list[str]]:
+    """Return the names of the tags of each row.
+
+    Raises the same errors as `names_in_lists`. Also raises `DataError` if a list holds `IGNORED`, because then it has
+    an item for each token instead of each word.
+    """
     remedy = "write a list with a tag for each word, or set a different kind"
-    return names_in_lists(column, "tagging needs a list of tags in every row", remedy)
+    rows = names_in_lists(column, "tagging needs a list of tags in every row", remedy)
+    row_of_tokens = next((number for number, tags in enumerate(rows) if str(IGNORED) in tags), None)
+    if row_of_tokens is not None:
+        raise DataError(
+            f"{column.place}: tagging needs a tag for each word, but the list in row {row_of_tokens} (counted from 0) "
+            f"holds {IGNORED}, which marks tokens that are not evaluated; write the tags of words, before tokenisation"
+        )
+    return rows
 
 
 def _iob2_warning(column: LabelColumn, rows: Sequence[Sequence[str]]) -> list[str]:

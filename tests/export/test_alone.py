@@ -166,6 +166,13 @@ def test_infer_reads_any_bytes_and_line_ends(exports, few_packages):
     assert classifier.classify("\udcff\ud800 w5") == classifier.classify("\ufffd\ufffd w5")
 
 
+def test_tabs_and_line_breaks_in_the_name_of_a_label_do_not_divide_the_output(exports):
+    classifier = Classifier(exports[0] / "0")
+    classifier.config = classifier.config | {"id2label": {"0": "a\tb\nc", "1": "d\r"}}
+    (line,) = answers_of(classifier, ["w1 w2"], pairs=False, every=True)
+    assert sorted(line.split("\t")[::2]) == [r"a\tb\nc", r"d\r"] and "\n" not in line
+
+
 def test_infer_reads_pairs_and_explains_invalid_input(exports, few_packages):
     folder = exports[0] / "0"
     done = _infer(few_packages, folder, "--pairs", "w1 w2\tw3", "w3\tw1 w2", "w1\tw2\tw3")

@@ -37,7 +37,7 @@ from nas.pipeline.commands import export
 from nas.pipeline.prepare import splits
 from nas.pipeline.reports import report
 from nas.pipeline.rows import look_at_rows
-from nas.pipeline.teachers import load_teacher
+from nas.pipeline.teachers import check_teacher, load_teacher
 from nas.sentence_modules import read_modules, write_modules
 from nas.study import Study, Task
 from nas.tasks import GROUP, PairCorrelation, in_groups, task_kind
@@ -217,6 +217,31 @@ def test_a_folder_without_modules_means_mean_pooling_as_in_sentence_transformers
         ),
         (lambda folder: write_modules(folder, NetworkForm("encoder", "mean"), 32, 8), "has a projection after"),
         (lambda folder: write_json(folder / "modules.json", [{"type": "x.CNN", "path": ""}]), "but lists CNN"),
+        (
+            lambda folder: write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": []}),
+            "mean or cls, but is not set",
+        ),
+        (
+            lambda folder: write_json(
+                folder / "config_sentence_transformers.json",
+                {"prompts": {"query": "query: "}, "default_prompt_name": "query"},
+            ),
+            "default_prompt_name must be null, but is 'query', .* puts 'query: ' before every text",
+        ),
+        (
+            lambda folder: (
+                write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": "mean", "include_prompt": False}),
+                write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "query: "}}),
+            ),
+            "include_prompt must be true",
+        ),
+        (
+            lambda folder: write_json(
+                folder / "modules.json",
+                [{"type": "m.Transformer", "path": "0_Transformer"}, {"type": "m.Pooling", "path": "1_Pooling"}],
+            ),
+            "must be in the folder itself, but is in '0_Transformer'; move the files",
+        ),
         (lambda folder: (folder / "modules.json").write_text("{"), "not valid JSON"),
         (lambda folder: write_json(folder / "modules.json", {"a": 1}), "must be a list of modules"),
         (
@@ -233,6 +258,33 @@ def test_unsupported_modules_are_refused(tmp_path, damage, message):
     damage(tmp_path)
     with pytest.raises(TeacherError, match=message):
         KIND.form(str(tmp_path))
+
+
+def test_texts_are_truncated_and_lowered_as_sentence_transformers_does(tmp_path):
+    study = write_embedding_study(tmp_path)
+    write_json(tmp_path / "teacher" / "sentence_bert_config.json", {"max_seq_length": 16, "do_lower_case": True})
+    loaded = Study.load(study)
+    tokenizer = check_teacher(loaded, str(tmp_path / "teacher")).tokenizer
+    assert tokenizer("W1 w2")["input_ids"] == tokenizer("w1 w2")["input_ids"]
+    assert load_tokenizer(tmp_path / "teacher")("W1")["input_ids"] != tokenizer("w1")["input_ids"]
+    write_json(tmp_path / "teacher" / "sentence_bert_config.json", {"max_seq_length": 8})
+    with pytest.raises(TeacherError, match=r"task.max_length: must be at most 8, .* but got 16; lower it"):
+        check_teacher(loaded, str(tmp_path / "teacher"))
+
+
+def test_an_export_keeps_the_prompts_and_the_similarity_function_of_the_teacher():
+    given = {
+        "prompts": {"query": "query: "},
+        "default_prompt_name": None,
+        "similarity_fn_name": "dot",
+        "model_type": "x",
+    }
+    served = KIND.served_as(given, False)
+    kept = {"prompts": {"query": "query: "}, "similarity_fn_name": "dot"}
+    assert served == {"sentence_transformers": kept}
+    assert KIND.extra_files(served, 16)["config_sentence_transformers.json"] == kept
+    assert KIND.served_as({"prompts": {}, "similarity_fn_name": None}, False) == {}
+    assert "config_sentence_transformers.json" not in KIND.extra_files({}, 16)
 
 
 def test_nas_check_counts_pairs(tmp_path, nas):

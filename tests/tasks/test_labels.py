@@ -117,7 +117,7 @@ def test_targets_are_read_as_numbers():
         (["1", "2", "3"], ["3", "2", "1"], ["3", "2", "1"], [2, 1, 0], ""),
         (["A", "a"], ["a", "A"], ["a", "A"], [1, 0], ""),
         # Numbers are those of the teacher's outputs.
-        (["0", "1"], ["NEGATIVE", "POSITIVE"], ["NEGATIVE", "POSITIVE"], [0, 1], ""),
+        (["0", "1"], ["NEGATIVE", "POSITIVE"], ["NEGATIVE", "POSITIVE"], [0, 1], "classes: '0' is 'NEGATIVE'"),
         (["0", "1", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["0", "1", "2"], [0, 1, 2], ""),
         # If the teacher has more classes than the data, its numbers are kept.
         (["neg", "pos"], ["neg", "neutral", "pos"], ["neg", "neutral", "pos"], [0, 2], "2 of the .*neutral"),
@@ -265,6 +265,22 @@ def test_a_column_may_be_named_only_once(tmp_path, columns):
 
 def _metric(task, names=()):
     return task_kind(task.kind).metric(task, names)
+
+
+@pytest.mark.parametrize(
+    ("labels", "head", "is_reported"),
+    [
+        ([-1, 0, 1, 2], None, True),
+        (["n/a", "good", "bad"], Head("bert", ("a", "b"), is_retrained=True), True),
+        ([-1, 1], None, False),
+        ([-1, 0, 1], Head("bert", ("-1", "0", "1")), False),
+        ([0, 1, 2], None, False),
+    ],
+)
+def test_a_class_that_may_mean_a_missing_label_is_reported(labels, head, is_reported):
+    column = LabelColumn("train.csv", "label", labels)
+    notes = task_kind("classification").read([column], [column], head).notes
+    assert any(f"train.csv: {str(labels[0])!r} is treated as a class" in note for note in notes) == is_reported
 
 
 def test_f1_is_computed_for_the_named_class_or_averaged_over_all():

@@ -48,6 +48,31 @@ def test_lists_hold_names_whole_numbers_or_numbers_with_declared_names():
     assert read([["a", "a"], ["b"]]).values["train"][0] == [1.0, 0.0]
 
 
+@pytest.mark.parametrize("one", [1, 1.0, True])
+def test_lists_with_a_0_or_1_for_each_label_are_recognised(one):
+    zero = type(one)(0)
+    found = read([[one, zero, zero], [zero, one, zero], [zero, zero, zero]])
+    assert found.names == ("0", "1", "2")
+    assert found.values["train"] == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    named = read([[one, one], [zero, one]], head=Head("bert", ("joy", "anger")))
+    assert named.names == ("joy", "anger") and named.values["test"] == [[1.0, 1.0], [0.0, 1.0]]
+    for bad in ([one, zero], [one, zero, 2], []):
+        with pytest.raises(DataError, match=r"test.jsonl: .* vectors of 3 zeros and ones, but row 1 "):
+            read([[one, zero, zero], [zero, one, zero]], [[one, one, zero], bad])
+
+
+def test_lists_of_the_labels_0_and_1_are_not_mistaken_for_a_0_or_1_for_each_label():
+    assert read([[0], [1], [0, 1]]).values["train"] == [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+
+
+def test_training_data_whose_rows_all_have_the_same_labels_is_refused():
+    with pytest.raises(DataError, match=r"column 'labels': all 2 rows have the labels 'a', 'b', so there is nothing"):
+        read([["a", "b"], ["b", "a"]])
+    columns = [LabelColumn("a.csv", name, [0, 0, 0]) for name in ("toxic", "insult")]
+    with pytest.raises(DataError, match="column 'toxic': all 3 rows have no label, so there is nothing to learn"):
+        KIND.read(columns, columns, None)
+
+
 def test_labels_get_the_numbers_of_the_teacher():
     found = read([["joy"], ["anger", "joy"]], head=Head("bert", ("Joy", "fear", "Anger")))
     assert found.names == ("Joy", "fear", "Anger") and found.values["train"] == [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]

@@ -162,6 +162,29 @@ def test_a_row_without_a_query_is_refused(tmp_path, bad):
         splits_of(tmp_path, given | {"question_id": ["Q1", bad, *given["question_id"][2:]]}, given)
 
 
+def test_identifiers_that_differ_only_in_case_are_different_queries(tmp_path):
+    lower, upper = ({name.lower(): f"query {name}"} for name in ("Q1", "Q2")), {"Q1": "query 3", "Q2": "query 4"}
+    queries = {key: text for part in (*lower, upper) for key, text in part.items()}
+    found = splits_of(tmp_path, rows(queries), rows({"T": "a", "t": "b"}))
+    assert len(set(found.more["train"][GROUP]) | set(found.more["search"][GROUP])) == 4
+    assert len(set(found.more["test"][GROUP])) == 2
+
+
+@pytest.mark.parametrize("metric", ["ndcg@10", "mrr@10", "map"])
+def test_a_set_in_which_every_ranking_scores_the_same_is_refused(metric):
+    asked = RankingMetric(metric)
+    for grades, groups in (([1, 1, 0], [0, 1, 2]), ([1, 1, 2, 2, 0], [0, 0, 1, 1, 2])):
+        with pytest.raises(DataError, match=r"queries whose passages differ in relevance, .* task.query"):
+            asked.check_size(in_groups(np.array(grades), np.array(groups)), "The test set")
+    asked.check_size(in_groups(np.array([1, 0, 1]), np.array([0, 0, 1])))
+    graded = in_groups(np.array([1, 2, 1]), np.array([0, 0, 1]))
+    if metric == "ndcg@10":
+        asked.check_size(graded)
+    else:
+        with pytest.raises(DataError, match="passages differ"):
+            asked.check_size(graded)
+
+
 def test_a_set_with_too_few_queries_with_a_relevant_passage_is_refused(tmp_path):
     queries = {f"Q{number}": f"query {number}" for number in range(9)}
     given = rows({"T1": "one", "T2": "two"})

@@ -75,6 +75,8 @@ def test_tags_are_names_whole_numbers_or_numbers_with_declared_names():
             r"needs a list of tags in every row, but row 1 \(counted from 0\) holds 'O'; write a list with a",
         ),
         ([["O", None]], "the list in row 0 .* holds None"),
+        ([["O"], ["B-x", -100]], "the list in row 1 .* holds -100, which marks tokens .*; write the tags of words"),
+        ([[0, 1], [-100, 0]], "the list in row 1 .* holds -100"),
         ([["O"], ["O"]], r"tagging needs 2 to 1000 classes, but there are 1 \('O'\)"),
     ],
 )
@@ -204,7 +206,7 @@ def test_texts_that_are_not_lists_of_words_are_refused(tmp_path):
         rows = Dataset.from_parquet(str(tmp_path / f"{name}.parquet"), keep_in_memory=True)
         texts = [" ".join(words) for words in rows["tokens"]]
         rows.remove_columns("tokens").add_column("tokens", texts).to_parquet(tmp_path / f"{name}.parquet")
-    with pytest.raises(DataError, match=r"column 'tokens' must hold lists of words, but row 0 holds 'w1 w0'"):
+    with pytest.raises(DataError, match=r"'tokens' must hold lists of words, but row 0 holds 'w1 w0'.*write lists"):
         splits_of(tmp_path, task)
 
 
