@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from nas.errors import TeacherError
@@ -50,6 +50,7 @@ def load_tokenizer(
         if of_words and _has_spaces_in_tokens(tokenizer):
             options = {"config": config, "trust_remote_code": False, "add_prefix_space": True}
             tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
+            _add_prefix_space(tokenizer)
     except Exception as problem:  # tokenizers raises bare exceptions, and tokenizer classes raise their own
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise TeacherError(
@@ -74,6 +75,16 @@ def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the first token of a word includes the preceding space. If so, a single word needs a space before it."""
     pre_tokenizer: Any = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
     return pre_tokenizer is not None and b"ByteLevel" in pre_tokenizer.__getstate__()
+
+
+def _add_prefix_space(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a byte-level tokenizer put a space before each word, even if its class ignores `add_prefix_space`."""
+    pre_tokenizer: Any = tokenizer.backend_tokenizer.pre_tokenizer
+    parts = pre_tokenizer if isinstance(pre_tokenizer, pre_tokenizers.Sequence) else [pre_tokenizer]
+    for part in parts:
+        if isinstance(part, pre_tokenizers.ByteLevel):
+            part.add_prefix_space = True
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
 
 
 def ignored_code(source: str | Path) -> str:

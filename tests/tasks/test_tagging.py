@@ -9,6 +9,7 @@ import sys
 import warnings
 from types import SimpleNamespace
 
+import multilingual
 import numpy as np
 import pytest
 import torch
@@ -278,8 +279,10 @@ def test_the_losses_of_the_parts_of_a_batch_add_up_to_that_of_the_batch():
     assert_same(parts, whole)
 
 
-def test_the_tokenizer_of_a_roberta_gives_words_and_their_text_the_same_tokens(tmp_path):
-    write_pair_study(tmp_path)
+@pytest.mark.parametrize("make", [multilingual.roberta, multilingual.modernbert], ids=["roberta", "modernbert"])
+def test_a_byte_level_tokenizer_gives_words_and_their_text_the_same_tokens(make, tmp_path):
+    """The class of RoBERTa's tokenizers has the setting `add_prefix_space`. That of ModernBERT's ignores it."""
+    make(["w1 w23 , w4", "word words , two"], 400).save_pretrained(tmp_path / "teacher")
     alone = load_tokenizer(tmp_path / "teacher")
     of_words = load_tokenizer(tmp_path / "teacher", of_words=True)
     words = ["w1", "w23", ",", "w4"]
