@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from nas.architecture import Architecture, compress_all
 from nas.budget import TRIAL, Budget, Floor
-from nas.compression import compression
-from nas.data import truth_of
+from nas.compression import eight_bit_method
+from nas.data import batches_by_length, truth_of
 from nas.data.sample import SAMPLE_FILE
 from nas.device import Device
 from nas.errors import ExportError
@@ -29,6 +29,7 @@ from nas.export.tokens import check_tokens
 from nas.export.verification import Reference
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBert
+from nas.model.calibration import calibrate, lacks_calibration
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.finalists import (
     Contest,
@@ -51,13 +52,16 @@ from nas.pipeline.snapshots import commits
 from nas.pipeline.supernets import supernet_inputs
 from nas.pipeline.teachers import load_teacher
 from nas.pipeline.unlabelled import unlabelled_counts
-from nas.progress import Stopwatch, say
+from nas.progress import Stopwatch, busy, say
 from nas.report.card import write_card
 from nas.report.numbers import metric_in_words
+from nas.space import evenly_spaced
 from nas.tasks import Metric, task_kind
 
 _RESULT_VERSION = 7
 """Increase this when the contents of exports or baselines change, so that older ones are rebuilt."""
+_CALIBRATION_TEXTS = 512
+"""The maximum number of texts of the search set on which the ranges of a network's activations are computed."""
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
@@ -189,14 +193,15 @@ def baselines_inputs(run: Run, device: str) -> str:
 
 
 def make_baselines(run: Run, stopwatch: Stopwatch, device: str) -> None:
-    """Write and verify the uncompressed teacher and, if the device's runtime supports int8, the teacher in int8."""
+    """Write and verify the uncompressed teacher and, if the device's runtime supports 8 bits, the teacher in int8."""
     resolved_device, folder = device_of(run, device), _teacher_folder(run, device)
     teacher, test, input_texts = load_teacher(run), splits(run).test, texts(run)
     metric = _write_network(run, teacher, folder, [resolved_device.runtime])
     accuracy = verify(folder, None, {resolved_device: None}, test, metric, input_texts)["accuracy"]
-    if compression("int8").runs_on(resolved_device.runtime, resolved_device.processor):
+    method = eight_bit_method(resolved_device.runtime, resolved_device.processor)
+    if method:
         int8_folder = folder.with_name("teacher-int8")
-        metric = _write_network(run, _int8_teacher(teacher), int8_folder, [resolved_device.runtime])
+        metric = _write_network(run, _compressed_teacher(teacher, method), int8_folder, [resolved_device.runtime])
         verify(int8_folder, None, {resolved_device: Reference(folder, accuracy)}, test, metric, input_texts)
 
 
@@ -217,8 +222,11 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
 def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
     """Write a network and the teacher's tokenizer to a folder; return the metric for evaluating the network.
 
+    If the network's compression methods need ranges of activations, it is first calibrated on texts of the search set.
     Raises `ExportError` if the written tokenizer does not reproduce the tokens of the test set.
     """
+    if lacks_calibration(model):
+        _calibrate(run, model)
     task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _calibrated_metric(run, model)
     served = served_as(run)
     config_entries = {**served, **metric.config_entries(model.config.outputs)}
@@ -232,6 +240,14 @@ def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collect
     return metric
 
 
+def _calibrate(run: Run, model: CompactBert) -> None:
+    """Compute the ranges of a network's activations on evenly spaced rows of the search set."""
+    search_set = splits(run).search
+    chosen = search_set.select(evenly_spaced(min(_CALIBRATION_TEXTS, len(search_set)), len(search_set)))
+    with busy("Calibrating the ranges of activations"):
+        calibrate(model, (batch.inputs for batch in batches_by_length(chosen)))
+
+
 def _calibrated_metric(run: Run, model: CompactBert) -> Metric:
     """Return the study's metric. If the study leaves the metric's thresholds open, choose them on the search set."""
     metric = metric_of(run)
@@ -242,8 +258,8 @@ def _calibrated_metric(run: Run, model: CompactBert) -> Metric:
     return metric.calibrated(logits, truth_of(search_set))
 
 
-def _int8_teacher(teacher: CompactBert) -> CompactBert:
-    config = teacher.config.with_architecture(compress_all(teacher.config.architecture, "int8"))
+def _compressed_teacher(teacher: CompactBert, method: str) -> CompactBert:
+    config = teacher.config.with_architecture(compress_all(teacher.config.architecture, method))
     model = CompactBert(config).eval()
     model.load_state_dict(teacher.state_dict())
     return model

@@ -72,7 +72,7 @@ def test_int8_is_served_as_simulated_on_a_processor_without_vnni(tmp_path, monke
         expected[number] = compression(spec).linear(x, matrices, None).numpy()
         np.save(tmp_path / f"{number}-x.npy", x.numpy())
     x, matrices = _largest_values("int8")
-    monkeypatch.setattr(int8, "_PRODUCT_LEVELS", 127)
+    monkeypatch.setattr(int8, "PRODUCT_LEVELS", 127)
     save(_graph("int8", matrices), tmp_path / "full.onnx")
     np.save(tmp_path / "full-x.npy", x.numpy())
     paths = [str(tmp_path / str(name)) for name in (*expected, "full")]
