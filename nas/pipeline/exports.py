@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from nas.architecture import Architecture, compress_all
 from nas.budget import TRIAL, Budget, Floor
 from nas.compression import eight_bit_method
-from nas.data import batches_by_length, truth_of
+from nas.data import truth_of
 from nas.data.sample import SAMPLE_FILE
 from nas.device import Device
 from nas.errors import ExportError
@@ -29,8 +29,8 @@ from nas.export.tokens import check_tokens
 from nas.export.verification import Reference
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBert
-from nas.model.calibration import calibrate, lacks_calibration
 from nas.model.tokenizer import load_tokenizer
+from nas.pipeline.calibration import calibrate_on_search_set
 from nas.pipeline.finalists import (
     Contest,
     Finalist,
@@ -52,16 +52,13 @@ from nas.pipeline.snapshots import commits
 from nas.pipeline.supernets import supernet_inputs
 from nas.pipeline.teachers import load_teacher
 from nas.pipeline.unlabelled import unlabelled_counts
-from nas.progress import Stopwatch, busy, say
+from nas.progress import Stopwatch, say
 from nas.report.card import write_card
 from nas.report.numbers import metric_in_words
-from nas.space import evenly_spaced
 from nas.tasks import Metric, task_kind
 
 _RESULT_VERSION = 7
 """Increase this when the contents of exports or baselines change, so that older ones are rebuilt."""
-_CALIBRATION_TEXTS = 512
-"""The maximum number of texts of the search set on which the ranges of a network's activations are computed."""
 
 
 def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool) -> bool:
@@ -225,8 +222,7 @@ def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collect
     If the network's compression methods need ranges of activations, it is first calibrated on texts of the search set.
     Raises `ExportError` if the written tokenizer does not reproduce the tokens of the test set.
     """
-    if lacks_calibration(model):
-        _calibrate(run, model)
+    calibrate_on_search_set(run, model)
     task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _calibrated_metric(run, model)
     served = served_as(run)
     config_entries = {**served, **metric.config_entries(model.config.outputs)}
@@ -238,14 +234,6 @@ def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collect
         write_json(folder / name, values)
     check_tokens(folder, splits(run).test, read_json(run.data / SAMPLE_FILE, ExportError))
     return metric
-
-
-def _calibrate(run: Run, model: CompactBert) -> None:
-    """Compute the ranges of a network's activations on evenly spaced rows of the search set."""
-    search_set = splits(run).search
-    chosen = search_set.select(evenly_spaced(min(_CALIBRATION_TEXTS, len(search_set)), len(search_set)))
-    with busy("Calibrating the ranges of activations"):
-        calibrate(model, (batch.inputs for batch in batches_by_length(chosen)))
 
 
 def _calibrated_metric(run: Run, model: CompactBert) -> Metric:

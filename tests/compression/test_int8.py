@@ -14,10 +14,15 @@ import torch
 from onnx import TensorProto, numpy_helper
 from tolerance import assert_same
 
-from nas.compression import REGISTRY, compression, formats_of, int8
+from nas.compression import INPUT_RANGE, REGISTRY, compression, formats_of, int8, text_extremes
+from nas.compression.base import Calibrated
 from nas.graph import GraphBuilder, save
 
-PRODUCTS = ["int8", *(f"{choice.examples[0]}+int8" for choice in REGISTRY.values() if "int8" in formats_of(choice))]
+PRODUCTS = [
+    "int8",
+    "static_int8",
+    *(f"{choice.examples[0]}+int8" for choice in REGISTRY.values() if "int8" in formats_of(choice)),
+]
 COLUMNS, ROWS = 64, 48
 EMULATOR = which("qemu-x86_64")
 SERVE = """
@@ -40,6 +45,8 @@ def _largest_values(spec: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     matrices = {}
     for name, shape in compression(spec).matrices(ROWS, COLUMNS).items():
         matrices[name] = torch.where(torch.rand(shape, generator=generator) < 0.9, 1.0, -0.7)
+    if isinstance(choice := compression(spec), Calibrated):
+        matrices[INPUT_RANGE] = choice.range_of(text_extremes(x))
     return x, matrices
 
 

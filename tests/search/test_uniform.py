@@ -63,6 +63,15 @@ def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
             assert costs.cautious_violation(replace(network, layers=tuple(layers)), budget) > 0.0
 
 
+@pytest.mark.parametrize("method", ["int8", "static_int8"])
+def test_uniform_networks_are_uncompressed_or_stored_in_8_bits(method, search_folder):
+    """There are three depths, three hidden sizes and these two formats."""
+    methods = dict.fromkeys(("embedding", "attention", "feed_forward"), ["none", method])
+    space = SearchSpace.model_validate(SPACE.model_dump() | {"compression": methods})
+    assert most_uniform(space, 1) == 18
+    assert most_uniform(space.excluding((method,)), 1) == 9
+
+
 def test_three_uniform_networks_are_kept_and_later_ones_must_beat_the_third(search_folder):
     costs, to_beats = replace(costs_of(search_folder), budgets=BUDGETS[:1]), []
 
