@@ -205,7 +205,7 @@ class MatrixCompression(Compression):
         """
         import numpy as np
 
-        joint = {**layers[0][0], self.writes: np.concatenate([matrices[self.writes] for matrices, _ in layers])}
+        joint = {self.writes: np.concatenate([matrices[self.writes] for matrices, _ in layers])}
         biases = [bias for _, bias in layers if bias is not None]
         product = self.emit_linear(graph, x, joint, np.concatenate(biases) if biases else None)
         return graph.add_many("Split", len(layers), product, axis=-1, num_outputs=len(layers))

@@ -29,6 +29,8 @@ from nas.compression.int8 import (
 from nas.compression.none import NoCompression
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import torch
 
@@ -103,6 +105,12 @@ class StaticInt8(Calibrated):
         weight = graph.add("DequantizeLinear", graph.constant(integers.T), graph.constant(scale[:, 0]), axis=1)
         product = graph.add("MatMul", graph.quantise_statically(x, *steps), weight)
         return product if bias is None else graph.add("Add", product, graph.constant(bias))
+
+    def emit_linears(
+        self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
+    ) -> list[str]:
+        # OpenVINO adds the bias and multiplies by the scales within a product, but not if a Split follows it.
+        return [self.emit_linear(graph, x, matrices, bias) for matrices, bias in layers]
 
     def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
         return emit_quantised_embeddings(graph, ids, matrices["weight"])

@@ -34,7 +34,10 @@ RUNTIMES = ("onnxruntime", "openvino")
 def space() -> SearchSpace:
     """A space whose blocks are quantised statically, share weights or are left out, with tokens that are dropped."""
     values = SearchSpace.load("tiny").model_dump()
-    methods = {"embedding": ["none"], **{block: ["none", *METHODS, "share", "skip"] for block in LAYER_BLOCKS}}
+    methods = {
+        "embedding": ["none", "static_int8"],
+        **{block: ["none", *METHODS, "share", "skip"] for block in LAYER_BLOCKS},
+    }
     dimensions = values["dimensions"] | {"keep_tokens": [2, 5]}
     return SearchSpace.model_validate(values | {"name": "static", "dimensions": dimensions, "compression": methods})
 
@@ -136,6 +139,21 @@ def test_networks_that_need_no_ranges_are_not_changed_by_calibration(space, supe
     model = BertSupernet(supernet_weights).extract(compress_all(space.largest(), "none"))
     calibrate(model, [batch])
     assert not model.config.calibrated and not dict(model.named_buffers())
+
+
+def test_quantised_embeddings_need_no_ranges(space, supernet_weights, batch, tmp_path):
+    architecture = replace(space.largest(), embedding="static_int8")
+    model = BertSupernet(supernet_weights).extract(architecture)
+    assert not lacks_calibration(model)
+    write_artefact(model, make_tokenizer(), tmp_path, RUNTIMES)
+    with torch.no_grad():
+        expected = model(**batch).logits
+    for runtime in RUNTIMES:
+        assert_same(_served(tmp_path, runtime, batch), expected)
+    table = 4 * model.bert.embeddings.word_embeddings.weight.numel()
+    floats = 4 * sum(parameter.numel() for parameter in model.parameters()) - table
+    weights = (tmp_path / OPENVINO_FILE).with_suffix(".bin").stat().st_size
+    assert floats < weights < floats + 0.5 * table, "OpenVINO's file stores the table in 8 bits, too"
 
 
 def test_a_sub_network_of_a_calibrated_network_is_not_calibrated(space, supernet_weights, batch):
