@@ -193,7 +193,11 @@ class MatrixCompression(Compression):
 
     @abstractmethod
     def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
-        """Add a linear layer with the input value `x` to the ONNX graph, and return the name of its output value."""
+        """Add a linear layer with the input value `x` to the ONNX graph, and return the name of its output value.
+
+        For a calibrated layer, `matrices` has the additional entry `INPUT_RANGE`. If a `Calibrated` method receives no
+        such entry, the graph is used only to measure latency, so any range may be written.
+        """
 
     def emit_linears(
         self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
@@ -226,10 +230,9 @@ class MatrixCompression(Compression):
 class Calibrated(MatrixCompression):
     """A method whose exported layers quantise their inputs to a fixed range of values (static quantisation).
 
-    When a network is finished, its ranges are computed from texts (`nas.model.calibration`). The ranges are then part
-    of the network, and `matrices` in `emit_linear` has the additional entry `INPUT_RANGE`. Before that, for example in
-    the supernet, each batch is quantised to its own range, as if the network had been calibrated on that batch. A layer
-    without `INPUT_RANGE` is written to ONNX only to measure its latency, so `emit_linear` may use any range.
+    When a network is finished, its ranges are computed from texts (`nas.model.calibration`) and become part of the
+    network. Before that, for example in the supernet, each batch is quantised to its own range, as if the network had
+    been calibrated on that batch.
     """
 
     calibrated = True
