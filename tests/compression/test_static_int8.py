@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from onnx import numpy_helper
-from tiny import make_tokenizer
+from tiny import TEACHERS, make_tokenizer
 from tolerance import assert_same
 
 from nas.architecture import LAYER_BLOCKS, compress_all
@@ -99,6 +99,18 @@ def test_all_forms_of_a_calibrated_network_have_the_same_logits(space, supernet_
             assert torch.equal(reloaded(**batch).logits, expected)
     for runtime in RUNTIMES:
         assert_same(_served(tmp_path, runtime, batch), expected, "int8")
+
+
+@pytest.mark.parametrize("teacher_kind", TEACHERS)
+def test_networks_of_every_family_are_calibrated(space, supernet_weights, batch, tmp_path):
+    """Some have gated feed-forward blocks, norms before blocks, or a different attention."""
+    model = BertSupernet(supernet_weights).extract(_largest(space))
+    with torch.no_grad():
+        active = model(**batch).logits
+        calibrate(model, [batch])
+        write_artefact(model, make_tokenizer(), tmp_path)
+        assert_same(model(**batch).logits, active)
+        assert_same(_served(tmp_path, "onnxruntime", batch), active, "int8")
 
 
 def test_a_shared_attention_block_is_served_as_simulated(space, supernet_weights, batch, tmp_path):
