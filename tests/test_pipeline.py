@@ -407,15 +407,24 @@ def test_networks_for_openvino_are_calibrated_when_they_are_exported(nas, finish
     code, _, error = nas("run", str(study), "--runs", str(runs))
     assert code == 0, error
     run = runs / "tiny"
-    folders, linears = [run / "exports" / name for name in ("large", "small")], {"attention": 4, "feed_forward": 2}
-    for folder in (run / "baselines" / "cpu" / "teacher-int8", *folders):
+    static = next(
+        candidate
+        for candidate in json.loads((run / "search" / "front.json").read_text())["candidates"]
+        if "static_int8" in {layer["attention"] for layer in candidate["architecture"]["layers"]}
+    )
+    name, command = f"trial-{static['trial']}", ("export", str(study), "--runs", str(runs), "--no-fine-tune")
+    code, _, error = nas(*command, "--trial", str(static["trial"]))
+    assert code == 0, error
+    linears = {"attention": 4, "feed_forward": 2}
+    for folder in (run / "baselines" / "cpu" / "teacher-int8", run / "exports" / name):
         found = json.loads((folder / "verification.json").read_text())
         assert found["met"] is True and found["agreement_with_hugging_face"] >= 0.98
+        assert json.loads((folder / "config.json").read_text())["calibrated"] is True
         layers = json.loads((folder / "architecture.json").read_text())["layers"]
         expected = sum(linears[block] * layer[block].startswith("static") for layer in layers for block in linears)
-        ranges = [value for name, value in load_file(folder / "model.safetensors").items() if "input_range" in name]
+        ranges = [value for key, value in load_file(folder / "model.safetensors").items() if "input_range" in key]
         assert len(ranges) == expected > 0 and all(low < 0 < high for low, high in ranges)
-    assert "calibrated ranges" in (run / "exports" / "small" / "README.md").read_text()
+    assert "quantised to calibrated ranges" in (run / "exports" / name / "README.md").read_text()
 
 
 def test_compression_methods_dropped_tokens_and_early_exits_run_end_to_end(nas, finished, tmp_path):
