@@ -138,6 +138,19 @@ class GraphBuilder:
             self._quantised[value] = (integers, scale, zero_point)
         return self._quantised[value]
 
+    def quantise_statically(self, value: str, scale: np.ndarray, zero_point: np.ndarray) -> str:
+        """Add nodes that round a value to the 256 levels `scale` * (n - `zero_point`), with n from 0 to 255.
+
+        Return the name of the rounded value. Runtimes merge the nodes into the 8-bit operators that read the value. A
+        value is rounded only once for each scale and zero point, even if several layers read it.
+        """
+
+        def write() -> str:
+            steps = self.constant(scale), self.constant(zero_point)
+            return self.add("DequantizeLinear", self.add("QuantizeLinear", value, *steps), *steps)
+
+        return self.once(("static", value, scale.tobytes(), zero_point.tobytes()), write)
+
     def model(self, name: str) -> onnx.ModelProto:
         """Return the finished model after checking it with `onnx.checker`."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._constants)

@@ -10,14 +10,14 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from nas.data.files import write_table
-from nas.device import NAME
+from nas.device import NAME, Device
 from nas.errors import NasError, StudyError, TeacherError
 from nas.files import file_digest, given_path, write_text
 from nas.limits import working_on
@@ -93,7 +93,7 @@ def _write_study(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str,
         for budget in values.get("budgets", ())
     ]
     if "search_space" not in values:
-        values["search_space"] = {"name": _space_name(folder, properties)}
+        values["search_space"] = {"name": _space_name(folder, properties, values.get("devices", ()))}
     variables = {}
     if storage := values.get("search", {}).get("storage"):
         variables[_STORAGE_VARIABLE] = str(storage)
@@ -164,15 +164,17 @@ def _compressed_properties(folder: Path, values: Mapping[str, Any]) -> TeacherPr
     return TeacherProperties.at(str(folder / name) if name == f"./{key}" else name)
 
 
-def _space_name(folder: Path, properties: TeacherProperties | None) -> str:
+def _space_name(folder: Path, properties: TeacherProperties | None, devices: Iterable[Mapping[str, Any]]) -> str:
     """Return the name of a search space that fits a model: a shipped one or, if none fits, one written to `folder`."""
     if properties is None:
         raise StudyError(
             "search_space: must be given for a hub model, because its sizes are unknown before the download; name one"
         )
-    if (shipped := fitting_space(properties.shape)) is not None:
+    named = [device.get("runtime", Device.model_fields["runtime"].default) for device in devices]
+    runtimes = [runtime for runtime in named if isinstance(runtime, str)]
+    if (shipped := fitting_space(properties.shape, runtimes)) is not None:
         return shipped
-    write_text(folder / SPACE_FILE, space_text(properties.shape))
+    write_text(folder / SPACE_FILE, space_text(properties.shape, runtimes))
     return SPACE_FILE
 
 

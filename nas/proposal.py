@@ -12,7 +12,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -23,7 +23,7 @@ from datasets import Dataset
 
 from nas import columns
 from nas.columns import Clear, Column, Unclear
-from nas.compression import BLOCKS, compression
+from nas.compression import BLOCKS, EIGHT_BIT, compression
 from nas.data import read_rows
 from nas.device import NAME
 from nas.errors import DataError, NasError, StudyError, TeacherError
@@ -365,7 +365,8 @@ def write_study(
             columns.column(name)
     target, space_target = folder / STUDY_FILE, folder / SPACE_FILE
     space = _search_space(folder, answers, teacher)
-    space_file_text = space_text(teacher.shape) if teacher and space == SPACE_FILE else None
+    is_written = teacher is not None and space == SPACE_FILE
+    space_file_text = space_text(teacher.shape, [answers.runtime]) if teacher and is_written else None
     # A `nas init` that was killed may have left an identical search space.
     space_is_new = space_file_text is not None and not (
         space_target.is_file() and _has_content(space_target, space_file_text)
@@ -410,17 +411,23 @@ def _search_space(folder: Path, answers: Answers, teacher: TeacherProperties | N
     if answers.space:
         return _relative_to(folder, answers.space) if answers.space.endswith(".toml") else answers.space
     assert teacher  # with a hub id, `nas init` requires a search space
-    return fitting_space(teacher.shape) or SPACE_FILE
+    return fitting_space(teacher.shape, [answers.runtime]) or SPACE_FILE
 
 
-def fitting_space(shape: Shape) -> str | None:
-    """Return the name of a shipped search space for teachers of this shape. None if there is no such space."""
-    names = (name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == shape)
-    return next(names, None)
+def fitting_space(shape: Shape, runtimes: Collection[str]) -> str | None:
+    """Return the name of a shipped search space for teachers of this shape. None if there is no such space.
+
+    If possible, all runtimes support all compression methods of the space.
+    """
+    names = [name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == shape]
+    supported = (name for name in names if not any(_unsupported(SearchSpace.load(name), each) for each in runtimes))
+    return next(supported, names[0] if names else None)
 
 
-def space_text(shape: Shape) -> str:
-    """Return TOML text that defines a search space for teachers of this shape."""
+def space_text(shape: Shape, runtimes: Collection[str]) -> str:
+    """Return TOML text that defines a search space for teachers of this shape, for these runtimes."""
+    supported = (name for name in EIGHT_BIT if all(compression(name).runs_on(each, "cpu") for each in runtimes))
+    methods = json.dumps(["none", next(supported, EIGHT_BIT[0])])
     width = 32 if shape.hidden_size >= 128 else 8
     layers = [count for count in _COUNTS if count < shape.num_hidden_layers]
     heads = [count for count in _COUNTS if count < shape.num_attention_heads]
@@ -442,9 +449,9 @@ num_attention_heads = {[*heads, shape.num_attention_heads]}
 intermediate_size = {_sizes(shape.intermediate_size, _INTERMEDIATE_SHARES, width)}
 
 [compression]
-embedding = ["none", "int8"]
-attention = ["none", "int8"]
-feed_forward = ["none", "int8"]
+embedding = {methods}
+attention = {methods}
+feed_forward = {methods}
 """
 
 
@@ -606,9 +613,14 @@ def _exclusion_text(space: SearchSpace, runtime: str) -> str:
 
     Empty if it supports all methods.
     """
-    offered = {choice for block in BLOCKS for choice in getattr(space.compression, block)}
-    unsupported = sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
+    unsupported = _unsupported(space, runtime)
     return f"exclude_compression = {json.dumps(unsupported)}  # not supported by {runtime}\n" if unsupported else ""
+
+
+def _unsupported(space: SearchSpace, runtime: str) -> list[str]:
+    """Return the compression methods of a search space that a runtime cannot execute, in alphabetical order."""
+    offered = {choice for block in BLOCKS for choice in getattr(space.compression, block)}
+    return sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
 
 
 def budget_table(budget: str, device: str) -> dict[str, Any]:

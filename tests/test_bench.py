@@ -82,6 +82,22 @@ def test_choices_reports_the_latency_and_the_size_of_blocks(bench, searched_stud
 
 
 @pytest.mark.slow
+def test_runtimes_reports_the_latency_and_the_agreement_of_each_format(bench, searched_study):
+    pytest.importorskip("openvino")
+    found = bench("runtimes", *_options(searched_study), "--tokens", "8", "--rounds", "2", "--examples", "50")
+    assert found["examples"] == 50
+    fastest = {}
+    for name, result in found["results"].items():
+        runtime, _, method = name.split()
+        assert result["p50_ms"]["8"] > 0
+        assert result["agreement"] >= 0.98 or "bfloat16" in name
+        key = (runtime, method == "none")
+        fastest[key] = min(fastest.get(key, 1e9), result["p50_ms"]["8"])
+    for runtime in ("onnxruntime", "openvino"):
+        assert found["gain"][runtime]["8"] == pytest.approx(fastest[runtime, True] / fastest[runtime, False], abs=1e-3)
+
+
+@pytest.mark.slow
 def test_candidates_per_second_reports_the_rate_with_each_optimisation(bench, searched_study):
     found = bench("candidates_per_second", *_options(searched_study), "--candidates", "12")
     assert found["ratio"] == pytest.approx(found["all"] / found["naive"], rel=1e-2)

@@ -381,6 +381,52 @@ feed_forward = ["none", "int4", "sparse(0.5)", "low_rank(6)"]
 """
 
 
+STATIC = f"""
+name = "static"
+{TEACHER_TABLE}[dimensions]
+layers = [3]
+hidden_size = [32]
+num_attention_heads = [2, 4]
+intermediate_size = [64]
+[compression]
+embedding = ["none", "static_int8"]
+attention = ["none", "static_int8", "static_int8(mean)"]
+feed_forward = ["none", "static_int8", "static_int8(mean)"]
+"""
+
+
+def test_networks_for_openvino_are_calibrated_when_they_are_exported(nas, finished, tmp_path):
+    pytest.importorskip("openvino")
+    study = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"  # with its teacher
+    runs = study.parent / "runs"
+    (study.parent / "static.toml").write_text(STATIC)
+    text = study.read_text().replace('name = "tiny"', 'name = "static.toml"')
+    text = text.replace("sequence_length = 32\nrepeats = 8", 'runtime = "openvino"\nsequence_length = 32\nrepeats = 2')
+    text = text.replace('p50_ms = "80%"', "size_mb = 2.0").replace('p50_ms = "50%"', "size_mb = 2.0")
+    study.write_text(text.replace("[search]", '[search]\nsampler = "random"'))
+    code, _, error = nas("run", str(study), "--runs", str(runs))
+    assert code == 0, error
+    run = runs / "tiny"
+    static = next(
+        candidate
+        for candidate in json.loads((run / "search" / "front.json").read_text())["candidates"]
+        if "static_int8" in {layer["attention"] for layer in candidate["architecture"]["layers"]}
+    )
+    name, command = f"trial-{static['trial']}", ("export", str(study), "--runs", str(runs), "--no-fine-tune")
+    code, _, error = nas(*command, "--trial", str(static["trial"]))
+    assert code == 0, error
+    linears = {"attention": 4, "feed_forward": 2}
+    for folder in (run / "baselines" / "cpu" / "teacher-int8", run / "exports" / name):
+        found = json.loads((folder / "verification.json").read_text())
+        assert found["met"] is True and found["agreement_with_hugging_face"] >= 0.98
+        assert json.loads((folder / "config.json").read_text())["calibrated"] is True
+        layers = json.loads((folder / "architecture.json").read_text())["layers"]
+        expected = sum(linears[block] * layer[block].startswith("static") for layer in layers for block in linears)
+        ranges = [value for key, value in load_file(folder / "model.safetensors").items() if "input_range" in key]
+        assert len(ranges) == expected > 0 and all(low < 0 < high for low, high in ranges)
+    assert "quantised to calibrated ranges" in (run / "exports" / name / "README.md").read_text()
+
+
 def test_compression_methods_dropped_tokens_and_early_exits_run_end_to_end(nas, finished, tmp_path):
     study = shutil.copytree(finished[0].parent, tmp_path / "tiny") / "study.toml"  # with its teacher
     runs = study.parent / "runs"

@@ -11,6 +11,8 @@ from datasets import Dataset
 from tiny import make_labelled, make_ranked, make_rows, make_teacher, make_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
+from nas.proposal import fitting_space
+from nas.space import SearchSpace
 from nas.study import Study
 from nas.tasks import REGISTRY, Classification
 
@@ -75,6 +77,29 @@ def test_a_search_space_is_written_for_a_teacher_of_other_sizes_and_for_the_runt
     assert (here / "search_space.toml").is_file() and study.space.teacher.model_dump() == sizes
     assert study.space.dimensions.intermediate_size[-1] == 100 and study.space.count() > 10_000
     assert study.teacher.fine_tune is not None and study.space.largest().choices == {"none"}
+
+
+@pytest.mark.parametrize(("runtime", "method"), [("onnxruntime", "int8"), ("openvino", "static_int8")])
+def test_a_written_search_space_offers_the_8_bit_method_of_the_runtime(here, nas, runtime, method):
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 96}
+    config = BertConfig(vocab_size=64, max_position_embeddings=64, **sizes)
+    BertForSequenceClassification(config).save_pretrained(here / "odd")
+    make_tokenizer().save_pretrained(here / "odd")
+    code, _, error = nas("init", "--teacher", "odd", *GIVEN[2:], "--runtime", runtime, "--fine-tune")
+    assert code == 0, error
+    study = Study.load(".")
+    assert {choices for _, choices in study.space.compression} == {("none", method)}
+    assert study.devices[0].runtime == runtime and not study.search_space.exclude_compression
+
+
+def test_a_shipped_space_is_proposed_whose_methods_the_runtimes_support():
+    shape = SearchSpace.load("bert-base").teacher
+    assert fitting_space(shape, ["onnxruntime"]) == "bert-base"
+    assert (
+        fitting_space(shape, ["openvino"]) == fitting_space(shape, ["openvino", "onnxruntime"]) == "bert-base-openvino"
+    )
+    assert fitting_space(shape, ["torch"]) == "bert-base", "no space suits, so int8 will be excluded"
+    assert fitting_space(shape.model_copy(update={"hidden_size": 48}), ["openvino"]) is None
 
 
 def test_an_additional_kind_for_the_same_labels_does_not_change_the_proposal(here, nas, monkeypatch):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from nas.compression.base import BLOCKS, Block, Compression, Format, MatrixCompression
+from nas.compression.base import BLOCKS, INPUT_RANGE, Block, Compression, Format, MatrixCompression, text_extremes
 from nas.compression.int4 import Int4
 from nas.compression.int8 import Int8
 from nas.compression.low_rank import LowRank
@@ -18,22 +18,36 @@ from nas.compression.none import NoCompression
 from nas.compression.share import Share
 from nas.compression.skip import Skip
 from nas.compression.sparse import Sparse
+from nas.compression.static_int8 import StaticInt8
 
 __all__ = [
     "BLOCKS",
     "Block",
     "Compression",
+    "EIGHT_BIT",
+    "INPUT_RANGE",
     "MatrixCompression",
     "REGISTRY",
     "compression",
+    "eight_bit_method",
     "formats_of",
     "matrix_compression",
+    "text_extremes",
 ]
 
 REGISTRY: dict[str, type[Compression]] = {
-    choice.name: choice for choice in (NoCompression, Int8, Int4, LowRank, Sparse, Share, Skip)
+    choice.name: choice for choice in (NoCompression, Int8, StaticInt8, Int4, LowRank, Sparse, Share, Skip)
 }
 _SPEC = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?(?:\+(.+))?")
+
+
+EIGHT_BIT = ("int8", "static_int8")
+"""The methods with which every block of a network can be stored and computed in 8 bits, the preferred one first."""
+
+
+def eight_bit_method(runtime: str, processor: str = "cpu") -> str | None:
+    """Return the first method in `EIGHT_BIT` that a runtime can execute on a processor. None if there is none."""
+    return next((name for name in EIGHT_BIT if compression(name).runs_on(runtime, processor)), None)
 
 
 def formats_of(kind: type[Compression]) -> list[str]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Block = Literal["embedding", "attention", "feed_forward"]
 BLOCKS: tuple[Block, ...] = ("embedding", "attention", "feed_forward")
+INPUT_RANGE = "input_range"
+"""The name of the range of a layer's inputs among the arrays of a calibrated layer."""
 
 
 class Compression(ABC):
@@ -50,6 +52,9 @@ class Compression(ABC):
     lower layer's block of the same kind. "none": the block has no weights, because it is left out. In the last two
     cases, the size of the block in an architecture is 0 (no heads or no neurons).
     """
+
+    calibrated: ClassVar[bool] = False
+    """Whether exported layers need fixed ranges of their inputs. This is true only for `Calibrated` methods."""
 
     @classmethod
     def takes(cls, stored: type[Format]) -> bool:
@@ -161,6 +166,13 @@ class MatrixCompression(Compression):
         """Return the inputs of a linear layer, (batch, sequence, in), as `apply` needs them, for example quantised."""
         return x
 
+    def quantised_within(self, x: torch.Tensor, input_range: torch.Tensor) -> torch.Tensor:
+        """Return the inputs of a linear layer, (batch, sequence, in), quantised to the range `input_range`, (2,).
+
+        Only `Calibrated` methods support this.
+        """
+        raise NotImplementedError(f"{self.name} does not support calibrated ranges")
+
     @abstractmethod
     def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         """Return the output of a linear layer, (batch, sequence, out).
@@ -181,7 +193,11 @@ class MatrixCompression(Compression):
 
     @abstractmethod
     def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
-        """Add a linear layer with the input value `x` to the ONNX graph, and return the name of its output value."""
+        """Add a linear layer with the input value `x` to the ONNX graph, and return the name of its output value.
+
+        For a calibrated layer, `matrices` has the additional entry `INPUT_RANGE`. If a `Calibrated` method receives no
+        such entry, the graph is used only to measure latency, so any range may be written.
+        """
 
     def emit_linears(
         self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
@@ -209,6 +225,47 @@ class MatrixCompression(Compression):
     def table_bytes(self, rows: int, columns: int) -> int:
         """Return the size of an embedding table in an export, in bytes."""
         raise NotImplementedError(f"{self.name} does not support embedding tables")
+
+
+class Calibrated(MatrixCompression):
+    """A method whose exported layers quantise their inputs to a fixed range of values (static quantisation).
+
+    When a network is finished, its ranges are computed from texts (`nas.model.calibration`) and become part of the
+    network. Before that, for example in the supernet, each batch is quantised to its own range, as if the network had
+    been calibrated on that batch.
+    """
+
+    calibrated = True
+
+    @abstractmethod
+    def range_of(self, extremes: torch.Tensor) -> torch.Tensor:
+        """Return the range of a layer's inputs, (2,): its lower and its upper limit.
+
+        `extremes` (texts, 2) holds the lowest and the highest value of the inputs of each text, in float32.
+        """
+
+    @abstractmethod
+    def quantised_within(self, x: torch.Tensor, input_range: torch.Tensor) -> torch.Tensor: ...
+
+    def quantised_inputs(self, x: torch.Tensor) -> torch.Tensor:
+        return self.quantised_within(x, self.range_of(text_extremes(x)))
+
+    def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        """Return the output of a linear layer, quantised to the range in `matrices` or, without one, to that of `x`."""
+        if INPUT_RANGE not in matrices:
+            return super().linear(x, matrices, bias)
+        return self.apply(self.quantised_within(x, matrices[INPUT_RANGE]), self.prepared(matrices), bias)
+
+
+def text_extremes(x: torch.Tensor) -> torch.Tensor:
+    """Return the lowest and the highest value of each text, (texts, 2), in float32.
+
+    `x` has the shape (texts, tokens, features).
+    """
+    import torch
+
+    exact = x.detach().float()
+    return torch.stack([exact.amin(dim=(1, 2)), exact.amax(dim=(1, 2))], dim=1)
 
 
 class Format(MatrixCompression):

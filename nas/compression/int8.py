@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nas.graph import GraphBuilder
 
 _TABLE_LEVELS = 127
-_PRODUCT_LEVELS = 64
+PRODUCT_LEVELS = 64
 """The largest absolute value of a quantised weight for which the sum of two products, 255 * value * 2, fits in a signed
 16-bit integer.
 """
@@ -36,15 +36,26 @@ _PRODUCT_LEVELS = 64
 
 def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
     """Quantise `x` (batch, sequence, features) asymmetrically to 8 bits, with one scale per text, and dequantise it."""
-    from nas.compression.rounding import SMALLEST_SCALE, straight_through
+    from nas.compression.rounding import asymmetric
 
     exact = x.detach().float()
-    low = exact.amin(dim=(1, 2), keepdim=True).clamp(max=0.0)
-    high = exact.amax(dim=(1, 2), keepdim=True).clamp(min=0.0)
-    scale = ((high - low) / 255.0).clamp(min=SMALLEST_SCALE)
-    zero_point = (-low / scale).round().clamp(0, 255)
-    quantised = (exact / scale).round_().add_(zero_point).clamp_(0, 255)
-    return straight_through(x, quantised.sub_(zero_point).mul_(scale).to(x.dtype))
+    return asymmetric(x, exact.amin(dim=(1, 2), keepdim=True), exact.amax(dim=(1, 2), keepdim=True))
+
+
+def quantised_embeddings(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Return the rows `ids` of a table, quantised to 8 bits with one scale per row, and dequantised."""
+    from torch.nn import functional
+
+    from nas.compression.rounding import symmetric
+
+    return symmetric(functional.embedding(ids, table), _TABLE_LEVELS)
+
+
+def emit_quantised_embeddings(graph: GraphBuilder, ids: str, table: np.ndarray) -> str:
+    """Add a look-up in a table that is stored in 8 bits to the ONNX graph, and return the name of its output value."""
+    integers, scale = quantised_integers(table, _TABLE_LEVELS)
+    rows = graph.cast_to_float(graph.add("Gather", graph.constant(integers), ids, axis=0))
+    return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids, axis=0))
 
 
 class Int8(Format):
@@ -66,7 +77,7 @@ class Int8(Format):
     def prepared(self, matrices: Matrices) -> Matrices:
         from nas.compression.rounding import symmetric
 
-        return {"weight": symmetric(matrices["weight"], _PRODUCT_LEVELS)}
+        return {"weight": symmetric(matrices["weight"], PRODUCT_LEVELS)}
 
     def quantised_inputs(self, x: torch.Tensor) -> torch.Tensor:
         return _quantise_activations(x)
@@ -77,16 +88,12 @@ class Int8(Format):
         return functional.linear(quantised, prepared["weight"], bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
-        from torch.nn import functional
-
-        from nas.compression.rounding import symmetric
-
-        return symmetric(functional.embedding(ids, matrices["weight"]), _TABLE_LEVELS)
+        return quantised_embeddings(ids, matrices["weight"])
 
     def emit_linear(
         self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
     ) -> str:
-        integers, scale = _quantised_integers(matrices["weight"], _PRODUCT_LEVELS)
+        integers, scale = quantised_integers(matrices["weight"], PRODUCT_LEVELS)
         quantised, x_scale, x_zero_point = graph.quantise_dynamically(x)
         product = graph.add("MatMulInteger", quantised, (store or graph.constant)(integers.T), x_zero_point)
         scales = graph.add("Mul", x_scale, graph.constant(scale[:, 0]))
@@ -94,9 +101,7 @@ class Int8(Format):
         return scaled if bias is None else graph.add("Add", scaled, graph.constant(bias))
 
     def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
-        integers, scale = _quantised_integers(matrices["weight"], _TABLE_LEVELS)
-        rows = graph.cast_to_float(graph.add("Gather", graph.constant(integers), ids, axis=0))
-        return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids, axis=0))
+        return emit_quantised_embeddings(graph, ids, matrices["weight"])
 
     def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
         return rows * columns + 4 * rows + 4 * rows * bias
@@ -105,7 +110,7 @@ class Int8(Format):
         return rows * columns + 4 * rows
 
 
-def _quantised_integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+def quantised_integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
     """Quantise a matrix to integers from -`levels` to `levels`, with one scale per row.
 
     Returns the integers, (rows, columns), and the scales, (rows, 1).

@@ -24,6 +24,19 @@ def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tens
     return exact + (quantised - exact).detach()
 
 
+def asymmetric(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Round values to 256 evenly spaced levels between `low` and `high`. Zero is always one of the levels.
+
+    Values below `low` or above `high` become the nearest level. `low` and `high` are float32 tensors that can be
+    broadcast to the shape of `x`. The computation uses 32-bit floating point for every data type of `x`.
+    """
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    scale = ((high - low) / 255.0).clamp(min=SMALLEST_SCALE)
+    zero_point = (-low / scale).round().clamp(0, 255)
+    quantised = (x.detach().float() / scale).round_().add_(zero_point).clamp_(0, 255)
+    return straight_through(x, quantised.sub_(zero_point).mul_(scale).to(x.dtype))
+
+
 def symmetric(weight: torch.Tensor, levels: int) -> torch.Tensor:
     """Round values to multiples of a scale, from -`levels` to `levels` times the scale.
 

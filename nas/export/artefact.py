@@ -23,6 +23,7 @@ from nas.files import read_json, write_folder, write_json
 from nas.form import NetworkType
 from nas.graph import save
 from nas.model import CompactBert, CompactBertConfig
+from nas.model.calibration import lacks_calibration
 from nas.model.modeling import as_public_class, types_named
 from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
@@ -64,8 +65,13 @@ def write_artefact(
     If the teacher's class in transformers, such as `BertForSequenceClassification`, can express the architecture, the
     model is saved as an object of that class. Otherwise, the model is saved as a `CompactBert`, together with the
     modelling file that defines `CompactBert`. If `runtimes` contains `openvino`, the model is also saved in OpenVINO's
-    format.
+    format. Raises `ExportError` if the model must be calibrated first.
     """
+    if lacks_calibration(model):
+        raise ExportError(
+            f"{folder.name}: {model.config.architecture.describe()}: this network needs ranges of its activations, but "
+            "has none; call nas.model.calibration.calibrate with texts first"
+        )
 
     def fill(draft: Path) -> None:
         is_stock = fits_stock(model)

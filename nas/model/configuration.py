@@ -39,6 +39,9 @@ class CompactBertConfig(PretrainedConfig):
     classifier gives the likeliest class at least the probability `exit_threshold`. The logits of the text are those of
     this classifier.
 
+    `calibrated` says whether the weights include the ranges of activations that some compression methods need (see
+    `nas.model.calibration`).
+
     `network_type` is the corresponding type of model in transformers. `readout` is the part of the last hidden states
     that the head reads: the first token, the mean over all tokens, or every token. `normalize` says whether outputs are
     scaled to length 1. `pooler_act` is the activation of a dense layer between readout and outputs, or None if there is
@@ -73,6 +76,7 @@ class CompactBertConfig(PretrainedConfig):
     layers: list[dict[str, Any]] | None = None
     embedding: str = "none"
     exit_threshold: float = 0.0
+    calibrated: bool = False
     hidden_act: str = "gelu"
     network_type: NetworkType = "sequence_classifier"
     readout: Readout = "first"
@@ -145,13 +149,17 @@ class CompactBertConfig(PretrainedConfig):
         return Architecture(self.hidden_size, layers, self.embedding, self.exit_threshold)
 
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
-        """Return a copy of the configuration with this architecture. All other settings remain unchanged."""
+        """Return a copy of the configuration with this architecture, of a network that is not calibrated.
+
+        All other settings remain unchanged.
+        """
         values = self.to_dict()
         values.pop("num_hidden_layers")
         values.update(
             hidden_size=architecture.hidden_size,
             embedding=architecture.embedding,
             exit_threshold=architecture.exit_threshold,
+            calibrated=False,
             layers=[layer.to_json() for layer in architecture.layers],
         )
         return CompactBertConfig(**values)

@@ -52,9 +52,28 @@ class Compressed(nn.Module):
 class BlockLinear(Compressed):
     """A linear layer of a block. The block's compression method defines how the weight is stored."""
 
-    def __init__(self, in_features: int, out_features: int, choice: str, block: Block, bias: bool = True) -> None:
+    input_range: torch.Tensor | None
+    """The range to which the inputs are quantised, (2,), or None if the layer is not calibrated or needs no range."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        choice: str,
+        block: Block,
+        bias: bool = True,
+        calibrated: bool = False,
+    ) -> None:
         super().__init__(out_features, in_features, choice, block)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        has_range = calibrated and self.compression.calibrated
+        self.register_buffer("input_range", torch.zeros(2) if has_range else None)
+
+    def quantised_inputs(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the input, (batch, tokens, in_features), as the layer's compression method quantises it."""
+        if self.input_range is None:
+            return self.compression.quantised_inputs(input)
+        return self.compression.quantised_within(input, self.input_range)
 
     def forward(self, input: torch.Tensor, quantised: torch.Tensor | None = None) -> torch.Tensor:
         """Return the layer's output, (batch, tokens, out_features).
@@ -62,7 +81,7 @@ class BlockLinear(Compressed):
         `quantised` is the quantised `input`, if it was already computed for another layer with the same input.
         """
         prepared = self.compression.prepared(self.matrices) if self._prepared is None else self._prepared
-        quantised = self.compression.quantised_inputs(input) if quantised is None else quantised
+        quantised = self.quantised_inputs(input) if quantised is None else quantised
         return self.compression.apply(quantised, prepared, self.bias)
 
 
@@ -197,7 +216,7 @@ class SelfAttention(nn.Module):
         sizes = config.hidden_size, layer.num_attention_heads * self.head_size
         self.query, self.key, self.value = (
             along(
-                BlockLinear(*sizes, layer.attention, "attention", config.attention_bias),
+                BlockLinear(*sizes, layer.attention, "attention", config.attention_bias, config.calibrated),
                 Axis.HEAD_FEATURES,
                 Axis.HIDDEN,
             )
@@ -219,11 +238,13 @@ class SelfAttention(nn.Module):
         of `query_states`, tokens of `hidden`). If `return_attentions` is false, None is returned instead of the
         weights.
         """
-        quantised = self.key.compression.quantised_inputs(hidden)
+        quantised = self.key.quantised_inputs(hidden)
+        # If other layers share this block, the calibrated range of the query may differ from that of key and value.
+        is_same = query_states is hidden and self.query.input_range is None
         query, key, value = (
             projected.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
             for projected in (
-                self.query(query_states, quantised if query_states is hidden else None),
+                self.query(query_states, quantised if is_same else None),
                 self.key(hidden, quantised),
                 self.value(hidden, quantised),
             )
@@ -279,7 +300,8 @@ class ResidualOutput(nn.Module):
         if owner is None:
             bias = config.attention_bias if block == "attention" else config.feed_forward_bias
             inner = Axis.HEAD_FEATURES if block == "attention" else Axis.NEURONS
-            self.dense = along(BlockLinear(in_features, hidden, layer.choice(block), block, bias), Axis.HIDDEN, inner)
+            linear = BlockLinear(in_features, hidden, layer.choice(block), block, bias, config.calibrated)
+            self.dense = along(linear, Axis.HIDDEN, inner)
         else:
             _borrow(self, "dense", owner.dense)
         self.norm_first = config.norm_first
@@ -343,13 +365,13 @@ class Intermediate(nn.Module):
     @staticmethod
     def _linear(config: CompactBertConfig, layer: Layer) -> BlockLinear:
         sizes = config.hidden_size, layer.intermediate_size
-        linear = BlockLinear(*sizes, layer.feed_forward, "feed_forward", config.feed_forward_bias)
+        linear = BlockLinear(*sizes, layer.feed_forward, "feed_forward", config.feed_forward_bias, config.calibrated)
         return along(linear, Axis.NEURONS, Axis.HIDDEN)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.gate is None:
             return self.activation(self.dense(hidden))
-        quantised = self.dense.compression.quantised_inputs(hidden)
+        quantised = self.dense.quantised_inputs(hidden)
         return self.activation(self.dense(hidden, quantised)) * self.gate(hidden, quantised)
 
 
@@ -379,7 +401,8 @@ class CompactBertLayer(nn.Module):
         super().__init__()
         self.keep_tokens = layer.keep_tokens
         owners = [owner for owner in (attention_owner, feed_forward_owner) if owner is not None]
-        quantising = (compression(layer.choice(block)).quantises_by_batch(block) for block in LAYER_BLOCKS)
+        methods = ((compression(layer.choice(block)), block) for block in LAYER_BLOCKS)
+        quantising = (method.calibrated or method.quantises_by_batch(block) for method, block in methods)
         self.quantises_inputs: bool = any(quantising) or any(owner.quantises_inputs for owner in owners)
         self.has_attention = compression(layer.attention).weights != "none"
         self.has_feed_forward = compression(layer.feed_forward).weights != "none"

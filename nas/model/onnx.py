@@ -19,7 +19,7 @@ from onnx import TensorProto
 from torch import nn
 
 from nas.architecture import first_token_from
-from nas.compression import matrix_compression
+from nas.compression import INPUT_RANGE, matrix_compression
 from nas.form import HIDDEN_STATES, OUTPUT_NAMES, Readout
 from nas.graph import GraphBuilder
 from nas.model.configuration import CompactBertConfig
@@ -344,7 +344,11 @@ def _bias(linear: BlockLinear | nn.Linear) -> np.ndarray | None:
 
 
 def _arrays(module: Compressed) -> dict[str, np.ndarray]:
-    return {name: _array(matrix) for name, matrix in module.matrices.items()}
+    """Return the matrices of a module and, if it is a calibrated linear layer, the range of its inputs, by name."""
+    arrays = {name: _array(matrix) for name, matrix in module.matrices.items()}
+    if isinstance(module, BlockLinear) and module.input_range is not None:
+        arrays[INPUT_RANGE] = _array(module.input_range)
+    return arrays
 
 
 def _array(parameter: torch.Tensor) -> np.ndarray:

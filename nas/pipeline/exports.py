@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from nas.architecture import Architecture, compress_all
 from nas.budget import TRIAL, Budget, Floor
-from nas.compression import compression
+from nas.compression import eight_bit_method
 from nas.data import truth_of
 from nas.data.sample import SAMPLE_FILE
 from nas.device import Device
@@ -30,6 +30,7 @@ from nas.export.verification import Reference
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBert
 from nas.model.tokenizer import load_tokenizer
+from nas.pipeline.calibration import calibrate_on_search_set
 from nas.pipeline.finalists import (
     Contest,
     Finalist,
@@ -189,14 +190,15 @@ def baselines_inputs(run: Run, device: str) -> str:
 
 
 def make_baselines(run: Run, stopwatch: Stopwatch, device: str) -> None:
-    """Write and verify the uncompressed teacher and, if the device's runtime supports int8, the teacher in int8."""
+    """Write and verify the uncompressed teacher and, if the device's runtime supports 8 bits, the teacher in int8."""
     resolved_device, folder = device_of(run, device), _teacher_folder(run, device)
     teacher, test, input_texts = load_teacher(run), splits(run).test, texts(run)
     metric = _write_network(run, teacher, folder, [resolved_device.runtime])
     accuracy = verify(folder, None, {resolved_device: None}, test, metric, input_texts)["accuracy"]
-    if compression("int8").runs_on(resolved_device.runtime, resolved_device.processor):
+    method = eight_bit_method(resolved_device.runtime, resolved_device.processor)
+    if method:
         int8_folder = folder.with_name("teacher-int8")
-        metric = _write_network(run, _int8_teacher(teacher), int8_folder, [resolved_device.runtime])
+        metric = _write_network(run, _compressed_teacher(teacher, method), int8_folder, [resolved_device.runtime])
         verify(int8_folder, None, {resolved_device: Reference(folder, accuracy)}, test, metric, input_texts)
 
 
@@ -217,8 +219,10 @@ def _references(run: Run, names: Iterable[str]) -> dict[Device, Reference]:
 def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collection[str]) -> Metric:
     """Write a network and the teacher's tokenizer to a folder; return the metric for evaluating the network.
 
+    If the network's compression methods need ranges of activations, it is first calibrated on texts of the search set.
     Raises `ExportError` if the written tokenizer does not reproduce the tokens of the test set.
     """
+    calibrate_on_search_set(run, model)
     task, tokenizer, metric = run.study.task, load_tokenizer(run.teacher), _calibrated_metric(run, model)
     served = served_as(run)
     config_entries = {**served, **metric.config_entries(model.config.outputs)}
@@ -242,8 +246,8 @@ def _calibrated_metric(run: Run, model: CompactBert) -> Metric:
     return metric.calibrated(logits, truth_of(search_set))
 
 
-def _int8_teacher(teacher: CompactBert) -> CompactBert:
-    config = teacher.config.with_architecture(compress_all(teacher.config.architecture, "int8"))
+def _compressed_teacher(teacher: CompactBert, method: str) -> CompactBert:
+    config = teacher.config.with_architecture(compress_all(teacher.config.architecture, method))
     model = CompactBert(config).eval()
     model.load_state_dict(teacher.state_dict())
     return model

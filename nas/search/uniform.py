@@ -12,7 +12,7 @@ from itertools import chain, product
 
 from nas.architecture import Architecture, Layer, compress_all
 from nas.budget import Budget
-from nas.compression import BLOCKS
+from nas.compression import BLOCKS, EIGHT_BIT
 from nas.evaluate import CandidateResult
 from nas.progress import track
 from nas.search.costs import Costs
@@ -47,7 +47,9 @@ def most_uniform(space: SearchSpace, budgets: int) -> int:
 def _combinations(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, str]]:
     total = space.teacher.num_hidden_layers
     layers = [kept for count in range(1, total + 1) if (kept := evenly_spaced(count, total)) in space.layer_sets]
-    formats = [name for name in ("none", "int8") if all(name in getattr(space.compression, block) for block in BLOCKS)]
+    formats = [
+        name for name in ("none", *EIGHT_BIT) if all(name in getattr(space.compression, block) for block in BLOCKS)
+    ]
     return product(layers, space.dimensions.hidden_size, formats)
 
 

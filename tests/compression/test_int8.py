@@ -14,10 +14,15 @@ import torch
 from onnx import TensorProto, numpy_helper
 from tolerance import assert_same
 
-from nas.compression import REGISTRY, compression, formats_of, int8
+from nas.compression import INPUT_RANGE, REGISTRY, compression, formats_of, int8, text_extremes
+from nas.compression.base import Calibrated
 from nas.graph import GraphBuilder, save
 
-PRODUCTS = ["int8", *(f"{choice.examples[0]}+int8" for choice in REGISTRY.values() if "int8" in formats_of(choice))]
+PRODUCTS = [
+    "int8",
+    "static_int8",
+    *(f"{choice.examples[0]}+int8" for choice in REGISTRY.values() if "int8" in formats_of(choice)),
+]
 COLUMNS, ROWS = 64, 48
 EMULATOR = which("qemu-x86_64")
 SERVE = """
@@ -40,6 +45,8 @@ def _largest_values(spec: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     matrices = {}
     for name, shape in compression(spec).matrices(ROWS, COLUMNS).items():
         matrices[name] = torch.where(torch.rand(shape, generator=generator) < 0.9, 1.0, -0.7)
+    if isinstance(choice := compression(spec), Calibrated):
+        matrices[INPUT_RANGE] = choice.range_of(text_extremes(x))
     return x, matrices
 
 
@@ -72,7 +79,7 @@ def test_int8_is_served_as_simulated_on_a_processor_without_vnni(tmp_path, monke
         expected[number] = compression(spec).linear(x, matrices, None).numpy()
         np.save(tmp_path / f"{number}-x.npy", x.numpy())
     x, matrices = _largest_values("int8")
-    monkeypatch.setattr(int8, "_PRODUCT_LEVELS", 127)
+    monkeypatch.setattr(int8, "PRODUCT_LEVELS", 127)
     save(_graph("int8", matrices), tmp_path / "full.onnx")
     np.save(tmp_path / "full-x.npy", x.numpy())
     paths = [str(tmp_path / str(name)) for name in (*expected, "full")]

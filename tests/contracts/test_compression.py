@@ -11,7 +11,8 @@ import torch
 from onnx import TensorProto
 from tolerance import NumberFormat, assert_same, is_same, slack
 
-from nas.compression import BLOCKS, REGISTRY, MatrixCompression, compression, formats_of
+from nas.compression import BLOCKS, INPUT_RANGE, REGISTRY, MatrixCompression, compression, formats_of, text_extremes
+from nas.compression.base import Calibrated
 from nas.compression.int4 import Int4
 from nas.compression.int8 import Int8
 from nas.device import Device
@@ -30,6 +31,9 @@ MATRIX = [compression(spec) for spec in SPECS if isinstance(compression(spec), M
 LINEAR = pytest.mark.parametrize("choice", MATRIX, ids=lambda choice: choice.spec)
 TABLES = pytest.mark.parametrize(
     "choice", [choice for choice in MATRIX if "embedding" in choice.blocks], ids=lambda choice: choice.spec
+)
+CALIBRATED = pytest.mark.parametrize(
+    "choice", [choice for choice in MATRIX if choice.calibrated], ids=lambda choice: choice.spec
 )
 HELPERS = 150
 """The maximum number of bytes of constants that are not counted, because they do not grow with the block."""
@@ -57,6 +61,12 @@ def _arrays(matrices):
     return {name: value.numpy() for name, value in matrices.items()}
 
 
+def _calibrated(choice, matrices, x):
+    """Return the arrays that an export receives, calibrated on the inputs `x` if the method requires it."""
+    ranges = {INPUT_RANGE: choice.range_of(text_extremes(x))} if choice.calibrated else {}
+    return _arrays(matrices | ranges)
+
+
 @ALL
 def test_blocks_runtimes_and_processors_are_valid(choice):
     assert choice.blocks and choice.blocks <= set(BLOCKS)
@@ -75,7 +85,7 @@ def test_a_linear_layer_is_served_as_simulated_and_takes_the_counted_bytes(choic
     x = torch.randn(1, 7, 12, generator=torch.Generator().manual_seed(1))
     matrices, bias = _random(choice.matrices(20, 12)), torch.randn(20)
     served, stored = _serve(
-        lambda graph, name: choice.emit_linear(graph, name, _arrays(matrices), bias.numpy()),
+        lambda graph, name: choice.emit_linear(graph, name, _calibrated(choice, matrices, x), bias.numpy()),
         TensorProto.FLOAT,
         ("a", "b", 12),
         x.numpy(),
@@ -87,7 +97,8 @@ def test_a_linear_layer_is_served_as_simulated_and_takes_the_counted_bytes(choic
 @LINEAR
 def test_a_batch_is_served_like_its_single_texts_unless_the_method_quantises_by_batch(choice):
     texts = _random({"x": (2, 7, 12)})["x"] * torch.tensor([1.0, 100.0])[:, None, None]
-    linear, table = _arrays(_random(choice.matrices(20, 12))), _arrays(_random(choice.matrices(30, 8)))
+    linear = _calibrated(choice, _random(choice.matrices(20, 12)), texts)
+    table = _arrays(_random(choice.matrices(30, 8)))
     table[choice.writes][:15] *= 100.0
     served = {
         "feed_forward": _alone_and_together(
@@ -127,7 +138,7 @@ def test_joined_layers_compute_the_same_as_separate_ones(choice):
     layers = [(_random(choice.matrices(8, 12), seed), torch.randn(8)) for seed in range(3)]
     served, _ = _serve(
         lambda graph, name: choice.emit_linears(
-            graph, name, [(_arrays(matrices), bias.numpy()) for matrices, bias in layers]
+            graph, name, [(_calibrated(choice, matrices, x), bias.numpy()) for matrices, bias in layers]
         ),
         TensorProto.FLOAT,
         ("a", "b", 12),
@@ -213,6 +224,42 @@ def test_the_matrices_of_a_smaller_layer_fit_into_those_of_a_larger_one(choice):
         assert shape[0] <= large[name][0] and shape[1] <= large[name][1]
 
 
+@ALL
+def test_only_calibrated_methods_need_ranges(choice):
+    assert choice.calibrated == isinstance(choice, Calibrated)
+
+
+@CALIBRATED
+def test_a_calibrated_layer_quantises_a_text_in_the_same_way_beside_any_other(choice):
+    """Before calibration, the range depends on the batch, as if the layer were calibrated on that batch."""
+    texts = _random({"x": (2, 7, 12)})["x"] * torch.tensor([1.0, 100.0])[:, None, None]
+    matrices = _random(choice.matrices(20, 12))
+    calibrated = matrices | {INPUT_RANGE: choice.range_of(text_extremes(texts))}
+    together, alone = choice.linear(texts, calibrated, None), choice.linear(texts[:1], calibrated, None)
+    assert_same(together[:1], alone)
+    assert torch.equal(choice.linear(texts, matrices, None), together)
+    assert not is_same(choice.linear(texts[:1], matrices, None), alone)
+
+
+@CALIBRATED
+def test_values_outside_the_calibrated_range_are_clipped(choice):
+    x, limits = torch.tensor([[[-9.0, -2.0, 0.0, 3.0, 9.0]]]), torch.tensor([-2.0, 3.0])
+    assert_same(choice.quantised_within(x, limits), [[[-2.0, -2.0, 0.0, 3.0, 3.0]]])
+
+
+@CALIBRATED
+def test_a_layer_without_a_range_is_written_with_the_operators_of_a_calibrated_one(choice):
+    """Its latency is measured before it is calibrated."""
+    operators = []
+    for x in (None, torch.randn(1, 7, 12)):
+        matrices, graph = _random(choice.matrices(20, 12)), GraphBuilder()
+        source = graph.input("x", TensorProto.FLOAT, ("a", "b", 12))
+        arrays = _arrays(matrices) if x is None else _calibrated(choice, matrices, x)
+        graph.output(choice.emit_linear(graph, source, arrays, None), "y", ("a", "b", 20))
+        operators.append([node.op_type for node in graph.model("one layer").graph.node])
+    assert operators[0] == operators[1]
+
+
 def test_int8_has_at_most_255_values_per_row_and_errors_of_at_most_half_a_step():
     table = torch.randn(3, 4000, generator=torch.Generator().manual_seed(0))
     found = Int8().embed(torch.tensor([[0, 1, 2]]), {"weight": table})[0]
@@ -285,6 +332,8 @@ def test_low_rank_reproduces_a_table_of_that_rank_exactly():
         ("int8(3)", "accepts no parameter, but got '3'; write int8"),
         ("int8+int4", "cannot be combined with a format, but got 'int4'"),
         ("share+int8", "cannot be combined with a format"),
+        ("static_int8(minmax)", "accepts only the parameter mean, but got 'minmax'; write static_int8 \\(the range of"),
+        ("low_rank(8)+static_int8", "can be stored as none or int8 or .*, but got 'static_int8'"),
         ("low_rank", "needs a rank of at least 1, such as low_rank\\(64\\), but got ''"),
         ("low_rank(0)", "needs a rank of at least 1"),
         ("low_rank(064)", "written in its standard form, but got 'low_rank\\(064\\)'; write 'low_rank\\(64\\)'"),

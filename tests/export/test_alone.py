@@ -211,7 +211,7 @@ def test_infer_turns_logits_into_the_same_scores_as_a_pipeline(problem_type, out
     np.testing.assert_allclose(sorted(found, reverse=True), [answer["score"] for answer in expected], rtol=1e-5)
 
 
-@pytest.mark.parametrize("choices", [EVERY, ("int8",), ("low_rank(8)", "sparse(2:4)+int8")])
+@pytest.mark.parametrize("choices", [EVERY, ("int8",), ("static_int8",), ("low_rank(8)", "sparse(2:4)+int8")])
 def test_the_modelling_file_passes_ruff_and_has_only_the_methods_that_the_network_uses(config, choices, tmp_path):
     """It has no unused import and no undefined name, and it is formatted."""
     layers = tuple(replace(config.architecture.layers[0], attention=choice) for choice in choices)

@@ -10,6 +10,7 @@ import pytest
 from driver import BUDGETS, costs_of, run, trials_of
 
 from nas.budget import Budget
+from nas.compression import BLOCKS
 from nas.evaluate import CandidateResult, EvaluationRecipe, Memory
 from nas.latency.measure import Texts
 from nas.latency.record import LatencyRecord
@@ -61,6 +62,15 @@ def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
             heads, size = wider
             layers = (replace(layer, num_attention_heads=heads, intermediate_size=size) for layer in network.layers)
             assert costs.cautious_violation(replace(network, layers=tuple(layers)), budget) > 0.0
+
+
+@pytest.mark.parametrize("method", ["int8", "static_int8"])
+def test_uniform_networks_are_uncompressed_or_stored_in_8_bits(method, search_folder):
+    """There are three depths, three hidden sizes and these two formats."""
+    methods = {block: ["none", method] for block in BLOCKS}
+    space = SearchSpace.model_validate(SPACE.model_dump() | {"compression": methods})
+    assert most_uniform(space, 1) == 18
+    assert most_uniform(space.excluding((method,)), 1) == 9
 
 
 def test_three_uniform_networks_are_kept_and_later_ones_must_beat_the_third(search_folder):

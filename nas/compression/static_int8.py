@@ -1,0 +1,136 @@
+"""`static_int8` and `static_int8(mean)`: 8-bit weights, and activations that are quantised to a calibrated range.
+
+Weights and embedding tables are quantised as in `int8`. Activations are quantised asymmetrically to 8 bits, with one
+range per linear layer that does not depend on the text (static quantisation). When a network is exported, the ranges
+are computed from texts of the search set, by one of two methods:
+
+- `static_int8` (min-max): from the lowest to the highest value in all texts. No value of these texts is clipped.
+- `static_int8(mean)`: from the mean of the texts' lowest values to the mean of their highest values. The levels are
+  closer together, but the largest values of many texts are clipped.
+
+During training and search, each batch is quantised to its own range, because every sub-network has other activations.
+The gradients ignore the rounding and the clipping (straight-through gradients).
+
+In ONNX, the method uses the operators `QuantizeLinear` and `DequantizeLinear` (QDQ) on both inputs of a matrix product.
+OpenVINO and ONNX Runtime replace these operators by 8-bit matrix products.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from nas.compression.base import BLOCKS, INPUT_RANGE, Calibrated, Format, MatrixCompression
+from nas.compression.int8 import (
+    PRODUCT_LEVELS,
+    emit_quantised_embeddings,
+    quantised_embeddings,
+    quantised_integers,
+)
+from nas.compression.none import NoCompression
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import torch
+
+    from nas.compression.base import Arrays, Matrices
+    from nas.graph import GraphBuilder
+
+_MEAN = "mean"
+_NOMINAL_RANGE = (-1.0, 1.0)
+"""The range in the ONNX graph of a layer that is not calibrated. The latency does not depend on the range."""
+
+
+class StaticInt8(Calibrated):
+    """Weights are stored as 8-bit integers, and activations are quantised to calibrated ranges."""
+
+    name = "static_int8"
+    examples = ("static_int8", "static_int8(mean)")
+    blocks = frozenset(BLOCKS)
+    runtimes = frozenset({"onnxruntime", "openvino"})
+    processors = frozenset({"cpu"})
+
+    def __init__(self, averages: bool) -> None:
+        self.averages = averages
+        """Whether ranges are means over texts. If not, they contain all values of all texts."""
+
+    @classmethod
+    def read(cls, parameter: str | None, stored: Format | None) -> Self:
+        if parameter not in (None, _MEAN):
+            raise ValueError(
+                f"{cls.name} accepts only the parameter {_MEAN}, but got {parameter!r}; write {cls.name} (the range of "
+                f"all texts) or {cls.name}({_MEAN}) (the mean range of the texts)"
+            )
+        return cls(parameter == _MEAN)
+
+    @property
+    def spec(self) -> str:
+        return f"{self.name}({_MEAN})" if self.averages else self.name
+
+    @property
+    def plain(self) -> MatrixCompression:
+        return NoCompression()
+
+    def prepared(self, matrices: Matrices) -> Matrices:
+        from nas.compression.rounding import symmetric
+
+        return {"weight": symmetric(matrices["weight"], PRODUCT_LEVELS)}
+
+    def range_of(self, extremes: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if self.averages:
+            return extremes.mean(dim=0)
+        return torch.stack([extremes[:, 0].amin(), extremes[:, 1].amax()])
+
+    def quantised_within(self, x: torch.Tensor, input_range: torch.Tensor) -> torch.Tensor:
+        from nas.compression.rounding import asymmetric
+
+        return asymmetric(x, input_range[0].float(), input_range[1].float())
+
+    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        from torch.nn import functional
+
+        return functional.linear(quantised, prepared["weight"], bias)
+
+    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
+        return quantised_embeddings(ids, matrices["weight"])
+
+    def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
+        import numpy as np
+
+        integers, scale = quantised_integers(matrices["weight"], PRODUCT_LEVELS)
+        steps = _steps(matrices.get(INPUT_RANGE, np.array(_NOMINAL_RANGE, dtype=np.float32)))
+        weight = graph.add("DequantizeLinear", graph.constant(integers.T), graph.constant(scale[:, 0]), axis=1)
+        product = graph.add("MatMul", graph.quantise_statically(x, *steps), weight)
+        return product if bias is None else graph.add("Add", product, graph.constant(bias))
+
+    def emit_linears(
+        self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
+    ) -> list[str]:
+        # OpenVINO adds the bias and multiplies by the scales within a product, but not if a Split follows it.
+        return [self.emit_linear(graph, x, matrices, bias) for matrices, bias in layers]
+
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
+        return emit_quantised_embeddings(graph, ids, matrices["weight"])
+
+    def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
+        return rows * columns + 4 * rows + 4 * rows * bias
+
+    def table_bytes(self, rows: int, columns: int) -> int:
+        return rows * columns + 4 * rows
+
+
+def _steps(input_range: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scale (float32) and the zero point (uint8) of inputs that are quantised to the range `input_range`.
+
+    `nas.compression.rounding.asymmetric` computes the same numbers in torch.
+    """
+    import numpy as np
+
+    from nas.compression.rounding import SMALLEST_SCALE
+
+    low, high = np.minimum(input_range[0], np.float32(0.0)), np.maximum(input_range[1], np.float32(0.0))
+    scale = np.maximum((high - low) / np.float32(255.0), np.float32(SMALLEST_SCALE))
+    return scale, np.clip(np.round(-low / scale), 0, 255).astype(np.uint8)
