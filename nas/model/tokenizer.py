@@ -80,7 +80,7 @@ def _has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _add_prefix_space(tokenizer: PreTrainedTokenizerBase) -> None:
     """Let a byte-level tokenizer put a space before each word, even if its class ignores `add_prefix_space`."""
     pre_tokenizer: Any = tokenizer.backend_tokenizer.pre_tokenizer
-    parts = pre_tokenizer if isinstance(pre_tokenizer, pre_tokenizers.Sequence) else [pre_tokenizer]
+    parts: Any = pre_tokenizer if isinstance(pre_tokenizer, pre_tokenizers.Sequence) else [pre_tokenizer]
     for part in parts:
         if isinstance(part, pre_tokenizers.ByteLevel):
             part.add_prefix_space = True

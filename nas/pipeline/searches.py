@@ -35,7 +35,7 @@ from nas.search.storage import Storage, check_database, database
 from nas.search.uniform import best_uniform, every_uniform
 from nas.study import Study
 
-_RESULT_VERSION = 3
+_RESULT_VERSION = 4
 """Increase this when the contents of `front.json` change, so that older files are rebuilt."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, product
+from itertools import chain, islice, product
 
 from nas.architecture import Architecture, Layer, compress_all
 from nas.budget import Budget
@@ -26,17 +26,23 @@ _KEPT_PER_BUDGET = 3
 def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterator[Architecture]:
     """Yield uniform networks that are predicted to meet a budget, each as wide as possible.
 
-    There is at most one network for each combination of depth, hidden size and number format. The layers of a network
-    are evenly spaced in the teacher, and have the same number of heads and the same intermediate size (see `widths`).
+    There is at most one network for each combination of depth and hidden size. The layers of a network are evenly
+    spaced in the teacher, and have the same number of heads and the same intermediate size (see `widths`). They are
+    stored in 8 bits if they can then be wider than uncompressed ones.
     """
-    widest_first = widths(space)[::-1]
-    for kept, hidden_size, number_format in _combinations(space):
-        for heads, size in widest_first:
-            uncompressed = Architecture(hidden_size, tuple(Layer(source, heads, size) for source in kept))
-            network = compress_all(uncompressed, number_format)
-            if space.contains(network) and costs.cautious_violation(network, budget) <= 0.0:
-                yield network
-                break
+    widest_first, formats = widths(space)[::-1], _formats(space)
+    for kept, hidden_size in _combinations(space):
+        uncompressed = (
+            Architecture(hidden_size, tuple(Layer(source, heads, size) for source in kept))
+            for heads, size in widest_first
+        )
+        networks = (compress_all(network, name) for network in uncompressed for name in formats)
+        fitting = (
+            network
+            for network in networks
+            if space.contains(network) and costs.cautious_violation(network, budget) <= 0.0
+        )
+        yield from islice(fitting, 1)
 
 
 def most_uniform(space: SearchSpace, budgets: int) -> int:
@@ -44,13 +50,14 @@ def most_uniform(space: SearchSpace, budgets: int) -> int:
     return budgets * len(list(_combinations(space)))
 
 
-def _combinations(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int, str]]:
+def _combinations(space: SearchSpace) -> Iterator[tuple[tuple[int, ...], int]]:
     total = space.teacher.num_hidden_layers
     layers = [kept for count in range(1, total + 1) if (kept := evenly_spaced(count, total)) in space.layer_sets]
-    formats = [
-        name for name in ("none", *EIGHT_BIT) if all(name in getattr(space.compression, block) for block in BLOCKS)
-    ]
-    return product(layers, space.dimensions.hidden_size, formats)
+    return product(layers, space.dimensions.hidden_size)
+
+
+def _formats(space: SearchSpace) -> list[str]:
+    return [name for name in ("none", *EIGHT_BIT) if all(name in getattr(space.compression, block) for block in BLOCKS)]
 
 
 def widths(space: SearchSpace) -> list[tuple[int, int]]:

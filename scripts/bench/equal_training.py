@@ -61,14 +61,12 @@ def by_hand(run: Run, budget: Budget) -> dict[str, Architecture]:
     """Return the networks that a person would choose for a budget, keyed by name."""
     space, best = run.study.space, front(run)["uniform"][budget.name]
     networks = {"uniform": Architecture.from_json(best["architecture"])} if best else {}
-    full_width = [
-        network
+    full_width = {
+        f"{len(network.layers)} layers": network
         for network in uniform_networks(space, costs_of(run), budget)
         if network.hidden_size == space.teacher.hidden_size
-    ]
-    for architecture in sorted(full_width, key=lambda network: network.layers[0].attention != "int8"):
-        networks.setdefault(f"{len(architecture.layers)} layers", architecture)
-    return networks
+    }
+    return networks | full_width
 
 
 def wider(space: SearchSpace, architecture: Architecture) -> Architecture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from driver import BUDGETS, costs_of, run, trials_of
@@ -52,7 +53,7 @@ class _OneByOne:
 def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
     costs = costs_of(search_folder)
     found = list(uniform_networks(SPACE, costs, budget))
-    assert found and len({(len(item.layers), item.hidden_size, item.embedding) for item in found}) == len(found)
+    assert found and len({(len(item.layers), item.hidden_size) for item in found}) == len(found)
     for network in found:
         assert SPACE.contains(network) and costs.cautious_violation(network, budget) <= 0.0
         assert len({replace(layer, source=0) for layer in network.layers}) == 1 == len(network.choices)
@@ -65,12 +66,20 @@ def test_uniform_networks_are_the_widest_within_a_budget(search_folder, budget):
 
 
 @pytest.mark.parametrize("method", ["int8", "static_int8"])
-def test_uniform_networks_are_uncompressed_or_stored_in_8_bits(method, search_folder):
-    """There are three depths, three hidden sizes and these two formats."""
+def test_uniform_networks_are_stored_in_8_bits_if_they_can_then_be_wider(method):
+    """Each head costs 1, or 0.5 in 8 bits, and a network may cost 4. There are networks of 1, 2 and 4 heads."""
     methods = {block: ["none", method] for block in BLOCKS}
     space = SearchSpace.model_validate(SPACE.model_dump() | {"compression": methods})
-    assert most_uniform(space, 1) == 18
-    assert most_uniform(space.excluding((method,)), 1) == 9
+
+    def violation(network, budget):
+        heads = sum(layer.num_attention_heads for layer in network.layers)
+        return (0.5 * heads if network.embedding == method else heads) - 4.0
+
+    found = list(uniform_networks(space, SimpleNamespace(cautious_violation=violation), BUDGETS[0]))
+    assert len(found) == most_uniform(space, 1) == 9
+    expected = {1: ("none", 4), 2: (method, 4), 3: (method, 2)}
+    for network in found:
+        assert (network.embedding, network.layers[0].num_attention_heads) == expected[len(network.layers)]
 
 
 def test_three_uniform_networks_are_kept_and_later_ones_must_beat_the_third(search_folder):
