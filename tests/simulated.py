@@ -4,7 +4,8 @@ A real measurement of tiny networks depends on what else the machine is doing, a
 one. Tests of anything but measurement therefore use this worker, which gives the same latencies in every run. The real
 measurement is tested in `latency/` and `contracts/test_runtime.py`, and in a whole study by `test_pipeline.py`.
 
-A test calls `install`, usually through the fixture `simulated_times`. A program in another process calls `install()`.
+Tests use the fixture `simulated_times`, fixtures with a wider scope use `times`, and programs in other processes call
+`install`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ class SimulatedWorker:
         self.environment = runner.environment(device.model_dump(mode="json"))
 
     def measure(self, group: Mapping[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:
-        samples = {item["name"]: [[ms] * _SAMPLES for ms in _times_ms(item)] for item in group["networks"]}
+        samples = {item["name"]: samples_ms(item, Path(item["file"]).stat().st_size) for item in group["networks"]}
         progress(group["rounds"])
         return {"samples_ms": samples, "spread": dict.fromkeys(samples, 0.0), "drift": 0.0, "noisy": False}
 
@@ -51,11 +53,18 @@ class SimulatedWorker:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _times_ms(item: Mapping[str, Any]) -> list[float]:
-    """Return the time for each set of inputs."""
-    size = Path(item["file"]).stat().st_size
+def samples_ms(item: Mapping[str, Any], size: int) -> list[list[float]]:
+    """Return the samples of a network whose file has `size` bytes: one list per set of inputs, of equal times."""
     shapes = [inputs["attention_mask"]["shape"] for inputs in item["inputs"]]
-    return [size * batch * tokens * _MS_PER_BYTE_AND_TOKEN for batch, tokens in shapes]
+    return [[size * batch * tokens * _MS_PER_BYTE_AND_TOKEN] * _SAMPLES for batch, tokens in shapes]
+
+
+@contextmanager
+def times() -> Iterator[None]:
+    """Replace the measurement on this machine during the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        yield
 
 
 def install(patch: pytest.MonkeyPatch | None = None) -> None:
