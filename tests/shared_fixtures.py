@@ -32,6 +32,7 @@ transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 # A search for sub-networks near a budget tries up to 20,000 of them, which takes longer than the training of a tiny
 # supernet. Set before the template of all other processes is forked.
+_SHIPPED_POOL = {name: getattr(sampling, name) for name in ("_POOL_SIZE", "_MAX_TRIES")}
 sampling._POOL_SIZE, sampling._MAX_TRIES = 100, 1000
 forked.start()
 
@@ -106,6 +107,13 @@ def tiny_study(tmp_path: Path) -> Path:
 def simulated_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute latencies from the sizes of files, instead of measuring them."""
     simulated.install(monkeypatch)
+
+
+@pytest.fixture
+def shipped_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try as many sub-networks near a budget as outside the tests."""
+    for name, number in _SHIPPED_POOL.items():
+        monkeypatch.setattr(sampling, name, number)
 
 
 @pytest.fixture(scope="session")
