@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from types import CodeType, FunctionType
 
@@ -52,17 +53,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _uses_tolerances(function: FunctionType, seen: set[FunctionType]) -> bool:
     """Whether a function uses a name of `tolerance`, itself or in a function of its module."""
+    function = inspect.unwrap(function)
     seen.add(function)
     codes = [function.__code__]
-    for code in codes:  # also those of nested functions
+    for code in codes:  # the list grows by the nested functions
         codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     used = [function.__globals__.get(name) for code in codes for name in code.co_names]
     if any(getattr(value, "__module__", None) == "tolerance" for value in used):
         return True
+    called = (inspect.unwrap(value) for value in used if isinstance(value, FunctionType))
     return any(
-        _uses_tolerances(value, seen)
-        for value in used
-        if isinstance(value, FunctionType) and value not in seen and value.__globals__ is function.__globals__
+        _uses_tolerances(each, seen) for each in called if each not in seen and each.__globals__ is function.__globals__
     )
 
 
