@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from types import CodeType, FunctionType
 
 os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 # On a busy machine, the processes of a Ray node take longer to start than Ray's default timeouts allow.
@@ -19,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of modules that import `tolerance` as numeric, and divide all tests into groups for pytest-xdist.
+    """Mark the tests that use `tolerance` as numeric, and divide all tests into groups for pytest-xdist.
 
     The processes take the groups in the order of the tests. Each slow test is a separate group, unless tests of its
     file share a module fixture; all other tests of a file form one group. Groups with slow tests come first, so that no
@@ -28,8 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     study is finished.
     """
     for item in items:
-        names = vars(item.module).values() if isinstance(item, pytest.Function) else ()
-        if any(getattr(value, "__module__", None) == "tolerance" for value in names):
+        if isinstance(item, pytest.Function) and _uses_tolerances(item.function, set()):
             item.add_marker(pytest.mark.numeric)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
@@ -48,6 +49,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if first and rank(first) == (False, True) and first.path not in sharing:
         items.remove(first)
         items.insert(0, first)
+
+
+def _uses_tolerances(function: FunctionType, seen: set[FunctionType]) -> bool:
+    """Whether a function uses a name of `tolerance`, itself or in a function of its module."""
+    function = inspect.unwrap(function)
+    seen.add(function)
+    codes = [function.__code__]
+    for code in codes:  # the list grows by the nested functions
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    used = [function.__globals__.get(name) for code in codes for name in code.co_names]
+    if any(getattr(value, "__module__", None) == "tolerance" for value in used):
+        return True
+    called = (inspect.unwrap(value) for value in used if isinstance(value, FunctionType))
+    return any(
+        _uses_tolerances(each, seen) for each in called if each not in seen and each.__globals__ is function.__globals__
+    )
 
 
 def _shares_a_fixture(item: pytest.Item) -> bool:

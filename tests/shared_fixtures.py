@@ -11,6 +11,7 @@ from pathlib import Path
 
 import forked
 import pytest
+import simulated
 import torch
 from datasets import disable_progress_bars
 from filelock import FileLock
@@ -23,12 +24,16 @@ from transformers import logging as transformers_logging
 from nas.model import CompactBertConfig
 from nas.model.stock import compact_config, from_stock
 from nas.space import SearchSpace
-from nas.supernet import SupernetWeights
+from nas.supernet import SupernetWeights, sampling
 
 torch.set_num_threads(1)
 disable_progress_bars()
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+# A search for sub-networks near a budget tries up to 20,000 of them, which takes longer than the training of a tiny
+# supernet. Set before the template of all other processes is forked.
+_SHIPPED_POOL = {name: getattr(sampling, name) for name in ("_POOL_SIZE", "_MAX_TRIES")}
+sampling._POOL_SIZE, sampling._MAX_TRIES = 100, 1000
 forked.start()
 
 
@@ -98,9 +103,25 @@ def tiny_study(tmp_path: Path) -> Path:
     return write_tiny_study(tmp_path / "tiny")
 
 
+@pytest.fixture
+def simulated_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute latencies from the sizes of files, instead of measuring them."""
+    simulated.install(monkeypatch)
+
+
+@pytest.fixture
+def shipped_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try as many sub-networks near a budget as outside the tests."""
+    for name, number in _SHIPPED_POOL.items():
+        monkeypatch.setattr(sampling, name, number)
+
+
 @pytest.fixture(scope="session")
 def _shared_finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny study with a finished run. All test processes share it, so tests must copy it."""
+    """The folder of the tiny study with a finished run. All test processes share it, so tests must copy it.
+
+    Its latencies are simulated, so that the same networks are searched and exported in every run of the tests.
+    """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -109,7 +130,7 @@ def _shared_finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / PRINTED).exists():
             shutil.rmtree(folder, ignore_errors=True)
             study = write_tiny_study(folder)
-            done = forked.run("-m", "nas.cli", "run", study, "--runs", folder / "runs", "--json")
+            done = forked.run("-c", simulated.RUN, "run", study, "--runs", folder / "runs", "--json")
             assert done.returncode == 0, done.stderr
             (folder / PRINTED).write_text(json.dumps({"output": done.stdout, "error": done.stderr}))
     return folder

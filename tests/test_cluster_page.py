@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import subprocess
-import sys
+import signal
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,14 @@ from ray.scripts.scripts import cli
 from test_docs import ROOT, _blocks, _commands
 
 PAGE = ROOT / "docs" / "cluster.md"
+RAY = """
+import forked
+from ray.scripts.scripts import main
+
+forked.lighten_ray()
+main()
+"""
+"""A program like `ray`, whose nodes start fewer processes."""
 
 
 @pytest.mark.slow
@@ -38,8 +46,7 @@ def test_the_commands_of_the_cluster_page_extend_a_finished_search_on_a_cluster(
     with ray_folder, ExitStack() as stack:
         for command in (head, node):
             assert command[:2] == ["ray", "start"]
-            start = [Path(sys.executable).with_name("ray"), *command[1:], "--num-cpus=1", "--block"]
-            process = stack.enter_context(_running(start))
+            process = stack.enter_context(_running("-c", RAY, *command[1:], "--num-cpus=1", "--block"))
             while not list(Path(ray_folder.name).rglob("ray_current_cluster")):  # written when the head is ready
                 assert process.poll() is None
                 time.sleep(0.1)
@@ -51,13 +58,14 @@ def test_the_commands_of_the_cluster_page_extend_a_finished_search_on_a_cluster(
 
 
 @contextmanager
-def _running(command):
-    """Run a command during the block."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _running(*arguments):
+    """Run a program during the block."""
+    process = forked.Program(*arguments)
     try:
         yield process
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
         process.wait()
 
 

@@ -1,4 +1,4 @@
-"""The code blocks of README and docs run without errors, page by page, on one tiny study.
+"""The code blocks of README and docs run without errors, page by page, on one tiny study with simulated latencies.
 
 A block that the tests cannot run has a comment on the line before it: `<!-- not run: why -->`.
 """
@@ -17,9 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import simulated
 import typer.main
 from datasets import Dataset
-from tiny import make_labelled, make_ranked, make_tagged, make_texts, write_embedding_study, write_tiny_study
+from tiny import (
+    FEW_BLOCKS,
+    make_labelled,
+    make_ranked,
+    make_tagged,
+    make_texts,
+    write_embedding_study,
+    write_tiny_study,
+)
 
 from nas import cli
 from nas.space import SearchSpace
@@ -66,11 +75,11 @@ def workplace(tmp_path_factory):
     for old, new in (("train", "train"), ("test", "validation")):
         rows = Dataset.from_parquet(str(folder / f"{old}.parquet"), keep_in_memory=True)
         rows.rename_column("text", "sentence").to_csv(folder / f"{new}.csv")
-    for name, count, seed in (("emotions", 1200, 0), ("emotions-test", 200, 1)):
+    for name, count, seed in (("emotions", 400, 0), ("emotions-test", 100, 1)):
         make_labelled(count, seed).rename_column("labels", "emotions").to_json(folder / f"{name}.jsonl")
-    for name, count, seed in (("questions", 240, 0), ("questions-test", 40, 1)):
+    for name, count, seed in (("questions", 100, 0), ("questions-test", 40, 1)):
         make_ranked(count, seed).to_csv(folder / f"{name}.csv")
-    for name, count, seed in (("entities", 1200, 0), ("entities-test", 200, 1)):
+    for name, count, seed in (("entities", 400, 0), ("entities-test", 100, 1)):
         rows = make_tagged(count, seed).rename_columns({"words": "tokens", "tags": "ner_tags"})
         rows.to_json(folder / f"{name}.jsonl")
     study = write_embedding_study(folder / "embedding")
@@ -83,6 +92,7 @@ def workplace(tmp_path_factory):
     _write_beir(folder / "scifact")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        simulated.install(patch)
         _run_blocks(README)
         yield folder
 
@@ -149,8 +159,9 @@ def _nas(words):
 
 def _make_small(study):
     text = study.read_text()
-    text = text[: text.index("[supernet]")].replace('"20%"', '"80%"')
-    study.write_text(re.sub(r"(?m)^batch_size = 1\b", "warm_up = 1\nrepeats = 2\nbatch_size = 1", text) + SMALL)
+    text = text[: text.index("[supernet]")].replace('"20%"', '"80%"').replace('name = "tiny"', 'name = "few.toml"')
+    study.write_text(text.replace("fine_tune = true", "fine_tune = { epochs = 1.0 }") + SMALL)
+    study.with_name("few.toml").write_text(FEW_BLOCKS)
 
 
 def _run_python(block):

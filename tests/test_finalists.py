@@ -27,7 +27,7 @@ def test_finalists_are_ordered_by_training_steps_and_then_by_accuracy():
 
 
 @pytest.fixture
-def run(finished_study):
+def run(finished_study, simulated_times):
     return Run.of(Study.load(finished_study), finished_study.parent / "runs")
 
 

@@ -11,14 +11,16 @@ from tiny import FEW_BLOCKS, TINY_STUDY
 
 PRELUDE = """
 import os, signal
+import simulated
 from nas.cli import main
 from nas.pipeline import division
 from nas.supernet import loops
 
 division.SUPERNET_SHARE, division.MOST_EVALUATIONS = 1e-6, division.LEAST_EVALUATIONS
 division.training_steps = lambda seconds, step: division.LEAST_STEPS  # also used by the final training
+simulated.install()
 """
-"""Makes trainings and searches short, whatever time is left."""
+"""Makes trainings and searches short, whatever time is left, and simulates the latencies."""
 DYING = """
 def die_after(checkpoint, model, mark_complete=loops.mark_complete):
     mark_complete(checkpoint, model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -65,16 +64,14 @@ def test_only_the_files_that_design_md_names_import_ray_and_only_search_imports_
     assert {name.split("/")[0] for name in users["optuna"]} == {"search"}
 
 
-def test_import_nas_is_quick_and_imports_no_heavy_package():
+def test_import_nas_imports_no_other_package_and_hardly_any_module():
     script = (
-        "import time, sys, json; start = time.process_time(); import nas; took = time.process_time() - start\n"
-        "heavy = [name for name in ('torch', 'transformers', 'optuna', 'ray', 'numpy', 'onnx', 'datasets', 'pydantic')"
-        " if name in sys.modules]\n"
-        "print(json.dumps({'seconds': took, 'heavy': heavy}))"
+        "import sys; before = set(sys.modules); import nas\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('nas')))"
     )
-    found = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
-    assert found["heavy"] == []
-    assert found["seconds"] < 1.0
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == ["nas", "nas nas.waiting"]
 
 
 def test_the_worker_that_measures_on_a_ray_node_starts_without_pytorch():

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import make_rows, make_tokenizer
+from tiny import TINY_STUDY, make_rows, make_tokenizer
 
 from nas.data.files import read_rows, write_table
 from nas.device import Device
@@ -170,7 +170,8 @@ def test_a_write_that_exceeds_the_limit_leaves_no_new_file_and_keeps_the_old_one
     assert read_rows(str((tmp_path / "rows").rename(tmp_path / "rows.parquet"))).to_list() == rows.to_list()
 
 
-def test_a_training_resumes_after_the_disk_was_full_at_different_moments(nas, tiny_study, tmp_path):
+def test_a_training_resumes_after_the_disk_was_full_at_different_moments(nas, tiny_study, tmp_path, simulated_times):
+    tiny_study.write_text(TINY_STUDY.replace("epochs = 2.0", "epochs = 0.25").replace("steps = 30", "steps = 10"))
     command = ["train", str(tiny_study), "--runs", str(tmp_path / "runs")]
     lines = set()
     for size in (100, 3_000, 60_000, 200_000):
@@ -212,6 +213,8 @@ def test_a_file_or_a_missing_folder_in_the_path_of_the_runs_is_refused(nas, tiny
 
 
 def test_a_study_of_local_files_needs_no_cache_no_home_and_no_modules_of_the_working_directory(tiny_study, tmp_path):
+    few = TINY_STUDY.replace("epochs = 2.0", "epochs = 0.25").replace("steps = 30", 'steps = 4\nsampling = "spread"')
+    tiny_study.write_text(few)
     for name in ("json", "random", "csv", "numpy", "torch", "tokenize", "nas.latency"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the working directory is run')\n")
     folders = dict.fromkeys(("HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "HOME"), "/proc/no-folder")

@@ -23,8 +23,6 @@ from nas.form import OUTPUT_NAMES, NetworkForm
 from nas.latency.profile import stages
 from nas.latency.runner import onnx_session
 from nas.model import CompactBert
-from nas.model.modeling import READOUTS
-from nas.model.onnx import _READOUTS as ONNX_READOUTS
 from nas.model.onnx import to_onnx
 from nas.model.sizes import MB, count_parameters, stored_mb
 from nas.model.stock import AUTO_CLASSES, compact_config, fits_stock, from_stock
@@ -192,7 +190,3 @@ def test_outputs_of_batches_of_different_lengths_are_combined_in_the_order_of_ro
         alone = model(ids[1:2, :6]).logits[0]
     assert_same(found[1, :6] if form.readout == "every" else found[1], alone)
     assert form.readout != "every" or not found[1, 6:].any()
-
-
-def test_every_readout_has_a_torch_and_an_onnx_form(form, teacher_kind):
-    assert READOUTS.keys() == ONNX_READOUTS.keys() and AUTO_CLASSES.keys() == OUTPUT_NAMES.keys()

@@ -44,7 +44,7 @@ def test_a_budget_without_an_export_for_one_of_the_seeds_has_no_spread():
 
 
 @pytest.mark.slow
-def test_two_seeds_make_two_runs_and_one_table(nas, finished_study):
+def test_two_seeds_make_two_runs_and_one_table(nas, finished_study, simulated_times):
     """The run of the first seed exists already."""
     runs = finished_study.parent / "runs"
     code, output, error = nas("run", str(finished_study), "--runs", str(runs), "--seeds", "2", "--json")

@@ -396,7 +396,7 @@ def test_check_names_both_models_and_lists_the_steps_of_the_teacher(nas, study, 
     assert names[:4] == ["data", "teacher", "separate-teacher", "teacher-logits"]
 
 
-def test_a_run_names_both_models_and_is_up_to_date_afterwards(nas, study, tmp_path):
+def test_a_run_names_both_models_and_is_up_to_date_afterwards(nas, study, tmp_path, simulated_times):
     study.write_text(BOTH_TUNED)
     command = ("run", str(study), "--runs", str(tmp_path / "runs"))
     code, _, error = nas(*command)

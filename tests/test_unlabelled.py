@@ -280,7 +280,7 @@ def test_splits_on_the_hub_and_local_files_can_be_combined(hub, tmp_path):
         bring_up_to_date(run := Run.of(Study.load(folder), tmp_path / "runs"), steps_of(run), "unlabelled")
 
 
-def test_model_card_and_report_count_unlabelled_pairs(nas, tmp_path):
+def test_model_card_and_report_count_unlabelled_pairs(nas, tmp_path, simulated_times):
     study = write_pair_study(tmp_path)
     Dataset.from_parquet(str(tmp_path / "test.parquet"), keep_in_memory=True).remove_columns("label").to_parquet(
         tmp_path / "more.parquet"
@@ -290,7 +290,7 @@ def test_model_card_and_report_count_unlabelled_pairs(nas, tmp_path):
     study.write_text(
         PAIR_STUDY.replace(
             "max_length = 32", 'unlabelled = ["more.parquet", "a.parquet", "b.parquet"]\nmax_length = 32'
-        )
+        ).replace("epochs = 4.0", "epochs = 0.5")
     )
     code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
     assert code == 0, error

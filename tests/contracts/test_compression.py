@@ -18,6 +18,7 @@ from nas.compression.int8 import Int8
 from nas.device import Device
 from nas.graph import GraphBuilder
 from nas.latency.runtimes import RUNTIMES
+from nas.model.layers import BlockLinear
 
 SPECS = [
     spec
@@ -124,12 +125,39 @@ def _alone_and_together(build, kind, values, *features):
 
 
 @LINEAR
-def test_prepared_matrices_can_be_applied_in_place_of_raw_ones(choice):
+def test_a_frozen_layer_gives_the_same_outputs_without_preparing_its_matrices_again(choice, monkeypatch):
     """An evaluation quantises the matrices once and applies them many times."""
-    x, matrices = torch.randn(2, 3, 12), _random(choice.matrices(8, 12))
-    prepared = choice.prepared(matrices)
-    assert prepared.keys() == matrices.keys()
-    assert torch.equal(choice.apply(choice.quantised_inputs(x), prepared, None), choice.linear(x, matrices, None))
+    layer, x = BlockLinear(12, 8, choice.spec, "feed_forward"), _random({"x": (2, 3, 12)})["x"]
+    with torch.no_grad():
+        for name, value in _random(choice.matrices(8, 12)).items():
+            getattr(layer, name).copy_(value)
+        before = layer(x)
+        layer.freeze()
+        for kind in {type(choice), *(type(compression(name)) for name in formats_of(choice))}:
+            monkeypatch.setattr(kind, "prepared", lambda *given: pytest.fail("the matrices are prepared again"))
+        assert torch.equal(layer(x), before) and before.abs().min() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("spec", "matrices", "expected"),
+    [
+        ("none", {"weight": [64.0, -31.75, 10.25, 0.25]}, {"weight": [64.0, -31.75, 10.25, 0.25]}),
+        ("int8", {"weight": [64.0, -31.75, 10.25, 0.25]}, {"weight": [64.0, -32.0, 10.0, 0.0]}),
+        ("int4", {"weight": [7.0, -3.75, 2.25, 0.25]}, {"weight": [7.0, -4.0, 2.0, 0.0]}),
+        ("sparse(0.5)", {"weight": [64.0, -31.75, 10.25, 0.25]}, {"weight": [64.0, -31.75, 0.0, 0.0]}),
+        ("sparse(0.5)+int8", {"weight": [64.0, -31.75, 10.25, 0.25]}, {"weight": [64.0, -32.0, 0.0, 0.0]}),
+        ("sparse(2:4)+int8", {"weight": [0.25, -31.75, 10.25, 64.0]}, {"weight": [0.0, -32.0, 0.0, 64.0]}),
+        (
+            "low_rank(2)+int8",
+            {"left": [64.0, 10.25], "right": [128.0, -31.75]},
+            {"left": [64.0, 10.0], "right": [128.0, -32.0]},
+        ),
+    ],
+)
+def test_prepared_matrices_are_pruned_and_rounded(spec, matrices, expected):
+    """The largest weight of a row has the largest integer: 64 in int8, and 7 in int4."""
+    found = compression(spec).prepared({name: torch.tensor([row]) for name, row in matrices.items()})
+    assert {name: matrix.tolist() for name, matrix in found.items()} == {name: [row] for name, row in expected.items()}
 
 
 @LINEAR

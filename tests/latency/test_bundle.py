@@ -65,7 +65,10 @@ def test_a_bundle_is_measured_with_only_numpy_and_onnxruntime(supernet_weights, 
     result = _measure(job, tmp_path, bare_python)
     records, peaks = job.read(result)
     assert {REFERENCE, *records} == {name for networks, _ in job.groups for name in networks}
-    assert all(0.0 < record.reference_ms < 100.0 for record in records.values())
+    for measured in json.loads(result.read_text())["groups"]:
+        reference = [sample for samples in measured["samples_ms"][REFERENCE] for sample in samples]
+        for name in measured["samples_ms"].keys() & records.keys():
+            assert 0.0 < min(reference) <= records[name].reference_ms <= max(reference)
     assert len(peaks) == 6 and all(5 < peak < 2000 for peak in peaks.values())
     assert all(min(record.samples_ms) > 0 for record in records.values())
     assert records["teacher"].environment["runtime"] == "onnxruntime"

@@ -13,11 +13,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nas.architecture import Architecture, Layer
 from nas.errors import ExportError, TeacherError
+from nas.form import OUTPUT_NAMES
 from nas.graph import GraphBuilder
 from nas.model import CompactBert
+from nas.model.modeling import READOUTS
+from nas.model.onnx import _READOUTS as ONNX_READOUTS
 from nas.model.onnx import to_onnx
 from nas.model.sizes import MB, count_parameters, stored_mb
-from nas.model.stock import compact_config, fits_stock, from_stock, shape_of, to_stock
+from nas.model.stock import AUTO_CLASSES, compact_config, fits_stock, from_stock, shape_of, to_stock
 from nas.supernet import BertSupernet
 
 KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
@@ -44,6 +47,11 @@ def test_a_network_compiles_to_a_single_graph(config, name, batch):
     compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
     with torch.inference_mode():
         assert_same(compiled(**batch).logits, model(**batch).logits)
+
+
+def test_every_readout_has_a_torch_and_an_onnx_form():
+    assert READOUTS.keys() == ONNX_READOUTS.keys() == {"first", "mean", "every"}
+    assert AUTO_CLASSES.keys() == OUTPUT_NAMES.keys() == {"sequence_classifier", "token_classifier", "encoder"}
 
 
 @pytest.mark.parametrize("name", named_architectures())

@@ -9,7 +9,8 @@ import pytest
 from tiny import TEACHERS, mixed_space, named_architectures
 from transformers import PreTrainedConfig
 
-from nas.model.sizes import Sizes, count_parameters, stored_mb
+from nas.architecture import Architecture, Layer
+from nas.model.sizes import MB, Sizes, count_parameters, stored_mb
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 
@@ -39,13 +40,29 @@ def test_sizes_match_the_extracted_model(supernet_weights, config):
     for architecture in _architectures():
         model = supernet.skeleton(architecture)
         assert sizes.parameters(architecture) == sum(parameter.numel() for parameter in model.parameters())
-        assert sizes.parameters(architecture) == count_parameters(model.config)
-        assert sizes.stored_mb(architecture) == stored_mb(model.config)
 
 
-def test_sizes_are_computed_without_building_a_configuration(config, monkeypatch):
-    """Building one takes ten times as long as the rest of a prediction."""
+# A network with one layer, 16 hidden units, 2 heads of 8 features and 24 neurons has these parameters:
+# - 90 + 40 + 2 embeddings of 16 numbers, and a norm of 2 x 16: 2,144;
+# - 4 linear layers of 16 x 16 + 16, and a norm: 1,120;
+# - linear layers of 24 x 16 + 24 and 16 x 24 + 16, and a norm: 840;
+# - a pooler of 16 x 16 + 16 and a classifier of 3 x 16 + 3: 323.
+# Each takes 4 bytes. In int8, a weight takes 1 byte, and each row has a scale of 4 bytes.
+@pytest.mark.parametrize(
+    ("embedding", "attention", "feed_forward", "parameters", "stored_bytes"),
+    [
+        ("none", "none", "none", 4427, 17_708),
+        ("int8", "none", "none", 4427, 17_708 - 4 * 1440 + (1440 + 4 * 90)),
+        ("none", "int8", "none", 4427, 17_708 - 4 * 4 * 272 + 4 * (256 + 4 * 16 + 4 * 16)),
+        ("none", "none", "int8", 4427, 17_708 - 4 * 808 + (384 + 8 * 24) + (384 + 8 * 16)),
+        ("none", "low_rank(4)", "none", 4427 - 4 * (256 - 128), 17_708 - 4 * 4 * (256 - 128)),
+    ],
+)
+def test_sizes_of_a_small_network(config, monkeypatch, embedding, attention, feed_forward, parameters, stored_bytes):
+    """The sizes are computed without a configuration. Building one takes ten times as long as the rest."""
+    architecture = Architecture(16, (Layer(0, 2, 24, attention, feed_forward),), embedding)
+    own = config.with_architecture(architecture)
+    assert (count_parameters(own), round(stored_mb(own) * MB)) == (parameters, stored_bytes)
     sizes = Sizes(config)
     monkeypatch.setattr(PreTrainedConfig, "__post_init__", lambda self, **given: pytest.fail("was built"))
-    for architecture in _architectures()[:5]:
-        assert sizes.stored_mb(architecture) > 0.0 and sizes.parameters(architecture) > 0
+    assert (sizes.parameters(architecture), round(sizes.stored_mb(architecture) * MB)) == (parameters, stored_bytes)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny import make_rows, make_teacher, make_tokenizer
 from transformers import DataCollatorWithPadding
 
+from nas.supernet import speed
 from nas.supernet.checkpoints import SafeTrainer
 from nas.supernet.loops import Schedule, training_arguments
 from nas.supernet.speed import seconds_per_step
@@ -46,7 +49,10 @@ def test_timed_batches_cover_all_lengths_and_the_first_ones_also_warm_up(trainer
     assert abs(sum(timed) / len(timed) - sum(lengths) / 400) < 1.0
 
 
-def test_the_time_per_step_is_measured_without_writing_files(trainer, tmp_path):
-    assert seconds_per_step(trainer, 2) > 0
+def test_the_time_per_step_is_measured_without_writing_files(trainer, tmp_path, monkeypatch):
+    """Of eight steps, two warm up. The clock shows the ends of all steps: the timed ones take 16 s in all."""
+    ends = iter([10.0, 19.0, 20.0, 22.0, 25.0, 30.0, 32.0, 35.0])
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: next(ends)))
+    assert seconds_per_step(trainer, 2) == pytest.approx(16.0 / 6)
     assert trainer.state.global_step == 8
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -98,7 +98,7 @@ def _size(architecture):
     return architecture.hidden_size * sum(layer.intermediate_size + 16 * layer.num_attention_heads for layer in layers)
 
 
-def test_draws_are_near_each_budget_in_turn_and_depend_only_on_the_step(space):
+def test_draws_are_near_each_budget_in_turn_and_depend_only_on_the_step(space, shipped_pool):
     smallest, largest = _size(space.smallest()), _size(space.largest())
     limits = (largest / 8, largest / 2)
     assert smallest <= limits[0] / 2
@@ -124,7 +124,7 @@ def test_draws_have_any_size_if_a_budget_has_no_limit_or_no_sub_network_near_it(
         assert sizes[0] < 1.2 * _size(space.smallest()) and sizes[-1] > 0.8 * _size(space.largest())
 
 
-def test_draws_are_spread_over_the_reachable_part_of_the_range_of_a_budget(space):
+def test_draws_are_spread_over_the_reachable_part_of_the_range_of_a_budget(space, shipped_pool):
     """The smallest network uses three quarters of the limit, so only the range above it can be reached."""
     limit = 4 / 3 * _size(space.smallest())
     drawn = near_budgets(space, [lambda one: _size(one) / limit - 1.0], 4, seed=0)
@@ -132,7 +132,7 @@ def test_draws_are_spread_over_the_reachable_part_of_the_range_of_a_budget(space
     assert min(taken) > 0.7 and max(taken) <= 1.3 and sum(each < 0.8 for each in taken) < 0.5 * len(taken)
 
 
-def test_sub_networks_near_a_budget_are_found_even_if_they_are_rare(space):
+def test_sub_networks_near_a_budget_are_found_even_if_they_are_rare(space, shipped_pool):
     wanted = _size(space.smallest())
     drawn = near_budgets(space, [lambda one: 0.0 if _size(one) == wanted else 5.0], 2, seed=0)
     assert {_size(one) for step in range(50) for one in drawn(step)} == {wanted}

@@ -269,7 +269,7 @@ def test_nas_check_counts_the_rows_of_each_label(tmp_path, nas):
 
 
 @pytest.mark.slow
-def test_an_export_gives_the_same_labels_in_the_pipeline_and_in_infer(tmp_path, nas):
+def test_an_export_gives_the_same_labels_in_the_pipeline_and_in_infer(tmp_path, nas, simulated_times):
     """Thresholds are chosen on the search set and stored in the export."""
     from transformers import pipeline
 

@@ -88,7 +88,7 @@ def test_a_new_kind_passes_the_contract_suite(kind, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_with_a_new_kind_runs_end_to_end(kind, tmp_path, nas):
+def test_a_study_with_a_new_kind_runs_end_to_end(kind, tmp_path, nas, simulated_times):
     study = write_tiny_study(tmp_path)
     for name, count, seed in (("train", 1200, 0), ("test", 200, 1)):
         rows = make_rows(count, seed)

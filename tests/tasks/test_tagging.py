@@ -367,7 +367,7 @@ def odd_texts(count=40):
 
 
 @pytest.mark.slow
-def test_an_export_finds_the_same_spans_in_the_pipeline_and_in_infer(tmp_path, nas):
+def test_an_export_finds_the_same_spans_in_the_pipeline_and_in_infer(tmp_path, nas, simulated_times):
     study = write_tag_study(tmp_path)
     code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
     assert code == 0, error
@@ -394,7 +394,7 @@ def test_an_export_finds_the_same_spans_in_the_pipeline_and_in_infer(tmp_path, n
 
 
 @pytest.mark.slow
-def test_an_export_of_a_roberta_finds_the_same_spans_in_the_pipeline_and_in_infer(tmp_path, nas):
+def test_an_export_of_a_roberta_finds_the_same_spans_in_the_pipeline_and_in_infer(tmp_path, nas, simulated_times):
     """Its tokens begin with spaces, so the pipeline treats everything between two spaces as a word."""
     write_pair_study(tmp_path)
     config = json.loads((tmp_path / "teacher" / "config.json").read_text())
