@@ -28,7 +28,7 @@ RUN = "import simulated; simulated.install(); from nas.cli import main; main()"
 """A program like `nas`, with simulated times."""
 _MEASURE = sys.modules["nas.latency.measure"]  # `nas.latency` has a function of the same name
 _SAMPLES = 12
-_MS_PER_BYTE_AND_TOKEN = 1e-7
+MS_PER_BYTE_AND_TOKEN = 1e-7
 
 
 class SimulatedWorker:
@@ -56,7 +56,7 @@ class SimulatedWorker:
 def samples_ms(item: Mapping[str, Any], size: int) -> list[list[float]]:
     """Return the samples of a network whose file has `size` bytes: one list per set of inputs, of equal times."""
     shapes = [inputs["attention_mask"]["shape"] for inputs in item["inputs"]]
-    return [[size * batch * tokens * _MS_PER_BYTE_AND_TOKEN] * _SAMPLES for batch, tokens in shapes]
+    return [[size * batch * tokens * MS_PER_BYTE_AND_TOKEN] * _SAMPLES for batch, tokens in shapes]
 
 
 @contextmanager

@@ -130,6 +130,16 @@ def test_the_error_tells_an_unknown_label_from_a_missing_one(files, tmp_path):
         prepare(_task(holdout={"size": 60}), named["train"], str(tmp_path / "hidden.parquet"), make_tokenizer(), 0)
 
 
+def test_regression_needs_a_number_in_every_row(files, tmp_path):
+    path = str(tmp_path / "words.csv")
+    Dataset.from_dict({"text": ["w1", "w2"], "label": ["1.5", "high"]}).to_csv(path)
+    task = _task(kind="regression", metric="spearman", holdout={"size": 60})
+    with pytest.raises(
+        DataError, match=r"words\.csv: column 'label': regression needs a number in every row, but row 1"
+    ):
+        prepare(task, files[0], path, make_tokenizer(), 0)
+
+
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
 def test_a_correlation_needs_at_least_two_texts(files, tmp_path, metric):
     Dataset.from_dict({"text": ["w1 w2"], "label": [0.5]}).to_parquet(tmp_path / "one.parquet")
@@ -148,7 +158,7 @@ def test_a_correlation_needs_at_least_two_texts(files, tmp_path, metric):
         ({"text": ("body",)}, "no column 'body'; use one of text, label"),
         ({"label": "gold"}, "no column 'gold'"),
         ({"holdout": {"size": 5000}}, "change holdout.size"),
-        ({"label": "text", "kind": "regression", "metric": "spearman"}, "needs a number in every row"),
+        ({"text": ("label",), "label": "text"}, "column 'label' must hold"),
     ],
 )
 def test_data_that_does_not_match_the_study_is_refused(files, changes, message):

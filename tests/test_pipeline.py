@@ -13,6 +13,7 @@ from pathlib import Path
 import forked
 import numpy as np
 import pytest
+import simulated
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -249,9 +250,11 @@ def test_a_budget_that_no_candidate_is_predicted_to_meet_is_an_error(copied_run,
 
 
 def test_another_machine_repeats_the_steps_that_depend_on_measurements(copied_run, monkeypatch):
+    """The other machine takes twice as long."""
     before = {path.stem: path.read_text() for path in (copied_run.folder / "steps").glob("*.json")}
     monkeypatch.setattr(profiles, "fingerprint", lambda device: "another")
     monkeypatch.setattr(exports, "fingerprint", lambda device: "another")
+    monkeypatch.setattr(simulated, "MS_PER_BYTE_AND_TOKEN", 2 * simulated.MS_PER_BYTE_AND_TOKEN)
     export(copied_run, fine_tune=False)
     after = {path.stem: path.read_text() for path in (copied_run.folder / "steps").glob("*.json")}
     redone = {name for name in before if before[name] != after[name]}

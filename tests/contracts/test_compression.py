@@ -125,16 +125,16 @@ def _alone_and_together(build, kind, values, *features):
 
 
 @LINEAR
-def test_a_frozen_layer_gives_the_same_outputs_without_preparing_its_matrices_again(choice, monkeypatch):
+def test_a_frozen_layer_gives_the_same_outputs_without_preparing_its_matrices_again(choice):
     """An evaluation quantises the matrices once and applies them many times."""
     layer, x = BlockLinear(12, 8, choice.spec, "feed_forward"), _random({"x": (2, 3, 12)})["x"]
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         for name, value in _random(choice.matrices(8, 12)).items():
             getattr(layer, name).copy_(value)
         before = layer(x)
         layer.freeze()
         for kind in {type(choice), *(type(compression(name)) for name in formats_of(choice))}:
-            monkeypatch.setattr(kind, "prepared", lambda *given: pytest.fail("the matrices are prepared again"))
+            patch.setattr(kind, "prepared", lambda *given: pytest.fail("the matrices are prepared again"))
         assert torch.equal(layer(x), before) and before.abs().min() > 0.0
 
 
