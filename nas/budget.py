@@ -114,8 +114,9 @@ class Floor:
     teacher: float
     """The teacher's accuracy on the same texts."""
     confident: float
-    """`minimum` plus the amount by which chance may raise the accuracy of a candidate. It is compared with accuracies
-    that are measured with the supernet's weights.
+    """`minimum` plus the selection bias: the amount by which the accuracy of a candidate may be overestimated because
+    the candidate was selected on the same texts. It is compared with accuracies that are measured with the supernet's
+    weights.
     """
     minimise: str
     """The name of the cost metric to minimise."""

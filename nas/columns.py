@@ -159,8 +159,9 @@ class Column:
     def _of_list_column(cls, rows: Dataset, name: str, feature: Any) -> Column:
         """Return a summary of a column of lists.
 
-        The lists are treated as lists of labels unless a value occurs twice in the same list. Vectors with a 0 or 1 per
-        label, such as [0, 1, 1], stand for the labels with a 1, unless another column has lists that may be words.
+        The lists are treated as lists of labels unless a value occurs twice in the same list. Multi-hot
+        vectors, such as [0, 1, 1], are treated as lists of the labels whose entry is 1. They are not if their items are
+        class labels, or if a column of the file holds lists of strings: such vectors may be tags of words.
         """
         lists = arrow_column(rows, name)
         vectors = [values for values in lists.to_pylist() if values is not None]
@@ -203,7 +204,10 @@ class Column:
 
     @property
     def list_meaning(self) -> Meaning | None:
-        """The meaning of values that are lists: `tags`, or `lists` for lists of labels. None for other values."""
+        """The meaning of a column of lists: `tags` if each list has one tag per word, otherwise `lists`.
+
+        None if the values are not lists.
+        """
         return "tags" if self.form == "tags" else "lists" if self.form == "lists" else None
 
     @property

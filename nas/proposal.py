@@ -290,7 +290,10 @@ def _word_column(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
 
 
 def text_of(train: str) -> Clear[str] | Unclear:
-    """Return the text column of a file without labels. Raises `DataError` if the file cannot be read."""
+    """Return the name of the text column of a file without labels, or `Unclear` if the user has to choose.
+
+    Raises `DataError` if the file cannot be read.
+    """
     rows = read_rows(str(given_path(train)))
     text = columns.texts([Column.of(rows, name) for name in rows.column_names])
     if isinstance(text, Clear) and len(text.value) > 1:
@@ -641,8 +644,8 @@ def _budget_text(budget: str) -> str:
     name, limit = name.strip(), "".join(limit.split())
     if name and not re.fullmatch(NAME, name):
         raise StudyError(
-            f"--budget {budget}: the name {name!r} may hold only letters, digits, dots, dashes and underscores; rename "
-            "it, or repeat --budget for further limits"
+            f"--budget {budget}: the budget's name must consist of letters, digits, dots, dashes and underscores and "
+            f"begin with a letter or digit, but is {name!r}; change it (for several budgets, repeat --budget)"
         )
     is_share, is_loss = limit.endswith("%"), limit.endswith("pt")
     try:

@@ -110,8 +110,8 @@ class CompressionMethods(Settings):
                     raise ValueError(f"{block}: {problem}") from None
                 if block not in choice.blocks:
                     raise ValueError(
-                        f"{block}: {choice.name} can be applied only to {' and '.join(sorted(choice.blocks))}, "
-                        f"but got {name!r}; remove it"
+                        f"{block}: {name!r} cannot be applied to this block, only to "
+                        f"{' and '.join(sorted(choice.blocks))}; remove it"
                     )
             if "none" not in names:
                 raise ValueError(f"{block}: 'none' must be among the methods, but got {list(names)}; add it")

@@ -269,7 +269,7 @@ def about_profile(measured_profile: Profile) -> dict[str, Any]:
 
 
 def results(run: Run) -> dict[str, Any]:
-    """Return the study, folder, baselines and times, which `print_results` shows alongside the exports."""
+    """Return the study's name, the run's folder, the baselines, and the seconds of each finished step and its parts."""
     from nas.pipeline.exports import baselines
     from nas.pipeline.steps import seconds
 

@@ -63,7 +63,11 @@ class TaskAnswers:
 
     @property
     def learns_from_texts(self) -> bool:
-        """Whether networks learn from texts without labels, according to the kind, metric, `search` and `pair`."""
+        """Whether the answers imply a task in which networks are trained on texts without labels.
+
+        `kind` decides. If it is not set, the task is such a task if `metric` belongs only to such kinds, or if `search`
+        or `pair` is set.
+        """
         from nas.tasks import REGISTRY
 
         kind = REGISTRY.get(self.kind or "")

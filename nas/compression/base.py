@@ -155,7 +155,7 @@ class MatrixCompression(Compression):
 
     @property
     def plain(self) -> MatrixCompression:
-        """A method that has the same matrices, but neither quantises nor prunes them."""
+        """This method without quantisation and pruning: a method with the same matrices, which it uses unchanged."""
         return self
 
     def prepared(self, matrices: Matrices) -> Matrices:

@@ -92,8 +92,8 @@ def check_distinct(
         total, own_rows = len(columns[name][0]), len(outside(columns[name], columns[other]))
         if not own_rows:
             raise DataError(
-                f"{sources[name]}: every {singular} also occurs in {sources[other]}, but search set and test set must "
-                f"be disjoint; give other {plural} as task.{name}"
+                f"{sources[name]}: every {singular} also occurs in {sources[other]}, but the search set and the test "
+                f"set must differ; set task.{name} to a source with different {plural}"
             )
         if name == "search" and own_rows < total:
             say(

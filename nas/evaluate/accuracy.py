@@ -302,8 +302,9 @@ def _classify(
 ) -> tuple[torch.Tensor, list[int]]:
     """Return the logits of a batch, and the number of layers that each text passed.
 
-    If the model has no early exits, the list of numbers is empty, and `in_float32` says whether the classifier runs in
-    float32. If the model has early exits, layers after the exit of the last text are not computed.
+    If the model has no early exits, the second result is an empty list, and `in_float32` decides whether the classifier
+    runs in float32. If the model has early exits, `in_float32` is ignored, and the computation stops after the layer at
+    which every text of the batch has exited.
     """
     threshold = model.config.exit_threshold
     if not threshold:

@@ -95,7 +95,7 @@ def measure(
             job = {"networks": items, "rounds": rounds}
             measured = worker.measure(job, partial(_report_progress, progress, number, rounds))
             if measured["noisy"]:
-                say(f"{device.name}: other processes disturb this device; the last measurements are marked as noisy")
+                say(f"{device.name}: other processes disturbed this device; these measurements are marked as noisy")
             group_records = records_of(device, measured, worker.environment)
             keep(group_records)
             records_by_group.append(group_records)

@@ -28,7 +28,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a study. `inputs`, `make` and `current` are called only once everything in `needs` is up to date."""
+    """One step of a study. `inputs`, `make` and `current` are not called until all steps in `needs` are up to date."""
 
     name: str
     """The name of the step. The file `steps/<name>.json` in the run's folder is the step's record."""

@@ -235,7 +235,8 @@ class Trials:
         """Return why a stored proposal must not be evaluated, or None if it must be evaluated.
 
         The reason is `repeated` if another driver is evaluating the same architecture or has evaluated it. The reason
-        is `surplus` if the results and the earlier running trials add up to at least `evaluations`.
+        is `surplus` if the number of results, plus the number of running trials with a lower number than this one, is
+        at least `evaluations`.
         """
         earlier = [other for other in self._running if other < number]
         if architecture in self._known:

@@ -111,7 +111,7 @@ def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) 
 
 @torch.no_grad()
 def magnitude(model: CompactBert) -> Importance:
-    """Return importance scores that need no data: the sum of the squares of all weights that read or write a unit."""
+    """Return importance scores that need no data: each unit's sum of its squared incoming and outgoing weights."""
     head_size = model.config.attention_head_size
     scores: dict[_Units, torch.Tensor] = {}
     for layer, module in _modules_with_layer(model):

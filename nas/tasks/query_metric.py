@@ -1,6 +1,6 @@
 """Metrics that are averaged over queries: the common part of `RankingMetric` and `RetrievalMetric`.
 
-trec_eval computes the score of each query, through pytrec_eval.
+The score of each query is computed by the program trec_eval, which is called through the package pytrec_eval.
 """
 
 from __future__ import annotations

@@ -150,7 +150,9 @@ def test_a_profile_measures_the_blocks_of_a_new_method(space, config):
 
 def test_a_method_that_cannot_be_applied_to_a_block_is_refused(space, monkeypatch):
     monkeypatch.setattr(Half, "blocks", frozenset({"embedding"}))
-    with pytest.raises(ValueError, match="attention: half can be applied only to embedding, but got 'half'"):
+    with pytest.raises(
+        ValueError, match="attention: 'half' cannot be applied to this block, only to embedding; remove it"
+    ):
         SearchSpace.model_validate(space.model_dump())
 
 
