@@ -106,7 +106,7 @@ OVERLAPS = {
 
 @pytest.mark.parametrize("case", OVERLAPS)
 def test_a_search_set_that_contains_the_test_set_or_lies_within_it_is_refused(tmp_path, case):
-    with pytest.raises(DataError, match=r"parquet: every pair also occurs in .*parquet, .* disjoint; give other pairs"):
+    with pytest.raises(DataError, match=r"parquet: every pair also occurs in .*parquet, .* must differ; set task"):
         read(tmp_path, ["x"], scored(*OVERLAPS[case]), scored(("e", "f", 1.0), ("g", "h", 2.0)))
 
 
