@@ -4,8 +4,8 @@ The run must be finished. The benchmark uses each tool that is installed:
   - `onnxruntime`: export by tracing, and dynamic quantisation to int8 with the defaults of ONNX Runtime;
   - `optimum-call`: the same with the settings that Optimum passes to ONNX Runtime;
   - `optimum`: the same with Optimum's `ORTQuantizer`;
-  - `olive`: Olive's passes for conversion, transformer optimisation and dynamic quantisation, without quantisation,
-    with it, and with Olive's search over its settings;
+  - `olive`: Olive's passes for conversion, transformer optimisation and dynamic quantisation, with their defaults and
+    with Olive's search over the settings of the quantisation;
   - `layer-reduction`: for sentence encoders, the layer reduction of sentence-transformers: keep some layers, and train
     them for some steps to reproduce the teacher's embeddings.
 
@@ -174,8 +174,8 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     timed = latencies(run, device, networks, arguments.rounds or device.repeats)
     metric = metric_of(run).label
     table = Table(title=f"{run.study.name} on {device.name}")
-    for column in ("", f"test {metric}", "p50 ms", "speed-up", "undisturbed", "size MB"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for column in ("", f"test {metric}", "p50 ms", "speed-up", "size MB"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=bool(column))
     rows: dict[str, dict[str, Any]] = {}
     for name, (_, record) in networks.items():
         keys = ("accuracy", "accuracy_standard_error", "size_mb", "seconds")
@@ -186,7 +186,6 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
             score(record["accuracy"], record["accuracy_standard_error"]),
             significant(timed[name]["p50_ms"]),
             times(timed[name]["speed_up"]),
-            times(timed[name]["best_speed_up"]),
             f"{record['size_mb']:.1f}",
         )
     Console().print(table)
