@@ -15,10 +15,15 @@ from xml.etree import ElementTree
 import forked
 import pytest
 from scaling import Recorded
-from tiny import FEW_BLOCKS
+from sentence_reduction import keep_layers
+from tiny import FEW_BLOCKS, make_teacher, write_embedding_study
 
 from nas.evaluate import CandidateResult
+from nas.pipeline import Run
+from nas.pipeline.runner import bring_up_to_date
+from nas.pipeline.steps import steps_of
 from nas.space import SearchSpace
+from nas.study import Study
 from nas.supernet.training import Distillation
 
 BENCH = Path(__file__).parents[1] / "scripts" / "bench"
@@ -249,6 +254,61 @@ def test_equal_training_resumes_after_an_interruption(bench, finished_study, tmp
         assert all(0 <= row[0][key] <= 1 for row in rows.values() for key in ("search", "test"))
     assert sorted(path.suffix for path in folder.iterdir()) == [".json"] * len(found), "no checkpoints are left"
     assert bench("equal_training", *options)["budgets"] == found
+
+
+@pytest.mark.slow
+def test_alternatives_compares_the_files_of_installed_tools_with_the_exports(
+    bench, finished_study, tmp_path, monkeypatch
+):
+    study = shutil.copytree(finished_study.parent, tmp_path / "tiny") / "study.toml"
+    run = study.parent / "runs" / "tiny"
+    for missing in ("olive", "optimum"):
+        monkeypatch.setitem(sys.modules, missing, None)
+    options = (*_options(study), "--rounds", "2")
+    found = bench("alternatives", *options, "--only", "onnxruntime", "optimum", "olive", "layer-reduction")
+    assert found["left_out"] == {
+        "optimum": "optimum is not installed; pip install optimum-onnx[onnxruntime]",
+        "olive": "olive is not installed; pip install olive-ai",
+        "layer-reduction": "it compresses only networks of the type encoder",
+    }
+    networks = found["networks"]
+    assert list(networks) == ["teacher", "teacher-int8", "ONNX Runtime, int8", "large", "small"]
+    assert [row["tool"] for row in networks.values()] == ["nas", "nas", "other", "nas", "nas"]
+    assert networks["teacher"]["speed_up"] == 1.0
+    for name, row in networks.items():
+        assert row["speed_up"] == pytest.approx(networks["teacher"]["p50_ms"] / row["p50_ms"])
+        if row["tool"] == "nas":
+            folder = run / "exports" / name if name in ("large", "small") else run / "baselines" / "cpu" / name
+            stored = json.loads((folder / "verification.json").read_text())
+            assert (row["accuracy"], row["size_mb"]) == (stored["accuracy"], stored["size_mb"])
+    other, file = networks["ONNX Runtime, int8"], run / "alternatives" / "onnxruntime" / "0" / "onnx" / "model.onnx"
+    assert other["size_mb"] == file.stat().st_size / 1e6
+    assert other["accuracy"] == pytest.approx(networks["teacher"]["accuracy"], abs=0.05), "int8 changes few answers"
+    written = file.stat().st_mtime_ns
+    again = bench("alternatives", *options, "--only", "onnxruntime")["networks"]["ONNX Runtime, int8"]
+    assert again["accuracy"] == other["accuracy"] and file.stat().st_mtime_ns == written, "the file is kept"
+
+
+@pytest.mark.slow
+def test_alternatives_distils_some_layers_of_an_encoder(bench, tmp_path):
+    study = write_embedding_study(tmp_path)
+    run = Run.of(Study.load(study), tmp_path / "runs")
+    bring_up_to_date(run, steps_of(run), "baselines-cpu")
+    options = ("--only", "layer-reduction", "--layers", "2", "0", "--steps", "2", "--rounds", "2")
+    found = bench("alternatives", *_options(study), *options)
+    networks = found["networks"]
+    student, int8 = networks["layers 0, 2 (2 steps)"], networks["layers 0, 2 (2 steps), int8"]
+    assert student["size_mb"] < networks["teacher"]["size_mb"] and found["left_out"] == {}
+    assert int8["accuracy"] == pytest.approx(student["accuracy"], abs=0.1)
+
+
+def test_a_layer_reduction_keeps_the_named_layers_with_their_weights():
+    model = make_teacher()
+    weights = [layer.output.dense.weight.clone() for layer in model.bert.encoder.layer]
+    assert keep_layers(model, (2, 0)) == [0, 2] and model.config.num_hidden_layers == 2
+    kept = [layer.output.dense.weight for layer in model.bert.encoder.layer]
+    assert len(kept) == 2 and kept[0].equal(weights[0]) and kept[1].equal(weights[2])
+    assert keep_layers(make_teacher(), ()) == [0], "by default every third of three layers"
 
 
 def test_driver_overhead_reports_the_time_per_trial(bench):

@@ -254,7 +254,7 @@ def _verify_on(
         "device": artefact.device.name,
         "metric": metric.label,
         "accuracy": accuracy,
-        "accuracy_standard_error": _standard_error(metric, logits, labels),
+        "accuracy_standard_error": sampling_error(metric, logits, labels),
         "teacher_accuracy": reference.accuracy if reference else accuracy,
         "test_examples": len(labels),
         **({"judged": f"{metric.size(labels):,} {metric.size_word}"} if metric.judges_groups else {}),
@@ -383,7 +383,7 @@ def verify_file(
         "metric": metric.label,
         "budget": None,
         "accuracy": accuracy,
-        "accuracy_standard_error": _standard_error(metric, logits, labels),
+        "accuracy_standard_error": sampling_error(metric, logits, labels),
         "teacher_accuracy": reference.accuracy,
         "test_examples": len(labels),
         **timings,
@@ -396,7 +396,7 @@ def stored_metrics(artefact: Artefact) -> dict[str, float]:
     return {"size_mb": artefact.size_mb, "params": reload(artefact.folder).num_parameters()}
 
 
-def _standard_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
+def sampling_error(metric: Metric, logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the standard error of a metric. For a fraction of correct answers, the binomial formula is used."""
     if not metric.is_share:
         return standard_error(metric, logits, labels)
