@@ -43,7 +43,8 @@ class Alternative:
         try:
             importlib.import_module(self.module)
         except ModuleNotFoundError as problem:
-            return f"{problem.name} is not installed; {self.install}"
+            package, missing = self.module.partition(".")[0], (problem.name or "").partition(".")[0]
+            return f"{'it' if missing == package else missing} is not installed; {self.install}"
         except ImportError as problem:
             reason = str(problem).partition(" (")[0]
             return f"it cannot be imported with transformers {transformers.__version__}: {reason}"

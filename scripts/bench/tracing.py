@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,16 +88,18 @@ class Job:
 def export(traceable: Traceable, path: Path) -> None:
     """Write a model to an ONNX file, with the exporter of PyTorch that Optimum and Olive use."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        traceable.eval(),
-        traceable.example,
-        path,
-        opset_version=OPSET,
-        input_names=traceable.input_names,
-        output_names=[traceable.output_name],
-        dynamic_axes=traceable.dynamic_axes,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this exporter is deprecated, and warns about every branch that it traces
+        torch.onnx.export(
+            traceable.eval(),
+            traceable.example,
+            path,
+            opset_version=OPSET,
+            input_names=traceable.input_names,
+            output_names=[traceable.output_name],
+            dynamic_axes=traceable.dynamic_axes,
+            dynamo=False,
+        )
 
 
 def as_artefact(path: Path, teacher: Path, folder: Path, device: Device) -> Artefact:
