@@ -114,7 +114,10 @@ def test_a_csv_file_may_leave_queries_and_grades_empty(tmp_path):
         ([(None, "w1", 1), ("", "w2", 1), (" ", "w3", 1)], "column 'query' has no query, only empty values"),
         ([(1, "w1", 1), (2, "w2", 1)], r"column 'query' must hold texts, or nothing .* row 0 .* holds 1; correct"),
         (SEARCH[1:3], "needs at least 2 queries with a relevant passage for ndcg@10, but has 1; give more"),
-        (TEST, "search.parquet: every query also occurs in .*test.parquet, but .* disjoint; give other queries"),
+        (
+            TEST,
+            "search.parquet: every query also occurs in .*test.parquet, but .* must differ; set task.search to a source with different queries",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_judged_is_refused(tmp_path, search, message):
