@@ -116,7 +116,7 @@ def test_a_csv_file_may_leave_queries_and_grades_empty(tmp_path):
         (SEARCH[1:3], "needs at least 2 queries with a relevant passage for ndcg@10, but has 1; give more"),
         (
             TEST,
-            "search.parquet: every query also occurs in .*test.parquet, but .* must differ; set task.search to a source with different queries",
+            "search.parquet: every query also occurs in .*test.parquet, but .* must differ; set task.search",
         ),
     ],
 )
