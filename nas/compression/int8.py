@@ -42,23 +42,46 @@ def _quantise_activations(x: torch.Tensor) -> torch.Tensor:
     return asymmetric(x, exact.amin(dim=(1, 2), keepdim=True), exact.amax(dim=(1, 2), keepdim=True))
 
 
-def quantised_embeddings(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Return the rows `ids` of a table, quantised to 8 bits with one scale per row, and dequantised."""
-    from torch.nn import functional
+class EightBitWeights(MatrixCompression):
+    """A method that stores weights and embedding tables as 8-bit integers, with one scale per row.
 
-    from nas.compression.rounding import symmetric
+    Subclasses define how the inputs of linear layers are quantised.
+    """
 
-    return symmetric(functional.embedding(ids, table), _TABLE_LEVELS)
+    @property
+    def plain(self) -> MatrixCompression:
+        return NoCompression()
+
+    def prepared(self, matrices: Matrices) -> Matrices:
+        from nas.compression.rounding import symmetric
+
+        return {"weight": symmetric(matrices["weight"], PRODUCT_LEVELS)}
+
+    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
+        from torch.nn import functional
+
+        return functional.linear(quantised, prepared["weight"], bias)
+
+    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
+        from torch.nn import functional
+
+        from nas.compression.rounding import symmetric
+
+        return symmetric(functional.embedding(ids, matrices["weight"]), _TABLE_LEVELS)
+
+    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
+        integers, scale = quantised_integers(matrices["weight"], _TABLE_LEVELS)
+        rows = graph.cast_to_float(graph.add("Gather", graph.constant(integers), ids, axis=0))
+        return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids, axis=0))
+
+    def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
+        return rows * columns + 4 * rows + 4 * rows * bias
+
+    def table_bytes(self, rows: int, columns: int) -> int:
+        return rows * columns + 4 * rows
 
 
-def emit_quantised_embeddings(graph: GraphBuilder, ids: str, table: np.ndarray) -> str:
-    """Add a look-up in a table that is stored in 8 bits to the ONNX graph, and return the name of its output value."""
-    integers, scale = quantised_integers(table, _TABLE_LEVELS)
-    rows = graph.cast_to_float(graph.add("Gather", graph.constant(integers), ids, axis=0))
-    return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids, axis=0))
-
-
-class Int8(Format):
+class Int8(EightBitWeights, Format):
     """Weights are stored as 8-bit integers, and activations are quantised dynamically."""
 
     name = "int8"
@@ -70,25 +93,8 @@ class Int8(Format):
     def quantises_by_batch(self, block: Block) -> bool:
         return block != "embedding"  # a table is looked up, not multiplied: there are no inputs to quantise
 
-    @property
-    def plain(self) -> MatrixCompression:
-        return NoCompression()
-
-    def prepared(self, matrices: Matrices) -> Matrices:
-        from nas.compression.rounding import symmetric
-
-        return {"weight": symmetric(matrices["weight"], PRODUCT_LEVELS)}
-
     def quantised_inputs(self, x: torch.Tensor) -> torch.Tensor:
         return _quantise_activations(x)
-
-    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        from torch.nn import functional
-
-        return functional.linear(quantised, prepared["weight"], bias)
-
-    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
-        return quantised_embeddings(ids, matrices["weight"])
 
     def emit_linear(
         self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None, store: Store | None = None
@@ -99,15 +105,6 @@ class Int8(Format):
         scales = graph.add("Mul", x_scale, graph.constant(scale[:, 0]))
         scaled = graph.add("Mul", graph.cast_to_float(product), scales)
         return scaled if bias is None else graph.add("Add", scaled, graph.constant(bias))
-
-    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
-        return emit_quantised_embeddings(graph, ids, matrices["weight"])
-
-    def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
-        return rows * columns + 4 * rows + 4 * rows * bias
-
-    def table_bytes(self, rows: int, columns: int) -> int:
-        return rows * columns + 4 * rows
 
 
 def quantised_integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:

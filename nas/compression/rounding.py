@@ -30,11 +30,16 @@ def asymmetric(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.
     Values below `low` or above `high` become the nearest level. `low` and `high` are float32 tensors that can be
     broadcast to the shape of `x`. The computation uses 32-bit floating point for every data type of `x`.
     """
-    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-    scale = ((high - low) / 255.0).clamp(min=SMALLEST_SCALE)
-    zero_point = (-low / scale).round().clamp(0, 255)
+    scale, zero_point = asymmetric_steps(low, high)
     quantised = (x.detach().float() / scale).round_().add_(zero_point).clamp_(0, 255)
     return straight_through(x, quantised.sub_(zero_point).mul_(scale).to(x.dtype))
+
+
+def asymmetric_steps(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the distance between neighbouring levels in `asymmetric`, and the number of the level that is zero."""
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    scale = ((high - low) / 255.0).clamp(min=SMALLEST_SCALE)
+    return scale, (-low / scale).round().clamp(0, 255)
 
 
 def symmetric(weight: torch.Tensor, levels: int) -> torch.Tensor:

@@ -19,14 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from nas.compression.base import BLOCKS, INPUT_RANGE, Calibrated, Format, MatrixCompression
-from nas.compression.int8 import (
-    PRODUCT_LEVELS,
-    emit_quantised_embeddings,
-    quantised_embeddings,
-    quantised_integers,
-)
-from nas.compression.none import NoCompression
+from nas.compression.base import BLOCKS, INPUT_RANGE, Calibrated, Format
+from nas.compression.int8 import PRODUCT_LEVELS, EightBitWeights, quantised_integers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from nas.compression.base import Arrays, Matrices
+    from nas.compression.base import Arrays
     from nas.graph import GraphBuilder
 
 _MEAN = "mean"
@@ -42,7 +36,7 @@ _NOMINAL_RANGE = (-1.0, 1.0)
 """The range in the ONNX graph of a layer that is not calibrated. The latency does not depend on the range."""
 
 
-class StaticInt8(Calibrated):
+class StaticInt8(EightBitWeights, Calibrated):
     """Weights are stored as 8-bit integers, and activations are quantised to calibrated ranges."""
 
     name = "static_int8"
@@ -68,15 +62,6 @@ class StaticInt8(Calibrated):
     def spec(self) -> str:
         return f"{self.name}({_MEAN})" if self.averages else self.name
 
-    @property
-    def plain(self) -> MatrixCompression:
-        return NoCompression()
-
-    def prepared(self, matrices: Matrices) -> Matrices:
-        from nas.compression.rounding import symmetric
-
-        return {"weight": symmetric(matrices["weight"], PRODUCT_LEVELS)}
-
     def range_of(self, extremes: torch.Tensor) -> torch.Tensor:
         import torch
 
@@ -89,21 +74,18 @@ class StaticInt8(Calibrated):
 
         return asymmetric(x, input_range[0].float(), input_range[1].float())
 
-    def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        from torch.nn import functional
-
-        return functional.linear(quantised, prepared["weight"], bias)
-
-    def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
-        return quantised_embeddings(ids, matrices["weight"])
-
     def emit_linear(self, graph: GraphBuilder, x: str, matrices: Arrays, bias: np.ndarray | None) -> str:
         import numpy as np
+        import torch
 
+        from nas.compression.rounding import asymmetric_steps
+
+        input_range = matrices.get(INPUT_RANGE, np.array(_NOMINAL_RANGE, dtype=np.float32))
+        x_scale, x_zero_point = (steps.numpy() for steps in asymmetric_steps(*torch.from_numpy(input_range)))
+        quantised = graph.quantise_statically(x, x_scale, x_zero_point.astype(np.uint8))
         integers, scale = quantised_integers(matrices["weight"], PRODUCT_LEVELS)
-        steps = _steps(matrices.get(INPUT_RANGE, np.array(_NOMINAL_RANGE, dtype=np.float32)))
         weight = graph.add("DequantizeLinear", graph.constant(integers.T), graph.constant(scale[:, 0]), axis=1)
-        product = graph.add("MatMul", graph.quantise_statically(x, *steps), weight)
+        product = graph.add("MatMul", quantised, weight)
         return product if bias is None else graph.add("Add", product, graph.constant(bias))
 
     def emit_linears(
@@ -111,26 +93,3 @@ class StaticInt8(Calibrated):
     ) -> list[str]:
         # OpenVINO adds the bias and multiplies by the scales within a product, but not if a Split follows it.
         return [self.emit_linear(graph, x, matrices, bias) for matrices, bias in layers]
-
-    def emit_embed(self, graph: GraphBuilder, ids: str, matrices: Arrays) -> str:
-        return emit_quantised_embeddings(graph, ids, matrices["weight"])
-
-    def linear_bytes(self, rows: int, columns: int, bias: bool = True) -> int:
-        return rows * columns + 4 * rows + 4 * rows * bias
-
-    def table_bytes(self, rows: int, columns: int) -> int:
-        return rows * columns + 4 * rows
-
-
-def _steps(input_range: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scale (float32) and the zero point (uint8) of inputs that are quantised to the range `input_range`.
-
-    `nas.compression.rounding.asymmetric` computes the same numbers in torch.
-    """
-    import numpy as np
-
-    from nas.compression.rounding import SMALLEST_SCALE
-
-    low, high = np.minimum(input_range[0], np.float32(0.0)), np.maximum(input_range[1], np.float32(0.0))
-    scale = np.maximum((high - low) / np.float32(255.0), np.float32(SMALLEST_SCALE))
-    return scale, np.clip(np.round(-low / scale), 0, 255).astype(np.uint8)
