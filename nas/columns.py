@@ -159,18 +159,18 @@ class Column:
     def _of_list_column(cls, rows: Dataset, name: str, feature: Any) -> Column:
         """Return a summary of a column of lists.
 
-        The lists are treated as lists of labels unless a value occurs twice in the same list. Multi-hot
-        vectors, such as [0, 1, 1], are treated as lists of the labels whose entry is 1. They are not if their items are
-        class labels, or if a column of the file holds lists of strings: such vectors may be tags of words.
+        The lists are treated as lists of labels unless a value occurs twice in the same list. Multi-hot vectors, such
+        as [0, 1, 1], are treated as lists of the labels whose entry is 1. They are not if their items are class labels,
+        or if a column of the file holds lists of strings: such vectors may be tags of words.
         """
         lists = arrow_column(rows, name)
-        vectors = [values for values in lists.to_pylist() if values is not None]
+        present = [values for values in lists.to_pylist() if values is not None]
         may_be_tags = isinstance(feature, ClassLabel) or any(map(_has_lists_of_strings, rows.features.values()))
-        if not may_be_tags and (width := multi_hot_width(vectors)):
-            ones = {str(label): sum(int(values[label]) for values in vectors) for label in range(width)}
-            return cls(name, "lists", ones, len(lists) - len(vectors))
+        if not may_be_tags and (width := multi_hot_width(present)):
+            ones = {str(label): sum(int(values[label]) for values in present) for label in range(width)}
+            return cls(name, "lists", ones, len(lists) - len(present))
         is_label = isinstance(feature, Value | ClassLabel) and feature.dtype in LABEL_TYPES
-        label_lists = [values for values in lists.to_pylist() if values is not None] if is_label else []
+        label_lists = present if is_label else []
         if not label_lists or any(len(set(values)) < len(values) for values in label_lists):
             return cls(name, "lists", {}, 0)
         counts = Counter(value for values in label_lists for value in values if value is not None)

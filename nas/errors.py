@@ -1,4 +1,4 @@
-"""Exceptions that `nas` raises for problems that the user can fix, and `shown`, which shortens values in messages.
+"""Exceptions that `nas` raises for problems that the user can fix, and functions that shorten messages.
 
 The command line prints the message of such an exception as one line and exits with code 2.
 """

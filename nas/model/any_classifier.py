@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from nas.errors import TeacherError
+from nas.errors import TeacherError, first_line
 from nas.tasks import Problem
 
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -57,7 +57,7 @@ class AnyClassifier:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         except Exception as problem:  # every configuration class raises exceptions of its own
             raise _teacher_error(
-                source, f"its config.json cannot be read: {_first_line(problem)}; repair the file"
+                source, f"its config.json cannot be read: {first_line(problem)}; repair the file"
             ) from None
         if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise _teacher_error(
@@ -112,7 +112,7 @@ class AnyClassifier:
             )
         except Exception as problem:  # safetensors and transformers raise bare exceptions
             raise _teacher_error(
-                self.source, f"its weights cannot be loaded: {_first_line(problem)}; repair them"
+                self.source, f"its weights cannot be loaded: {first_line(problem)}; repair them"
             ) from None
         self._check_loaded(model, loading, head_may_be_new=outputs is not None)
         return model
@@ -137,15 +137,11 @@ def _loaded_tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokeni
         tokenizer = AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
     except Exception as problem:  # tokenizers raises bare exceptions, and tokenizer classes raise their own
         raise _teacher_error(
-            source, f"its tokenizer cannot be loaded: {_first_line(problem)}; repair its files"
+            source, f"its tokenizer cannot be loaded: {first_line(problem)}; repair its files"
         ) from None
     if tokenizer.pad_token_id is None:
         raise _teacher_error(source, 'its tokenizer has no padding token; add "pad_token" to tokenizer_config.json')
     return tokenizer
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
 def _teacher_error(source: str, text: str) -> TeacherError:

@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from nas.errors import TeacherError
+from nas.errors import TeacherError, first_line
 from nas.model.families import family_of
 
 _FILE_GROUPS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
@@ -52,9 +52,9 @@ def load_tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
             _add_prefix_space(tokenizer)
     except Exception as problem:  # tokenizers raises bare exceptions, and tokenizer classes raise their own
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise TeacherError(
-            f"teacher.model: {source}: its tokenizer cannot be loaded: {reason}; repair it, or add a tokenizer.json"
+            f"teacher.model: {source}: its tokenizer cannot be loaded: {first_line(problem)}; repair it, or add a "
+            "tokenizer.json"
         ) from None
     if not tokenizer.is_fast:
         raise TeacherError(

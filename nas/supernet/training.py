@@ -69,10 +69,9 @@ class DistillationTrainer(SideBySideTrainer):
     """A Trainer that distils the teacher into students. `students` returns the students of a step.
 
     `model` is either the weights of a supernet, which its sub-networks share, or a `Cohort`. With `rates_by_size`, each
-    network of `model` has its own `default_learning_rate` in place of the Trainer's. If the texts have
-    `labels`, these are logits (batch, num_labels) from which the students learn instead of the logits of `teacher`. If
-    the texts have a column `GROUP`, the texts of a group are kept together, because the kind of task compares them with
-    each other.
+    network of `model` has its own `default_learning_rate` in place of the Trainer's. If the texts have `labels`, these
+    are logits (batch, num_labels) from which the students learn instead of the logits of `teacher`. If the texts have a
+    column `GROUP`, the texts of a group are kept together, because the kind of task compares them with each other.
     """
 
     rates_by_size = False

@@ -17,6 +17,7 @@ import numpy as np
 
 from nas.errors import DataError
 from nas.form import NetworkForm
+from nas.sentence_modules import TEXTS_FILE
 from nas.tasks.labels import Head, LabelColumn
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ GROUP, REFERENCE = "group", "judged"
 """Columns that a tokenised split may have in addition to `labels`. `GROUP` holds the number of each row's group. In a
 search or test set, a negative number means that the row belongs to every group. For example, the passages of a corpus
 belong to every query. `REFERENCE` holds the labels for the metric if they differ from the labels for training."""
-LENGTH_FILE = "sentence_bert_config.json"
 IGNORED = -100
 """The label of a token that has no tag and is not evaluated. Transformers uses the same value."""
 EVALUATED_SET = "The evaluated set (search.examples, search.least_tokens)"
@@ -87,10 +87,6 @@ class TaskSettings(Protocol):
     @property
     def output_width(self) -> OutputWidth:
         """The width of a network's outputs. Only kinds with `TaskKind.has_output_width` use this setting."""
-
-
-EVALUATED_SET = "The evaluated set (search.examples, search.least_tokens)"
-"""The name, in messages, of the texts on which candidates are evaluated."""
 
 
 def is_custom(metric: str) -> bool:
@@ -544,7 +540,7 @@ class TaskKind(ABC):
         `served` is the result of `served_as`. `max_length` is the number of tokens to which texts are truncated.
         text-embeddings-inference reads this number from one of the files.
         """
-        return {LENGTH_FILE: {"max_seq_length": max_length}}
+        return {TEXTS_FILE: {"max_seq_length": max_length}}
 
     def snippets(self, folder: str, trust: str) -> list[tuple[str, str]]:
         """Return additional examples for the model card: pairs of a title and Python code that loads an export.

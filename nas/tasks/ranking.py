@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError, shown
-from nas.tasks.base import EVALUATED_SET, GROUP, LENGTH_FILE, TaskKind, TaskLabels, TaskSettings
+from nas.sentence_modules import TEXTS_FILE
+from nas.tasks.base import EVALUATED_SET, GROUP, TaskKind, TaskLabels, TaskSettings
 from nas.tasks.labels import Head, LabelColumn, check_one_output, file_by_file, log_odds, parse_numbers, refuse_missing
 from nas.tasks.query_metric import CUTOFF, NDCG, QueryMetric, trec_eval
 
@@ -215,7 +216,7 @@ class Ranking(TaskKind):
         transformer = "sentence_transformers.base.modules.transformer.Transformer"
         return {
             "modules.json": [{"idx": 0, "name": "0", "path": "", "type": transformer}],
-            LENGTH_FILE: {
+            TEXTS_FILE: {
                 "max_seq_length": max_length,
                 "transformer_task": "sequence-classification",
                 "modality_config": {"text": output},
