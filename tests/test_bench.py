@@ -79,6 +79,7 @@ def test_contention_reports_the_time_with_one_thread_all_threads_and_a_busy_mach
         seconds = [found[f"{kind}_{condition}_s"] for condition in ("one", "all", "busy")]
         assert found[f"{kind}_speed_up"] == pytest.approx(seconds[0] / seconds[1], rel=0.05)
         assert found[f"{kind}_busy"] == pytest.approx(seconds[2] / seconds[1], rel=0.05)
+        assert found[f"{kind}_limit"] > 0
 
 
 @pytest.mark.slow
