@@ -1,4 +1,4 @@
-"""Corrects error messages about the compressed model: if the study has a `[student]`, they name `student.model`."""
+"""Error messages about the compressed model: names keys of `[student]`, not of `[teacher]`, if there is a student."""
 
 from __future__ import annotations
 

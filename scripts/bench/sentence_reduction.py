@@ -53,8 +53,8 @@ def keep_layers(model: Any, layers: tuple[int, ...]) -> list[int]:
 def training_texts(job: Job) -> list[str]:
     """Return as many texts of the training set as the training needs, in random order.
 
-    The texts are decoded from token ids, because the run stores its training set, from which the texts of the search
-    and test sets are removed, only in this form.
+    The texts are decoded from token ids, because the run stores its training set only as token ids. This set contains
+    no text of the search or test set.
     """
     tokenizer = AutoTokenizer.from_pretrained(job.teacher)
     rows = job.train.shuffle(seed=job.seed)
