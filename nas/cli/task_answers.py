@@ -80,9 +80,9 @@ def settle_texts(train: str, test: str, is_hub: bool, given_answers: TaskAnswers
     """Return the complete answers for a task that learns from the texts of `train`, and the columns of the data files.
 
     If networks are evaluated on pairs, the columns are those of the search and test files, otherwise those of the
-    training and test files. They are None for a hub data set. `OpenQuestions.settle` finds the answers that the options
-    do not provide. Raises `StudyError` if questions remain open; the message names the options that answer them. Raises
-    `DataError` if a file cannot be read.
+    training and test files. For a hub data set, they are None. `OpenQuestions.settle` finds the answers that the
+    options do not provide. Raises `StudyError` if questions remain open; the message names the options that answer
+    them. Raises `DataError` if a file cannot be read.
     """
     from nas.proposal import text_of
     from nas.tasks import REGISTRY

@@ -400,8 +400,8 @@ def _first_items(items: Sequence[str]) -> str:
 def notes_on(class_numbering: Numbering, source: str, head: Head | None) -> list[str]:
     """Return the note of a numbering, if it has one, and warnings about its class names.
 
-    There is a warning if names look like the same class or, unless the teacher's classifier has these classes, like a
-    missing label. `source` is the file from which the classes were read.
+    There is a warning if several names look like the same class. There is another if a name looks like a missing label,
+    unless the teacher's classifier has it as a class. `source` is the file from which the classes were read.
     """
     names = class_numbering.names
     notes = [class_numbering.note] if class_numbering.note else []

@@ -2,7 +2,7 @@
 
 The example is examples/sentence_transformer/training/distillation/model_distillation_layer_reduction.py in the
 repository of sentence-transformers. The learning rate, the batch size, the warm-up and the loss are those of the
-example; the training texts and the number of steps are those of the study and of the benchmark.
+example. The training texts come from the study, and the number of steps from the benchmark's option `--steps`.
 """
 
 from __future__ import annotations
