@@ -1,4 +1,4 @@
-"""Error messages about the compressed model: names keys of `[student]`, not of `[teacher]`, if there is a student."""
+"""Makes error messages about the compressed model name keys of `[student]`, if there is one, not of `[teacher]`."""
 
 from __future__ import annotations
 
