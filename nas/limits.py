@@ -78,7 +78,7 @@ def machine_limit_of(problem: BaseException, path: Path | str | None = None) -> 
 
     `path` is the file or folder that was being read or written. The error names it if the exception itself names no
     file or folder. If `problem` is a `NasError` that was raised while another exception was being handled, the other
-    exception is examined. The code may have mistaken a limit of the machine for invalid input.
+    exception is examined, because the code may have mistaken a limit of the machine for invalid input.
     """
     if isinstance(problem, MachineError):
         return problem

@@ -1,4 +1,4 @@
-"""Progress of long-running work, the log of a run, and callbacks.
+"""Progress of long-running work, the log of a run, and listeners to its events.
 
 `track` shows progress: on a terminal as a live bar, otherwise as one line every 30 seconds. `say` prints a line for the
 user. `log` records an event in the run's `log.jsonl`. All of them also pass events to the listeners that `notifying`

@@ -46,7 +46,7 @@ LENGTH = 128
 _SHOWN_LABELS = 5
 """The largest number of label names that a summary lists."""
 _LEAST_WORDS = 4
-"""The smallest number of words of a column name that may be a text instead."""
+"""A column name with at least this many words may be a text of a file that lacks its header line."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
 """Proposed numbers of layers and of attention heads. Only numbers below the teacher's number are proposed."""
 _HIDDEN_SHARES, _INTERMEDIATE_SHARES = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
@@ -339,8 +339,8 @@ class Answers:
     """The two columns of the search and test data that hold the texts of each pair."""
     metric: str
     space: str | None
-    """The name of a shipped search space, or a TOML file. If it is None, a search space is chosen or created that fits
-    the teacher, which must then be in a local folder."""
+    """The name of a shipped search space, or a TOML file. If it is None, a search space that fits the teacher is chosen
+    or created. The teacher must then be in a local folder."""
     runtime: str
     threads: int
     batch_size: int
@@ -357,9 +357,9 @@ def write_study(
 ) -> list[Path]:
     """Write `study.toml` and, if no shipped space fits the teacher, `search_space.toml`.
 
-    Return the paths of these files. The study file is created only once it is complete and valid. If this fails, no new
-    file or folder is left behind. Raises `StudyError` if the folder already contains a study, and the same errors as
-    loading the new study.
+    Return the paths of these files. The study file is created only once it is complete and valid. After an error, no
+    new file or folder is left behind. Raises `StudyError` if the folder already contains a study, and the same errors
+    as loading the new study.
     """
     if answers.runtime not in RUNTIMES:
         raise StudyError(f"--runtime {answers.runtime}: there is no such runtime; use one of {', '.join(RUNTIMES)}")

@@ -121,7 +121,7 @@ class CompressionMethods(Settings):
 
 
 def evenly_spaced(count: int, total: int) -> tuple[int, ...]:
-    """Return the indices of `count` evenly spaced layers out of `total`, such as 0, 2 and 5 for 3 layers out of 6."""
+    """Return `count` evenly spaced indices from 0 to `total` - 1, such as 0, 2 and 5 for 3 of 6 layers."""
     if count == 1:
         return (0,)
     return tuple(round(index * (total - 1) / (count - 1)) for index in range(count))

@@ -56,8 +56,8 @@ class FineTuningSettings(Settings):
     """Settings for fine-tuning a teacher that has not yet been trained for the task."""
 
     epochs: PositiveReal | None = None
-    """The number of epochs. By default, it depends on the size of the training set, and the weights are kept from the
-    epoch after which the model scores best on the search set."""
+    """The number of epochs. By default, it depends on the size of the training set, and the model gets the weights of
+    the epoch with the best score on the search set."""
     learning_rate: PositiveReal = 8e-5
     batch_size: Positive = 64
 
@@ -404,9 +404,9 @@ class Export(Settings):
     """Settings for measuring the best candidates of each budget and for their final training."""
 
     candidates: Positive = 4
-    """The number of candidates per budget whose complete networks are measured together. The best candidates are
-    measured first. If too few of them meet the budget, the next ones are measured. If the budget has an accuracy floor,
-    twice as many candidates are measured, spread along the Pareto front around the floor."""
+    """The number of candidates per budget that are measured end to end at a time, best first, until enough of them meet
+    the budget. If the budget has an accuracy floor, twice as many candidates are measured at a time, spread along the
+    Pareto front around the floor."""
     finalists: Positive = 3
     """The number of candidates per budget that enter the final training. It is doubled if the budget has an accuracy
     floor. During this training, the less accurate candidates are dropped."""

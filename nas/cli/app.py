@@ -102,8 +102,8 @@ HoursOption = Annotated[
     float | None,
     typer.Option(
         "--hours",
-        help="Time limit in hours for this command and all later commands on the same run together. With 0, there is "
-        "no limit, and the numbers of steps in the study are used.",
+        help="Time limit in hours, shared by this command and all later commands on the same run. With 0, there is no "
+        "limit, and the numbers of steps in the study are used.",
     ),
 ]
 SeedsOption = Annotated[

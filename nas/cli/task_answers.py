@@ -65,8 +65,8 @@ class TaskAnswers:
     def learns_from_texts(self) -> bool:
         """Whether the answers imply a task in which networks are trained on texts without labels.
 
-        `kind` decides. If it is not set, the task is such a task if `metric` belongs only to such kinds, or if `search`
-        or `pair` is set.
+        If `kind` is set, it decides. Otherwise, this is the case if `search` or `pair` is set, or if all kinds of task
+        that have the metric `metric` are of this type.
         """
         from nas.tasks import REGISTRY
 
@@ -80,9 +80,9 @@ def settle_texts(train: str, test: str, is_hub: bool, given_answers: TaskAnswers
     """Return the complete answers for a task that learns from the texts of `train`, and the columns of the data files.
 
     If networks are evaluated on pairs, the columns are those of the search and test files, otherwise those of the
-    training and test files. They are None for a hub data set. `OpenQuestions.settle` finds the answers that the options
-    do not provide. Raises `StudyError` if questions remain open; the message names the options that answer them. Raises
-    `DataError` if a file cannot be read.
+    training and test files. For a hub data set, they are None. `OpenQuestions.settle` finds the answers that the
+    options do not provide. Raises `StudyError` if questions remain open; the message names the options that answer
+    them. Raises `DataError` if a file cannot be read.
     """
     from nas.proposal import text_of
     from nas.tasks import REGISTRY
@@ -115,8 +115,8 @@ def settle_texts(train: str, test: str, is_hub: bool, given_answers: TaskAnswers
 def _has_only_texts(answers: TaskAnswers, text: Any, test: str | None) -> bool:
     """Whether networks are evaluated on texts without labels.
 
-    If a metric is given, it decides. Otherwise, networks are evaluated on such texts if no option names a search file,
-    pairs or labels, and the test file has the same column of texts as the training file. `text` is the column that the
+    If a metric is given, it decides. Otherwise, this is the case if no option names a search file, pairs or labels, and
+    the text column of the test file has the same name as that of the training file. `text` is the column that the
     training file suggests. `test` is the test file, or None for a hub data set.
     """
     from nas.columns import Clear
@@ -132,7 +132,7 @@ def _has_only_texts(answers: TaskAnswers, text: Any, test: str | None) -> bool:
 
 
 def _settle_pair(pairs: Columns | None, answers: TaskAnswers, open_questions: OpenQuestions) -> None:
-    """Add two column names to the answers for the texts of a pair, and one for the score of the pair.
+    """Complete the answers `pair`, the two columns of texts to compare, and `label`, the column of their scores.
 
     `pairs` holds the columns of the files with the pairs; None for a hub data set.
     """
@@ -265,8 +265,8 @@ class OpenQuestions(list[str]):
     ) -> str:
         """Return the answer to one question. If there is no answer, record a message and return an empty string.
 
-        `suggestion` is the answer that the data suggests, which is either clear or ambiguous. `in_words` turns the
-        value of a clear answer into text. On a terminal, the user is asked, and a clear answer is the default. Without
+        `suggestion` is the answer that the data suggests: `Clear`, `Unclear` or None. `in_words` turns the value of a
+        clear answer into text. On a terminal, the user is asked, and a clear answer is the default. Without
         a terminal, a clear answer is used. A clear answer to `--kind` is always used, without asking the user.
         """
         from nas.columns import Clear

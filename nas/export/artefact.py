@@ -115,7 +115,7 @@ def _rename_tokenizer_class(path: Path) -> None:
 def served_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: CompactBertConfig, max_length: int | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return a copy of `tokenizer`.
+    """Return a copy of `tokenizer` for an export.
 
     In both transformers and tokenizers, the copy produces the same tokens as when accuracy was measured. It returns
     only the inputs that the network has. It truncates texts to `max_length` tokens, on the same side as `tokenizer`

@@ -99,8 +99,8 @@ class Artefact:
     def network(self, early: bool = False) -> Network:
         """Return the network whose latency is measured.
 
-        If the runtime is torch or `early` is set, the result is the reloaded model. Otherwise, the result is the served
-        file.
+        If the runtime is torch, or if the network has early exits (`early`), the result is the reloaded model.
+        Otherwise, the result is the served file.
         """
         is_file = self.device.runtime != "torch" and not early
         return served_files(self.folder, self.device.runtime)[0] if is_file else as_compact(self.folder)

@@ -38,7 +38,8 @@ from nas.pipeline.steps import steps_of
 from nas.report.card import write_card
 
 _MOST_ERROR = 0.5
-"""Measurements that contradict each other by more than this fraction are rejected as implausible."""
+"""Measurements are rejected as implausible if the mean relative error of the predicted latencies exceeds this fraction,
+or if the teacher is faster than the smallest sub-network by more than this fraction."""
 
 
 def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
@@ -112,7 +113,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     samples = read_json(path, ExportError) | {device: timings.pop("samples_ms")}
     write_text(path, canonical_json(samples) + "\n")
     verification |= on_all(by_device | {device: on_this_device | timings})
-    if verification["met"] is False:  # recorded first, so that a killed process leaves an outdated export
+    if verification["met"] is False:  # first: if the process is then killed, the export is outdated
         record_miss(run, requested_budget, verification["architecture"])
     write_json(run.export(budget) / VERIFICATION_FILE, verification)
     write_card(run.export(budget), run.study)

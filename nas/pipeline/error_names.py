@@ -1,4 +1,4 @@
-"""Corrects error messages about the compressed model: if the study has a `[student]`, they name `student.model`."""
+"""Makes error messages about the compressed model name keys of `[student]`, if there is one, not of `[teacher]`."""
 
 from __future__ import annotations
 

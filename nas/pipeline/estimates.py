@@ -50,10 +50,7 @@ class Workload:
     baselines_seconds: float | None = None
     """Seconds that were needed to write and measure the baselines of all devices; None until all baselines exist."""
     slowness: float = 1.0
-    """The factor by which the slowest device profile took longer to measure than estimated; at least 1.
-
-    The factor is 1 until a device is profiled.
-    """
+    """Measured time divided by estimated time of the slowest device profile; at least 1, and 1 without a profile."""
     unlabelled: int = 0
     """Number of unlabelled texts."""
     unlabelled_tokens: float = 0.0

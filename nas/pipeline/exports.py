@@ -380,10 +380,10 @@ class _Writer:
     def with_weights(self, name: str, candidate: dict[str, Any], accept_dropped: bool) -> _WithWeights:
         """Return a candidate with its trained weights, or with the supernet's weights if these are more accurate.
 
-        A candidate that was not in the final training is trained individually. For a candidate that was dropped during
-        the final training, `accept_dropped` decides: the candidate either keeps the weights that it had when it was
-        dropped, or is trained individually. If `self.fine_tune` is not set, nothing is trained, and the candidate is
-        returned with the supernet's weights.
+        A candidate that was not in the final training is trained individually. The same holds for a candidate that was
+        dropped during the final training, unless `accept_dropped` is set. In that case, it keeps the weights that it
+        had when it was dropped. If `self.fine_tune` is not set, nothing is trained, and the candidate is returned with
+        the supernet's weights.
         """
         architecture = Architecture.from_json(candidate["architecture"])
         if not self.fine_tune:

@@ -101,7 +101,7 @@ class Contest:
     floor: Floor | None = None
     """The accuracy floor: the cheapest network that reaches the floor wins. If None, the most accurate network wins."""
     costs: Sequence[float] = ()
-    """The cost of each network; empty if there is no floor."""
+    """The value of the metric `floor.minimise` for each network; empty if there is no floor."""
 
     def goal(self, numbers: Sequence[int], inherited: Sequence[float]) -> Goal | None:
         """Return the contest's accuracy floor and costs as a `Goal`; None if there is no floor.

@@ -31,7 +31,7 @@ def outdated(run: Run) -> str:
 
 
 def _outdated_steps(run: Run) -> list[str]:
-    """Return the names of the finished steps and profiles that `nas run` would rebuild."""
+    """Return which of these finished results `nas run` would rebuild: teacher, supernet, profiles and front."""
     made_from = {"teacher": teacher_inputs, "supernet": supernet_inputs}
     names = [step for step, inputs in made_from.items() if run.is_finished(step) and not run.is_done(step, inputs(run))]
     if run.is_finished("data") and run.is_finished("teacher"):

@@ -269,7 +269,7 @@ def _count_repeated(splits: Splits) -> tuple[int, int]:
 
 
 def _swapped(counts_by_set: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """Return counts that are keyed by set and then by what is counted, keyed in the other order."""
+    """Return the counts keyed by what is counted and then by set. `counts_by_set` has the keys in the other order."""
     return {
         counted: {name: counts[counted] for name, counts in counts_by_set.items()}
         for counted in counts_by_set["search"]

@@ -92,8 +92,9 @@ def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
 def costs_and_floors_of(run: Run) -> Costs:
     """Return an object that predicts the costs of candidates and holds the accuracy floors of the budgets.
 
-    If the supernet is trained on sub-networks near the budgets, the search looks only for candidates whose costs are
-    near the budget or half of the budget, since the weights of cheaper sub-networks are not trained.
+    By default, the search also looks for candidates within small fractions of each budget (`Costs.shares`). If the
+    supernet is trained only on sub-networks near the budgets, the smallest of these fractions is one half, since the
+    weights of cheaper sub-networks are not trained.
     """
     costs = replace(costs_of(run), floors=floors_of_candidates(run))
     return replace(costs, shares=(1.0, 0.5)) if run.study.is_near_budgets else costs

@@ -261,7 +261,7 @@ def _output_columns(study: Study, teacher: AnyClassifier, label_names: Sequence[
 
 
 def _tokenised_splits(task: ReadTask, teacher: AnyClassifier) -> TaskData:
-    """Return a task's splits, tokenised for the separate teacher. Their rows are those of the run's folder `data`."""
+    """Return the splits tokenised for the separate teacher, with the same rows as the files in the folder `data`."""
     return task.splits.encode(teacher.tokenizer, teacher.longest(task.max_length), teacher.has_types)
 
 

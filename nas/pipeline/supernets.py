@@ -1,6 +1,7 @@
 """The step that builds the supernet: it orders the teacher's units by importance, then trains the shared weights.
 
-This module also collects the inputs of distillation, for both this step and the final training in `finalists.py`.
+Units are attention heads, neurons of feed-forward blocks, and hidden units. This module also collects the inputs of
+distillation, for both this step and the final training in `finalists.py`.
 """
 
 from __future__ import annotations
@@ -190,7 +191,10 @@ def draws_of(run: Run, steps: int) -> Draws:
 
 
 def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> float:
-    """Return how much a sub-network violates a budget, assuming that equally many texts exit after each layer."""
+    """Return a sub-network's predicted relative violation of a budget; at most 0 if the budget is met.
+
+    If the network has early exits, equally many texts are assumed to exit after each layer.
+    """
     depth = len(architecture.layers)
     return costs.cautious_violation(architecture, budget, (1.0 / depth,) * depth if architecture.exit_threshold else ())
 
@@ -278,9 +282,9 @@ def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights
 
 
 def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, torch.Tensor]]:
-    """Return the batches that are used to rank units and to fit small sub-networks.
+    """Return batches of the training set, to rank units or to fit small sub-networks before the training.
 
-    Iterating over the batches shows the progress with the title `title`.
+    Iterating over them shows a progress bar with the title `title`.
     """
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
     count, size, has_words = settings.importance_batches, settings.batch_size, task_kind(run.study.task.kind).has_words

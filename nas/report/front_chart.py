@@ -26,11 +26,9 @@ _MARGIN = 14.0
 _LABEL_ROWS = 3
 """The number of text lines above the chart. They contain the names of the budgets and the teacher."""
 _DEPTH_BELOW_BEST = 4.0
-"""The maximum distance from the best score to the lower end of the vertical axis. The unit is the distance between the
-best score and the median score.
-"""
+"""How far the vertical axis extends below the best score, in multiples of the distance from best to median score."""
 _LABEL_WIDTH = 10.5
-"""The width of one character of a budget's name, at the font size for phones."""
+"""The width of one character of a budget's name, in SVG units, at the font size for phones."""
 _LEGEND = (
     ('<circle cx="8" cy="8" r="4" class="candidate"/>', "candidate of the search"),
     ('<circle cx="8" cy="8" r="3.5" class="candidate raced"/>', "stopped early, score estimated"),

@@ -39,8 +39,8 @@ def label_table(contents: Contents) -> dict[str, Any] | None:
 def compared_table(contents: Contents) -> dict[str, Any] | None:
     """Return a table of one query's passages, with the rank and the score that each network gives to each passage.
 
-    The passages are in the teacher's order. A text that is the same in all rows, such as the query, is under the key
-    `shared` instead. Return None if no outputs were recorded. Only ranking tasks record outputs (see
+    The passages are in the teacher's order. A text that all rows have in common, such as the query, is listed once,
+    under the key `shared`. Return None if no outputs were recorded. Only ranking tasks record outputs (see
     `Metric.rows_to_compare`).
     """
     networks = _recorded(contents, "shown")

@@ -20,7 +20,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _print_line(line: str) -> None:
-    """Print a line as it is. The terminal wraps it, so that copied names stay whole."""
+    """Print a line without wrapping it. The terminal wraps it instead, so names can be copied in one piece."""
     console.print(line, soft_wrap=True, markup=False)
 
 

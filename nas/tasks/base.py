@@ -65,7 +65,7 @@ class TaskSettings(Protocol):
     def threshold(self) -> float | str | None:
         """The smallest probability at which a label applies.
 
-        `search` means that it is chosen on the search set. None if the study sets no threshold.
+        `search` stands for the thresholds that score best on the search set. None if the study sets no threshold.
         """
 
     @property
@@ -259,9 +259,9 @@ class Metric(ABC):
         return True
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
-        """Return a copy in which settings without a value, such as thresholds, have the best values.
+        """Return a copy in which settings without a value, such as thresholds, are set to maximise the score.
 
-        These are the values with the best score on `logits` and `labels`.
+        The score is computed on `logits` and `labels`.
         """
         return self
 
@@ -424,10 +424,7 @@ class TaskKind(ABC):
         return "rows"
 
     def check_evaluation(self, settings: TaskSettings) -> None:
-        """Raise `ValueError` if the settings `search` and `pair` do not suit this kind of task.
-
-        This is the case if a necessary setting is missing, or if a setting has no effect.
-        """
+        """Raise `ValueError` if `search` or `pair` is missing but necessary, or is set but has no effect."""
         for key, value in (("search", settings.search), ("pair", settings.pair)):
             if value:
                 raise ValueError(

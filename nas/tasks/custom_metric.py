@@ -162,7 +162,7 @@ def _find_function(name: str) -> Function:
 
 
 def _is_installed(module: str) -> bool:
-    """Whether a module is in a folder of installed packages. The module is not imported to find out."""
+    """Whether a module is in a folder of installed packages. Does not import the module."""
     try:
         spec = find_spec(module.partition(".")[0])
     except (ImportError, ValueError):

@@ -228,9 +228,9 @@ def parse_numbers(values: Iterable[Any]) -> list[float]:
 def log_odds(labels: np.ndarray) -> np.ndarray:
     """Return the log-odds of each label. `labels` has the shape (rows, outputs), and its values are from 0 to 1.
 
-    The result has the shape (outputs,). It is the initial bias of a new classifier (Lin et al., arXiv:1708.02002).
-    Without this bias, a classifier first has to learn that most labels are rare. Its bias changes slowly, so the
-    encoder changes instead: its output becomes the same for all texts and remains so.
+    The result has the shape (outputs,). It is the initial bias of a new classifier (Lin et al., arXiv:1708.02002). With
+    a bias of 0, training first has to learn that most labels are rare. The bias changes slowly, so the encoder adapts
+    instead and collapses: its output becomes the same for all texts and remains so.
     """
     share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
     odds: np.ndarray = np.log(share) - np.log1p(-share)
@@ -400,8 +400,8 @@ def _first_items(items: Sequence[str]) -> str:
 def notes_on(class_numbering: Numbering, source: str, head: Head | None) -> list[str]:
     """Return the note of a numbering, if it has one, and warnings about its class names.
 
-    There is a warning if names look like the same class or, unless the teacher's classifier has these classes, like a
-    missing label. `source` is the file from which the classes were read.
+    There is a warning if several names look like the same class. There is another if a name looks like a missing label,
+    unless the teacher's classifier has it as a class. `source` is the file from which the classes were read.
     """
     names = class_numbering.names
     notes = [class_numbering.note] if class_numbering.note else []

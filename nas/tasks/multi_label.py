@@ -68,7 +68,7 @@ class LabelMetric(Metric):
         return float(f1(label_counts.sum(axis=1) if self.name == "f1_micro" else label_counts).mean())
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
-        """Return the metric with thresholds. If it has none yet, they are chosen for the best F1.
+        """Return the metric with thresholds. Missing ones are chosen for the best F1 on `logits` and `labels`.
 
         `f1_micro` gets a single threshold. Every other metric gets one threshold per label.
         """

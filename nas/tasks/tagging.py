@@ -127,8 +127,8 @@ class TagMetric(Metric):
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated logits in which about a `share` of the words or spans is tagged correctly.
 
-        If the metric is `accuracy`, it is a share of the words. If the metric is `span_f1`, it is a share of the spans.
-        For each missed span, a word outside all spans is wrongly tagged as a span.
+        `share` refers to words if the metric is `accuracy`, and to spans if it is `span_f1`. For each missed span, a
+        word outside all spans is wrongly tagged as a span.
         """
         answered = np.maximum(labels, 0)
         if self.name == "accuracy":

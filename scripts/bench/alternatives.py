@@ -9,8 +9,8 @@ The run must be finished. The benchmark uses each tool that is installed:
   - `layer-reduction`: for sentence encoders, the layer reduction of sentence-transformers: keep some layers, and train
     them for some steps to reproduce the teacher's embeddings.
 
-A tool that cannot be used is named, and left out. The tools are not dependencies of nas. To keep them apart from it,
-install them without their dependencies into another folder, and add this folder to PYTHONPATH.
+Tools that cannot be used are listed and skipped. The tools are not dependencies of nas. Install them without their
+dependencies into another folder, so that they do not replace packages of nas, and add this folder to PYTHONPATH.
 
 The files are measured like exports: accuracy on the test set with the device's batch size, and latency in alternation
 with the teacher, the int8 teacher and the exports. The accuracies of the latter three are those that the run recorded.

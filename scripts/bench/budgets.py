@@ -1,12 +1,12 @@
 """Measure whether exports meet random latency budgets, and how much of each budget they use.
 
-For each budget, as in `nas search`, the architectures that are predicted to use most of the budget are measured. The
-first architecture that meets the budget is exported to ONNX and measured again in a new process. All weights are
-random, because accuracy does not matter for this measurement.
+For each budget, architectures are measured as in `nas search`, starting with those that are predicted to use the
+largest part of the budget. The first architecture that meets the budget is exported to ONNX and measured again in a new
+process. All weights are random, because accuracy does not matter for this measurement.
 
-Both measurements also include the largest sub-network, interleaved with the other networks. Comparing its two latencies
-shows how much faster the machine was during the second measurement. From this, the benchmark computes how much of the
-budget the export would have used at the machine's speed during the first measurement.
+Both measurements also include the largest sub-network, interleaved with the other networks. The ratio of its two
+latencies shows how much faster the machine was during the second measurement. From this ratio, the benchmark computes
+how much of the budget the export would have used if the machine's speed had not changed.
 """
 
 from __future__ import annotations

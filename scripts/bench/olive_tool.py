@@ -28,7 +28,8 @@ _SEARCHED = {
 }
 """The settings of a search: int8 or uint8 weights, and one scale per channel or per matrix.
 
-The other two searchable settings have Olive's default: without preprocessing, the pass fails after the optimisation.
+The other two settings, which Olive could also search, are fixed at its defaults. Without preprocessing
+(`quant_preprocess`), the pass fails on a model that transformer optimisation has changed.
 """
 
 

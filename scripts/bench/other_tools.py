@@ -57,7 +57,7 @@ def with_onnxruntime(job: Job) -> dict[str, Path]:
 
 
 def with_optimums_call(job: Job) -> dict[str, Path]:
-    """Do the same with the settings of `ORTQuantizer`, which also quantises products of two activations."""
+    """Export the teacher, and quantise it with ONNX Runtime in the way of Optimum: also products of two activations."""
     path = quantised(exported(job), job.folder / "int8.onnx", {"MatMulConstBOnly": False})
     return {"Optimum's call, int8": path}
 

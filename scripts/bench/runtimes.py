@@ -51,7 +51,7 @@ FORMATS = (
     ("openvino", "bfloat16", "static_int8"),
     ("openvino", "float32", "static_int8(mean)"),
 )
-"""The runtime, the number format of its uncompressed parts, and the compression method of all blocks."""
+"""Triples: a runtime, the number format of the uncompressed parts, and the compression method of all blocks."""
 _WARM_UP = 3
 
 
@@ -126,7 +126,7 @@ def _latencies(
 
 
 def _gains(latencies: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Return how many times as fast the fastest 8-bit form is as the fastest float form, by runtime and tokens."""
+    """Return the speed-up of the fastest 8-bit format over the fastest float format, keyed by runtime and tokens."""
     gains = dict[str, dict[str, float]]()
     for runtime in dict.fromkeys(runtime for runtime, *_ in FORMATS):
         own = {name: values for name, values in latencies.items() if name.startswith(runtime)}

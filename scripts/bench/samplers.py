@@ -8,10 +8,10 @@ best accuracy within a budget, averaged over budgets.
 
 By default, evaluations are looked up in `samplers.json`, which was recorded with a real supernet. This table does not
 cover the complete search space. For all other architectures, a forest of randomised trees predicts the accuracy. Noise
-is added to the prediction, as large as the forest's error in a cross-validation. (The model is a forest because the
-guided sampler's surrogate model is a Gaussian process.) With `--live`, evaluations are real. This needs a run whose
-supernet is trained and whose devices are profiled. With `--live --record`, each candidate is evaluated on all texts,
-and the results are added to the table.
+is added to the prediction, as large as the forest's error in a cross-validation. (The model is not a Gaussian process,
+because this would favour the guided sampler, whose surrogate model is one.) With `--live`, evaluations are real. This
+needs a run whose supernet is trained and whose devices are profiled. With `--live --record`, each candidate is
+evaluated on all texts, and the results are added to the table.
 """
 
 from __future__ import annotations

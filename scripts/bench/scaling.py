@@ -35,8 +35,7 @@ from nas.search.front import ranking
 _RIDGE, _FOLDS = 1.0, 10
 _CEILING = 0.95
 _RACE_MARGIN = 0.02
-"""A candidate whose accuracy is lower than that of its competitor by at least this margin is not evaluated on all
-texts."""
+"""A candidate is not evaluated on all texts if its accuracy is below the accuracy to beat by at least this margin."""
 
 
 class Recorded:

@@ -2,7 +2,7 @@
 
 The example is examples/sentence_transformer/training/distillation/model_distillation_layer_reduction.py in the
 repository of sentence-transformers. The learning rate, the batch size, the warm-up and the loss are those of the
-example; the training texts and the number of steps are those of the study and of the benchmark.
+example. The training texts come from the study, and the number of steps from the benchmark's option `--steps`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def keep_layers(model: Any, layers: tuple[int, ...]) -> list[int]:
 def training_texts(job: Job) -> list[str]:
     """Return as many texts of the training set as the training needs, in random order.
 
-    The texts are decoded from token ids, because the run stores its training set, from which the texts of the search
-    and test sets are removed, only in this form.
+    The texts are decoded from token ids, because the run stores its training set only as token ids. This set contains
+    no text of the search or test set.
     """
     tokenizer = AutoTokenizer.from_pretrained(job.teacher)
     rows = job.train.shuffle(seed=job.seed)

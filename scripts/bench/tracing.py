@@ -1,4 +1,4 @@
-"""Exports models to ONNX by tracing, as other tools do, and scores the resulting files. `Job` is a tool's task."""
+"""Exports models to ONNX by tracing, as other tools do, and scores the files. A `Job` is a teacher to compress."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Job:
     max_length: int
     seed: int
     search_rows: int = 0
-    """The number of rows of the search set that a search may use; if zero, a tool must not search."""
+    """The number of rows of the search set on which a tool's own search may evaluate; if zero, it must not search."""
     layers: tuple[int, ...] = ()
     """The layers to keep in a layer reduction; if empty, the tool decides."""
     steps: int = 0
