@@ -117,9 +117,8 @@ class Floor:
     teacher: float
     """The teacher's accuracy on the same texts."""
     confident: float
-    """`minimum` plus the selection bias: the amount by which the accuracy of a candidate may be overestimated because
-    the candidate was selected on the same texts. It is compared with accuracies that are measured with the supernet's
-    weights.
+    """The value of `minimum` for networks with the supernet's weights: higher by the selection bias, that is, by the
+    amount that a candidate's accuracy may be overestimated because the candidate was selected on the same texts.
     """
     minimise: str
     """The name of the cost metric to minimise."""
