@@ -60,8 +60,8 @@ class Narrow(nn.Module):
 def readers_of(model: CompactBert) -> dict[str, str]:
     """Map each linear layer that reads hidden or pooled units to the projection that predicts its missing inputs.
 
-    Keys and values are names. A value `<name>` stands for the projection `missing.<name>` of `Narrow`. It is the name of
-    the layer or, if several layers of a module read the same input and share a projection, the name of that module.
+    Keys and values are names. A value `<name>` stands for the projection `missing.<name>` of `Narrow`. It is the name
+    of the layer or, if several layers of a module read the same input and share a projection, the name of that module.
     """
     map_names = {}
     for name, module in model.named_modules():
