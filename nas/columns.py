@@ -34,7 +34,7 @@ _FEW_VALUES = 20
 """The largest number of distinct values that counts as few. A column with few values that repeat often does not hold
 texts. Numbers with fractions can be classes only if there are few of them."""
 _MOSTLY_SHARE = 0.9
-"""The share of values from which on a property of the values is treated as a property of the column."""
+"""If at least this share of a column's values has a property, the column is treated as having this property."""
 _LEAST_PASSAGES = 3
 """The smallest average number of rows per query at which rows may be passages to rank."""
 
@@ -159,9 +159,9 @@ class Column:
     def _of_list_column(cls, rows: Dataset, name: str, feature: Any) -> Column:
         """Return a summary of a column of lists.
 
-        The lists are treated as lists of labels unless a value occurs twice in the same list. Multi-hot vectors, such
-        as [0, 1, 1], are treated as lists of the labels whose entry is 1. They are not if their items are class labels,
-        or if a column of the file holds lists of strings: such vectors may be tags of words.
+        The lists are treated as lists of labels unless a value occurs twice in the same list. A multi-hot vector, such
+        as [0, 1, 1], is treated as the list of the labels whose entry is 1. This does not apply if the items are class
+        labels, or if a column of the file holds lists of strings, because the vectors may then be tags of words.
         """
         lists = arrow_column(rows, name)
         present = [values for values in lists.to_pylist() if values is not None]
@@ -446,7 +446,7 @@ def can_be_grade(column: Column) -> bool:
 
 
 def why_unfit(column: Column) -> str | None:
-    """Return why a column cannot hold labels, even if the user has chosen it. None if it can hold labels."""
+    """Return why a column cannot hold labels, as a clause for messages. None if it can hold labels."""
     if column.form == "lists" and not column.counts:
         return (
             "holds lists that are not lists of labels (which have distinct names or whole numbers, in Parquet or JSONL)"
