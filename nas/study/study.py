@@ -729,7 +729,7 @@ def study_name(folder: Path) -> str:
 
 def shipped_studies() -> dict[str, Path]:
     """Return the paths of the study files that are part of `nas`, keyed by the name of the study."""
-    package, checkout = Path(__file__).parents[:2]
+    package, checkout = Path(__file__).parents[1:3]
     files = (path for folder in (checkout, package) for path in sorted(folder.glob("studies/*/study.toml")))
     return {path.parent.name: path for path in files}
 
