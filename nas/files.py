@@ -33,6 +33,7 @@ class Settings(BaseModel):
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Real = Annotated[float, Field(ge=0.0, strict=True, allow_inf_nan=False)]
+PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 
 S = TypeVar("S", bound=Settings)

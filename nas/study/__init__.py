@@ -1,21 +1,16 @@
-"""Study files, which define one experiment, and the frozen and validated settings that are read from them."""
+"""Study files, which define one experiment, and the frozen and validated settings that are read from them.
 
-from nas.study.study import (
-    DATA_SUFFIXES,
-    Export,
-    FineTuningSettings,
-    Holdout,
-    Search,
-    SpaceSettings,
-    Study,
-    Supernet,
-    Task,
-    TeacherSettings,
-    Training,
-    is_data_file,
-    shipped_studies,
-    study_name,
-)
+`Study.load` reads a study file, which is TOML. Every step of the pipeline takes its settings from the resulting
+`Study`. Paths in the file are relative to the file's folder. `${NAME}` is replaced by the value of a variable. The
+study declares its variables under `[variables]`, and the user sets them with `--set NAME=value` or in the environment.
+"""
+
+from nas.study.files import shipped_studies, study_name
+from nas.study.search import Search, SpaceSettings
+from nas.study.study import Study
+from nas.study.task import DATA_SUFFIXES, Holdout, Task, is_data_file
+from nas.study.teacher import FineTuningSettings, TeacherSettings
+from nas.study.training import Export, Supernet, Training
 
 __all__ = [
     "DATA_SUFFIXES",
