@@ -16,20 +16,6 @@ from nas.files import read_toml, validate
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def _device_settings(device: Any, study: Path) -> Any:
-    """Return the settings of a device, combined with those in the TOML file that its key `file` names.
-
-    If a setting is in both, the setting in the study takes precedence.
-    """
-    if not isinstance(device, dict) or not isinstance(device.get("file"), str):
-        return device
-    given_settings = {key: value for key, value in device.items() if key != "file"}
-    path = study.parent / device["file"]
-    values = read_toml(path, StudyError) | given_settings
-    validate(Device, values, path, StudyError)
-    return values
-
-
 def study_name(folder: Path) -> str:
     """Return the default name of a study: the name of its folder, with dashes instead of forbidden characters."""
     folder_name = folder.resolve().name
@@ -46,7 +32,12 @@ def shipped_studies() -> dict[str, Path]:
     return {path.parent.name: path for path in files}
 
 
-def _study_file(study: str | Path) -> Path:
+def study_file(study: str | Path) -> Path:
+    """Return the path of a study file.
+
+    `study` is this path, a folder with a `study.toml`, or the name of a shipped study. Raises `StudyError` if there is
+    no such file.
+    """
     path = Path(study)
     if path.is_dir():
         path = path / "study.toml"
@@ -58,6 +49,22 @@ def _study_file(study: str | Path) -> Path:
             f"or the name of a shipped study: {', '.join(sorted(shipped_studies()))}"
         )
     return path.resolve()
+
+
+def read_study(path: Path, variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings in a study file, with the values of variables, the study's name and the settings of devices.
+
+    Values that `variables` lacks are taken from the environment. Raises `StudyError`.
+    """
+    raw = read_toml(path, StudyError)
+    declared = raw.pop("variables", {})
+    values = _substitute(raw, _variables(path, declared, variables))
+    if "path" in values:
+        raise StudyError(f"{path}: path: unknown key; remove it")
+    values = {"name": study_name(path.parent), **values, "path": path}
+    if isinstance(values.get("devices"), list):
+        values["devices"] = [_device_settings(device, path) for device in values["devices"]]
+    return values
 
 
 def _variables(path: Path, declared: Any, values_by_name: Mapping[str, str]) -> dict[str, str]:
@@ -99,3 +106,17 @@ def _substitute(value: Any, variables: Mapping[str, str]) -> Any:
         return variables[name]
 
     return _VARIABLE.sub(replacement, value)
+
+
+def _device_settings(device: Any, study: Path) -> Any:
+    """Return the settings of a device, combined with those in the TOML file that its key `file` names.
+
+    If a setting is in both, the setting in the study takes precedence.
+    """
+    if not isinstance(device, dict) or not isinstance(device.get("file"), str):
+        return device
+    given_settings = {key: value for key, value in device.items() if key != "file"}
+    path = study.parent / device["file"]
+    values = read_toml(path, StudyError) | given_settings
+    validate(Device, values, path, StudyError)
+    return values

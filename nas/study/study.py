@@ -14,9 +14,9 @@ from nas.budget import Budget
 from nas.compression import compression
 from nas.device import Device, Name
 from nas.errors import StudyError
-from nas.files import Settings, digest, given_path, read_toml, validate
+from nas.files import Settings, digest, given_path, validate
 from nas.space import SearchSpace, Shape, shipped_spaces
-from nas.study.files import _device_settings, _study_file, _substitute, _variables, study_name
+from nas.study.files import read_study, study_file
 from nas.study.search import Search, SpaceSettings
 from nas.study.task import Task
 from nas.study.teacher import TeacherSettings
@@ -150,16 +150,8 @@ class Study(Settings):
         values that replace `${NAME}`. Values that it lacks are taken from the environment. Raises `StudyError` or
         `SearchSpaceError`. The message names the file, the key, the violated rule and a remedy.
         """
-        path = _study_file(study)
-        raw = read_toml(path, StudyError)
-        declared = raw.pop("variables", {})
-        values = _substitute(raw, _variables(path, declared, variables or {}))
-        if "path" in values:
-            raise StudyError(f"{path}: path: unknown key; remove it")
-        values = {"name": study_name(path.parent), **values, "path": path}
-        if isinstance(values.get("devices"), list):
-            values["devices"] = [_device_settings(device, path) for device in values["devices"]]
-        loaded = validate(cls, values, path, StudyError)
+        path = study_file(study)
+        loaded = validate(cls, read_study(path, variables or {}), path, StudyError)
         loaded._check_space()
         return loaded
 
