@@ -32,7 +32,7 @@ from nas.sentence_modules import TEXTS_FILE
 from nas.study import Study
 from nas.supernet.scale import last_linear
 from nas.tasks import Head, Problem, task_kind
-from nas.tasks.base import problem_of
+from nas.tasks.kind import problem_of
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,11 @@ depends on the kind of task, so no module outside this package distinguishes bet
 from __future__ import annotations
 
 from nas.tasks.agreement import Agreement
-from nas.tasks.base import (
-    GROUP,
-    IGNORED,
-    REFERENCE,
-    Evaluation,
-    Meaning,
-    Metric,
-    OutputWidth,
-    Problem,
-    TaskKind,
-    TaskLabels,
-    in_groups,
-    is_custom,
-)
 from nas.tasks.classification import Classification, ClassMetric
 from nas.tasks.embedding import Embedding, PairCorrelation
+from nas.tasks.kind import Evaluation, Meaning, OutputWidth, Problem, TaskKind, TaskLabels
 from nas.tasks.labels import Head, LabelColumn
+from nas.tasks.metric import GROUP, IGNORED, REFERENCE, Metric, in_groups, is_custom
 from nas.tasks.multi_label import LabelMetric, MultiLabel
 from nas.tasks.ranking import Ranking, RankingMetric
 from nas.tasks.regression import Correlation, Regression

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.tasks.base import GROUP, Metric, in_groups
 from nas.tasks.cosine import unit_vectors
+from nas.tasks.metric import GROUP, Metric, in_groups
 from nas.tasks.regression import correlation
 
 _OFFSETS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.base import EVALUATED_SET, Metric, TaskKind, TaskLabels, TaskSettings, is_custom, problem_of
 from nas.tasks.custom_metric import custom_metric
+from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
 from nas.tasks.labels import (
     Head,
     LabelColumn,
@@ -21,6 +21,7 @@ from nas.tasks.labels import (
     numbering,
     plain_number,
 )
+from nas.tasks.metric import EVALUATED_SET, Metric, is_custom
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.base import Metric
+from nas.tasks.metric import Metric
 
 Function = Callable[[np.ndarray, np.ndarray], float]
 _registered: dict[str, Function] = {}

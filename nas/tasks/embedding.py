@@ -21,9 +21,10 @@ from nas.errors import TeacherError
 from nas.form import NetworkForm
 from nas.sentence_modules import SERVED_FILE, SERVED_KEYS, read_modules, text_settings
 from nas.tasks.agreement import Agreement
-from nas.tasks.base import GROUP, Evaluation, Metric, TaskKind, TaskLabels, TaskSettings
 from nas.tasks.cosine import unit_vectors
+from nas.tasks.kind import Evaluation, TaskKind, TaskLabels, TaskSettings
 from nas.tasks.labels import Head, LabelColumn, targets_of
+from nas.tasks.metric import GROUP, Metric
 from nas.tasks.regression import correlation
 from nas.tasks.retrieval import RetrievalMetric
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError, shown
-from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, any_of, is_custom
 from nas.tasks.custom_metric import custom_metric
+from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, any_of
 from nas.tasks.labels import (
     Head,
     LabelColumn,
@@ -24,6 +24,7 @@ from nas.tasks.labels import (
     numbering,
     refuse_missing,
 )
+from nas.tasks.metric import Metric, is_custom
 
 if TYPE_CHECKING:
     import torch

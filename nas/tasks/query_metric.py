@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.tasks.base import Metric
+from nas.tasks.metric import Metric
 
 CUTOFF = 10
 """The number of top-ranked passages per query that ndcg@10 and mrr@10 take into account."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.tasks.base import Metric, TaskKind, TaskLabels, TaskSettings, is_custom, problem_of
 from nas.tasks.custom_metric import custom_metric
+from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
 from nas.tasks.labels import Head, LabelColumn, check_one_output, targets_of
+from nas.tasks.metric import Metric, is_custom
 
 if TYPE_CHECKING:
     import torch

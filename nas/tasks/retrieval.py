@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.tasks.base import GROUP
 from nas.tasks.cosine import unit_vectors
+from nas.tasks.metric import GROUP
 from nas.tasks.query_metric import CUTOFF, NDCG, QueryMetric, trec_eval
 
 _MOST_SIMILARITIES = 2**24

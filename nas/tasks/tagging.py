@@ -15,8 +15,9 @@ import numpy as np
 
 from nas.errors import DataError
 from nas.form import CLASSIFIERS
-from nas.tasks.base import IGNORED, Metric, TaskKind, TaskLabels, TaskSettings, any_of, problem_of
+from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, any_of, problem_of
 from nas.tasks.labels import Head, LabelColumn, file_by_file, names_in_lists, notes_on, number_lists
+from nas.tasks.metric import IGNORED, Metric
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""Every kind of task fulfils the contract of `nas/tasks/base.py`."""
+"""Every kind of task fulfils the contract of `nas/tasks/kind.py` and `nas/tasks/metric.py`."""
 
 from __future__ import annotations
 
