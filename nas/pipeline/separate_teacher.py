@@ -49,7 +49,7 @@ from nas.progress import Stopwatch, busy, say, tracked
 from nas.study import Study
 from nas.supernet.scale import STANDARD, Scale
 from nas.tasks import Head, Metric, task_kind
-from nas.tasks.labels import numbering
+from nas.tasks.numbering import numbering
 from nas.threads import side_by_side
 
 _RESULT_VERSION = 1

@@ -10,9 +10,10 @@ from nas.tasks.agreement import Agreement
 from nas.tasks.classification import Classification, ClassMetric
 from nas.tasks.embedding import Embedding, PairCorrelation
 from nas.tasks.kind import Evaluation, Meaning, OutputWidth, Problem, TaskKind, TaskLabels
-from nas.tasks.labels import Head, LabelColumn
+from nas.tasks.labels import LabelColumn
 from nas.tasks.metric import GROUP, IGNORED, REFERENCE, Metric, in_groups, is_custom
 from nas.tasks.multi_label import LabelMetric, MultiLabel
+from nas.tasks.numbering import Head
 from nas.tasks.ranking import Ranking, RankingMetric
 from nas.tasks.regression import Correlation, Regression
 from nas.tasks.retrieval import RetrievalMetric

@@ -11,17 +11,9 @@ import numpy as np
 from nas.errors import DataError
 from nas.tasks.custom_metric import custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
-from nas.tasks.labels import (
-    Head,
-    LabelColumn,
-    check_known,
-    class_names,
-    classes_of,
-    notes_on,
-    numbering,
-    plain_number,
-)
+from nas.tasks.labels import LabelColumn, class_names, classes_of, plain_number
 from nas.tasks.metric import EVALUATED_SET, Metric, is_custom
+from nas.tasks.numbering import Head, check_known, notes_on, numbering
 
 if TYPE_CHECKING:
     import torch

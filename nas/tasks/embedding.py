@@ -23,8 +23,9 @@ from nas.sentence_modules import SERVED_FILE, SERVED_KEYS, read_modules, text_se
 from nas.tasks.agreement import Agreement
 from nas.tasks.cosine import unit_vectors
 from nas.tasks.kind import Evaluation, TaskKind, TaskLabels, TaskSettings
-from nas.tasks.labels import Head, LabelColumn, targets_of
+from nas.tasks.labels import LabelColumn, targets_of
 from nas.tasks.metric import GROUP, Metric
+from nas.tasks.numbering import Head
 from nas.tasks.regression import correlation
 from nas.tasks.retrieval import RetrievalMetric
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from nas.form import NetworkForm
 from nas.sentence_modules import TEXTS_FILE
-from nas.tasks.labels import Head, LabelColumn
+from nas.tasks.labels import LabelColumn
 from nas.tasks.metric import Metric, is_custom
+from nas.tasks.numbering import Head
 
 if TYPE_CHECKING:
     import torch

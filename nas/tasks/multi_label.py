@@ -11,20 +11,9 @@ import numpy as np
 from nas.errors import DataError, shown
 from nas.tasks.custom_metric import custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, any_of
-from nas.tasks.labels import (
-    Head,
-    LabelColumn,
-    Numbering,
-    file_by_file,
-    log_odds,
-    multi_hot_width,
-    names_in_lists,
-    notes_on,
-    number_lists,
-    numbering,
-    refuse_missing,
-)
+from nas.tasks.labels import LabelColumn, file_by_file, log_odds, multi_hot_width, names_in_lists, refuse_missing
 from nas.tasks.metric import Metric, is_custom
+from nas.tasks.numbering import Head, Numbering, notes_on, number_lists, numbering
 
 if TYPE_CHECKING:
     import torch

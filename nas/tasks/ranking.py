@@ -15,8 +15,9 @@ import numpy as np
 from nas.errors import DataError, shown
 from nas.sentence_modules import TEXTS_FILE
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings
-from nas.tasks.labels import Head, LabelColumn, check_one_output, file_by_file, log_odds, parse_numbers, refuse_missing
+from nas.tasks.labels import LabelColumn, file_by_file, log_odds, parse_numbers, refuse_missing
 from nas.tasks.metric import EVALUATED_SET, GROUP
+from nas.tasks.numbering import Head, check_one_output
 from nas.tasks.query_metric import CUTOFF, NDCG, QueryMetric, trec_eval
 
 if TYPE_CHECKING:

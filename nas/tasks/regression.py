@@ -14,8 +14,9 @@ import numpy as np
 
 from nas.tasks.custom_metric import custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
-from nas.tasks.labels import Head, LabelColumn, check_one_output, targets_of
+from nas.tasks.labels import LabelColumn, targets_of
 from nas.tasks.metric import Metric, is_custom
+from nas.tasks.numbering import Head, check_one_output
 
 if TYPE_CHECKING:
     import torch

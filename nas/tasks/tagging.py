@@ -16,8 +16,9 @@ import numpy as np
 from nas.errors import DataError
 from nas.form import CLASSIFIERS
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, any_of, problem_of
-from nas.tasks.labels import Head, LabelColumn, file_by_file, names_in_lists, notes_on, number_lists
+from nas.tasks.labels import LabelColumn, file_by_file, names_in_lists
 from nas.tasks.metric import IGNORED, Metric
+from nas.tasks.numbering import Head, notes_on, number_lists
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,8 @@ from nas.errors import DataError, StudyError, TeacherError
 from nas.files import validate
 from nas.study import Task
 from nas.tasks import ClassMetric, Head, LabelColumn, task_kind
-from nas.tasks.labels import class_names, classes_of, numbering, targets_of
+from nas.tasks.labels import class_names, classes_of, targets_of
+from nas.tasks.numbering import numbering
 
 TASK = Task(train="train.csv", test="test.csv", text=("text",), max_length=16, holdout={"size": 5})
 
