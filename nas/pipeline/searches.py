@@ -27,11 +27,12 @@ from nas.pipeline.teachers import load_teacher
 from nas.progress import Stopwatch, say
 from nas.search import SearchState, search
 from nas.search.costs import Costs
+from nas.search.database import check_database, database
 from nas.search.executors import CachingExecutor, Executor, evaluating_processor, executor_for
 from nas.search.knapsack import best_sums, score, single_changes
 from nas.search.sampler import Trials
 from nas.search.selection import Measurement, compared_at, measure_front
-from nas.search.storage import Storage, check_database, database
+from nas.search.storage import Storage
 from nas.search.uniform import best_uniform, every_uniform
 from nas.study import Study
 

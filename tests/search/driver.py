@@ -13,7 +13,7 @@ from nas.budget import Budget
 from nas.evaluate import CandidateResult, EvaluationRecipe
 from nas.latency.profile import Profile
 from nas.model import CompactBertConfig
-from nas.search import SearchState, search, storage
+from nas.search import SearchState, drivers, search
 from nas.search.costs import Costs
 from nas.search.executors import Executor, InlineExecutor, executor_for
 from nas.search.sampler import Trials
@@ -87,6 +87,6 @@ def run(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    storage._HEARTBEAT_INTERVAL_S, storage._HEARTBEAT_TIMEOUT_S = 0.2, 2.0
+    drivers._HEARTBEAT_INTERVAL_S, drivers._HEARTBEAT_TIMEOUT_S = 0.2, 2.0
     state = run(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6], *map(int, sys.argv[6:]))
     print(len(state.results), state.outcomes)

@@ -23,10 +23,10 @@ from nas.errors import SearchError, StudyError
 from nas.evaluate import CandidateResult
 from nas.pipeline import Run, profiles, searches
 from nas.pipeline.searches import check_storage
-from nas.search import storage
+from nas.search import database, drivers
 from nas.search.executors import AHEAD
 from nas.search.sampler import Trials
-from nas.search.storage import Storage, database
+from nas.search.storage import Storage
 from nas.study import Study
 
 KINDS = ("journal", "sqlite", "postgresql", "mysql")
@@ -91,18 +91,18 @@ def test_candidates_of_an_ended_driver_are_taken_over_and_those_of_a_live_driver
 
 def test_a_driver_whose_counter_stops_is_presumed_dead(tmp_path, monkeypatch):
     now = 0.0
-    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(drivers, "time", SimpleNamespace(monotonic=lambda: now))
     opened = Storage(f"sqlite:///{tmp_path}/search.db", "tiny", "inputs", ["accuracy", "p50_ms"])
-    beats, other = (storage._Heartbeats(opened._storage, opened._study_id) for _ in range(2))
+    beats, other = (drivers.Heartbeats(opened._storage, opened._study_id) for _ in range(2))
     beats._beat("silent", 7)
     other.join("loud")
     assert beats.is_alive("silent") and beats.is_alive("loud") and not beats.is_alive("unheard")
     for count in range(1, 4):
-        now += storage._HEARTBEAT_TIMEOUT_S / 2
+        now += drivers._HEARTBEAT_TIMEOUT_S / 2
         other._beat("loud", count)
         assert beats.is_alive("loud") and beats.is_alive("silent") == (count < 2)
     other.leave()
-    now += storage._HEARTBEAT_INTERVAL_S
+    now += drivers._HEARTBEAT_INTERVAL_S
     assert not beats.is_alive("loud")
 
 
@@ -110,23 +110,23 @@ def test_a_driver_whose_counter_stops_is_presumed_dead(tmp_path, monkeypatch):
 @pytest.mark.parametrize("where", ["journal", "postgresql"], indirect=True)
 def test_a_process_that_shares_a_search_continues_after_the_other_is_killed(search_folder, where, monkeypatch):
     """The first process is killed once both have results."""
-    monkeypatch.setattr(storage, "_HEARTBEAT_INTERVAL_S", 0.2)  # as in driver.py
-    monkeypatch.setattr(storage, "_HEARTBEAT_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(drivers, "_HEARTBEAT_INTERVAL_S", 0.2)  # as in driver.py
+    monkeypatch.setattr(drivers, "_HEARTBEAT_TIMEOUT_S", 2.0)
     target = 40
     driver = Path(__file__).parent / "driver.py"
     command = (driver, search_folder, str(target), "inline", "nsga2", str(where), "2")
-    drivers = [forked.Program(*command) for _ in range(2)]
+    processes = [forked.Program(*command) for _ in range(2)]
     seen, deadline = trials_of(search_folder, where), time.monotonic() + 120
     shares = _shares(seen)
     while (len(shares) < 2 or min(shares.values()) < 5) and time.monotonic() < deadline:
         time.sleep(0.05)
         shares = _shares(seen)
-    drivers[0].kill()
-    drivers[0].communicate()
+    processes[0].kill()
+    processes[0].communicate()
     assert shares.total() == 10
     (search_folder / "go").touch()
-    output, errors = drivers[1].communicate(timeout=120)
-    assert drivers[1].returncode == 0, errors
+    output, errors = processes[1].communicate(timeout=120)
+    assert processes[1].returncode == 0, errors
     assert output.startswith(f"{target} ")
     state = run(search_folder, target, where=where)
     assert len({result.architecture for result in state.results}) == target == len(state.results)
@@ -183,7 +183,7 @@ def test_problems_with_a_database_are_reported_in_one_line_without_the_password(
         with pytest.raises(SearchError) as found:
             trials_of(search_folder, url)
         with pytest.raises(SearchError) as checked:
-            storage.check_database(url)
+            database.check_database(url)
         assert str(checked.value) == str(found.value) and "\n" not in str(found.value)
         return str(found.value)
 
@@ -230,9 +230,9 @@ def test_a_url_of_anything_but_a_supported_database_is_refused(tiny_study, url):
 
 
 def test_the_path_of_an_sqlite_file_is_relative_to_the_study():
-    assert database("sqlite:///search.db", Path("/studies/one")) == "sqlite:////studies/one/search.db"
-    assert database("sqlite:////tmp/search.db", Path("/studies/one")) == "sqlite:////tmp/search.db"
-    assert database("postgresql://host/name", Path("/studies/one")) == "postgresql://host/name"
+    assert database.database("sqlite:///search.db", Path("/studies/one")) == "sqlite:////studies/one/search.db"
+    assert database.database("sqlite:////tmp/search.db", Path("/studies/one")) == "sqlite:////tmp/search.db"
+    assert database.database("postgresql://host/name", Path("/studies/one")) == "postgresql://host/name"
 
 
 def test_a_search_that_has_not_started_cannot_be_joined(tiny_study, nas):
@@ -313,15 +313,15 @@ def test_a_changed_dependency_in_a_database_names_the_command_that_deletes_the_s
 @pytest.mark.parametrize("problem", [ProgrammingError, OperationalError, IntegrityError])
 def test_a_driver_retries_if_another_creates_the_tables_at_the_same_time(search_folder, tmp_path, monkeypatch, problem):
     """Two drivers that start with an empty database both find no tables, and one of them fails to create them."""
-    connect, failures = storage.RDBStorage, [problem("", {}, Exception('relation "studies" already exists'))]
+    connect, failures = database.RDBStorage, [problem("", {}, Exception('relation "studies" already exists'))]
 
     def late(url):
         if failures:
             raise failures.pop()
         return connect(url)
 
-    monkeypatch.setattr(storage, "RDBStorage", late)
-    monkeypatch.setattr(storage, "_RETRY_DELAY_S", 0.0)
+    monkeypatch.setattr(database, "RDBStorage", late)
+    monkeypatch.setattr(database, "_RETRY_DELAY_S", 0.0)
     assert len(run(search_folder, 3, where=f"sqlite:///{tmp_path}/search.db").results) == 3 and not failures
     failures.append(ProgrammingError("", {}, Exception("permission denied for schema public")))
     with pytest.raises(SearchError, match="permission denied for schema public"):
