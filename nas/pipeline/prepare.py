@@ -338,7 +338,8 @@ def make_data(run: Run, stopwatch: Stopwatch) -> None:
             tokenizer.save_pretrained(run.data / _TOKENIZER_FOLDER)
             write_json(run.data / _KEPT_TOKENS_FILE, kept_ids)
             data = task.encode_with(tokenizer)
-        rows_to_show = _metric(run.study, data).rows_to_compare(truth_of(data.test))
+        metric = task_kind(run.study.task.kind).metric(run.study.task, data.label_names)
+        rows_to_show = metric.rows_to_compare(truth_of(data.test))
         write_json(run.data / SAMPLE_FILE, sample_of(task.splits.texts["test"], data.test["length"], rows_to_show))
         data.save(run.data)
     if task_kind(run.study.task.kind).has_words:
@@ -378,11 +379,7 @@ def check_labels(run: Run) -> None:
 def metric_of(run: Run) -> Metric:
     """Return the study's metric. Until the data is read, the metric does not know the names of the labels."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
-    return _metric(run.study, splits(run) if read else None)
-
-
-def _metric(study: Study, data: TaskData | None) -> Metric:
-    return task_kind(study.task.kind).metric(study.task, data.label_names if data else ())
+    return task_kind(run.study.task.kind).metric(run.study.task, splits(run).label_names if read else ())
 
 
 @errors_with_hub_ids
@@ -479,7 +476,8 @@ def fine_tune(
 
 def _accuracy_function(study: Study, data: TaskData) -> AccuracyOf:
     """Return a function that measures a model's accuracy on part of the search set, which is not used for training."""
-    metric, texts = _metric(study, data), first_rows(data.search, _EVALUATED_TEXTS)
+    metric = task_kind(study.task.kind).metric(study.task, data.label_names)
+    texts = first_rows(data.search, _EVALUATED_TEXTS)
     labels = truth_of(texts)
     return lambda model: metric.score(logits_of(model, texts), labels)
 
@@ -494,7 +492,8 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
 
     Return the mean and standard deviation of the teacher's output; 0 and 1 if the task has several outputs.
     """
-    metric = _metric(study, data)
+    kind = task_kind(study.task.kind)
+    metric = kind.metric(study.task, data.label_names)
     texts = first_rows(data.search, _EVALUATED_TEXTS)
     with busy("Looking at the teacher's answers"):
         logits, labels = logits_of(model, texts), truth_of(texts)
@@ -508,7 +507,6 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
             f"Warning: giving every text the same answer scores {constant_accuracy:.3f}, so there is nothing to learn "
             "from this teacher; give a different teacher, number the labels as this one does, or set teacher.fine_tune"
         )
-    kind = task_kind(study.task.kind)
     if not kind.has_one_output:
         return STANDARD
     output_scale = Scale.of(logits[:, 0])
