@@ -234,7 +234,7 @@ def _study_findings(study: Study) -> Iterator[Finding]:
 def _data(study: Study) -> Iterator[Finding]:
     """Check that the files or hub splits of the data exist."""
     from nas.data.files import check_file
-    from nas.pipeline.prepare import given_files
+    from nas.pipeline.sources import given_files
 
     task = study.task
     files = given_files(study) | {"unlabelled": tuple(map(study.resolve, task.unlabelled_files))}
@@ -290,8 +290,8 @@ def _compressed_model(study: Study) -> Finding:
     name = study.compressed_table
     if study.compressed.model == "embedded":
         return Finding("study", name, "ok", "built by nas")
-    from nas.pipeline.prepare import given_teacher
-    from nas.pipeline.teachers import check_teacher
+    from nas.pipeline.sources import given_teacher
+    from nas.pipeline.teacher_checks import check_teacher
 
     return _model(name, study.compressed.revision, partial(given_teacher, study), partial(check_teacher, study))
 
@@ -301,7 +301,7 @@ def _separate_teacher(study: Study) -> Finding:
     if not study.teacher.is_loaded:
         return Finding("study", "teacher", "ok", "its outputs are columns of the data")
     from nas.model.any_classifier import AnyClassifier
-    from nas.pipeline.prepare import given_model
+    from nas.pipeline.sources import given_model
 
     find_source = partial(given_model, study, study.teacher)
     return _model("teacher", study.teacher.revision, find_source, AnyClassifier.of)

@@ -19,10 +19,10 @@ from nas.evaluate import predict
 from nas.evaluate.accuracy import forward_of
 from nas.files import validate
 from nas.pipeline import Run, export
+from nas.pipeline.data import splits
 from nas.pipeline.finalists import Finalist, finalists_inputs, finalists_of, trained, training_steps
 from nas.pipeline.floors import floors_of_candidates, floors_of_exports
 from nas.pipeline.plan import plan
-from nas.pipeline.prepare import splits
 from nas.pipeline.reports import report
 from nas.pipeline.searches import front
 from nas.pipeline.teachers import load_teacher

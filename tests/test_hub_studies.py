@@ -14,7 +14,7 @@ from tiny import HUB_STUDY, as_parquet, fill_hub, make_rows
 
 from nas.pipeline import Run, snapshots
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import data_inputs, teacher_inputs
+from nas.pipeline.sources import data_inputs, teacher_inputs
 from nas.study import Study
 
 FINE_TUNING = "fine_tune = { epochs = 2.0, learning_rate = 2e-3 }\n"

@@ -11,7 +11,7 @@ from transformers import AutoModel, BertConfig, BertForSequenceClassification
 import nas
 from nas.errors import DataError, NasError, StudyError, TeacherError
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import data_inputs, teacher_inputs
+from nas.pipeline.sources import data_inputs, teacher_inputs
 from nas.study import Study
 
 VOCABULARY_SIZE = len(SPECIAL + WORDS)

@@ -13,9 +13,9 @@ from tiny import PAIR_STUDY, TINY_STUDY, make_pairs, make_rows, make_tokenizer, 
 
 from nas.pipeline import rows as module
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import teacher_source
 from nas.pipeline.rows import expected_error, look_at_rows
 from nas.pipeline.run import Run
+from nas.pipeline.sources import teacher_source
 from nas.study import Study
 from nas.tasks import ClassMetric, Correlation
 

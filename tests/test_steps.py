@@ -15,7 +15,7 @@ from nas.data import TaskData
 from nas.errors import ExportError, SearchError, StudyError
 from nas.evaluate.accuracy import RESULT_VERSION as EVALUATION
 from nas.files import digest, file_digest, read_json
-from nas.pipeline import Run, exports, prepare, profiles, search_candidates, searches, supernets
+from nas.pipeline import Run, exports, profiles, search_candidates, searches, sources, supernets
 from nas.pipeline.estimates import Workload
 from nas.pipeline.run import once
 from nas.pipeline.runner import bring_up_to_date, states
@@ -264,7 +264,7 @@ def test_the_digests_of_steps_do_not_change_between_versions(finished):
     for budget in study.budgets:
         given = [exports._RESULT_VERSION, file_digest(finished.front), expected["supernet"], study.digest("export")]
         expected[f"export-{budget.name}"] = digest([*given, budget.model_dump(mode="json"), expected["finalists"]])
-    assert (prepare._DATA_VERSION, prepare._TEACHER_VERSION, supernets._RESULT_VERSION) == (4, 3, 4)
+    assert (sources._DATA_VERSION, sources.TEACHER_VERSION, supernets._RESULT_VERSION) == (4, 3, 4)
     marks = {path.stem: json.loads(path.read_text()) for path in (finished.folder / "steps").glob("*.json")}
     assert {name: mark["inputs"] for name, mark in marks.items()} == expected
     assert {step.name for step, done in states(finished, steps_of(finished)) if done} == set(expected)

@@ -30,9 +30,10 @@ from nas.data.files import values_of
 from nas.errors import StudyError, TeacherError
 from nas.pipeline import Run, snapshots
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import data_inputs, read_task, splits, teacher_inputs
+from nas.pipeline.data import read_task, splits
 from nas.pipeline.runner import bring_up_to_date
 from nas.pipeline.separate_teacher import about_separate_teacher, logits_inputs, separate_teacher_inputs, teacher_logits
+from nas.pipeline.sources import data_inputs, teacher_inputs
 from nas.pipeline.steps import steps_of
 from nas.pipeline.supernets import distillation, supernet_inputs
 from nas.report.numbers import accuracies

@@ -24,11 +24,12 @@ from nas.data.files import values_of
 from nas.errors import DataError, StudyError
 from nas.pipeline import Run, outdated, snapshots
 from nas.pipeline.commands import prepare_data
+from nas.pipeline.data import splits
 from nas.pipeline.estimates import Workload
 from nas.pipeline.finalists import training_steps
-from nas.pipeline.prepare import data_inputs, splits, teacher_inputs
 from nas.pipeline.rows import look_at_rows
 from nas.pipeline.runner import bring_up_to_date
+from nas.pipeline.sources import data_inputs, teacher_inputs
 from nas.pipeline.steps import steps_of
 from nas.pipeline.supernets import distillation, supernet_inputs
 from nas.pipeline.unlabelled import distilled_texts, unlabelled_counts, unlabelled_inputs

@@ -115,8 +115,8 @@ def test_a_changed_file_of_the_teacher_makes_results_outdated(absolute_study, na
 @pytest.mark.parametrize(
     ("version", "steps"),
     [
-        ("nas.pipeline.prepare._DATA_VERSION", ("teacher", "supernet", "front")),
-        ("nas.pipeline.prepare._TEACHER_VERSION", ("teacher", "supernet", "front")),
+        ("nas.pipeline.sources._DATA_VERSION", ("teacher", "supernet", "front")),
+        ("nas.pipeline.sources.TEACHER_VERSION", ("teacher", "supernet", "front")),
         ("nas.pipeline.supernets._RESULT_VERSION", ("supernet", "front")),
         ("nas.pipeline.searches.EVALUATION_VERSION", ("front",)),
     ],

@@ -13,7 +13,7 @@ from transformers.integrations.integration_utils import is_tensorboard_available
 import nas
 from nas.errors import StudyError
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import teacher_inputs
+from nas.pipeline.sources import teacher_inputs
 from nas.supernet.loops import Schedule, training_arguments
 
 

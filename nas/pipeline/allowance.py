@@ -12,8 +12,8 @@ from math import ceil
 
 from nas.errors import StudyError
 from nas.pipeline import division, estimates
+from nas.pipeline.data import splits
 from nas.pipeline.estimates import Workload, measured_rate
-from nas.pipeline.prepare import splits
 from nas.pipeline.run import Run
 from nas.pipeline.separate_teacher import operations_for_a_token
 from nas.pipeline.step import Check, Step

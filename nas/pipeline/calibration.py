@@ -5,7 +5,7 @@ from __future__ import annotations
 from nas.data import batches_by_length
 from nas.model import CompactBert
 from nas.model.calibration import calibrate, lacks_calibration
-from nas.pipeline.prepare import splits
+from nas.pipeline.data import splits
 from nas.pipeline.run import Run
 from nas.progress import busy
 from nas.space import evenly_spaced

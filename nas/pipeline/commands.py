@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from nas.data import TaskData
 from nas.errors import ExportError, MissedBudgetsError
 from nas.latency.profile import Profile
+from nas.pipeline.data import splits
 from nas.pipeline.exports import candidate_of, trial_name, verification
-from nas.pipeline.prepare import splits
 from nas.pipeline.profiles import profiles_of
 from nas.pipeline.run import Run
 from nas.pipeline.runner import bring_up_to_date

@@ -31,6 +31,7 @@ from nas.files import digest, file_digest, read_json, write_json
 from nas.model import CompactBert
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.calibration import calibrate_on_search_set
+from nas.pipeline.data import metric_of, splits
 from nas.pipeline.finalists import (
     Contest,
     Finalist,
@@ -43,14 +44,14 @@ from nas.pipeline.finalists import (
 )
 from nas.pipeline.floors import floors_of_exports
 from nas.pipeline.outputs import drop_outputs
-from nas.pipeline.prepare import metric_of, served_as, splits, teacher_inputs
 from nas.pipeline.profiles import device_of, fingerprint, measured_on, texts
 from nas.pipeline.run import Run
 from nas.pipeline.searches import front
 from nas.pipeline.separate_teacher import about_separate_teacher
 from nas.pipeline.snapshots import commits
+from nas.pipeline.sources import teacher_inputs
 from nas.pipeline.supernets import supernet_inputs
-from nas.pipeline.teachers import load_teacher
+from nas.pipeline.teachers import load_teacher, served_as
 from nas.pipeline.unlabelled import unlabelled_counts
 from nas.progress import Stopwatch, say
 from nas.report.card import write_card

@@ -22,9 +22,9 @@ from nas.evaluate.spread import SELECTION_BIAS
 from nas.files import digest, read_json, write_folder, write_json
 from nas.model import CompactBert
 from nas.pipeline import division
+from nas.pipeline.data import splits
 from nas.pipeline.floors import floors_of_exports
 from nas.pipeline.outputs import drop_outputs
-from nas.pipeline.prepare import splits
 from nas.pipeline.run import Run, once
 from nas.pipeline.searches import evaluation, front
 from nas.pipeline.supernets import decided, distillation, supernet_inputs, supernet_steps, to_be_timed

@@ -12,8 +12,9 @@ from nas.evaluate.accuracy import logits_of
 from nas.evaluate.recipe import judged_by
 from nas.evaluate.spread import SELECTION_BIAS, standard_error
 from nas.files import digest, read_json, write_json
-from nas.pipeline.prepare import metric_of, splits, teacher_inputs
+from nas.pipeline.data import metric_of, splits
 from nas.pipeline.run import Run, once
+from nas.pipeline.sources import teacher_inputs
 from nas.pipeline.teachers import load_teacher
 
 

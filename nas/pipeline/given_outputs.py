@@ -15,9 +15,10 @@ from nas.data import Unlabelled
 from nas.data.files import values_of
 from nas.data.task import read_columns
 from nas.errors import DataError, TeacherError
-from nas.pipeline.prepare import ReadTask, data_files
+from nas.pipeline.data import ReadTask
 from nas.pipeline.run import Run
 from nas.pipeline.snapshots import pinned_task
+from nas.pipeline.sources import data_files
 from nas.pipeline.unlabelled import sources
 from nas.tasks.labels import parse_numbers
 

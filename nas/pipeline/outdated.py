@@ -8,10 +8,10 @@ from __future__ import annotations
 from nas.device import Device
 from nas.errors import DeviceError, NasError
 from nas.latency.profile import Profile
-from nas.pipeline.prepare import teacher_inputs
 from nas.pipeline.profiles import devices
 from nas.pipeline.run import Run
 from nas.pipeline.searches import front, has_ended, search_inputs
+from nas.pipeline.sources import teacher_inputs
 from nas.pipeline.supernets import supernet_inputs
 
 

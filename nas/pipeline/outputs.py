@@ -14,8 +14,8 @@ from datasets import Dataset
 from nas.files import file_digest
 from nas.model import CompactBert
 from nas.model.precision import training_processor, uses_bf16
-from nas.pipeline.prepare import scale_of
 from nas.pipeline.run import Run
+from nas.pipeline.teachers import scale_of
 from nas.pipeline.unlabelled import distilled_from
 from nas.supernet.outputs import TeacherOutputs, size_in_bytes, stored_inputs, write
 

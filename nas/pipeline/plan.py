@@ -17,16 +17,17 @@ from nas.export.standalone import source_of
 from nas.hub import Snapshot
 from nas.latency.runtimes import check_runtime
 from nas.pipeline.allowance import divided_seconds
+from nas.pipeline.data import metric_of
 from nas.pipeline.estimates import Workload, measured_rate
-from nas.pipeline.prepare import check_distinct, data_inputs, given_files, given_teacher, metric_of, teacher_folder
 from nas.pipeline.rows import look_at_rows, not_seen
 from nas.pipeline.run import Run
 from nas.pipeline.runner import states
 from nas.pipeline.searches import check_storage
 from nas.pipeline.separate_teacher import operations_for_a_token
 from nas.pipeline.snapshots import Role, check_hub_data, errors_with_hub_ids, snapshots_of
+from nas.pipeline.sources import check_distinct, data_inputs, given_files, given_teacher, teacher_folder
 from nas.pipeline.steps import steps_of
-from nas.pipeline.teachers import check_teacher
+from nas.pipeline.teacher_checks import check_teacher
 from nas.report.numbers import in_points
 from nas.study import Study, TeacherSettings
 

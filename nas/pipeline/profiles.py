@@ -16,7 +16,7 @@ from nas.latency.profile import Profile
 from nas.latency.profiling import ProfileRecipe, build_profile
 from nas.latency.runner import environment
 from nas.latency.runtimes import check_runtime
-from nas.pipeline.prepare import splits
+from nas.pipeline.data import splits
 from nas.pipeline.run import Run, once
 from nas.pipeline.teachers import teacher_config
 from nas.progress import Stopwatch

@@ -8,9 +8,9 @@ from typing import Any
 from nas.data.sample import SAMPLE_FILE
 from nas.errors import DataError, DeviceError, SearchError, TeacherError
 from nas.files import read_json, write_text
+from nas.pipeline.data import metric_of
 from nas.pipeline.exports import baselines, exported, missed_floors, verification
 from nas.pipeline.outdated import outdated
-from nas.pipeline.prepare import metric_of
 from nas.pipeline.run import Run
 from nas.pipeline.searches import front
 from nas.pipeline.seeds import spread_of

@@ -24,8 +24,8 @@ from nas.data.unlabelled import Counts
 from nas.data.words import Text, are_words, joined, tokens_of, words_left_out
 from nas.evaluate.recipe import judged_by
 from nas.evaluate.spread import standard_error
+from nas.pipeline.data import ReadTask, check_exits, read_task
 from nas.pipeline.given_outputs import read_outputs
-from nas.pipeline.prepare import ReadTask, check_exits, read_task
 from nas.pipeline.run import Run
 from nas.pipeline.separate_teacher import check_separate_teacher
 from nas.pipeline.snapshots import errors_with_hub_ids

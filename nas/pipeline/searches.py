@@ -16,10 +16,10 @@ from nas.evaluate.accuracy import RESULT_VERSION as EVALUATION_VERSION
 from nas.evaluate.recipe import weights_digest
 from nas.files import digest, read_json, write_json
 from nas.model.precision import training_processor
+from nas.pipeline.data import metric_of
 from nas.pipeline.division import evaluations as evaluations_within
 from nas.pipeline.division import search_seconds
 from nas.pipeline.floors import floors_of_candidates
-from nas.pipeline.prepare import metric_of
 from nas.pipeline.profiles import costs_of, measured_on, recipes, texts
 from nas.pipeline.run import Run, once
 from nas.pipeline.supernets import decided, supernet_inputs

@@ -27,22 +27,13 @@ from nas.files import digest, read_json, write_atomically, write_json
 from nas.model.any_classifier import AnyClassifier
 from nas.model.precision import training_processor, uses_bf16
 from nas.model.tokenizer import make_uniform
+from nas.pipeline.data import ReadTask, metric_of, read_task, splits
+from nas.pipeline.fine_tuning import FineTuningContext, fine_tune
 from nas.pipeline.given_outputs import output_columns, read_outputs
-from nas.pipeline.prepare import (
-    FineTuningContext,
-    ReadTask,
-    data_inputs,
-    file_digests,
-    fine_tune,
-    given_model,
-    metric_of,
-    model_identity,
-    read_task,
-    splits,
-)
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import Role, commit, errors_with_hub_ids, hub_model, hub_sources
-from nas.pipeline.teachers import check_kind
+from nas.pipeline.sources import data_inputs, file_digests, given_model, model_identity
+from nas.pipeline.teacher_checks import check_kind
 from nas.pipeline.unlabelled import read_new_texts, unlabelled_inputs
 from nas.pipeline.watching import watchers_of
 from nas.progress import Stopwatch, busy, say, tracked

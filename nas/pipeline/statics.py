@@ -15,8 +15,8 @@ from nas.export.artefact import ONNX_FILE, VERIFICATION_FILE
 from nas.export.static import StaticModel
 from nas.export.verification import verify_file
 from nas.files import digest, write_json
+from nas.pipeline.data import metric_of, splits
 from nas.pipeline.exports import baselines_inputs, reference_of
-from nas.pipeline.prepare import metric_of, splits
 from nas.pipeline.profiles import device_of, texts
 from nas.pipeline.run import Run
 from nas.pipeline.teachers import load_teacher

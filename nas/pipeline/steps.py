@@ -10,15 +10,17 @@ from nas.budget import Budget
 from nas.device import Device
 from nas.pipeline import (
     allowance,
+    data,
     estimates,
     exports,
     finalists,
-    prepare,
     profiles,
     searches,
     separate_teacher,
+    sources,
     statics,
     supernets,
+    teachers,
     unlabelled,
     watching,
 )
@@ -43,16 +45,16 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
         Check("other training", (), supernets.refuse_other_training),
         Check("hours", (), partial(_refuse_hours, fine_tune=fine_tune)),
         *([_embedded_step(run)] if embedded else []),
-        Check("sources", ("embedded",) if embedded else (), prepare.settle_sources),
-        Step("data", ("sources",), prepare.data_inputs, prepare.make_data, run.data, estimates.data),
-        Check("labels", ("data",), prepare.check_labels),
+        Check("sources", ("embedded",) if embedded else (), sources.settle_sources),
+        Step("data", ("sources",), sources.data_inputs, data.make_data, run.data, estimates.data),
+        Check("labels", ("data",), data.check_labels),
         *([_unlabelled_step(run)] if study.task.unlabelled else []),
         *([Check("taught labels", ("data",), _check_separate_teacher)] if study.student else []),
         Step(
             "teacher",
             ("labels", "reports"),
-            prepare.teacher_inputs,
-            prepare.make_teacher,
+            sources.teacher_inputs,
+            teachers.make_teacher,
             run.teacher,
             estimates.teacher,
         ),
@@ -115,11 +117,11 @@ def _refuse_hours(run: Run, fine_tune: bool) -> None:
 
 def _check_separate_teacher(run: Run) -> None:
     """Check, before any fine-tuning, that the separate teacher fits the data; raise `TeacherError` if it does not."""
-    separate_teacher.check_separate_teacher(run, prepare.splits(run).label_names)
+    separate_teacher.check_separate_teacher(run, data.splits(run).label_names)
 
 
 def _embedded_step(run: Run) -> Step:
-    return Step("embedded", (), prepare.embedded_inputs, prepare.make_embedded, run.embedded, estimates.embedded)
+    return Step("embedded", (), sources.embedded_inputs, data.make_embedded, run.embedded, estimates.embedded)
 
 
 def _unlabelled_step(run: Run) -> Step:

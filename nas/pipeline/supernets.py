@@ -23,13 +23,14 @@ from nas.data import TaskData
 from nas.files import digest, write_folder
 from nas.model import CompactBert
 from nas.model.tokenizer import load_tokenizer
+from nas.pipeline.data import splits
 from nas.pipeline.division import TIMED_STEPS, WARM_UP_STEPS, supernet_seconds, training_steps
 from nas.pipeline.outputs import drop_outputs, keep_outputs, outputs_of
-from nas.pipeline.prepare import scale_of, splits, task_identity, teacher_identity, teacher_inputs
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.run import Run, once
 from nas.pipeline.separate_teacher import logits_inputs, teacher_logits
-from nas.pipeline.teachers import load_teacher
+from nas.pipeline.sources import task_identity, teacher_identity, teacher_inputs
+from nas.pipeline.teachers import load_teacher, scale_of
 from nas.pipeline.unlabelled import distilled_texts, unlabelled_inputs
 from nas.pipeline.watching import watchers_of
 from nas.progress import Stopwatch, busy, say, tracked

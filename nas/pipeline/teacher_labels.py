@@ -18,7 +18,7 @@ from torch import nn
 from nas.evaluate.accuracy import logits_of
 from nas.export.sentences import SentenceEncoder
 from nas.model.precision import training_processor
-from nas.pipeline.teachers import Teacher
+from nas.pipeline.teacher_checks import Teacher
 from nas.study import Study
 from nas.tasks import task_kind
 

@@ -1,196 +1,123 @@
-"""Checks a study's teacher before the weights are loaded, and loads the teacher from the run's folder.
+"""Makes the run's teacher, fine-tuned if the study asks for it, and loads it from the run's folder.
 
-"Teacher" here means the model that is compressed. If the study has a `[student]`, this is the student's checkpoint.
+"Teacher" here means the model that is compressed. If the study has a `[student]`, this model is the student's
+checkpoint, and `separate_teacher.py` computes the outputs from which the student learns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict
+from typing import Any, cast
 
 import torch
-from transformers import (
-    AutoConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from torch import nn
+from transformers import AutoConfig
 
-from nas.compression import compression
-from nas.data import TaskData
-from nas.data.truth import as_array
-from nas.errors import SearchSpaceError, TeacherError
+from nas.data import TaskData, truth_of
+from nas.data.truth import first_rows
+from nas.errors import TeacherError
+from nas.evaluate.accuracy import logits_of
+from nas.export.sentences import SentenceEncoder
+from nas.files import read_json, write_json
 from nas.model import CompactBert, CompactBertConfig
-from nas.model.checkpoint import Checkpoint, wrapper_remedy
-from nas.model.modeling import AUTO_MODELS
 from nas.model.stock import AUTO_CLASSES, compact_config, from_stock, shape_of
-from nas.model.teacher_config import read_config
-from nas.model.tokenizer import check_tokenizer, load_tokenizer, lower_case
-from nas.pipeline.error_names import student_named
+from nas.model.teacher_config import teacher_settings
+from nas.model.tokenizer import load_tokenizer
+from nas.pipeline.data import KEPT_TOKENS_FILE, TOKENIZER_FOLDER, splits
+from nas.pipeline.fine_tuning import EVALUATED_TEXTS, FineTuningContext, fine_tune
 from nas.pipeline.run import Run, once
-from nas.progress import say
-from nas.sentence_modules import TEXTS_FILE
+from nas.pipeline.snapshots import commit, errors_with_hub_ids
+from nas.pipeline.sources import TEACHER_VERSION, teacher_folder, teacher_inputs
+from nas.pipeline.teacher_checks import load_classifier
+from nas.pipeline.watching import watchers_of
+from nas.progress import Stopwatch, busy, say
+from nas.sentence_modules import write_modules
 from nas.study import Study
-from nas.supernet.scale import last_linear
-from nas.tasks import Head, Problem, task_kind
-from nas.tasks.kind import problem_of
+from nas.supernet.scale import STANDARD, Scale
+from nas.tasks import task_kind
+from nas.vocabulary import prune_embeddings
+
+_SOURCE_FILE = "source.json"
+"""The file that records the model and commit of the run's teacher, and the mean and deviation of its outputs."""
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A teacher that fits a study. Its weights are not loaded."""
-
-    source: str
-    """The teacher's folder."""
-    config: PreTrainedConfig
-    compact: CompactBertConfig
-    tokenizer: PreTrainedTokenizerBase
-    checkpoint: Checkpoint | None
-    """The checkpoint that contains the weights; None if the weights were not checked."""
-
-    def head(self, study: Study) -> Head | None:
-        """Return a description of the teacher's classifier; None if the model was saved without a classifier."""
-        if self.checkpoint:
-            has_head = self.checkpoint.labels is not None
-        else:
-            class_suffix = AUTO_MODELS[task_kind(study.task.kind).network_form.network_type][0].removeprefix(
-                "AutoModel"
-            )
-            has_head = any(name.endswith(class_suffix) for name in self.config.architectures or [class_suffix])
-        names = tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
-        return Head(self.source, names, is_retrained=study.compressed.fine_tune is not None) if has_head else None
-
-
-def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactBertConfig:
-    """Return the `CompactBert` configuration of a teacher. Raise a `NasError` if the teacher does not fit the study."""
-    with student_named(study):
-        study.check_teacher(shape_of(config))
-        compact = compact_config(config, study.task.variant.form(source))
-    if study.space.dimensions.keep_tokens and compact.knows_distances:
-        raise SearchSpaceError(
-            f"search_space: {study.space.name!r} drops tokens (keep_tokens), but attention in {config.model_type} "
-            "models depends on the distance between tokens, which would change; use a different space"
-        )
-    for name in study.space.compression.embedding:
-        if not compression(name).suits(compact.vocab_size, compact.embedding_width):
-            raise SearchSpaceError(
-                f"search_space: {name!r} does not suit the teacher's token embeddings of {compact.vocab_size:,} by "
-                f"{compact.embedding_width}; set search_space.exclude_compression = [{name!r}]"
-            )
-    lengths = {"task.max_length": study.task.max_length}
-    fixed_length_devices = (device for device in study.devices if device.sequence_length != "task")
-    lengths |= {f"devices.{device.name}.sequence_length": max(device.lengths) for device in fixed_length_devices}
-    for key, length in lengths.items():
-        if length > compact.max_position_embeddings:
-            raise TeacherError(
-                f"{key}: must be at most the teacher's number of positions, {compact.max_position_embeddings}, but "
-                f"got {length}; lower it"
-            )
-    most_tokens = task_kind(study.task.kind).most_tokens(source)
-    if most_tokens is not None and study.task.max_length > most_tokens:
-        raise TeacherError(
-            f"task.max_length: must be at most {most_tokens}, the number of tokens to which sentence-transformers "
-            f"truncates texts for this teacher (max_seq_length in {TEXTS_FILE}), but got {study.task.max_length}; "
-            "lower it"
-        )
-    return compact
-
-
-def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
-    """Return the teacher in a folder, without loading its weights.
-
-    Raises a `NasError` if the configuration, the tokenizer or the weights cannot be read, or do not fit the study. The
-    weights are checked only if `weights` is set.
-    """
-    with student_named(study):
-        config = read_config(source)
-        compact = check_shape(study, source, config)
-        checkpoint = None
-        if weights:
-            checkpoint = Checkpoint.of(source, config, task_kind(study.task.kind).network_form.network_type)
-            if study.compressed.fine_tune is None and not checkpoint.is_encoder:
-                _check_head(study, config, checkpoint)
-        kind = task_kind(study.task.kind)
-        tokenizer = load_tokenizer(source, config, kind.has_words)
-        if kind.lowers_case(source):
-            lower_case(tokenizer)
-        check_tokenizer(tokenizer, source, config)
-    return Teacher(source, config, compact, tokenizer, checkpoint)
-
-
-def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) -> None:
-    """Raise `TeacherError` unless the checkpoint has a head for the study's kind of task.
-
-    If the configuration does not name its labels, its number of labels is set to the classifier's number of outputs.
-    """
-    labels, message_start = checkpoint.labels, f"teacher.model: {checkpoint.source}"
-    unnamed = all(name == f"LABEL_{number}" for number, name in (config.id2label or {}).items())
-    if labels and unnamed:
-        config.num_labels = labels
-    if labels and labels != config.num_labels:
-        raise TeacherError(
-            f"{message_start}: config.json: id2label names {config.num_labels} label(s), but the classifier has "
-            f"{labels}; correct id2label, or set teacher.fine_tune"
-        )
-    if missing := [name for name in checkpoint.new if name not in checkpoint.tensors]:
-        raise TeacherError(
-            f"{message_start} has no {missing[0]}: it is not a fine-tuned classifier; "
-            f"{wrapper_remedy(checkpoint.tensors) or 'give one, or set teacher.fine_tune'}"
-        )
-    check_kind(study, checkpoint.source, config, labels)
-
-
-def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int | None) -> None:
-    """Raise `TeacherError` if a fine-tuned classifier with `labels` labels does not suit the study's kind of task."""
-    kind = task_kind(study.task.kind)
-    if not kind.accepts(config.problem_type, labels):
-        raise TeacherError(
-            f"teacher.model: {source}: config.json: problem_type is {problem_of(config.problem_type, labels)} with "
-            f"{labels} label(s), but a task of kind {kind.name!r} needs {kind.teacher_requirement}; give a teacher "
-            "fine-tuned for such a task, or set teacher.fine_tune"
-        )
-
-
-def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the teacher, in float32, and its tokenizer. If the teacher lacks a suitable head, add one for fine-tuning.
-
-    Raises the same errors as `check_teacher`. If the study does not fine-tune the teacher, also raises `TeacherError`
-    if the teacher and the data have different numbers of labels.
-    """
-    teacher = check_teacher(study, source)
-    config, kind = teacher.config, task_kind(study.task.kind)
-    if teacher.checkpoint and teacher.checkpoint.is_encoder:
-        return teacher.checkpoint.load(config), teacher.tokenizer
+@errors_with_hub_ids
+def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
+    """Load the teacher, fine-tune it if the study asks for fine-tuning, and save it in the run's folder."""
+    study, data, source = run.study, splits(run), teacher_folder(run)
+    torch.manual_seed(study.seed)
+    model, tokenizer = load_classifier(study, source, data)
+    if study.compressed.prune_vocabulary:
+        tokenizer = load_tokenizer(run.data / TOKENIZER_FOLDER)
+        prune_embeddings(model, read_json(run.data / KEPT_TOKENS_FILE, TeacherError), tokenizer.pad_token_id)
     if study.compressed.fine_tune:
-        names = kind.output_names(data.label_names)
-        config.id2label, config.label2id = names, {name: number for number, name in names.items()}
-    elif config.num_labels != data.num_labels:
-        raise TeacherError(
-            f"teacher.model: {source} has {config.num_labels} labels, but the task has {data.num_labels}; "
-            "give a teacher fine-tuned for this task, or set teacher.fine_tune"
-        )
-    checkpoint = Checkpoint.of(source, config, kind.network_form.network_type)
-    _report_replaced_head(checkpoint, config, kind.problem_type)
-    config.problem_type = kind.problem_type
-    model = checkpoint.load(config)
-    if checkpoint.classifier in checkpoint.new:
-        bias = kind.first_bias(as_array(data.train["labels"][:]), data.num_labels)
-        if bias is not None:
-            with torch.no_grad():
-                last_linear(model).bias.copy_(torch.from_numpy(bias))
-    return model, teacher.tokenizer
+        origin = {"form": TEACHER_VERSION, "teacher": teacher_inputs(run)}
+        title = f"Fine-tuning the {study.compressed_table}"
+        context = FineTuningContext(run.teacher, origin, title, watchers_of(run))
+        fine_tune(study, study.compressed.fine_tune, model, tokenizer, data, context)
+    model.save_pretrained(run.teacher)
+    form, network = study.task.variant.form(source), cast(nn.Module, model)
+    if form.network_type == "encoder":
+        write_modules(run.teacher, form, shape_of(model.config).hidden_size)
+        network = SentenceEncoder(model, run.teacher)
+    tokenizer.model_max_length = study.task.max_length  # exports cut texts to the length at which accuracy is measured
+    tokenizer.save_pretrained(run.teacher)
+    output_scale, is_fine_tuned = _report_accuracy(network, data, study), study.compressed.fine_tune is not None
+    facts: dict[str, Any] = {
+        "model": study.compressed.model,
+        "commit": commit(run, "model"),
+        "fine_tuned_here": is_fine_tuned,
+    }
+    facts["served_as"] = task_kind(study.task.kind).served_as(teacher_settings(source), is_fine_tuned)
+    write_json(run.teacher / _SOURCE_FILE, facts | {"outputs": asdict(output_scale)})
 
 
-def _report_replaced_head(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
-    """Tell the user which parts of the checkpoint's classification head are replaced, if the checkpoint has a head."""
-    labels = checkpoint.labels
-    if checkpoint.new and labels not in (None, config.num_labels):
+def served_as(run: Run) -> dict[str, Any]:
+    """Return the entries of an export's `config.json` that describe how to turn the network's outputs into answers."""
+    stored = read_json(run.teacher / _SOURCE_FILE, TeacherError).get("served_as")  # absent in older runs
+    entries: dict[str, Any] = stored or task_kind(run.study.task.kind).served_as({}, False)
+    return entries
+
+
+def scale_of(run: Run) -> Scale:
+    """Return the mean and standard deviation of the teacher's output; 0 and 1 if the task has several outputs."""
+    return Scale(**read_json(run.teacher / _SOURCE_FILE, TeacherError)["outputs"])
+
+
+def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
+    """Print the teacher's accuracy on part of the search set. Warn if a constant answer is at least as accurate.
+
+    Return the mean and standard deviation of the teacher's output; 0 and 1 if the task has several outputs.
+    """
+    kind = task_kind(study.task.kind)
+    metric = kind.metric(study.task, data.label_names)
+    texts = first_rows(data.search, EVALUATED_TEXTS)
+    with busy("Looking at the teacher's answers"):
+        logits, labels = logits_of(model, texts), truth_of(texts)
+    accuracy = metric.score(logits, labels)
+    constant_logits = metric.constant_answer(labels, logits.shape[1])
+    constant_accuracy = 0.0 if constant_logits is None else metric.score(constant_logits, labels)
+    role = study.compressed_table.capitalize()
+    say(f"{role}: {metric.label} {accuracy:.3f} on {metric.describe_size(labels)} of the search set")
+    if accuracy <= constant_accuracy:
         say(
-            f"Teacher: its classifier has {labels} label(s), but the task has {config.num_labels}; a new one is trained"
+            f"Warning: giving every text the same answer scores {constant_accuracy:.3f}, so there is nothing to learn "
+            "from this teacher; give a different teacher, number the labels as this one does, or set teacher.fine_tune"
         )
-    elif checkpoint.new and labels:
-        say(f"Teacher: its classifier is incomplete; {', '.join(checkpoint.new)} are trained from scratch")
-    if config.problem_type not in (None, needed):
-        say(f"Teacher: its problem_type is changed from {config.problem_type} to {needed}, which the task needs")
+    if not kind.has_one_output:
+        return STANDARD
+    output_scale = Scale.of(logits[:, 0])
+    if study.compressed.fine_tune or not kind.predicts_numbers:
+        return output_scale
+    label_scale = Scale.of(labels)
+    is_shifted = abs(output_scale.mean - label_scale.mean) > 2 * label_scale.deviation
+    if is_shifted or not 0.2 < output_scale.deviation / label_scale.deviation < 5.0:
+        say(
+            f"Note: the teacher's outputs ({output_scale.mean:.4g} ± {output_scale.deviation:.2g}) are on a different "
+            f"scale from the targets ({label_scale.mean:.4g} ± {label_scale.deviation:.2g}); exports will use the "
+            "teacher's scale"
+        )
+    return output_scale
 
 
 def load_teacher(run: Run) -> CompactBert:

@@ -17,9 +17,10 @@ from nas.data.truth import LABEL_COLUMNS
 from nas.data.unlabelled import Counts
 from nas.errors import DataError
 from nas.files import digest, read_json, write_json
-from nas.pipeline.prepare import ReadTask, content_of, data_inputs, read_task, tokenizer_of
+from nas.pipeline.data import ReadTask, read_task, tokenizer_of
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import commit, errors_with_hub_ids, pinned_task
+from nas.pipeline.sources import content_of, data_inputs
 from nas.progress import Stopwatch, busy, say
 from nas.tasks import GROUP
 

@@ -41,7 +41,7 @@ from nas.files import digest, file_digest, read_json, write_json
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network, Texts
 from nas.pipeline import Run
-from nas.pipeline.prepare import metric_of, splits
+from nas.pipeline.data import metric_of, splits
 from nas.pipeline.profiles import device_of, texts
 from nas.pipeline.teachers import teacher_config
 from nas.progress import say

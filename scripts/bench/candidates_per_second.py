@@ -34,7 +34,7 @@ from nas.evaluate import CandidateResult
 from nas.evaluate.accuracy import Evaluator, exit_shares, forward_of, predict
 from nas.evaluate.shared import prefix_keys
 from nas.pipeline import Run
-from nas.pipeline.prepare import metric_of
+from nas.pipeline.data import metric_of
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import evaluation
 from nas.search.costs import Costs, weakly_dominates

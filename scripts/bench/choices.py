@@ -24,7 +24,7 @@ from nas.latency.profiling import COPIES, ProfileRecipe
 from nas.model.sizes import stored_mb
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import metric_of
+from nas.pipeline.data import metric_of
 from nas.pipeline.profiles import devices, texts
 from nas.pipeline.supernets import order, ranking_batches
 from nas.pipeline.teachers import load_teacher, teacher_config

@@ -22,7 +22,7 @@ from samplers import TimingExecutor
 
 from nas.evaluate import CandidateResult
 from nas.pipeline import Run
-from nas.pipeline.prepare import metric_of
+from nas.pipeline.data import metric_of
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import evaluation
 from nas.search import search

@@ -40,8 +40,8 @@ from nas.evaluate import Evaluator
 from nas.files import digest, read_json, write_json
 from nas.model import CompactBert
 from nas.pipeline import Run, export
+from nas.pipeline.data import metric_of, splits
 from nas.pipeline.finalists import evaluator_of
-from nas.pipeline.prepare import metric_of, splits
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import front
 from nas.pipeline.supernets import distillation, load_ordered

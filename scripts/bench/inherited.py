@@ -17,7 +17,7 @@ from nas.architecture import Architecture, Layer
 from nas.data import TaskData
 from nas.evaluate.accuracy import Evaluator
 from nas.pipeline import Run, train
-from nas.pipeline.prepare import metric_of
+from nas.pipeline.data import metric_of
 from nas.pipeline.supernets import load_ordered, load_supernet
 from nas.space import Shape
 

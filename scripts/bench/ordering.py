@@ -20,7 +20,7 @@ from nas.evaluate.accuracy import Evaluator
 from nas.model import CompactBert
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import metric_of
+from nas.pipeline.data import metric_of
 from nas.pipeline.supernets import order, untrained
 from nas.pipeline.teachers import load_teacher
 from nas.space import SearchSpace

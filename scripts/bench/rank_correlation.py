@@ -40,7 +40,7 @@ from nas.files import digest, read_json, write_json
 from nas.model import CompactBert
 from nas.model.sizes import count_parameters
 from nas.pipeline import Run, train
-from nas.pipeline.prepare import metric_of
+from nas.pipeline.data import metric_of
 from nas.pipeline.reports import RANKING_FILE
 from nas.pipeline.supernets import distillation, load_ordered, load_supernet, supernet_inputs
 from nas.progress import say

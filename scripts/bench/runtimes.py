@@ -35,7 +35,7 @@ from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
 from nas.pipeline.calibration import calibrate_on_search_set
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import metric_of, splits
+from nas.pipeline.data import metric_of, splits
 from nas.pipeline.profiles import texts
 from nas.pipeline.teachers import load_teacher
 from nas.supernet import BertSupernet

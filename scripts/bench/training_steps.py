@@ -24,7 +24,7 @@ from nas.model.stock import from_stock
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_data
-from nas.pipeline.prepare import teacher_source
+from nas.pipeline.sources import teacher_source
 from nas.pipeline.supernets import loss_weights
 from nas.supernet import SupernetWeights
 from nas.supernet.loops import Schedule, training_arguments

@@ -16,10 +16,11 @@ from nas.data.files import values_of
 from nas.errors import DataError, StudyError
 from nas.files import given_path
 from nas.pipeline import Run
+from nas.pipeline.data import read_task
 from nas.pipeline.given_outputs import read_outputs
 from nas.pipeline.plan import check_sources
-from nas.pipeline.prepare import check_distinct, data_inputs, read_task, task_identity
 from nas.pipeline.rows import look_at_rows
+from nas.pipeline.sources import check_distinct, data_inputs, task_identity
 from nas.study import Study, Task
 
 PARTS = (40, 80)

@@ -16,9 +16,9 @@ from nas.evaluate import Evaluator, predict
 from nas.evaluate.accuracy import forward_of
 from nas.model.stock import from_stock
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import scale_of
 from nas.pipeline.run import Run
 from nas.pipeline.supernets import distillation
+from nas.pipeline.teachers import scale_of
 from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.loops import Schedule

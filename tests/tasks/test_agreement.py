@@ -23,8 +23,9 @@ from nas.files import digest, file_digest, read_json, write_json
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import data_inputs, splits
+from nas.pipeline.data import splits
 from nas.pipeline.rows import look_at_rows
+from nas.pipeline.sources import data_inputs
 from nas.pipeline.teachers import load_teacher
 from nas.study import Study, Task
 from nas.tasks import GROUP, Agreement, agreement, in_groups

@@ -12,7 +12,8 @@ import nas
 from nas.errors import DataError, StudyError
 from nas.evaluate.spread import standard_error
 from nas.pipeline.commands import prepare_teacher
-from nas.pipeline.prepare import data_inputs, metric_of
+from nas.pipeline.data import metric_of
+from nas.pipeline.sources import data_inputs
 from nas.study import Study
 from nas.tasks import is_custom, task_kind
 from nas.tasks.custom_metric import register

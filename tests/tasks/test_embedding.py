@@ -35,10 +35,11 @@ from nas.form import NetworkForm
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
 from nas.pipeline.commands import export
-from nas.pipeline.prepare import splits
+from nas.pipeline.data import splits
 from nas.pipeline.reports import report
 from nas.pipeline.rows import look_at_rows
-from nas.pipeline.teachers import check_teacher, load_teacher
+from nas.pipeline.teacher_checks import check_teacher
+from nas.pipeline.teachers import load_teacher
 from nas.sentence_modules import read_modules, write_modules
 from nas.study import Study, Task
 from nas.tasks import GROUP, PairCorrelation, in_groups, task_kind

@@ -20,7 +20,7 @@ from nas.files import read_json
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_data
 from nas.pipeline.rows import look_at_rows
-from nas.pipeline.teachers import load_classifier
+from nas.pipeline.teacher_checks import load_classifier
 from nas.space import shipped_spaces
 from nas.study import Study, Task
 from nas.tasks import Head, LabelColumn, LabelMetric, task_kind

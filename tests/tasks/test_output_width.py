@@ -31,8 +31,9 @@ from nas.model.stock import compact_config
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
 from nas.pipeline.commands import export, prepare_teacher
-from nas.pipeline.prepare import metric_of, splits, task_identity, teacher_inputs
+from nas.pipeline.data import metric_of, splits
 from nas.pipeline.reports import report
+from nas.pipeline.sources import task_identity, teacher_inputs
 from nas.pipeline.teachers import load_teacher
 from nas.sentence_modules import write_modules
 from nas.study import Study

@@ -39,7 +39,7 @@ from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
 from nas.pipeline.commands import prepare_data
 from nas.pipeline.rows import look_at_rows
-from nas.pipeline.teachers import load_classifier
+from nas.pipeline.teacher_checks import load_classifier
 from nas.space import shipped_spaces
 from nas.study import Study, Task
 from nas.supernet.side_by_side import _weight, split
