@@ -9,9 +9,8 @@ from itertools import count
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from nas import columns
-from nas.columns import Clear, Column, Unclear
-from nas.proposal import Columns
+from nas.proposal import Clear, Column, Columns, Unclear
+from nas.proposal import column as columns
 
 ROWS = 240
 RNG = random.Random(0)

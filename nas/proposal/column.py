@@ -27,7 +27,7 @@ T = TypeVar("T")
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
 """The kind of values in a column. `codes` are values that cannot be texts or labels, such as identifiers, times,
 addresses and file names. `tags` are lists with one tag per word, and a second column holds the lists of words; see
-`nas.tagged_columns`."""
+`nas.proposal.tagged`."""
 _SAMPLED_ROWS = 2000
 """The number of evenly spaced rows that are examined to decide whether a column holds texts."""
 _FEW_VALUES = 20

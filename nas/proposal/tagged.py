@@ -1,6 +1,6 @@
 """Detection of columns for tagging tasks: columns with lists of words, and columns with a tag for each of these words.
 
-`nas.proposal` calls `tagged_columns` before it examines all other columns with `nas.columns`.
+`nas.proposal` calls `tagged_columns` before it examines all other columns with `nas.proposal.column`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import pyarrow
 import pyarrow.compute
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
-from nas.columns import LABEL_TYPES, Column
 from nas.data.files import arrow_column
+from nas.proposal.column import LABEL_TYPES, Column
 from nas.tasks.labels import MOST_CLASSES
 
 _TEXT_TYPES = ("string", "large_string")

@@ -21,8 +21,6 @@ from typing import Any
 
 from datasets import Dataset
 
-from nas import columns
-from nas.columns import Clear, Column, Unclear
 from nas.compression import BLOCKS, EIGHT_BIT, compression
 from nas.data import read_rows
 from nas.device import NAME
@@ -34,9 +32,11 @@ from nas.model.modeling import types_named
 from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
+from nas.proposal import column as columns
+from nas.proposal.column import Clear, Column, Unclear
+from nas.proposal.tagged import tagged_columns
 from nas.space import SearchSpace, Shape, shipped_spaces
 from nas.study import Holdout, Study, is_data_file, study_name
-from nas.tagged_columns import tagged_columns
 from nas.tasks import REGISTRY, Evaluation, task_kind
 from nas.vocabulary import PRUNABLE, tokenizer_kind
 
