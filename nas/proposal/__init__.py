@@ -7,20 +7,13 @@ uses the same proposals for studies that are defined in Python.
 
 from __future__ import annotations
 
-from nas.proposal.column import Clear, Column, Unclear
-from nas.proposal.study_file import (
-    LENGTH,
-    SPACE_FILE,
-    STUDY_FILE,
-    Answers,
-    Columns,
-    TeacherProperties,
-    budget_table,
-    fitting_space,
-    space_text,
-    text_of,
-    write_study,
-)
+from nas.proposal.budget import budget_table
+from nas.proposal.column import Column
+from nas.proposal.decision import Clear, Unclear
+from nas.proposal.space import fitting_space, space_text
+from nas.proposal.study_file import LENGTH, SPACE_FILE, STUDY_FILE, Answers, write_study
+from nas.proposal.table import Columns, text_of
+from nas.proposal.teacher import TeacherProperties
 
 __all__ = [
     "LENGTH",

@@ -1,315 +1,30 @@
-"""Proposes the first study file of a user: examines the teacher and the data, suggests settings and writes the file.
-
-`TeacherProperties` and `Columns` hold facts from the user's files. `Answers` holds the settings that the user has given
-or confirmed. `nas init` (`nas.cli.setup`) asks the user for these settings and calls `write_study`. `nas.in_python`
-uses the same proposals for studies that are defined in Python.
-"""
+"""The settings that the user has given or confirmed, and the study file that is written from them."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
-import tomllib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset
-
-from nas.compression import BLOCKS, EIGHT_BIT, compression
-from nas.data import read_rows
-from nas.device import NAME
-from nas.errors import DataError, NasError, StudyError, TeacherError
+from nas.errors import NasError, StudyError
 from nas.files import given_path, write_atomically, write_text
-from nas.form import NetworkType
 from nas.latency.runtimes import RUNTIMES
-from nas.model.modeling import types_named
-from nas.model.stock import compact_config, shape_of
-from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
-from nas.proposal import column as columns
-from nas.proposal.column import Clear, Column, Unclear
-from nas.proposal.tagged import tagged_columns
-from nas.space import SearchSpace, Shape, shipped_spaces
+from nas.proposal.budget import budget_text
+from nas.proposal.space import fitting_space, space_text, unsupported_methods
+from nas.proposal.table import Columns
+from nas.proposal.teacher import TeacherProperties
+from nas.space import SearchSpace
 from nas.study import Holdout, Study, is_data_file, study_name
 from nas.tasks import REGISTRY, Evaluation, task_kind
-from nas.vocabulary import PRUNABLE, tokenizer_kind
+from nas.vocabulary import PRUNABLE
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
 LENGTH = 128
 """The proposed maximum length of texts, in tokens. The proposal is lower if the teacher has fewer positions."""
-_SHOWN_LABELS = 5
-"""The largest number of label names that a summary lists."""
-_LEAST_WORDS = 4
-"""A column name with at least this many words may be a text of a file that lacks its header line."""
-_COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
-"""Proposed numbers of layers and of attention heads. Only numbers below the teacher's number are proposed."""
-_HIDDEN_SHARES, _INTERMEDIATE_SHARES = (1 / 2, 2 / 3, 5 / 6, 1), (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
-"""Proposed hidden and intermediate sizes, as shares of the teacher's sizes."""
-
-
-@dataclass(frozen=True)
-class TeacherProperties:
-    """The properties of a teacher that are read from the files in its folder."""
-
-    shape: Shape
-    positions: int
-    """The largest number of tokens that the teacher can read in one text."""
-    outputs: int | None
-    """The number of outputs of the teacher's classifier. None if the teacher has no classifier."""
-    problem_type: str | None = None
-    """The `problem_type` in the teacher's configuration."""
-    tokenizer: str | None = None
-    """The model type of the teacher's tokenizer, such as WordPiece. None if it is unknown."""
-    network_type: NetworkType = "sequence_classifier"
-    labels: tuple[str, ...] = ()
-    """The names of the outputs of the teacher's classifier."""
-
-    @classmethod
-    def at(cls, name: str) -> TeacherProperties | None:
-        """Return the properties of the teacher in the folder `name`. If `name` is a hub id, return None.
-
-        Nothing is downloaded. Raises `TeacherError` if the folder does not exist or holds no supported model.
-        """
-        folder = given_path(name)
-        if not folder.is_dir():
-            if name.startswith((".", "/", "~")):
-                raise TeacherError(
-                    f"--teacher {name}: there is no folder with this name; correct the path, or give a hub id"
-                )
-            return None
-        config = read_config(str(folder))
-        named = types_named(config.architectures or ())
-        outputs = len(config.id2label or ()) if named else None
-        problem_type = getattr(config, "problem_type", None)
-        positions = compact_config(config).max_position_embeddings
-        labels = tuple(str(name) for _, name in sorted((config.id2label or {}).items())) if named else ()
-        network_type: NetworkType = named[0] if named else "sequence_classifier"
-        return cls(shape_of(config), positions, outputs, problem_type, tokenizer_kind(folder), network_type, labels)
-
-    def outputs_for(self, kind: str | None) -> int | None:
-        """Return the number of outputs of the teacher's classifier.
-
-        None if the classifier does not suit the kind of task. If `kind` is None, the task is assumed to have one label
-        per text. A classifier for one label per text does not suit a task with several labels per text, and vice versa.
-        """
-        if self.network_type != (task_kind(kind).network_form.network_type if kind else "sequence_classifier"):
-            return None
-        if kind is not None and task_kind(kind).accepts(self.problem_type, self.outputs):
-            return self.outputs
-        needs_multi_label = kind is not None and task_kind(kind).has_thresholds
-        is_known = self.problem_type is not None or not needs_multi_label
-        is_multi_label = self.problem_type == "multi_label_classification"
-        return None if is_known and is_multi_label != needs_multi_label else self.outputs
-
-    def misfit(self, data: Columns, label: Sequence[str], kind: str) -> str | None:
-        """Return why the number of outputs of the teacher's classifier does not fit the task. None if it fits.
-
-        Also return None if `outputs_for` does.
-        """
-        outputs, needed = self.outputs_for(kind), data.outputs(label, kind)
-        if outputs in (None, needed):
-            return None
-        rules = task_kind(kind)
-        verb = "have" if len(label) > 1 else "has"
-        requirement = f"a {kind} needs 1" if rules.has_one_output else f"{' and '.join(label)} {verb} {needed}"
-        return f"the teacher's classifier has {outputs} outputs, but {requirement}" + (
-            "" if rules.has_one_output else f" {rules.label_word}"
-        )
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of the data files, and the decisions about which of them hold texts and labels."""
-
-    data: Dataset
-    """The training data."""
-    by_name: Mapping[str, Column]
-    """The columns that occur in both the training data and the test data, keyed by name."""
-    text: Clear[tuple[str, ...]] | Unclear
-    label: Clear[str] | Unclear
-    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each column of tags, the names of the columns of words to which the tags may belong."""
-
-    @classmethod
-    def of(cls, rows: Dataset, test: Dataset) -> Columns:
-        """Find the columns that occur in both data sets, and decide which of them hold texts and labels."""
-        names = [name for name in rows.column_names if name in test.column_names]
-        tagged = tagged_columns(rows, names)
-        by_name = {name: tagged[name][0] if name in tagged else Column.of(rows, name) for name in names}
-        text = columns.texts(list(by_name.values()))
-        label = columns.label(
-            list(by_name.values()), text.value if isinstance(text, Clear) else (), partial(_correspond, rows)
-        )
-        words = {name: word_columns for name, (_, word_columns) in tagged.items()}
-        if isinstance(label, Unclear) and not label.candidates and words:
-            text, label = _tagging_columns(words)
-        absent = [name for name in rows.column_names if name not in names]
-        if isinstance(label, Unclear) and absent and not label.candidates:
-            label = Unclear(f"{label.why} in both files; the test data has no {', '.join(map(repr, absent))}")
-        return cls(rows, by_name, text, label, words)
-
-    @property
-    def rows(self) -> int:
-        """The number of rows of the training data."""
-        return len(self.data)
-
-    def text_for(self, label: Sequence[str]) -> Clear[tuple[str, ...]] | Unclear:
-        """Return the text columns that go with the label columns `label`."""
-        return _word_column(self.words[label[0]]) if label and label[0] in self.words else self.text
-
-    def label_for(self, text: Sequence[str]) -> Clear[str] | Unclear:
-        """Return the label column that goes with the text columns `text`."""
-        matching = {name: words for name, words in self.words.items() if set(text) & set(words)}
-        if matching:
-            return _tagging_columns(matching)[1]
-        if isinstance(self.text, Unclear) and text:
-            return columns.label(list(self.by_name.values()), text, partial(_correspond, self.data))
-        return self.label
-
-    def column(self, name: str) -> Column:
-        """Return the column called `name`. Raises `DataError` if the training or the test data lacks this column."""
-        if name not in self.by_name:
-            raise DataError(f"no column {name!r} occurs in both data files; use one of {', '.join(self.by_name)}")
-        return self.by_name[name]
-
-    def check_header(self, text: Sequence[str], label: str) -> None:
-        """Raise `DataError` if the names of the columns seem to be the values of a row."""
-        if label.strip() in self.column(label).counts and any(len(name.split()) >= _LEAST_WORDS for name in text):
-            raise DataError(
-                f"--label {label}: the first line of the training file must name the columns, but seems to be a row "
-                f"with the text {text[0]!r} and the label {label!r}; add a header line to both files"
-            )
-
-    def query(self, text: Sequence[str]) -> str | None:
-        """Return the column that identifies each row's query. None if the texts are not queries with passages.
-
-        This is the column with the texts of the queries. If a column with a name such as `query_id` identifies the same
-        queries, return that column instead.
-        """
-        if len(text) != 2 or not set(text) <= self.by_name.keys():
-            return None
-        distinct = len(self.data.unique(text[0]))
-        if not columns.has_queries(self.by_name[text[0]], self.rows, distinct):
-            return None
-        query_ids = [name for name, column in self.by_name.items() if name not in text and columns.is_query_id(column)]
-        return next((name for name in query_ids if _correspond(self.data, name, text[0])), text[0])
-
-    def check_words(self, text: Sequence[str], tags: str) -> None:
-        """Raise `DataError` unless `text` is a single column of lists with one word per tag of the column `tags`."""
-        if text and tuple(text) not in [(words,) for words in self.words.get(tags, ())]:
-            possible = ", ".join(self.words.get(tags, ())) or "a file that has such a column"
-            raise DataError(
-                f"--text {' and '.join(text)}: must be a column of lists with a word for each tag of {tags!r}; use "
-                f"{possible}"
-            )
-
-    def kind(self, label: str, outputs: int | None, query: str | None = None) -> Clear[str] | Unclear:
-        """Return the kind of task for a label column.
-
-        `outputs` is the number of outputs of a fine-tuned teacher, or None without such a teacher. `query` is the
-        column that identifies queries, or None if rows cannot be passages to rank. Raises `DataError` if the column
-        cannot hold labels.
-        """
-        if why := columns.why_unfit(self.column(label)):
-            raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.by_name)}")
-        meaning = columns.meaning(self.column(label), outputs)
-        if query and outputs in (None, 1) and columns.can_be_grade(self.column(label)):
-            if outputs == 1:
-                return Clear(_kinds_of("grades")[0])
-            meanings = (meaning.value,) if isinstance(meaning, Clear) else meaning.candidates
-            meaning = Unclear(
-                f"{label} may hold the relevance of several passages for each {query}.", ("grades", *meanings)
-            )
-        if isinstance(meaning, Unclear):
-            return Unclear(meaning.why, tuple(chain.from_iterable(map(_kinds_of, meaning.candidates))))
-        return Clear(_kinds_of(meaning.value)[0])  # if several kinds use such labels, the first one registered
-
-    def outputs(self, label: Sequence[str], kind: str) -> int:
-        """Return the number of outputs that a classifier needs for these label columns and this kind of task."""
-        if task_kind(kind).has_one_output:
-            return 1
-        label_column = self.column(label[0])
-        return len(label) if len(label) > 1 else label_column.classes or len(label_column.counts)
-
-    def evaluation(self, pair: Sequence[str], label: Sequence[str]) -> Evaluation:
-        """Return which kind of data the search and test sets hold: `texts`, `pairs` or `retrieval`.
-
-        Only for tasks whose training data has no labels. `pair` and `label` are empty if the search and test sets
-        contain only texts.
-        """
-        if not pair:
-            return "texts"
-        query, passage, grade = map(self.column, (*pair, label[0]))
-        return "retrieval" if columns.are_graded_passages(query, passage, grade) else "pairs"
-
-    def described(
-        self, text: Sequence[str], label: Sequence[str], kind: str, metric: str, query: str | None = None
-    ) -> str:
-        """Return one line for the user that names the chosen columns and summarises the labels."""
-        values: Sequence[str] = label if len(label) > 1 else sorted(self.column(label[0]).counts) if label else ()
-        if not label:
-            summary = f"{kind}, no labels"
-        elif task_kind(kind).meaning == "scale":
-            numbers = self.column(label[0]).numbers or [math.nan]
-            summary = f"{kind}, numbers from {numbers[0]:g} to {numbers[-1]:g}"
-        else:
-            names = [*values[:_SHOWN_LABELS], *["..."][: max(0, len(values) - _SHOWN_LABELS)]]
-            summary = f"{len(values)} {task_kind(kind).label_word}: {', '.join(names)}"
-        # A row without a query only adds its passage to the corpus.
-        is_retrieval = task_kind(kind).evaluated_on(metric) == "retrieval"
-        needed_columns = text[1:] if is_retrieval else (*text, *label)
-        missing = sum(self.column(name).missing for name in needed_columns)
-        notes = f"; missing values: {missing:,}; fill them, or remove these rows" if missing else ""
-        notes = (f"; query: {query}" if query else "") + notes
-        labels = f"label: {', '.join(label)} ({summary})" if label else f"label: none ({summary})"
-        return f"text: {', '.join(text)}; {labels}{notes}"
-
-
-def _tagging_columns(
-    words: Mapping[str, tuple[str, ...]],
-) -> tuple[Clear[tuple[str, ...]] | Unclear, Clear[str] | Unclear]:
-    """Return the column of words and the column of tags of a tagging task.
-
-    `words` maps the name of each column of tags to the columns of words to which the tags may belong.
-    """
-    all_words = tuple(dict.fromkeys(chain.from_iterable(words.values())))
-    tags = tuple(words)
-    return _word_column(all_words), Clear(tags[0]) if len(tags) == 1 else Unclear(
-        "several columns hold tags of words", tags
-    )
-
-
-def _word_column(words: tuple[str, ...]) -> Clear[tuple[str, ...]] | Unclear:
-    return Clear(words) if len(words) == 1 else Unclear("several columns hold lists of words", words)
-
-
-def text_of(train: str) -> Clear[str] | Unclear:
-    """Return the name of the text column of a file without labels, or `Unclear` if the user has to choose.
-
-    Raises `DataError` if the file cannot be read.
-    """
-    rows = read_rows(str(given_path(train)))
-    text = columns.texts([Column.of(rows, name) for name in rows.column_names])
-    if isinstance(text, Clear) and len(text.value) > 1:
-        return Unclear("several columns hold texts", text.value)
-    return Clear(text.value[0]) if isinstance(text, Clear) else text
-
-
-def _kinds_of(meaning: str) -> tuple[str, ...]:
-    """Return the kinds of task that are trained on labels with this meaning; see `nas.tasks.Meaning`."""
-    return tuple(name for name, kind in REGISTRY.items() if kind.meaning == meaning and not kind.learns_from_texts)
-
-
-def _correspond(rows: Dataset, one: str, other: str) -> bool:
-    """Whether the values of two columns correspond one to one."""
-    table = rows.select_columns([one, other]).with_format("arrow")[:]
-    return len({table.group_by(names).aggregate([]).num_rows for names in ([one], [other], [one, other])}) == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,56 +132,6 @@ def _search_space(folder: Path, answers: Answers, teacher: TeacherProperties | N
     return fitting_space(teacher.shape, [answers.runtime]) or SPACE_FILE
 
 
-def fitting_space(shape: Shape, runtimes: Collection[str]) -> str | None:
-    """Return the name of a shipped search space for teachers of this shape. None if there is no such space.
-
-    If possible, all runtimes support all compression methods of the space.
-    """
-    names = [name for name in sorted(shipped_spaces()) if SearchSpace.load(name).teacher == shape]
-    supported = (name for name in names if not any(_unsupported(SearchSpace.load(name), each) for each in runtimes))
-    return next(supported, names[0] if names else None)
-
-
-def space_text(shape: Shape, runtimes: Collection[str]) -> str:
-    """Return TOML text that defines a search space for teachers of this shape, for these runtimes."""
-    supported = (name for name in EIGHT_BIT if all(compression(name).runs_on(each, "cpu") for each in runtimes))
-    methods = json.dumps(["none", next(supported, EIGHT_BIT[0])])
-    width = 32 if shape.hidden_size >= 128 else 8
-    layers = [count for count in _COUNTS if count < shape.num_hidden_layers]
-    heads = [count for count in _COUNTS if count < shape.num_attention_heads]
-    return f"""\
-name = "search-space"
-description = "For a teacher of {shape.num_hidden_layers} layers and hidden size {shape.hidden_size}."
-
-[teacher]
-num_hidden_layers = {shape.num_hidden_layers}
-hidden_size = {shape.hidden_size}
-num_attention_heads = {shape.num_attention_heads}
-intermediate_size = {shape.intermediate_size}
-
-[dimensions]
-# A number keeps that many evenly spaced layers; a list such as [0, 1, 5] keeps exactly these layers.
-layers = {[*layers, shape.num_hidden_layers]}
-hidden_size = {_sizes(shape.hidden_size, _HIDDEN_SHARES, width)}
-num_attention_heads = {[*heads, shape.num_attention_heads]}
-intermediate_size = {_sizes(shape.intermediate_size, _INTERMEDIATE_SHARES, width)}
-
-[compression]
-embedding = {methods}
-attention = {methods}
-feed_forward = {methods}
-"""
-
-
-def _sizes(largest: int, shares: Sequence[float], multiple: int) -> list[int]:
-    """Return the shares of the size `largest`, and `largest` itself, in ascending order.
-
-    Each share is rounded to a multiple of `multiple`.
-    """
-    smaller = {round(largest * share / multiple) * multiple for share in shares}
-    return sorted(size for size in {*smaller, largest} if 0 < size <= largest)
-
-
 def _study_text(
     folder: Path, answers: Answers, space: str, teacher: TeacherProperties | None, columns: Columns | None
 ) -> str:
@@ -527,7 +192,7 @@ runtime = {_toml(answers.runtime)}  # onnxruntime, torch or openvino
 threads = {answers.threads}
 batch_size = {answers.batch_size}{_batch_text(kind)}
 sequence_length = {tokens or _toml(answers.sequence_length)}  # or several: [16, 64]; "task" for the task's own lengths
-{"".join(_budget_text(budget) for budget in answers.budgets)}
+{"".join(budget_text(budget) for budget in answers.budgets)}
 [supernet]
 steps = 1500  # a larger search space needs more
 
@@ -616,59 +281,5 @@ def _exclusion_text(space: SearchSpace, runtime: str) -> str:
 
     Empty if it supports all methods.
     """
-    unsupported = _unsupported(space, runtime)
+    unsupported = unsupported_methods(space, runtime)
     return f"exclude_compression = {json.dumps(unsupported)}  # not supported by {runtime}\n" if unsupported else ""
-
-
-def _unsupported(space: SearchSpace, runtime: str) -> list[str]:
-    """Return the compression methods of a search space that a runtime cannot execute, in alphabetical order."""
-    offered = {choice for block in BLOCKS for choice in getattr(space.compression, block)}
-    return sorted(choice for choice in offered if runtime not in compression(choice).runtimes)
-
-
-def budget_table(budget: str, device: str) -> dict[str, Any]:
-    """Return a budget as a dictionary, in the structure of `[[budgets]]` in a study file.
-
-    `budget` has the notation of `nas init --budget`, such as "fast=20%". Raises `StudyError` if its limit is not valid.
-    """
-    table: dict[str, Any] = tomllib.loads(_budget_text(budget))["budgets"][0]
-    return table | {"device": device}
-
-
-def _budget_text(budget: str) -> str:
-    """Return a budget as TOML text.
-
-    Raises `StudyError` if its limit is not a share, a number of milliseconds or a number of points.
-    """
-    name, _, limit = budget.rpartition("=")
-    name, limit = name.strip(), "".join(limit.split())
-    if name and not re.fullmatch(NAME, name):
-        raise StudyError(
-            f"--budget {budget}: the budget's name must consist of letters, digits, dots, dashes and underscores and "
-            f"begin with a letter or digit, but is {name!r}; change it (for several budgets, repeat --budget)"
-        )
-    is_share, is_loss = limit.endswith("%"), limit.endswith("pt")
-    try:
-        number = float(limit.removesuffix("%").removesuffix("pt"))
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and (number > 0.0 or (is_loss and number == 0.0))):
-        raise StudyError(
-            f'--budget {budget}: must be a share such as "20%", milliseconds such as 4.0, or points of accuracy that '
-            "may be lost such as 1pt; correct it"
-        )
-    value: Any = limit if is_share else number
-    if is_loss:
-        return f"""
-[[budgets]]
-name = {_toml(name or f"{limit.removesuffix('pt')}-point{'' if value == 1 else 's'}")}
-device = "here"
-accuracy_loss = {json.dumps(value)}  # maximum loss in points on the search set; the fastest network within it is chosen
-# minimise = "size_mb"  # the smallest network instead of the fastest
-"""
-    return f"""
-[[budgets]]
-name = {_toml(name or (f"{limit[:-1]}-percent" if is_share else f"{limit}-ms"))}
-device = "here"
-p50_ms = {json.dumps(value)}  # median latency: a share of the teacher's, or milliseconds
-"""
