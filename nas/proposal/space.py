@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 
 from nas.compression import BLOCKS, EIGHT_BIT, compression
+from nas.proposal.rendering import fill
 from nas.space import SearchSpace, Shape, shipped_spaces
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
@@ -29,32 +29,20 @@ def fitting_space(shape: Shape, runtimes: Collection[str]) -> str | None:
 def space_text(shape: Shape, runtimes: Collection[str]) -> str:
     """Return TOML text that defines a search space for teachers of this shape, for these runtimes."""
     supported = (name for name in EIGHT_BIT if all(compression(name).runs_on(each, "cpu") for each in runtimes))
-    methods = json.dumps(["none", next(supported, EIGHT_BIT[0])])
     width = 32 if shape.hidden_size >= 128 else 8
-    layers = [count for count in _COUNTS if count < shape.num_hidden_layers]
-    heads = [count for count in _COUNTS if count < shape.num_attention_heads]
-    return f"""\
-name = "search-space"
-description = "For a teacher of {shape.num_hidden_layers} layers and hidden size {shape.hidden_size}."
+    return fill(
+        "search_space.toml.jinja",
+        teacher=shape,
+        layers=_counts(shape.num_hidden_layers),
+        hidden_sizes=_sizes(shape.hidden_size, _HIDDEN_SHARES, width),
+        heads=_counts(shape.num_attention_heads),
+        intermediate_sizes=_sizes(shape.intermediate_size, _INTERMEDIATE_SHARES, width),
+        methods=["none", next(supported, EIGHT_BIT[0])],
+    )
 
-[teacher]
-num_hidden_layers = {shape.num_hidden_layers}
-hidden_size = {shape.hidden_size}
-num_attention_heads = {shape.num_attention_heads}
-intermediate_size = {shape.intermediate_size}
 
-[dimensions]
-# A number keeps that many evenly spaced layers; a list such as [0, 1, 5] keeps exactly these layers.
-layers = {[*layers, shape.num_hidden_layers]}
-hidden_size = {_sizes(shape.hidden_size, _HIDDEN_SHARES, width)}
-num_attention_heads = {[*heads, shape.num_attention_heads]}
-intermediate_size = {_sizes(shape.intermediate_size, _INTERMEDIATE_SHARES, width)}
-
-[compression]
-embedding = {methods}
-attention = {methods}
-feed_forward = {methods}
-"""
+def _counts(largest: int) -> list[int]:
+    return [*(count for count in _COUNTS if count < largest), largest]
 
 
 def _sizes(largest: int, shares: Sequence[float], multiple: int) -> list[int]:

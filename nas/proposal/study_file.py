@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from nas.errors import NasError, StudyError
 from nas.files import given_path, write_atomically, write_text
 from nas.latency.runtimes import RUNTIMES
 from nas.pipeline.plan import check_sources
-from nas.proposal.budget import budget_text
+from nas.proposal.budget import budget_table
+from nas.proposal.rendering import fill
 from nas.proposal.space import fitting_space, space_text, unsupported_methods
 from nas.proposal.table import Columns
 from nas.proposal.teacher import TeacherProperties
 from nas.space import SearchSpace
 from nas.study import Holdout, Study, is_data_file, study_name
-from nas.tasks import REGISTRY, Evaluation, task_kind
+from nas.tasks import REGISTRY, task_kind
 from nas.vocabulary import PRUNABLE
 
 STUDY_FILE, SPACE_FILE = "study.toml", "search_space.toml"
@@ -83,11 +83,10 @@ def write_study(
             columns.column(name)
     target, space_target = folder / STUDY_FILE, folder / SPACE_FILE
     space = _search_space(folder, answers, teacher)
-    is_written = teacher is not None and space == SPACE_FILE
-    space_file_text = space_text(teacher.shape, [answers.runtime]) if teacher and is_written else None
+    space_file_text = space_text(teacher.shape, [answers.runtime]) if teacher and space == SPACE_FILE else None
     # A `nas init` that was killed may have left an identical search space.
     space_is_new = space_file_text is not None and not (
-        space_target.is_file() and _has_content(space_target, space_file_text)
+        space_target.is_file() and space_target.read_bytes() == space_file_text.encode()
     )
     for path in (target, *((space_target,) if space_is_new else ())):
         if path.exists() or path.is_symlink():
@@ -106,10 +105,6 @@ def write_study(
                 path.rmdir()
         raise
     return [target, *((space_target,) if space_file_text else ())]
-
-
-def _has_content(path: Path, text: str) -> bool:
-    return path.read_bytes() == text.encode()
 
 
 def _write_valid(text: str, target: Path, draft: Path) -> None:
@@ -135,136 +130,47 @@ def _search_space(folder: Path, answers: Answers, teacher: TeacherProperties | N
 def _study_text(
     folder: Path, answers: Answers, space: str, teacher: TeacherProperties | None, columns: Columns | None
 ) -> str:
-    kind, name = answers.kind, study_name(folder)
-    name_line = (
-        f"name = {_toml(name)}  # also the name of the folder of results\n" if name != folder.resolve().name else ""
-    )
-    train, test = (name if answers.hub else _relative_to(folder, name) for name in (answers.train, answers.test))
-    further_lines = ""
-    if answers.search:
-        search_name = answers.search if answers.hub else _relative_to(folder, answers.search)
-        further_lines = f"search = {_toml(search_name)}  # pairs of texts on which candidates are evaluated\n"
-    if answers.unlabelled:
-        names = [
-            name if answers.hub and not is_data_file(name) else _relative_to(folder, name)
-            for name in answers.unlabelled
-        ]
-        further_lines += f"unlabelled = {_toml(names)}  # unlabelled texts, used for the distillation\n"
-    hub = [f"{key} = {_toml(value)}\n" for key in ("hub", "config") if (value := getattr(answers, key))]
-    size = Holdout().size_of(columns.rows) if columns else 2000
-    default = "" if columns else ", by default a fifth of the rows and at most 5,000"
-    held_out = f"{'' if columns else '# '}holdout = {{ size = {size} }}"
-    held_out += f"  # training rows on which candidates are evaluated{default}; {_held_out_text(kind)}\n"
-    fine_tune_line = "" if answers.fine_tune else "# "
-    fine_tune_line += (
-        "fine_tune = true  # for a teacher that is not fine-tuned yet; { epochs = 2.0 } sets the number of epochs\n"
-    )
-    if answers.search:
-        held_out = ""
-    if task_kind(kind).learns_from_texts:
-        fine_tune_line = ""
-    tokens = int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
-    longest = max(LENGTH, tokens or 0)
-    if teacher:
-        most_tokens = task_kind(kind).most_tokens(str(given_path(answers.teacher)))
-        longest = min(longest, teacher.positions, most_tokens or longest)
-    return f"""\
-# This study searches for the most accurate sub-network of the teacher within each budget.
-# `nas check` validates this file and estimates the time; `nas run` runs all steps. Paths are relative to this file.
-{name_line}
-[task]
-{"".join(hub)}train = {_toml(train)}
-test = {_toml(test)}  # networks are evaluated on it only for the final results
-{further_lines}text = {_toml(list(answers.text))}  # {task_kind(kind).text_words}
-{_column_texts(answers)}kind = {_toml(kind)}  # or {", ".join(name for name in REGISTRY if name != kind)}
-metric = {_toml(answers.metric)}  # or {", ".join(name for name in task_kind(kind).metrics if name != answers.metric)}
-{_threshold_text(kind)}{_width_text(kind)}max_length = {longest}  # tokens; longer texts are truncated
-{held_out}
-[teacher]
-model = {_toml(_relative_to(folder, answers.teacher) if teacher else answers.teacher)}
-{fine_tune_line}{_pruning_text(teacher)}
-[search_space]
-name = {_toml(space)}
-{_exclusion_text(SearchSpace.load(space, base=folder), answers.runtime)}
-[[devices]]
-name = "here"
-runtime = {_toml(answers.runtime)}  # onnxruntime, torch or openvino
-threads = {answers.threads}
-batch_size = {answers.batch_size}{_batch_text(kind)}
-sequence_length = {tokens or _toml(answers.sequence_length)}  # or several: [16, 64]; "task" for the task's own lengths
-{"".join(budget_text(budget) for budget in answers.budgets)}
-[supernet]
-steps = 1500  # a larger search space needs more
+    def in_study(name: str) -> str:
+        return name if answers.hub else _relative_to(folder, name)
 
-[search]
-evaluations = 200
-"""
-
-
-def _pruning_text(teacher: TeacherProperties | None) -> str:
-    """Return the commented-out setting that prunes the vocabulary.
-
-    The comment names the type of the teacher's tokenizer.
-    """
-    own_type = f" (this is {teacher.tokenizer})" if teacher and teacher.tokenizer else ""
-    return (
-        f"# prune_vocabulary = true  # remove tokens that no training text uses; for {PRUNABLE} tokenizers{own_type}\n"
+    return fill(
+        "study.toml.jinja",
+        answers=answers,
+        kind=task_kind(answers.kind),
+        kinds=REGISTRY,
+        columns=columns,
+        name=study_name(folder),
+        folder_name=folder.resolve().name,
+        train=in_study(answers.train),
+        test=in_study(answers.test),
+        search=in_study(answers.search) if answers.search else None,
+        unlabelled=[
+            _relative_to(folder, name) if is_data_file(name) else in_study(name) for name in answers.unlabelled
+        ],
+        holdout_size=Holdout().size_of(columns.rows) if columns else 2000,
+        max_length=_max_length(answers, teacher),
+        model=_relative_to(folder, answers.teacher) if teacher else answers.teacher,
+        prunable=PRUNABLE,
+        tokenizer=teacher and teacher.tokenizer,
+        space=space,
+        unsupported=unsupported_methods(SearchSpace.load(space, base=folder), answers.runtime),
+        sequence_length=_tokens(answers) or answers.sequence_length,
+        budgets=[budget_table(budget, "here") for budget in answers.budgets],
     )
 
 
-def _column_texts(answers: Answers) -> str:
-    return _pair_text(answers) + _query_text(answers.query) + _label_text(answers.label)
+def _max_length(answers: Answers, teacher: TeacherProperties | None) -> int:
+    """Return the proposed maximum length of texts, in tokens: as long as the device's texts, if the teacher can."""
+    longest = max(LENGTH, _tokens(answers) or 0)
+    if teacher is None:
+        return longest
+    most_tokens = task_kind(answers.kind).most_tokens(str(given_path(answers.teacher)))
+    return min(longest, teacher.positions, most_tokens or longest)
 
 
-def _label_text(label: Sequence[str]) -> str:
-    if not label:
-        return ""
-    return f"label = {_toml(label[0] if len(label) == 1 else list(label))}\n"
-
-
-def _threshold_text(kind: str) -> str:
-    """Return the commented-out threshold setting. Empty if the labels of this kind of task have no thresholds."""
-    if not task_kind(kind).has_thresholds:
-        return ""
-    return '# threshold = "search"  # tuned on the search set; by default a label applies from probability 0.5\n'
-
-
-def _width_text(kind: str) -> str:
-    """Return the commented-out setting of the output width. Empty if this kind of task does not have the setting."""
-    if not task_kind(kind).has_output_width:
-        return ""
-    return '# output_width = "own"  # the hidden size of each network; by default, the width and space of the teacher\n'
-
-
-_PAIR_COMMENTS: dict[Evaluation, str] = {
-    "pairs": "columns of search and test with the two texts of a pair; the next line names their score",
-    "retrieval": "columns of search and test with queries and passages; the next line names the grade of relevance",
-}
-
-
-def _pair_text(answers: Answers) -> str:
-    if not answers.pair:
-        return ""
-    comment = _PAIR_COMMENTS.get(task_kind(answers.kind).evaluated_on(answers.metric), "")
-    return f"pair = {_toml(list(answers.pair))}  # {comment}\n"
-
-
-def _query_text(query: str | None) -> str:
-    return f"query = {_toml(query)}  # rows with the same value are passages of one query\n" if query else ""
-
-
-def _held_out_text(kind: str) -> str:
-    rule = "all rows of a query stay together"
-    return rule if task_kind(kind).judges_groups else 'add by = "sentence" if rows are parts of other rows'
-
-
-def _batch_text(kind: str) -> str:
-    return "  # pairs per inference; k if you rank lists of k passages" if task_kind(kind).judges_groups else ""
-
-
-def _toml(value: str | list[str]) -> str:
-    """Return a string, or a list of strings, as a TOML literal."""
-    return json.dumps(value, ensure_ascii=False)
+def _tokens(answers: Answers) -> int | None:
+    """Return the sequence length of the device in tokens. None if it is not a number."""
+    return int(answers.sequence_length) if answers.sequence_length.isdecimal() else None
 
 
 def _relative_to(folder: Path, name: str) -> str:
@@ -274,12 +180,3 @@ def _relative_to(folder: Path, name: str) -> str:
         return path.as_posix()
     relative = Path(os.path.relpath(path, folder)).as_posix()
     return relative if relative.startswith(".") else f"./{relative}"
-
-
-def _exclusion_text(space: SearchSpace, runtime: str) -> str:
-    """Return the setting that excludes the methods that the runtime does not support.
-
-    Empty if it supports all methods.
-    """
-    unsupported = unsupported_methods(space, runtime)
-    return f"exclude_compression = {json.dumps(unsupported)}  # not supported by {runtime}\n" if unsupported else ""
