@@ -98,7 +98,10 @@ class Limits(Settings):
         return _number(limit) / 100.0 * teacher[name] if isinstance(limit, str) else float(limit)
 
     def violation(self, metrics: CostMetrics, teacher: CostMetrics) -> float:
-        """Return the largest excess over a limit, relative to that limit. It is at most 0 if all limits are met."""
+        """Return the largest excess over a limit, relative to that limit. It is at most 0 if all limits are met.
+
+        For example, 0.1 means that a latency is 10 % above its limit, or that a rate would have to be 10 % higher.
+        """
         return max(
             (limit / metrics[name] if name in RATES else metrics[name] / limit) - 1.0
             for name, limit in self.values(teacher).items()
@@ -114,9 +117,8 @@ class Floor:
     teacher: float
     """The teacher's accuracy on the same texts."""
     confident: float
-    """`minimum` plus the selection bias: the amount by which the accuracy of a candidate may be overestimated because
-    the candidate was selected on the same texts. It is compared with accuracies that are measured with the supernet's
-    weights.
+    """The value of `minimum` for networks with the supernet's weights: higher by the selection bias, that is, by the
+    amount that a candidate's accuracy may be overestimated because the candidate was selected on the same texts.
     """
     minimise: str
     """The name of the cost metric to minimise."""

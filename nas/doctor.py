@@ -1,7 +1,7 @@
 """The checks of `nas doctor`: what this machine supports, and what is missing for a study.
 
-`examine` returns a list of `Finding`s, which `nas.report.terminal` prints. A heavy package is imported only after a
-check that it is installed.
+`examine` returns a list of `Finding`s, which `nas.report.terminal` prints. It imports heavy packages only after it has
+checked that all packages are installed.
 """
 
 from __future__ import annotations

@@ -99,10 +99,7 @@ def source_folders() -> dict[str, Path]:
 
 
 def sentences(folders: dict[str, Path]) -> dict[str, str]:
-    """Return a dictionary keyed by docstring sentence, in lower case.
-
-    Each value is the name of the first file that contains the sentence.
-    """
+    """Return the docstring sentences in `folders`, in lower case, each mapped to the first file that contains it."""
     file_of_sentence: dict[str, str] = {}
     for name, folder in sorted(folders.items()):
         for path in _source_files(folder):

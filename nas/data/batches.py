@@ -26,6 +26,7 @@ class Batch:
     """A batch of texts of equal length. Because it needs no padding, it has no attention mask."""
 
     rows: np.ndarray
+    """The row numbers of the texts in the split, (batch,)."""
     inputs: dict[str, torch.Tensor]
     """`input_ids` and, if the model has token types, `token_type_ids`. Both have the shape (batch, sequence)."""
 

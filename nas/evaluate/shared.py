@@ -36,11 +36,11 @@ def shared_depth(first: Sequence[Key], second: Sequence[Key]) -> int:
 
 
 class SharedStates:
-    """Stores the hidden states of each batch in the network that was run last.
+    """Stores, for each batch, the hidden states that the last network computed.
 
     The next network reuses the states after the first layers that both networks share. Therefore, run candidates that
-    share many first layers one after the other. States are stored in the order in which they are computed, as long as
-    they fit into `limit_bytes`. Several threads may run batches at the same time.
+    share many first layers one after the other. A state is not stored if the stored states would then exceed
+    `limit_bytes`. Several threads may run batches at the same time.
     """
 
     def __init__(self, limit_bytes: int = _DEFAULT_LIMIT_BYTES) -> None:

@@ -31,7 +31,7 @@ _INDEX_FILE = "model.safetensors.index.json"
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _COMPLETE_REMEDY = f"give a complete checkpoint of {SUPPORTED}"
 _MULTIPLE_CHOICE = "ForMultipleChoice"
-"""The end of the names of classes whose classifier scores an answer, under the name of a classifier of texts."""
+"""The suffix of multiple-choice classes, whose classifier has the same parameter names as a text classifier."""
 _ADAPTER_REMEDY = "merge the adapter into its model (merge_and_unload of peft)"
 _WRAPPED = {
     ".lora_": _ADAPTER_REMEDY,
@@ -180,7 +180,7 @@ class Checkpoint:
 
 
 def wrapper_remedy(names: Iterable[str]) -> str | None:
-    """Return what the user can do if a tool has wrapped weights of the model. None if no name shows this."""
+    """Return the remedy if a name shows that a tool has wrapped the weights (see `_WRAPPED`), otherwise None."""
     return next((remedy for name in names for part, remedy in _WRAPPED.items() if part in name), None)
 
 

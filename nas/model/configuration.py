@@ -33,7 +33,7 @@ class CompactBertConfig(PretrainedConfig):
     `feed_forward` (the compression methods of the two blocks), and `source` (the index of the corresponding layer in
     the teacher). If the layer drops tokens, the dictionary also has the key `keep_tokens`, the number of tokens that
     the layer passes on. `attention_head_size` is the teacher's head size, so the number of heads times the head size
-    may differ from `hidden_size`.
+    may differ from `hidden_size`. `embedding` is the compression method of the token embeddings.
 
     If `exit_threshold` is above 0, each layer except the last has a classifier. A text exits at the first layer whose
     classifier gives the likeliest class at least the probability `exit_threshold`. The logits of the text are those of
@@ -149,7 +149,7 @@ class CompactBertConfig(PretrainedConfig):
         return Architecture(self.hidden_size, layers, self.embedding, self.exit_threshold)
 
     def with_architecture(self, architecture: Architecture) -> CompactBertConfig:
-        """Return a copy of the configuration with this architecture, of a network that is not calibrated.
+        """Return a copy of the configuration with this architecture, in which `calibrated` is false.
 
         All other settings remain unchanged.
         """

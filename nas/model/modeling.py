@@ -3,8 +3,8 @@
 The readout is the part of the last hidden states that the head reads: the first token, the mean over all tokens, or
 every token. The head is a linear layer, preceded by a pooler if the configuration has one. Parameters have the names of
 Hugging Face's `BertForSequenceClassification`, so that weights can be copied between the two classes without renaming.
-`nas/model/families/` holds the parameter names of other families. The modules have no buffers, so that the same code
-can run on slices of a supernet's weights.
+`nas/model/families/` holds the parameter names of other families. Only calibrated networks have buffers, so that the
+same code can run on slices of a supernet's weights.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 graph. The latency runtimes use these functions to profile single blocks. The functions take and return the names of
 values in the graph. The shapes in their docstrings are the shapes of these values.
 
-The attention mask is a term that is added to attention scores. One matrix product computes query, key and value. The
-query's weights include the factor by which attention scores are multiplied. Batch size and sequence length are dynamic.
+The attention mask is a term that is added to attention scores. If possible, one matrix product computes query, key and
+value. The query's weights include the factor by which attention scores are multiplied. Batch size and sequence length
+are dynamic.
 """
 
 from __future__ import annotations

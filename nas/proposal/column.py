@@ -70,9 +70,9 @@ class Column:
     def _of_list_column(cls, rows: Dataset, name: str, feature: Any) -> Column:
         """Return a summary of a column of lists.
 
-        The lists are treated as lists of labels unless a value occurs twice in the same list. Multi-hot vectors, such
-        as [0, 1, 1], are treated as lists of the labels whose entry is 1. They are not if their items are class labels,
-        or if a column of the file holds lists of strings: such vectors may be tags of words.
+        The lists are treated as lists of labels unless a value occurs twice in the same list. A multi-hot vector, such
+        as [0, 1, 1], is treated as the list of the labels whose entry is 1. This does not apply if the items are class
+        labels, or if a column of the file holds lists of strings, because the vectors may then be tags of words.
         """
         lists = arrow_column(rows, name)
         present = [values for values in lists.to_pylist() if values is not None]

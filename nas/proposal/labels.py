@@ -25,7 +25,7 @@ def can_be_grade(column: Column) -> bool:
 
 
 def why_unfit(column: Column) -> str | None:
-    """Return why a column cannot hold labels, even if the user has chosen it. None if it can hold labels."""
+    """Return why a column cannot hold labels, as a clause for messages. None if it can hold labels."""
     if column.form == "lists" and not column.counts:
         return (
             "holds lists that are not lists of labels (which have distinct names or whole numbers, in Parquet or JSONL)"

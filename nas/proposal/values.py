@@ -22,7 +22,7 @@ FEW_VALUES = 20
 """The largest number of distinct values that counts as few. A column with few values that repeat often does not hold
 texts. Numbers with fractions can be classes only if there are few of them."""
 _MOSTLY_SHARE = 0.9
-"""The share of values from which on a property of the values is treated as a property of the column."""
+"""If at least this share of a column's values has a property, the column is treated as having this property."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LETTERS = re.compile(r"[^\W\d_]+")
 # Scripts without spaces between words: Han, Kana, Thai, Lao, Tibetan, Burmese, Khmer.

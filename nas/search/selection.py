@@ -59,9 +59,9 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
     """Return a copy of `costs` in which each budget with an accuracy floor is replaced by a budget with one limit.
 
     Uniform networks then compete with a candidate of the search at equal cost: the limit is the predicted cost of this
-    candidate plus the safety margin. The candidate is chosen from the up to `FLOOR_FACTOR * count` candidates that will
-    be measured for the budget. It is the cheapest one that reaches the accuracy `floor.levels[1]`, or the most accurate
-    one if none reaches this accuracy. A budget without such a candidate is not replaced.
+    candidate plus the safety margin. Among the candidates that will be measured for the budget (at most `FLOOR_FACTOR *
+    count`), it is the cheapest one that reaches the accuracy `floor.levels[1]`, or the most accurate one if none does.
+    A budget for which no candidate will be measured is not replaced.
     """
     budgets = list[Budget]()
     for budget in costs.budgets:

@@ -80,7 +80,7 @@ class Schedule:
     """
 
     learning_rate: float | None
-    """The highest learning rate. None: each network is distilled with its own `default_learning_rate`."""
+    """The peak learning rate. If None, each network is distilled with its own `default_learning_rate`."""
     batch_size: int
     steps: int = -1
     epochs: float = 1.0

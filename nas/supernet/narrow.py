@@ -58,11 +58,10 @@ class Narrow(nn.Module):
 
 
 def readers_of(model: CompactBert) -> dict[str, str]:
-    """Return the name of the projection that predicts missing units, for each linear layer that needs a projection.
+    """Map each linear layer that reads hidden or pooled units to the projection that predicts its missing inputs.
 
-    These are the linear layers that read hidden or pooled units. The result is keyed by layer name, and a value
-    `<name>` refers to the projection `missing.<name>` of `Narrow`. The value is the layer's name, or its parent
-    module's name if several layers in that module read the same input and share the projection.
+    Keys and values are names. A value `<name>` stands for the projection `missing.<name>` of `Narrow`. It is the name
+    of the layer or, if several layers of a module read the same input and share a projection, the name of that module.
     """
     map_names = {}
     for name, module in model.named_modules():

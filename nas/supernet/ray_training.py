@@ -23,8 +23,8 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
     """Run `train` in `workers` processes that form one process group (gloo on CPUs, NCCL if there are GPUs).
 
     `train` must find its files by absolute paths, on a file system that all workers share. Ray stores its own files in
-    `storage`. Raises the error that a worker raised, or `TrainingError` if the cluster is too small or a worker was
-    lost.
+    `storage`. Raises the `NasError` that a worker raised. Raises `TrainingError` if a worker failed for another reason,
+    or if the cluster is too small.
     """
     started = join(workers, "supernet.workers")
     try:

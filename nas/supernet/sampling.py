@@ -73,7 +73,7 @@ def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], cou
 
 
 def _pool_near_budget(space: SearchSpace, violation: Violation, seed: int) -> list[tuple[float, Architecture]]:
-    """Return random sub-networks near a budget as pairs (logarithm of cost / limit, sub-network), cheapest first."""
+    """Return random sub-networks near a budget as pairs (log(cost / limit), sub-network), cheapest first."""
     rng = random.Random(f"{seed}/near")
     violations, pool = dict[Architecture, float](), list[Architecture]()
     nearest, nearest_violation = space.smallest(), violation(space.smallest())

@@ -26,8 +26,8 @@ from nas.tasks import GROUP, IGNORED
 from nas.threads import keep_freed_memory, replica, single_threads
 
 Work = Callable[[int], torch.Tensor | None]
-"""A function that computes one part of a step on the replica with this index. It adds its gradients to those of the
-replica. It returns its part of the step's loss, or None if it computes no loss.
+"""A function that computes one part of a step, given the index of the replica to use. It adds its gradients to those of
+this replica, and returns its part of the step's loss, or None if it computes no loss.
 """
 _MAX_THREADS = 8
 """The maximum number of threads. Each thread needs memory for the gradients of all weights."""
@@ -58,8 +58,8 @@ class SideBySideTrainer(SafeTrainer):
     def threads(self) -> Iterator[None]:
         """Provide one thread per replica while the `with` block runs.
 
-        All other work of a step, such as the optimiser's update, is limited by memory bandwidth, so it uses only one
-        thread.
+        Outside these threads, torch uses a single thread, because the rest of a step, such as the optimiser's update,
+        is limited by memory bandwidth.
         """
         count = len(self.replicas)
         with single_threads(count) as pool:
@@ -167,7 +167,7 @@ def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Wo
     far. If several threads have the same total cost, the one with the fewest items gets the item.
 
     Items of `rest` may wait for results of `first`. If `first` has at most as many items as there are threads, each of
-    these items is the first one of a different thread. If one of them fails, the others therefore still run.
+    its items starts a different thread's list, so that all of them run even if one fails.
     """
     costs, work = [0.0] * threads, list[list[Work]]([] for _ in range(threads))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
@@ -196,8 +196,8 @@ class SeededDropout(TorchFunctionMode):
     """A mode in which `torch.nn.functional.dropout` draws its masks from a separate, seeded generator.
 
     All tensors must be on `device`. Without this mode, threads share one generator, and the order in which they use it
-    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. Drawing them with torch would take
-    six times as long: about a sixth of the time of a fine-tuning step.
+    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. torch needs six times as long to draw
+    them, about a sixth of the time of a fine-tuning step.
     """
 
     def __init__(self, seed: int, device: torch.device | str) -> None:

@@ -24,7 +24,11 @@ from nas.supernet.narrow import Narrow, norms_of, readers_of
 
 
 class SupernetConfig(CompactBertConfig):
-    """The configuration of a supernet: that of its largest sub-network, and the settings of all other sub-networks."""
+    """The configuration of a supernet: that of its largest sub-network, and three settings for the other sub-networks.
+
+    `narrow_sizes` lists the smaller hidden sizes. `choices` lists the compression methods, keyed by block. `exits` says
+    whether sub-networks may have early exits.
+    """
 
     model_type = "compact_bert_supernet"
 
