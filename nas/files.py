@@ -1,9 +1,8 @@
 """Reading and writing of small files.
 
 `read_toml` and `validate` read settings from TOML files. Their error messages name the file, the key and the rule.
-`toml_literal` writes values for such files.
-`write_atomically`, `write_folder` and `write_json` never leave a half-written file behind. `digest` and `file_digest`
-return short identifiers of values and files.
+`toml_literal` turns a value into TOML. `write_atomically`, `write_folder` and `write_json` never leave a half-written
+file behind. `digest` and `file_digest` return short identifiers of values and files.
 """
 
 from __future__ import annotations
