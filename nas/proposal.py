@@ -29,11 +29,11 @@ from nas.device import NAME
 from nas.errors import DataError, NasError, StudyError, TeacherError
 from nas.files import given_path, write_atomically, write_text
 from nas.form import NetworkType
-from nas.latency.runtimes import RUNTIMES
 from nas.model.modeling import types_named
 from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.pipeline.plan import check_sources
+from nas.runtimes import RUNTIMES, names_of
 from nas.space import SearchSpace, Shape, shipped_spaces
 from nas.study import Holdout, Study, is_data_file, study_name
 from nas.tagged_columns import tagged_columns
@@ -523,7 +523,7 @@ name = {_toml(space)}
 {_exclusion_text(SearchSpace.load(space, base=folder), answers.runtime)}
 [[devices]]
 name = "here"
-runtime = {_toml(answers.runtime)}  # onnxruntime, torch or openvino
+runtime = {_toml(answers.runtime)}  # {names_of(RUNTIMES)}
 threads = {answers.threads}
 batch_size = {answers.batch_size}{_batch_text(kind)}
 sequence_length = {tokens or _toml(answers.sequence_length)}  # or several: [16, 64]; "task" for the task's own lengths

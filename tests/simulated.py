@@ -22,7 +22,8 @@ import pytest
 
 import nas.latency.measure  # noqa: F401
 from nas.device import Device
-from nas.latency import runner, workers
+from nas.latency import workers
+from nas.runtimes import runner
 
 RUN = "import simulated; simulated.install(); from nas.cli import main; main()"
 """A program like `nas`, with simulated times."""
