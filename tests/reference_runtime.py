@@ -16,7 +16,7 @@ class Reference(FileRuntime):
     name = "reference"
     package = module = "onnx"
     number_formats = {"cpu": ("float32",)}
-    operations = {"cpu": ("packed_weights",)}
+    operations = {"cpu": frozenset({"packed_weights"})}
 
     def load(self, path, device, inputs):
         session = self.session(path, device)

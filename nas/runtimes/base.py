@@ -34,8 +34,8 @@ Operation = Literal["dynamic_int8", "static_int8", "int4_blocks", "packed_weight
 - `packed_weights`: weights that take fewer bytes in the file, and are converted to float numbers by standard operators
 - `early_exits`: layers that are executed only if a condition is true (`If`)
 """
-OPERATIONS: tuple[Operation, ...] = get_args(Operation)
-ByProcessor = Mapping[str, Collection[Operation]]
+OPERATIONS: frozenset[Operation] = frozenset(get_args(Operation))
+ByProcessor = Mapping[str, frozenset[Operation]]
 """Operations, keyed by processor (`cpu` or `cuda`)."""
 
 
@@ -84,7 +84,7 @@ class Runtime(ABC):
 
     def executes(self, operations: Collection[Operation], processor: str) -> bool:
         """Whether the runtime executes all of these operations on a processor."""
-        return processor in self.number_formats and set(operations) <= set(self.operations[processor])
+        return processor in self.number_formats and self.operations[processor].issuperset(operations)
 
     def processors_for(self, operations: Collection[Operation]) -> list[str]:
         """Return the processors on which the runtime executes all of these operations."""

@@ -24,7 +24,10 @@ class OnnxRuntime(FileRuntime):
 
     name = package = module = "onnxruntime"
     number_formats = {"cpu": ("float32",), "cuda": ("float32",)}
-    operations: ClassVar[ByProcessor] = {"cpu": OPERATIONS, "cuda": ("int4_blocks", "packed_weights", "early_exits")}
+    operations: ClassVar[ByProcessor] = {
+        "cpu": OPERATIONS,
+        "cuda": frozenset({"int4_blocks", "packed_weights", "early_exits"}),
+    }
     runner_suffices = True
 
     def load(self, path: Path, device: DeviceSettings, inputs: Sequence[Inputs]) -> list[Run]:

@@ -27,7 +27,7 @@ class OpenVino(FileRuntime):
 
     name = package = module = "openvino"
     number_formats = {"cpu": tuple(_HINTS)}
-    operations: ClassVar[ByProcessor] = {"cpu": ("static_int8",)}
+    operations: ClassVar[ByProcessor] = {"cpu": frozenset({"static_int8"})}
 
     def load(self, path: Path, device: DeviceSettings, inputs: Sequence[Inputs]) -> list[Run]:
         request = _inference_request(path, device)

@@ -22,7 +22,7 @@ class Torch(ModuleRuntime):
 
     name = package = module = "torch"
     number_formats = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
-    operations: ClassVar[ByProcessor] = {"cpu": (), "cuda": ()}
+    operations: ClassVar[ByProcessor] = {"cpu": frozenset(), "cuda": frozenset()}
     compiles = True
 
     def placed(self, network: torch.nn.Module, device: DeviceSettings) -> Callable[..., Any]:
