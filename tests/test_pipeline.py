@@ -26,10 +26,10 @@ from nas.data import TaskData
 from nas.device import Device
 from nas.errors import ExportError, NasError
 from nas.export.verification import Artefact
-from nas.latency.runner import onnx_session
 from nas.pipeline import Run, export, export_trial, exports, profiles, searches
 from nas.pipeline.reports import report
 from nas.progress import Stopwatch
+from nas.runtimes.runner import onnx_session
 from nas.study import Study
 from nas.supernet.training import Distillation
 

@@ -15,7 +15,6 @@ from nas.budget import RATES, Budget
 from nas.data.files import check_file
 from nas.export.standalone import source_of
 from nas.hub import Snapshot
-from nas.latency.runtimes import check_runtime
 from nas.pipeline.allowance import divided_seconds
 from nas.pipeline.estimates import Workload, measured_rate
 from nas.pipeline.prepare import check_distinct, data_inputs, given_files, given_teacher, metric_of, teacher_folder
@@ -28,6 +27,7 @@ from nas.pipeline.snapshots import Role, check_hub_data, errors_with_hub_ids, sn
 from nas.pipeline.steps import steps_of
 from nas.pipeline.teachers import check_teacher
 from nas.report.numbers import in_points
+from nas.runtimes import check_runtime
 from nas.study import Study, TeacherSettings
 
 _PLACE_IN_WORDS = {
