@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from nas.files import Flag, Positive, Settings, Whole
+from nas.runtimes import RUNTIMES, names_of
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -21,18 +23,14 @@ _QUANTILES = 8
 _MAX_TEXTS = 64
 _LENGTH_KINDS: dict[type, str] = {str: "word", list: "several", tuple: "several", dict: "weighted"}
 _LENGTH_DISCRIMINATOR = Discriminator(lambda value: _LENGTH_KINDS.get(type(value), "number"))
-# The number formats that each runtime supports on each processor.
-_NUMBER_FORMATS = {
-    ("torch", "cpu"): ("float32", "bfloat16"),
-    ("torch", "cuda"): ("float32", "bfloat16", "float16"),
-    ("onnxruntime", "cpu"): ("float32",),
-    ("onnxruntime", "cuda"): ("float32",),
-    ("openvino", "cpu"): ("float32", "bfloat16"),
-}
-ELSEWHERE = ("onnxruntime",)
-"""The runtimes that a device outside the cluster can use. The archive that measures on such a device supports no
-others.
-"""
+
+
+def _registered(runtime: object) -> str:
+    """Return the name of a runtime. Raises a validation error if there is no such runtime."""
+    if not isinstance(runtime, str) or runtime not in RUNTIMES:
+        names = names_of([repr(name) for name in RUNTIMES])
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": names})
+    return runtime
 
 
 class Device(Settings):
@@ -47,7 +45,7 @@ class Device(Settings):
     """`here` is this machine. `ray` is the Ray node that offers a resource with the name of this device. `elsewhere` is
     a machine outside the cluster. It measures networks by running the archive that `nas device bundle` writes.
     """
-    runtime: Literal["torch", "onnxruntime", "openvino"] = "onnxruntime"
+    runtime: Annotated[str, BeforeValidator(_registered)] = "onnxruntime"
     compiled: Flag = False
     """Whether PyTorch compiles networks. If the processor is `cuda`, compiled networks run as CUDA graphs."""
     processor: Literal["cpu", "cuda"] = "cpu"
@@ -85,24 +83,27 @@ class Device(Settings):
 
     @model_validator(mode="after")
     def _combination_is_possible(self) -> Self:
-        supported = _NUMBER_FORMATS.get((self.runtime, self.processor))
-        if supported is None:
+        number_formats = RUNTIMES[self.runtime].number_formats
+        if self.processor not in number_formats:
             raise ValueError(
-                f"processor: {self.runtime} is supported only on the cpu, but got {self.processor!r}; change the "
-                "processor or the runtime"
+                f"processor: {self.runtime} is supported only on the {names_of(number_formats)}, but got "
+                f"{self.processor!r}; change the processor or the runtime"
             )
+        supported = number_formats[self.processor]
         if self.number_format not in supported:
             raise ValueError(
                 f"number_format: {self.runtime} on {self.processor} supports {' and '.join(supported)}, "
                 f"but got {self.number_format!r}; change the number format, the runtime or the processor"
             )
-        if self.compiled and self.runtime != "torch":
+        if self.compiled and not RUNTIMES[self.runtime].compiles:
+            compiling = names_of([name for name, runtime in RUNTIMES.items() if runtime.compiles])
             raise ValueError(
-                f"compiled: only torch compiles networks, but the runtime is {self.runtime!r}; remove compiled"
+                f"compiled: only {compiling} compiles networks, but the runtime is {self.runtime!r}; remove compiled"
             )
-        if self.where == "elsewhere" and self.runtime not in ELSEWHERE:
+        if self.where == "elsewhere" and not RUNTIMES[self.runtime].runner_suffices:
+            in_archives = names_of([name for name, runtime in RUNTIMES.items() if runtime.runner_suffices])
             raise ValueError(
-                f"runtime: a device with where = 'elsewhere' is measured with {' or '.join(ELSEWHERE)}, but got "
+                f"runtime: a device with where = 'elsewhere' is measured with {in_archives}, but got "
                 f"{self.runtime!r}; change the runtime, or join the device to a Ray cluster"
             )
         if len(set(self.pin_to)) != len(self.pin_to):

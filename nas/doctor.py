@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,12 +108,15 @@ def _version(name: str, installed: str, required: SpecifierSet) -> Finding:
 def _runtimes() -> Iterator[Finding]:
     """Check each runtime on the CPU. Check the runtimes that support GPUs also on a GPU."""
     from nas.device import Device
-    from nas.latency.runtimes import RUNTIMES
+    from nas.runtimes import RUNTIMES
 
     kinds: dict[str, dict[str, Any]] = {name: {"runtime": name} for name in RUNTIMES}
-    kinds["torch compiled"] = {"runtime": "torch", "compiled": True}
-    kinds["torch on a GPU"] = {"runtime": "torch", "processor": "cuda"}
-    kinds["onnxruntime on a GPU"] = {"runtime": "onnxruntime", "processor": "cuda"}
+    for name, runtime in RUNTIMES.items():
+        if runtime.compiles:
+            kinds[f"{name} compiled"] = {"runtime": name, "compiled": True}
+    for name, runtime in RUNTIMES.items():
+        if "cuda" in runtime.number_formats:
+            kinds[f"{name} on a GPU"] = {"runtime": name, "processor": "cuda"}
     for name, settings in kinds.items():
         problem = _runtime_problem(device := Device(name="here", **settings))
         yield Finding("runtimes", name, "note" if problem else "ok", problem or _runtime_details(device))
@@ -122,7 +124,7 @@ def _runtimes() -> Iterator[Finding]:
 
 def _runtime_problem(device: Device) -> str:
     """Return the reason why latency cannot be measured on a device, or an empty string if it can be measured."""
-    from nas.latency.runtimes import check_runtime
+    from nas.runtimes import check_runtime
 
     try:
         check_runtime(device)
@@ -132,20 +134,16 @@ def _runtime_problem(device: Device) -> str:
 
 
 def _runtime_details(device: Device) -> str:
-    runtime = import_module(device.runtime)
-    details = []
-    if device.runtime == "onnxruntime":
-        providers = (name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers())
-        details = [f"execution providers: {', '.join(providers)}"]
-    elif device.processor == "cuda":
-        details = [runtime.cuda.get_device_name(number) for number in range(runtime.cuda.device_count())]
-    return "; ".join([runtime.__version__, *details])
+    from nas.runtimes import runtime_of
+
+    runtime = runtime_of(device)
+    return "; ".join([runtime.version, *runtime.details(device)])
 
 
 def _machine() -> Iterator[Finding]:
     import psutil
 
-    from nas.latency.runner import cpuinfo, environment
+    from nas.runtimes.runner import cpuinfo, environment
 
     machine = environment({"runtime": "numpy", "processor": "cpu"})  # any runtime will do here
     yield Finding("machine", "processor", "ok", f"{machine['processor']}, {machine['system']}")

@@ -1,8 +1,8 @@
 """Reading and writing of small files.
 
 `read_toml` and `validate` read settings from TOML files. Their error messages name the file, the key and the rule.
-`write_atomically`, `write_folder` and `write_json` never leave a half-written file behind. `digest` and `file_digest`
-return short identifiers of values and files.
+`toml_literal` turns a value into TOML. `write_atomically`, `write_folder` and `write_json` never leave a half-written
+file behind. `digest` and `file_digest` return short identifiers of values and files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -115,6 +115,15 @@ def _subclass_in(annotation: Any, kind: type[C]) -> type[C] | None:
     if isinstance(annotation, type) and issubclass(annotation, kind):
         return annotation
     return next(filter(None, (_subclass_in(inner, kind) for inner in getattr(annotation, "__args__", ()))), None)
+
+
+def toml_literal(value: Any) -> str:
+    """Return a value as a TOML literal. Mappings become inline tables."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{toml_literal(key)} = {toml_literal(inner)}' for key, inner in value.items())} }}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(toml_literal, value))}]"
+    return json.dumps(value.item() if hasattr(value, "item") else value, ensure_ascii=False, default=str)
 
 
 def given_path(name: str) -> Path:

@@ -6,11 +6,10 @@ later call resumes the run, even in a different process. The command line can al
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from datasets import Dataset
 from nas.data.files import write_table
 from nas.device import NAME, Device
 from nas.errors import NasError, StudyError, TeacherError
-from nas.files import file_digest, given_path, write_text
+from nas.files import file_digest, given_path, toml_literal, write_text
 from nas.limits import working_on
 from nas.pipeline.run import Run
 from nas.proposal import LENGTH, SPACE_FILE, STUDY_FILE, TeacherProperties, budget_table, fitting_space, space_text
@@ -192,17 +191,9 @@ def _as_toml(values: Mapping[str, Any]) -> Iterator[str]:
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     lists = {key: value for key, value in values.items() if key in ("devices", "budgets")}
     for key in values.keys() - tables.keys() - lists.keys():
-        yield f"{key} = {_toml_literal(values[key])}\n"
+        yield f"{key} = {toml_literal(values[key])}\n"
     for key, table in (*tables.items(), *((key, table) for key, listed in lists.items() for table in listed)):
         yield f"\n[[{key}]]\n" if key in lists else f"\n[{key}]\n"
         yield from (
-            f"{_toml_literal(name)} = {_toml_literal(value)}\n" for name, value in table.items() if value is not None
+            f"{toml_literal(name)} = {toml_literal(value)}\n" for name, value in table.items() if value is not None
         )
-
-
-def _toml_literal(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_toml_literal(key)} = {_toml_literal(inner)}' for key, inner in value.items())} }}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(map(_toml_literal, value))}]"
-    return json.dumps(value.item() if hasattr(value, "item") else value, ensure_ascii=False, default=str)

@@ -2,7 +2,8 @@
 
 A real measurement of tiny networks depends on what else the machine is doing, and takes up to three attempts on a busy
 one. Tests of anything but measurement therefore use this worker, which gives the same latencies in every run. The real
-measurement is tested in `latency/` and `contracts/test_runtime.py`, and in a whole study by `test_pipeline.py`.
+measurement is tested in `latency/`, `runtimes/` and `contracts/test_runtime.py`, and in a whole study by
+`test_pipeline.py`.
 
 Tests use the fixture `simulated_times`, fixtures with a wider scope use `times`, and programs in other processes call
 `install`.
@@ -22,7 +23,8 @@ import pytest
 
 import nas.latency.measure  # noqa: F401
 from nas.device import Device
-from nas.latency import runner, workers
+from nas.latency import workers
+from nas.runtimes import runner
 
 RUN = "import simulated; simulated.install(); from nas.cli import main; main()"
 """A program like `nas`, with simulated times."""

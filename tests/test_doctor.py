@@ -52,7 +52,7 @@ def test_it_starts_even_if_heavy_packages_cannot_be_imported():
     ],
 )
 def test_it_names_the_instructions_of_the_processor(monkeypatch, flags, expected):
-    monkeypatch.setattr("nas.latency.runner.cpuinfo", lambda key: flags if key == "flags" else "")
+    monkeypatch.setattr("nas.runtimes.runner.cpuinfo", lambda key: flags if key == "flags" else "")
     found = {finding.name: finding for finding in doctor.examine() if finding.about == "machine"}
     assert all(words in found[name].detail for name, words in expected.items())
     assert all((found[name].state == "note") == words.startswith("no") for name, words in expected.items())
@@ -70,7 +70,7 @@ def test_a_study_that_lacks_something_exits_with_2(nas, tiny_study, monkeypatch)
     def without_onnxruntime(device):
         raise DeviceError(f"devices.{device.name}: the runtime is not installed; pip install onnxruntime")
 
-    monkeypatch.setattr("nas.latency.runtimes.check_runtime", without_onnxruntime)
+    monkeypatch.setattr("nas.runtimes.check_runtime", without_onnxruntime)
     (tiny_study.parent / "test.parquet").unlink()
     (tiny_study.parent / "teacher" / "config.json").unlink()
     code, output, _ = nas("doctor", str(tiny_study), "--json")

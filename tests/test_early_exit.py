@@ -17,9 +17,9 @@ from nas.evaluate.accuracy import Evaluator
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.exits import at_each_depth, measure_with_exits
 from nas.latency.record import LatencyRecord, latency_metrics, mixture
-from nas.latency.runner import onnx_session
 from nas.model.modeling import first_confident
 from nas.model.stock import from_stock
+from nas.runtimes.runner import onnx_session
 from nas.space import SearchSpace, shipped_spaces
 from nas.study import Task
 from nas.supernet import BertSupernet, SupernetWeights

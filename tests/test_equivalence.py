@@ -18,8 +18,8 @@ from transformers import AutoModelForSequenceClassification
 
 from nas.architecture import Architecture, compress_all
 from nas.export.artefact import ONNX_FILE, write_artefact
-from nas.latency.runner import onnx_session
 from nas.model import CompactBert
+from nas.runtimes.runner import onnx_session
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
 

@@ -21,11 +21,11 @@ from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.export.verification import as_compact, reload, reload_alone
 from nas.form import OUTPUT_NAMES, NetworkForm
 from nas.latency.profile import stages
-from nas.latency.runner import onnx_session
 from nas.model import CompactBert
 from nas.model.onnx import to_onnx
 from nas.model.sizes import MB, count_parameters, stored_mb
 from nas.model.stock import AUTO_CLASSES, compact_config, fits_stock, from_stock
+from nas.runtimes.runner import onnx_session
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.importance import magnitude, measure_importance, reorder

@@ -26,10 +26,10 @@ from nas.data import TaskData
 from nas.device import Device
 from nas.errors import ExportError, NasError
 from nas.export.verification import Artefact
-from nas.latency.runner import onnx_session
 from nas.pipeline import Run, export, export_trial, exports, profiles, searches
 from nas.pipeline.reports import report
 from nas.progress import Stopwatch
+from nas.runtimes.runner import onnx_session
 from nas.study import Study
 from nas.supernet.training import Distillation
 
@@ -344,11 +344,12 @@ import sys
 from pathlib import Path
 import nas
 from nas.cli import main
+from nas.proposal import space_text
 from nas.space import SearchSpace
 
 assert Path(nas.__file__).is_relative_to(Path.cwd()), nas.__file__
 for name in ("minilm-l6", "bert-base"):
-    SearchSpace.load(name)
+    space_text(SearchSpace.load(name).teacher, ["onnxruntime"])
 _, study, runs, empty = sys.argv
 for arguments in (("check", "quickstart", "--runs", empty), ("report", study, "--runs", runs)):
     sys.argv = ["nas", *arguments]

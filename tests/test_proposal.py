@@ -420,7 +420,7 @@ def test_an_interrupted_init_leaves_nothing_and_a_killed_one_can_be_repeated(her
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("nas.proposal.check_sources", interrupt)
+        patch.setattr("nas.proposal.study_file.check_sources", interrupt)
         assert nas("init", "deep/mine", *given)[0] != 0
     assert not (here / "deep").exists()
     assert nas("init", "mine", *given)[0] == 0

@@ -81,7 +81,9 @@ def init(  # noqa: PLR0913 (one option per answer)
         str | None,
         _option("--space", "Search space: a shipped name or a TOML file. Default: one that fits the teacher."),
     ] = None,
-    runtime: Annotated[str | None, _option("--runtime", "Inference runtime: onnxruntime, torch or openvino.")] = None,
+    runtime: Annotated[
+        str | None, _option("--runtime", "Inference runtime, such as onnxruntime, torch or openvino.")
+    ] = None,
     threads: Annotated[int | None, _option("--threads", "Number of threads that one inference may use.")] = None,
     batch_size: Annotated[int | None, _option("--batch-size", "Number of texts per inference.")] = None,
     sequence_length: Annotated[

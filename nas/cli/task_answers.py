@@ -12,8 +12,7 @@ import typer
 from nas.errors import DataError, StudyError
 
 if TYPE_CHECKING:
-    from nas.columns import Column
-    from nas.proposal import Columns, TeacherProperties
+    from nas.proposal import Column, Columns, TeacherProperties
     from nas.tasks import TaskKind
 
 T = TypeVar("T", int, str)
@@ -119,8 +118,7 @@ def _has_only_texts(answers: TaskAnswers, text: Any, test: str | None) -> bool:
     the text column of the test file has the same name as that of the training file. `text` is the column that the
     training file suggests. `test` is the test file, or None for a hub data set.
     """
-    from nas.columns import Clear
-    from nas.proposal import text_of
+    from nas.proposal import Clear, text_of
     from nas.tasks import REGISTRY
 
     if answers.metric:
@@ -136,7 +134,7 @@ def _settle_pair(pairs: Columns | None, answers: TaskAnswers, open_questions: Op
 
     `pairs` holds the columns of the files with the pairs; None for a hub data set.
     """
-    from nas.columns import Clear
+    from nas.proposal import Clear
 
     if not answers.pair:
         suggestion = pairs.text if pairs else None
@@ -158,7 +156,7 @@ def settle_task(columns: Columns | None, teacher: TeacherProperties | None, give
     `OpenQuestions.settle` finds the answers that `given_answers` does not provide. Raises `StudyError` if questions
     remain open; the message names the options that answer them.
     """
-    from nas.columns import Clear
+    from nas.proposal import Clear
     from nas.tasks import REGISTRY, task_kind
 
     answers, open_questions = replace(given_answers), OpenQuestions()
@@ -269,7 +267,7 @@ class OpenQuestions(list[str]):
         clear answer into text. On a terminal, the user is asked, and a clear answer is the default. Without
         a terminal, a clear answer is used. A clear answer to `--kind` is always used, without asking the user.
         """
-        from nas.columns import Clear
+        from nas.proposal import Clear
 
         clear_answer = in_words(suggestion.value) if isinstance(suggestion, Clear) else None
         if sys.stdin.isatty() and (clear_answer is None or flag != "--kind"):

@@ -17,6 +17,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from nas.runtimes import RUNTIMES, Operation, runtimes_for
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -90,18 +92,18 @@ class Compression(ABC):
         return frozenset({self.name})
 
     @property
-    @abstractmethod
-    def runtimes(self) -> frozenset[str]:
-        """The runtimes that can execute a block that is compressed with this method."""
+    def operations(self) -> frozenset[Operation]:
+        """The operations that a block with this method needs, in addition to those of an uncompressed block."""
+        return frozenset()
 
     @property
-    def processors(self) -> frozenset[str]:
-        """The processors on which the runtimes in `runtimes` can execute a block with this method."""
-        return frozenset({"cpu", "cuda"})
+    def runtimes(self) -> list[str]:
+        """The runtimes that can execute a block that is compressed with this method."""
+        return runtimes_for(self.operations)
 
     def runs_on(self, runtime: str, processor: str) -> bool:
         """Whether this runtime can execute a block with this method on this processor."""
-        return runtime in self.runtimes and processor in self.processors
+        return RUNTIMES[runtime].executes(self.operations, processor)
 
     def quantises_by_batch(self, block: Block) -> bool:
         """Whether an exported block of this kind quantises its inputs with a single scale for all texts in a batch."""
@@ -310,12 +312,8 @@ class Stored(MatrixCompression):
         return self.form if self.stored.name == "none" else f"{self.form}+{self.stored.spec}"
 
     @property
-    def runtimes(self) -> frozenset[str]:
-        return self.stored.runtimes
-
-    @property
-    def processors(self) -> frozenset[str]:
-        return self.stored.processors
+    def operations(self) -> frozenset[Operation]:
+        return self.stored.operations
 
     def quantises_by_batch(self, block: Block) -> bool:
         return self.stored.quantises_by_batch(block)

@@ -45,7 +45,7 @@ class Int4(Format):
     name = "int4"
     examples = ("int4",)
     blocks = frozenset(BLOCKS)
-    runtimes = frozenset({"onnxruntime"})
+    operations = frozenset({"int4_blocks"})
     stores_zeros = False  # each byte holds two numbers
 
     @property

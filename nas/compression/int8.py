@@ -87,8 +87,7 @@ class Int8(EightBitWeights, Format):
     name = "int8"
     examples = ("int8",)
     blocks = frozenset(BLOCKS)
-    runtimes = frozenset({"onnxruntime"})
-    processors = frozenset({"cpu"})
+    operations = frozenset({"dynamic_int8"})
 
     def quantises_by_batch(self, block: Block) -> bool:
         return block != "embedding"  # a table is looked up, not multiplied: there are no inputs to quantise

@@ -20,7 +20,6 @@ class NoCompression(Format):
     name = "none"
     examples = ("none",)
     blocks = frozenset(BLOCKS)
-    runtimes = frozenset({"torch", "onnxruntime", "openvino"})
 
     def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         from torch.nn import functional

@@ -16,4 +16,3 @@ class Share(Compression):
     examples = ("share",)
     blocks = frozenset({"attention", "feed_forward"})
     weights = "below"
-    runtimes = frozenset({"torch", "onnxruntime", "openvino"})

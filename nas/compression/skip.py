@@ -12,4 +12,3 @@ class Skip(Compression):
     examples = ("skip",)
     blocks = frozenset({"attention", "feed_forward"})
     weights = "none"
-    runtimes = frozenset({"torch", "onnxruntime", "openvino"})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from nas.compression.base import Arrays, Matrices
     from nas.graph import GraphBuilder
+    from nas.runtimes import Operation
 
 _GROUP_SIZE, _KEPT = 4, 2
 
@@ -61,8 +62,8 @@ class Sparse(Stored):
         return f"sparse({_KEPT}:{_GROUP_SIZE})" if self.share is None else f"sparse({self.share:g})"
 
     @property
-    def runtimes(self) -> frozenset[str]:
-        return frozenset({"onnxruntime"})
+    def operations(self) -> frozenset[Operation]:
+        return self.stored.operations | {"packed_weights"}
 
     @property
     def plain(self) -> MatrixCompression:

@@ -42,8 +42,7 @@ class StaticInt8(EightBitWeights, Calibrated):
     name = "static_int8"
     examples = ("static_int8", "static_int8(mean)")
     blocks = frozenset(BLOCKS)
-    runtimes = frozenset({"onnxruntime", "openvino"})
-    processors = frozenset({"cpu"})
+    operations = frozenset({"static_int8"})
 
     def __init__(self, averages: bool) -> None:
         self.averages = averages

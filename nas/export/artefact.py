@@ -28,10 +28,10 @@ from nas.model.modeling import as_public_class, types_named
 from nas.model.onnx import to_onnx
 from nas.model.stock import fits_stock, to_stock
 from nas.model.tokenizer import make_uniform
+from nas.runtimes import RUNTIMES, FileRuntime
 from nas.sentence_modules import DENSE_FOLDER
 
 ONNX_FILE = "onnx/model.onnx"
-OPENVINO_FILE = "openvino_model.xml"
 INFER_FILE = "infer.py"
 ARCHITECTURE_FILE = "architecture.json"
 VERIFICATION_FILE = "verification.json"
@@ -64,8 +64,8 @@ def write_artefact(
 
     If the teacher's class in transformers, such as `BertForSequenceClassification`, can express the architecture, the
     model is saved as an object of that class. Otherwise, the model is saved as a `CompactBert`, together with the
-    modelling file that defines `CompactBert`. If `runtimes` contains `openvino`, the model is also saved in OpenVINO's
-    format. Raises `ExportError` if the model must be calibrated first.
+    modelling file that defines `CompactBert`. The model is also saved in the own formats of the runtimes that
+    `runtimes` names, such as OpenVINO's format. Raises `ExportError` if the model must be calibrated first.
     """
     if lacks_calibration(model):
         raise ExportError(
@@ -85,8 +85,9 @@ def write_artefact(
         served_tokenizer(tokenizer, model.config, max_length).save_pretrained(draft)
         _rename_tokenizer_class(draft / "tokenizer_config.json")
         save(to_onnx(model), draft / ONNX_FILE)
-        if "openvino" in runtimes:
-            _save_openvino(draft)
+        for name in runtimes:
+            if isinstance(runtime := RUNTIMES[name], FileRuntime):
+                runtime.save_export(draft / ONNX_FILE, draft)
         shutil.copyfile(Path(__file__).with_name(INFER_FILE), draft / INFER_FILE)
         write_json(draft / ARCHITECTURE_FILE, model.config.architecture.to_json())
 
@@ -130,13 +131,6 @@ def served_tokenizer(
     return cast(PreTrainedTokenizerBase, served)
 
 
-def _save_openvino(folder: Path) -> None:
-    import openvino
-
-    # Weights are not compressed to float16, so that accuracy and latency equal those of the ONNX file.
-    openvino.save_model(openvino.Core().read_model(folder / ONNX_FILE), folder / OPENVINO_FILE, compress_to_fp16=False)
-
-
 def network_type_of(folder: Path) -> NetworkType:
     """Return the type of the network in an export's folder, derived from the class name in `config.json`."""
     return next(iter(types_named(read_json(folder / "config.json", ExportError)["architectures"])), "encoder")
@@ -147,10 +141,8 @@ def served_files(folder: Path, runtime: str) -> list[Path]:
 
     The reported size of an export is the total size of these files.
     """
-    openvino_file = folder / OPENVINO_FILE
-    if runtime == "openvino" and openvino_file.exists():
-        return [openvino_file, openvino_file.with_suffix(".bin")]
-    if runtime == "torch":
-        dense = folder / DENSE_FOLDER / DENSE_FILE
-        return [folder / "model.safetensors", *([dense] if dense.exists() else [])]
-    return [folder / ONNX_FILE]
+    library = RUNTIMES[runtime]
+    if isinstance(library, FileRuntime):
+        return library.files_of(library.exported_file(folder / ONNX_FILE, folder))
+    dense = folder / DENSE_FOLDER / DENSE_FILE
+    return [folder / "model.safetensors", *([dense] if dense.exists() else [])]

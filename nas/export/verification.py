@@ -35,12 +35,12 @@ from nas.form import CLASSIFIERS, OUTPUT_NAMES
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Network, Texts, measure_peak_memory
 from nas.latency.record import LatencyRecord, latency_metrics
-from nas.latency.runtimes import OnnxRuntime, placed_in_torch, runtime_of
 from nas.model import CompactBert
 from nas.model.modeling import AUTO_MODELS, CompactBertModel
 from nas.model.sizes import MB
 from nas.model.stock import AUTO_CLASSES, from_stock
 from nas.progress import say
+from nas.runtimes import ONNX_RUNTIME, FileRuntime, ModuleRuntime, runtime_of
 from nas.tasks import Metric
 
 _LEAST_AGREEMENT = 0.99
@@ -82,9 +82,11 @@ class Artefact:
         # For a device on a different machine, answers are computed here, on the CPU. Compiling would not change them.
         processor = self.device.processor if self.device.where == "here" else "cpu"
         device = self.device.model_copy(update={"compiled": False, "processor": processor})
-        if device.runtime == "torch":
-            return forward_of(placed_in_torch(reload(self.folder), device), processor=processor)
-        session = runtime_of(device).session(served_files(self.folder, device.runtime)[0], device)
+        runtime = runtime_of(device)
+        if isinstance(runtime, ModuleRuntime):
+            return forward_of(runtime.placed(reload(self.folder), device), processor=processor)
+        assert isinstance(runtime, FileRuntime)
+        session = runtime.session(served_files(self.folder, device.runtime)[0], device)
         logits_name = OUTPUT_NAMES[network_type_of(self.folder)]
 
         def forward(batch: Batch) -> np.ndarray:
@@ -99,10 +101,10 @@ class Artefact:
     def network(self, early: bool = False) -> Network:
         """Return the network whose latency is measured.
 
-        If the runtime is torch, or if the network has early exits (`early`), the result is the reloaded model.
-        Otherwise, the result is the served file.
+        If the runtime executes PyTorch modules, or if the network has early exits (`early`), the result is the reloaded
+        model. Otherwise, the result is the served file.
         """
-        is_file = self.device.runtime != "torch" and not early
+        is_file = isinstance(runtime_of(self.device), FileRuntime) and not early
         return served_files(self.folder, self.device.runtime)[0] if is_file else as_compact(self.folder)
 
     @property
@@ -354,11 +356,13 @@ def verify_file(
     """Return the verification of an ONNX file that computes `logits` from `input_ids`, such as that of a static model.
 
     ONNX Runtime computes the logits for the accuracy on the CPU. The latency is measured on the device, in alternation
-    with the teacher's latency. The latency is None if the device uses PyTorch or is outside the cluster.
+    with the teacher's latency. The latency is None if the device's runtime executes torch modules, or if the device is
+    outside the cluster.
     """
-    cpu_device = device.model_copy(update={"runtime": "onnxruntime", "processor": "cpu", "number_format": "float32"})
+    settings = {"runtime": ONNX_RUNTIME.name, "processor": "cpu", "number_format": "float32"}
+    cpu_device = device.model_copy(update=settings)
     path = folder / ONNX_FILE
-    session = OnnxRuntime().session(path, cpu_device)
+    session = ONNX_RUNTIME.session(path, cpu_device)
     labels = truth_of(test)
     logits = predict(
         lambda batch: session({name: value.numpy() for name, value in batch.inputs.items()})["logits"],
@@ -366,7 +370,7 @@ def verify_file(
     )
     accuracy, stored = metric.score(logits, labels), {"size_mb": path.stat().st_size / MB, "params": params}
     timings = _NO_TIMINGS
-    if device.where != "elsewhere" and device.runtime != "torch":
+    if device.where != "elsewhere" and isinstance(runtime_of(device), FileRuntime):
         teacher = Artefact(reference.folder, device)
         records = measure_with_exits(
             device,

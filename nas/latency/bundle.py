@@ -23,16 +23,16 @@ from pydantic import Field, ValidationError
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.files import Flag, Positive, Real, Settings, write_atomically
-from nas.latency import runner
 from nas.latency.measure import Network, Texts, grouped, item_of, on_one_scale, records_of
 from nas.latency.record import LatencyRecord
 from nas.progress import track
+from nas.runtimes import runner, runtime_of
 
 VERSION = 2
 _MAX_RESULT_BYTES = 2**28
 _README = """These commands measure {count} networks for `nas` on this device:
 
-    pip install numpy onnxruntime
+    pip install numpy {package}
     python run.py
 
 The program writes result.json to this folder. Run nothing else on the device in the meantime. If the program is
@@ -99,7 +99,8 @@ class Job:
                 archive.write(networks_archive, "networks.zip")
                 archive.write(runner.__file__, "run.py")
                 archive.writestr("job.json", json.dumps(job))
-                archive.writestr("README.txt", _README.format(count=count, command=command))
+                package = runtime_of(self.device).package
+                archive.writestr("README.txt", _README.format(count=count, package=package, command=command))
 
     def read(self, path: Path) -> tuple[dict[str, LatencyRecord], dict[str, float]]:
         """Read the result file `path`. Return its latency records and peak memories, both keyed by network name.

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from nas.device import Device
+from nas.latency.networks import BlockChain, write_network
 from nas.latency.record import LatencyRecord, pooled
-from nas.latency.runtimes import BlockChain, runtime_of
 from nas.latency.workers import MeasurementWorker, open_worker
 from nas.limits import working_on
 from nas.model import CompactBert, CompactBertConfig
@@ -188,10 +188,9 @@ def _write_network(
     """
     if isinstance(network, Path):
         return _token_inputs(device, lengths, texts.vocab_size, texts)
+    write_network(network, device, path)
     if isinstance(network, tuple):
-        runtime_of(device).write_chain(*network, path)
         return _hidden_inputs(device, lengths, network[1].hidden_size, network[0].copies)
-    runtime_of(device).write_model(network, path)
     return _token_inputs(device, lengths, network.config.vocab_size, texts)
 
 

@@ -26,9 +26,9 @@ from nas.errors import DeviceError
 from nas.files import digest, read_json, write_json
 from nas.form import NetworkForm
 from nas.latency.measure import NO_TEXTS, REFERENCE, Network, Texts, conditions, measure, measure_peak_memory
+from nas.latency.networks import BlockChain, with_repeating_weights
 from nas.latency.profile import EMBEDDINGS_AND_CLASSIFIER, Fit, PartSums, Profile, part_name, part_sums
 from nas.latency.record import LatencyRecord, error_of, latency_metrics
-from nas.latency.runtimes import BlockChain, with_repeating_weights
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.sizes import Sizes, stored_mb
 from nas.model.stock import form_of

@@ -20,6 +20,7 @@ from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency.workers import LocalWorker, Rounds
 from nas.progress import say
+from nas.runtimes import runtime_of
 
 _MAX_LOSSES = 5
 _WAIT_TIMEOUT_S = 30.0
@@ -94,13 +95,23 @@ class RayWorker:
 
     def measure(self, group: Mapping[str, Any], progress: Rounds) -> dict[str, Any]:
         items = group["networks"]
-        measured: dict[str, Any] = self._call_actor("measure", dict(group), _file_contents(items))
+        measured: dict[str, Any] = self._call_actor("measure", dict(group), self._file_contents(items))
         progress(group["rounds"])
         return measured
 
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
-        peak: float | None = self._call_actor("peak_memory_mb", dict(item), _file_contents([item]))
+        peak: float | None = self._call_actor("peak_memory_mb", dict(item), self._file_contents([item]))
         return peak
+
+    def _file_contents(self, items: Any) -> dict[str, bytes]:
+        """Return the contents of all files that the runtime reads when it loads the networks.
+
+        The contents are keyed by new file names. The new name of a file is the index of its network in `items`, with
+        the original suffix.
+        """
+        files_of = runtime_of(self.device).files_of
+        paths = [(index, path) for index, item in enumerate(items) for path in files_of(Path(item["file"]))]
+        return {f"{index}{path.suffix}": path.read_bytes() for index, path in paths}
 
     def _call_actor(self, method: str, *arguments: Any) -> Any:
         """Call a method of the actor. If the actor is lost, start a new actor and repeat the call."""
@@ -159,14 +170,3 @@ class RayWorker:
                 ray.get(self._actor.close.remote(), timeout=_WAIT_TIMEOUT_S)
             ray.kill(self._actor)
         self._temporary_folder.cleanup()
-
-
-def _file_contents(items: Any) -> dict[str, bytes]:
-    """Return the contents of the networks' files, and of the weight files that OpenVINO stores next to them.
-
-    The contents are keyed by new file names. The new name of a file is the index of its network in `items`, with the
-    original suffix.
-    """
-    paths = [(index, Path(item["file"])) for index, item in enumerate(items)]
-    paths += [(index, path.with_suffix(".bin")) for index, path in paths if path.suffix == ".xml"]
-    return {f"{index}{path.suffix}": path.read_bytes() for index, path in paths}

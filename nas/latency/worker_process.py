@@ -1,4 +1,4 @@
-"""The measuring process for the cases in which `runner.py` needs `nas`: PyTorch, and CUDA in any runtime.
+"""The measuring process for devices that `runner.py` cannot measure: those of PyTorch, and GPUs in any runtime.
 
 CUDA needs this process because the CUDA libraries come with PyTorch. `workers.py` starts the process and exchanges
 lines of JSON with it, as with `runner.py --lines`.
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.device import Device
-from nas.latency.runner import Run, answer
-from nas.latency.runtimes import runtime_of
+from nas.latency.networks import load_network
+from nas.runtimes import runtime_of
+from nas.runtimes.runner import Run, answer
 
 
 def main() -> None:
@@ -25,6 +26,6 @@ def main() -> None:
     runtime = runtime_of(device)
 
     def load(item: Mapping[str, Any], _: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
-        return runtime.load(Path(item["file"]), device, inputs)
+        return load_network(Path(item["file"]), device, inputs)
 
-    answer(settings, lines, load, runtime.clock(device))
+    answer(settings, lines, load, runtime.clock(device), runtime.module)

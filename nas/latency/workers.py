@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 
 from nas.device import Device
 from nas.errors import DeviceError, MachineError
-from nas.latency import runner
+from nas.runtimes import runner, runner_arguments, runtime_of
 from nas.waiting import as_served
 
 _WORKER_PROGRAM = f"""
@@ -64,7 +64,7 @@ class LocalWorker:
     """
 
     def __init__(self, device: Device) -> None:
-        self.device = device
+        self.device, self._runtime = device, runtime_of(device)
         self.folder = Path(tempfile.mkdtemp(prefix="nas-latency-"))
         self._process = self._start()
         self._send(device.model_dump(mode="json"))
@@ -76,7 +76,8 @@ class LocalWorker:
 
     def _start(self) -> subprocess.Popen[str]:
         # -P keeps files in the working directory from shadowing modules that the process imports.
-        program = [runner.__file__, "--lines"] if self._runner_suffices else ["-c", _WORKER_PROGRAM]
+        runner_program = [runner.__file__, "--lines", *runner_arguments(self._runtime)]
+        program = ["-c", _WORKER_PROGRAM] if self._runtime.needs_torch(self.device) else runner_program
         return subprocess.Popen(
             [sys.executable, "-P", *program],
             stdin=subprocess.PIPE,
@@ -86,14 +87,6 @@ class LocalWorker:
             env=as_served(),
             start_new_session=True,
         )
-
-    @property
-    def _runner_suffices(self) -> bool:
-        """Whether `runner.py` can measure the device without `nas`.
-
-        CUDA needs `nas`, because the CUDA libraries come with PyTorch.
-        """
-        return self.device.runtime != "torch" and self.device.processor == "cpu"
 
     def _send(self, value: Any) -> None:
         with suppress(BrokenPipeError):  # `_read_answer` reports why the process has ended
@@ -106,9 +99,10 @@ class LocalWorker:
         return measured
 
     def peak_memory_mb(self, item: Mapping[str, Any]) -> float | None:
-        if self._runner_suffices:
+        if not self._runtime.needs_torch(self.device):
             try:
-                return runner.peak_memory_apart(item, self.device.model_dump(mode="json"))
+                settings = self.device.model_dump(mode="json")
+                return runner.peak_memory_apart(item, settings, runner_arguments(self._runtime))
             except OSError as problem:
                 raise DeviceError(
                     f"devices.{self.device.name}: {problem}; check that {self.device.runtime} is installed and runs on "

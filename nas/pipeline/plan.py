@@ -15,7 +15,6 @@ from nas.budget import RATES, Budget
 from nas.data.files import check_file
 from nas.export.standalone import source_of
 from nas.hub import Snapshot
-from nas.latency.runtimes import check_runtime
 from nas.pipeline.allowance import divided_seconds
 from nas.pipeline.data import metric_of
 from nas.pipeline.estimates import Workload, measured_rate
@@ -29,6 +28,7 @@ from nas.pipeline.sources import check_distinct, data_inputs, given_files, given
 from nas.pipeline.steps import steps_of
 from nas.pipeline.teacher_checks import check_teacher
 from nas.report.numbers import in_points
+from nas.runtimes import check_runtime
 from nas.study import Study, TeacherSettings
 
 _PLACE_IN_WORDS = {

@@ -14,12 +14,12 @@ from nas.files import digest, file_digest
 from nas.latency.measure import Texts, conditions
 from nas.latency.profile import Profile
 from nas.latency.profiling import ProfileRecipe, build_profile
-from nas.latency.runner import environment
-from nas.latency.runtimes import check_runtime
 from nas.pipeline.data import splits
 from nas.pipeline.run import Run, once
 from nas.pipeline.teachers import teacher_config
 from nas.progress import Stopwatch
+from nas.runtimes import check_runtime, runtime_of
+from nas.runtimes.runner import environment
 from nas.search.costs import Costs
 
 _TEXT_COUNT = 256
@@ -72,7 +72,8 @@ def fingerprint(device: Device) -> str:
     if device.where == "elsewhere":
         return "elsewhere"
     is_here = device.where == "here"
-    identity: str = (environment(device.model_dump()) if is_here else conditions(device))["fingerprint"]
+    found = environment(device.model_dump(), runtime_of(device).module) if is_here else conditions(device)
+    identity: str = found["fingerprint"]
     return identity
 
 

@@ -15,6 +15,7 @@ from nas.compression import compression
 from nas.device import Device, Name
 from nas.errors import StudyError
 from nas.files import Settings, digest, given_path, validate
+from nas.runtimes import names_of, runtime_of, runtimes_for
 from nas.space import SearchSpace, Shape, shipped_spaces
 from nas.study.files import read_study, study_file
 from nas.study.search import Search, SpaceSettings
@@ -176,9 +177,10 @@ class Study(Settings):
 
     def _check_dimensions(self, device: Device) -> None:
         exits, tokens = self.space.dimensions.exit_threshold, self.space.dimensions.keep_tokens
-        if exits and device.runtime != "onnxruntime":
+        if exits and not runtime_of(device).executes(["early_exits"], device.processor):
+            suitable = names_of(runtimes_for(["early_exits"]))
             raise ValueError(
-                "networks with early exits (exit_threshold) run only on onnxruntime, "
+                f"networks with early exits (exit_threshold) run only on {suitable}, "
                 f"but the runtime is {device.runtime!r}; change the runtime or the space"
             )
         if exits and device.batch_size != 1:
@@ -195,9 +197,10 @@ class Study(Settings):
 
     def _check_choices(self, device: Device) -> None:
         for name in sorted({name for _, names in self.space.compression for name in names}):
+            method = compression(name)
             for key, supported in (
-                ("runtime", compression(name).runtimes),
-                ("processor", compression(name).processors),
+                ("runtime", method.runtimes),
+                ("processor", runtime_of(device).processors_for(method.operations)),
             ):
                 if getattr(device, key) not in supported:
                     raise ValueError(

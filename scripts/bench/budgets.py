@@ -27,10 +27,10 @@ from nas.budget import Budget
 from nas.device import Device
 from nas.evaluate import CandidateResult
 from nas.latency.measure import NO_TEXTS, Texts, measure
+from nas.latency.networks import write_network
 from nas.latency.profile import Profile
 from nas.latency.profiling import ProfileRecipe, build_profile
 from nas.latency.record import LatencyRecord
-from nas.latency.runtimes import runtime_of
 from nas.model import CompactBert
 from nas.search.costs import Costs
 from nas.search.selection import Measurement, measure_budget
@@ -120,7 +120,7 @@ def _measured_again(supernet: BertSupernet, device: Device, networks: list[Archi
     with tempfile.TemporaryDirectory() as folder:
         paths = {str(number): Path(folder) / f"{number}.onnx" for number in range(len(networks))}
         for path, architecture in zip(paths.values(), networks, strict=True):
-            runtime_of(device).write_model(supernet.extract(architecture), path)
+            write_network(supernet.extract(architecture), device, path)
         texts = Texts(vocab_size=supernet.weights.config.vocab_size)
         records = measure(device, paths, device.repeats, "Measuring the export again", texts)
     return [records[name] for name in paths]

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from nas.device import Device
 from nas.latency.profiling import ProfileRecipe, build_profile
-from nas.latency.runtimes import check_runtime
+from nas.runtimes import check_runtime
 from nas.space import SearchSpace
 
 CASES: dict[str, dict[str, Any]] = {

@@ -29,7 +29,7 @@ from nas.device import Device
 from nas.evaluate.accuracy import logits_of
 from nas.export.artefact import served_files, write_artefact
 from nas.export.verification import Artefact
-from nas.latency.runtimes import runtime_of
+from nas.latency.networks import load_network
 from nas.model import CompactBert
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
@@ -107,7 +107,7 @@ def _latencies(
         ids = np.asarray(texts(run).rows(1, length, vocab_size))
         inputs.append({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)})
     runs = {
-        name: runtime_of(each.device).load(served_files(each.folder, each.device.runtime)[0], each.device, inputs)
+        name: load_network(served_files(each.folder, each.device.runtime)[0], each.device, inputs)
         for name, each in artefacts.items()
     }
     samples: dict[str, dict[str, list[float]]] = {name: {str(length): [] for length in lengths} for name in runs}

@@ -26,9 +26,9 @@ from nas.errors import SearchSpaceError
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.export.verification import reload_alone
 from nas.latency.profiling import ProfileRecipe, build_profile
-from nas.latency.runner import onnx_session
 from nas.model import CompactBert
 from nas.model.sizes import stored_mb
+from nas.runtimes.runner import onnx_session
 from nas.search.encoding import Encoding
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -40,7 +40,7 @@ class Half(Format):
     name = "half"
     examples = ("half",)
     blocks = frozenset(BLOCKS)
-    runtimes = frozenset({"onnxruntime"})
+    operations = frozenset({"packed_weights"})
 
     @property
     def plain(self):

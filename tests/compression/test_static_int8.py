@@ -19,10 +19,10 @@ from nas.errors import ExportError
 from nas.export.artefact import served_files, write_artefact
 from nas.export.verification import as_compact, reload_alone
 from nas.graph import GraphBuilder
-from nas.latency.runtimes import runtime_of
 from nas.model import CompactBert
 from nas.model.calibration import calibrate, lacks_calibration
 from nas.model.onnx import to_onnx
+from nas.runtimes import runtime_of
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 

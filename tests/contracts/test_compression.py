@@ -17,8 +17,8 @@ from nas.compression.int4 import Int4
 from nas.compression.int8 import Int8
 from nas.device import Device
 from nas.graph import GraphBuilder
-from nas.latency.runtimes import RUNTIMES
 from nas.model.layers import BlockLinear
+from nas.runtimes import RUNTIMES
 
 SPECS = [
     spec
@@ -71,8 +71,10 @@ def _calibrated(choice, matrices, x):
 @ALL
 def test_blocks_runtimes_and_processors_are_valid(choice):
     assert choice.blocks and choice.blocks <= set(BLOCKS)
-    assert choice.runtimes and choice.runtimes <= RUNTIMES.keys()
-    assert choice.processors and choice.processors <= set(get_args(Device.model_fields["processor"].annotation))
+    assert choice.runtimes and set(choice.runtimes) <= RUNTIMES.keys()
+    processors = get_args(Device.model_fields["processor"].annotation)
+    assert any(choice.runs_on(name, processor) for name in choice.runtimes for processor in processors)
+    assert choice.runs_on("onnxruntime", "cpu")  # this suite compares with it
     assert compression(choice.spec) == choice and choice.name in choice.names <= REGISTRY.keys()
 
 

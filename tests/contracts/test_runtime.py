@@ -16,14 +16,15 @@ from nas.architecture import Layer, compress_all
 from nas.device import Device
 from nas.errors import DeviceError
 from nas.latency.measure import Texts, item_of, measure
-from nas.latency.runtimes import RUNTIMES, BlockChain, check_runtime, runtime_of
+from nas.latency.networks import BlockChain, load_network, write_network
+from nas.runtimes import RUNTIMES, FileRuntime, check_runtime
 from nas.supernet import BertSupernet
 
 RUNTIME = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed"))
-        for name in RUNTIMES
+        pytest.param(name, marks=pytest.mark.skipif(find_spec(each.module) is None, reason=f"{name} is not installed"))
+        for name, each in RUNTIMES.items()
     ],
 )
 
@@ -38,12 +39,11 @@ def _inputs():
 def test_runs_a_whole_sub_network(name, supernet_weights, tmp_path):
     """Inputs that the network lacks are ignored."""
     device = Device(name="cpu", runtime=name)
-    runtime = runtime_of(device)
-    runtime.write_model(supernet_weights, tmp_path / "network")
-    output = runtime.load(tmp_path / "network", device, [_inputs()])[0]()
+    write_network(supernet_weights, device, tmp_path / "network")
+    output = load_network(tmp_path / "network", device, [_inputs()])[0]()
     logits = output[0] if isinstance(output, list) else output.logits
     assert logits.shape == (2, 3)
-    if name != "torch":  # its files hold no weights, because weights do not affect latency
+    if isinstance(RUNTIMES[name], FileRuntime):  # other files hold no weights, because weights do not affect latency
         names = supernet_weights.config.input_names
         with torch.no_grad():
             assert_same(logits, supernet_weights(**{each: torch.tensor(_inputs()[each]) for each in names}).logits)
@@ -64,12 +64,11 @@ def test_runs_chains_of_blocks(name, kind, layer, first_only, config, tmp_path):
     if first_only and layer.keep_tokens:
         pytest.skip("the last attention drops no tokens")
     device = Device(name="cpu", runtime=name)
-    runtime = runtime_of(device)
-    runtime.write_chain(BlockChain(kind, layer, 3, first_only), config, tmp_path / "network")
+    write_network((BlockChain(kind, layer, 3, first_only), config), device, tmp_path / "network")
     hidden = np.random.default_rng(0).standard_normal((2, 8, 32), dtype=np.float32)
     inputs = dict.fromkeys(("hidden", "hidden_1", "hidden_2"), hidden)
     inputs["attention_mask"] = np.ones((2, 8), dtype=np.int64)
-    output = runtime.load(tmp_path / "network", device, [inputs])[0]()
+    output = load_network(tmp_path / "network", device, [inputs])[0]()
     found = np.asarray(output[0] if isinstance(output, list) else output)
     assert found.shape == (2, 1 if first_only else 8, 32) and not np.array_equal(found, hidden[:, : found.shape[1]])
 
@@ -97,7 +96,7 @@ def test_networks_are_compiled_once_for_each_length(supernet_weights, space, tmp
     fed = [{"input_ids": np.asarray(every["input_ids"]["values"])} for every in item["inputs"]]
     torch.compiler.reset()
     counters.clear()
-    for run in 2 * runtime_of(device).load(tmp_path / "network", device, fed):
+    for run in 2 * load_network(tmp_path / "network", device, fed):
         assert run().logits.shape == (1, 3)
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
     record = measure(device, {"model": model}, rounds=2, title="Testing")["model"]
@@ -133,9 +132,8 @@ def test_a_runtime_that_is_not_installed_is_refused_with_the_command_that_instal
 def test_onnxruntime_runs_int8_networks(supernet_weights, space, tmp_path):
     model = BertSupernet(supernet_weights).extract(compress_all(space.largest(), "int8"))
     device = Device(name="cpu")
-    runtime = runtime_of(device)
-    runtime.write_model(model, tmp_path / "network")
+    write_network(model, device, tmp_path / "network")
     one = {name: values[:1] for name, values in _inputs().items()}  # a batch is quantised together
-    (served,) = runtime.load(tmp_path / "network", device, [one])[0]()
+    (served,) = load_network(tmp_path / "network", device, [one])[0]()
     with torch.no_grad():
         assert_same(served, model(**{name: torch.tensor(values) for name, values in one.items()}).logits, "int8")

@@ -26,9 +26,9 @@ from nas.export.artefact import INFER_FILE, ONNX_FILE, write_artefact
 from nas.export.infer import Classifier, probabilities
 from nas.export.infer import answers as answers_of
 from nas.export.standalone import MODELING_FILE, modeling_source
-from nas.latency.runner import onnx_session
 from nas.model.stock import fits_stock, from_stock
 from nas.pipeline.plan import plan
+from nas.runtimes.runner import onnx_session
 from nas.space import shipped_spaces
 from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights

@@ -17,8 +17,8 @@ from nas.errors import ExportError
 from nas.export.artefact import served_tokenizer, write_artefact
 from nas.export.infer import encode, read_tokenizer
 from nas.export.tokens import check_tokens
-from nas.latency.runner import onnx_session
 from nas.model.stock import from_stock
+from nas.runtimes.runner import onnx_session
 
 TEXTS = ["w1 w2 w3", "", "unheard w5", " ".join(WORDS), "W7 \u00e9t\u00e9 w8", "w1 [SEP] w2 </s> <unk> w3", "[MASK]"]
 PAIRS = [("w1 w2", "w3"), (" ".join(WORDS[:10]), " ".join(WORDS)), (" ".join(WORDS), ""), ("", "")]

@@ -12,9 +12,10 @@ from tiny import make_tokenizer
 from tolerance import assert_same
 
 from nas.device import Device
-from nas.export.artefact import OPENVINO_FILE, write_artefact
+from nas.export.artefact import write_artefact
 from nas.export.verification import Artefact
-from nas.latency.runtimes import runtime_of
+from nas.runtimes import runtime_of
+from nas.runtimes.open_vino import OPENVINO_FILE
 from nas.supernet import BertSupernet
 
 pytest.importorskip("openvino")

@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 from nas.device import Device
 from nas.errors import ClusterError, DeviceError
 from nas.latency.measure import NO_TEXTS, Texts, conditions, item_of, measure, measure_peak_memory
-from nas.latency.runtimes import runtime_of
+from nas.latency.networks import write_network
 from nas.latency.workers import open_worker
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
@@ -58,7 +58,7 @@ def test_files_with_the_same_name_are_not_confused(cluster, supernet_weights, tm
         files[name] = tmp_path / name / "model.onnx"
         files[name].parent.mkdir()
         model = BertSupernet(supernet_weights).extract(architecture)
-        runtime_of(DEVICE).write_model(model, files[name])
+        write_network(model, DEVICE, files[name])
     device = DEVICE.model_copy(update={"batch_size": 64, "sequence_length": 32})
     found = measure(device, files, rounds=4, title="Testing", texts=Texts(vocab_size=90))
     assert found["large"].p50_ms > 1.5 * found["small"].p50_ms

@@ -1,6 +1,7 @@
 """The program that measures networks. It needs only Python, numpy and the runtime.
 
-For measurements of a study, `workers.py` starts the program and exchanges lines of JSON with it. In an archive of
+For measurements of a study, `nas.latency.workers` starts the program and exchanges lines of JSON with it. The program
+itself can load networks in ONNX Runtime. For other runtimes, it imports a class of `nas.runtimes`. In an archive of
 `nas device bundle`, this file is named `run.py`. There, it measures the networks that `job.json` lists, and writes
 `result.json`. If `run.py` is interrupted, it resumes when it is started again.
 
@@ -26,6 +27,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -196,13 +198,17 @@ def _warm_up(run: Run, min_runs: int, clock: Clock) -> float:
 
 
 def answer(
-    device: Mapping[str, Any], requests: Iterable[Mapping[str, Any]], load: Load, clock: Clock = wall_clock
+    device: Mapping[str, Any],
+    requests: Iterable[Mapping[str, Any]],
+    load: Load,
+    clock: Clock = wall_clock,
+    module: str | None = None,
 ) -> None:
     """Print the environment as one line of JSON, and then the answer to each request as one line of JSON.
 
-    A request is a group to measure, or `{"memory": item}` for the peak memory of one network. If a `DeviceProblem`
-    occurs, the function prints its message as a line of its own and returns. If another `OSError` occurs, the process
-    prints the error message to standard error and ends.
+    `module` is an argument of `environment`. A request is a group to measure, or `{"memory": item}` for the peak memory
+    of one network. If a `DeviceProblem` occurs, the function prints its message as a line of its own and returns. If
+    another `OSError` occurs, the process prints the error message to standard error and ends.
     """
 
     def reply(value: Any) -> None:
@@ -210,7 +216,7 @@ def answer(
 
     try:
         prepare_process(device)
-        reply(environment(device))
+        reply(environment(device, module))
         for request in requests:
             if "memory" in request:
                 reply(peak_memory_mb(request["memory"], device, load))
@@ -240,13 +246,14 @@ def peak_memory_mb(item: Mapping[str, Any], device: Mapping[str, Any], load: Loa
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MB
 
 
-def peak_memory_apart(item: Mapping[str, Any], device: Mapping[str, Any]) -> float | None:
+def peak_memory_apart(item: Mapping[str, Any], device: Mapping[str, Any], runtime: Sequence[str] = ()) -> float | None:
     """Serve one network in a new process that imports only the runtime, and return its peak memory in 10^6 bytes.
 
-    `item["file"]` is the full path of the network's file. Raises `OSError` if the process fails.
+    `item["file"]` is the full path of the network's file. `runtime` has the same form as in `main`. Raises `OSError` if
+    the process fails.
     """
     flags = ["-P"] if sys.version_info >= (3, 11) else []  # keeps files in this folder from shadowing modules
-    command = [sys.executable, *flags, str(Path(__file__).resolve()), "--memory"]
+    command = [sys.executable, *flags, str(Path(__file__).resolve()), "--memory", *runtime]
     job = json.dumps({"item": item, "device": device})
     process = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
     if process.returncode:
@@ -292,42 +299,14 @@ def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> A
     return session
 
 
-def openvino_request(source: str, threads: int, number_format: str) -> Any:
-    """Load an ONNX or OpenVINO file into OpenVINO on the CPU.
-
-    Return an inference request, which is tuned for latency.
-    """
-    import openvino
-
-    core = openvino.Core()
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[number_format],
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    return core.compile_model(core.read_model(source), "CPU", settings).create_infer_request()
-
-
-def openvino_runs(source: str, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
-    """For each set of inputs, return a function that runs a network on these inputs in OpenVINO.
-
-    `source` is the path of an ONNX or OpenVINO file. Inputs that the network lacks are ignored.
-    """
-    request = openvino_request(source, device["threads"], device["number_format"])
-    input_names = {port.get_any_name() for port in request.get_compiled_model().inputs}
-
-    def run_on(values: dict[str, np.ndarray]) -> Run:
-        return lambda: list(request.infer(values).values())
-
-    return [run_on({name: value for name, value in arrays.items() if name in input_names}) for arrays in inputs]
-
-
-def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Run]:
+def onnx_runs(
+    source: str | bytes, threads: int, processor: str, inputs: Sequence[Mapping[str, np.ndarray]]
+) -> list[Run]:
     """For each set of inputs, return a function that runs a network on these inputs in ONNX Runtime.
 
     `source` is the path or the content of an ONNX file. Inputs that the network lacks are ignored.
     """
-    session = onnx_session(source, device["threads"], device["processor"])
+    session = onnx_session(source, threads, processor)
     input_names = {value.name for value in session.get_inputs()}
 
     def run_on(fed: dict[str, np.ndarray]) -> Run:
@@ -336,10 +315,11 @@ def onnx_runs(source: str | bytes, device: Mapping[str, Any], inputs: Sequence[M
     return [run_on({name: value for name, value in arrays.items() if name in input_names}) for arrays in inputs]
 
 
-def environment(device: Mapping[str, Any]) -> dict[str, Any]:
+def environment(device: Mapping[str, Any], module: str | None = None) -> dict[str, Any]:
     """Return the conditions that latency depends on: hardware, operating system, runtime and versions.
 
-    The entry `fingerprint` is a hash of all other entries.
+    `module` is the Python module whose version is that of the runtime. By default, it has the name of the runtime. The
+    entry `fingerprint` is a hash of all other entries.
     """
     flags = cpuinfo("flags") or cpuinfo("Features")
     conditions = {
@@ -352,7 +332,7 @@ def environment(device: Mapping[str, Any]) -> dict[str, Any]:
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
         "python": platform.python_version(),
         "runtime": device["runtime"],
-        "runtime_version": importlib.import_module(device["runtime"]).__version__,
+        "runtime_version": importlib.import_module(module or device["runtime"]).__version__,
     }
     if device["processor"] == "cuda":
         cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
@@ -388,7 +368,7 @@ class _Archive:
         self.networks = zipfile.ZipFile(folder / "networks.zip")
 
     def load(self, item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
-        return onnx_runs(self.networks.read(item["file"]), device, inputs)
+        return onnx_runs(self.networks.read(item["file"]), device["threads"], device["processor"], inputs)
 
     def measure(self) -> None:
         """Measure everything that has not been measured yet, then write `result.json` atomically."""
@@ -417,13 +397,26 @@ def _write_json(path: Path, value: Any) -> None:
     os.replace(draft, path)  # noqa: PTH105
 
 
-def load_file(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
-    """For each set of inputs, return a function that runs a network on these inputs in the device's runtime.
+def _load_onnx(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
+    return onnx_runs(item["file"], device["threads"], device["processor"], inputs)
 
-    `item["file"]` is the path of the network's file.
+
+def _load_with(runtime: Any) -> Load:
+    def load(item: Mapping[str, Any], device: Mapping[str, Any], inputs: Sequence[Any]) -> list[Run]:
+        runs: list[Run] = runtime.load(Path(item["file"]), SimpleNamespace(**device), inputs)
+        return runs
+
+    return load
+
+
+def _imported(name: str, folders: Sequence[str]) -> Any:
+    """Return an instance of the class `name`, such as `nas.runtimes.open_vino:OpenVino`.
+
+    `folders` are the folders in which Python also looks for modules.
     """
-    runs = {"onnxruntime": onnx_runs, "openvino": openvino_runs}
-    return runs[device["runtime"]](item["file"], device, inputs)
+    sys.path += folders
+    module, _, kind = name.partition(":")
+    return getattr(importlib.import_module(module), kind)()
 
 
 def main() -> None:
@@ -431,15 +424,19 @@ def main() -> None:
 
     With the option `--lines`, read the device from the first line of standard input, and answer the requests on the
     following lines instead. With the option `--memory`, read a network and a device from standard input instead, and
-    print the peak memory of a process that serves this network.
+    print the peak memory of a process that serves this network. The option can be followed by the class of the runtime
+    and the folders of its modules. The default is ONNX Runtime.
     """
-    if sys.argv[1:] == ["--lines"]:
-        lines = map(json.loads, sys.stdin)
-        answer(next(lines), lines, load_file)
-        return
-    if sys.argv[1:] == ["--memory"]:
-        job = json.load(sys.stdin)
-        print(json.dumps(peak_memory_mb(job["item"], job["device"], load_file)))
+    option, *given = sys.argv[1:] or [""]
+    if option:
+        runtime = _imported(given[0], given[1:]) if given else None
+        load = _load_with(runtime) if runtime else _load_onnx
+        if option == "--lines":
+            lines = map(json.loads, sys.stdin)
+            answer(next(lines), lines, load, module=runtime.module if runtime else None)
+        else:
+            job = json.load(sys.stdin)
+            print(json.dumps(peak_memory_mb(job["item"], job["device"], load)))
         return
     archive = _Archive(Path(__file__).resolve().parent)
     try:

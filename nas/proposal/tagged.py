@@ -1,6 +1,6 @@
 """Detection of columns for tagging tasks: columns with lists of words, and columns with a tag for each of these words.
 
-`nas.proposal` calls `tagged_columns` before it examines all other columns with `nas.columns`.
+`Columns.of` calls `tagged_columns` before it examines all other columns with `Column.of`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import pyarrow
 import pyarrow.compute
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
-from nas.columns import LABEL_TYPES, Column
 from nas.data.files import arrow_column
+from nas.proposal.column import LABEL_TYPES, TEXT_TYPES, Column
 from nas.tasks.labels import MOST_CLASSES
-
-_TEXT_TYPES = ("string", "large_string")
 
 
 def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Column, tuple[str, ...]]]:
@@ -36,7 +34,7 @@ def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Colum
         words = tuple(
             other
             for other in lists
-            if _element(rows, other).dtype in _TEXT_TYPES
+            if _element(rows, other).dtype in TEXT_TYPES
             and distinct[other] > distinct[name]
             and lengths[other].equals(lengths[name])
         )

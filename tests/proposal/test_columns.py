@@ -9,9 +9,7 @@ from itertools import count
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from nas import columns
-from nas.columns import Clear, Column, Unclear
-from nas.proposal import Columns
+from nas.proposal import Clear, Column, Columns, Unclear, labels
 
 ROWS = 240
 RNG = random.Random(0)
@@ -306,7 +304,7 @@ def test_lists_without_repeated_values_are_lists_of_labels(values):
     assert found.label == Clear("labels") and found.kind("labels", None) == Clear("multi_label")
     column = found.column("labels")
     assert set(column.counts) == {str(value) for row in values for value in row or ()}
-    assert column.missing == (ROWS // 3 if None in values else 0) and columns.why_unfit(column) is None
+    assert column.missing == (ROWS // 3 if None in values else 0) and labels.why_unfit(column) is None
     assert found.outputs(["labels"], "multi_label") == len(column.counts)
 
 
@@ -332,7 +330,7 @@ def test_a_class_number_that_the_file_does_not_declare_is_counted_as_it_is():
 def test_lists_of_tags_words_or_fractions_are_not_labels(values):
     rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "tags": [values] * ROWS})
     found = Columns.of(rows, rows.select(range(40)))
-    assert isinstance(found.label, Unclear) and "lists that are not lists of labels" in columns.why_unfit(
+    assert isinstance(found.label, Unclear) and "lists that are not lists of labels" in labels.why_unfit(
         found.column("tags")
     )
 
@@ -390,7 +388,7 @@ def test_the_number_of_the_teacher_s_outputs_decides_between_classes_and_a_scale
 )
 def test_values_that_may_be_several_labels_are_not_taken_for_classes(values, outputs, is_clear):
     column = Column("labels", "classes", dict.fromkeys(values, 20), 0)
-    found = columns.meaning(column, outputs)
+    found = labels.meaning(column, outputs)
     assert isinstance(found, Clear) == is_clear
     assert is_clear or ("several labels of one row" in found.why and found.candidates == ("classes",))
 

@@ -13,9 +13,9 @@ import pytest
 
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency import runner
-from nas.latency.runtimes import RUNTIMES
+from nas.latency.networks import write_network
 from nas.latency.workers import LocalWorker
+from nas.runtimes import runner
 
 SETTINGS = Device(name="cpu").model_dump(mode="json")
 
@@ -143,7 +143,7 @@ def test_a_missing_processor_is_an_error(supernet_weights, tmp_path):
 
 def test_the_threads_of_a_session_stop_spinning_after_its_run(supernet_weights, tmp_path):
     """Otherwise, they would occupy the cores that the next network needs."""
-    RUNTIMES["onnxruntime"].write_model(supernet_weights, tmp_path / "network")
+    write_network(supernet_weights, Device(name="cpu"), tmp_path / "network")
     settings = runner.onnx_session(str(tmp_path / "network"), 2).get_session_options()
     assert settings.get_session_config_entry("session.force_spinning_stop") == "1"
 

@@ -1,0 +1,41 @@
+"""Budgets in the notation of `nas init --budget`."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from nas.device import NAME
+from nas.errors import StudyError
+
+
+def budget_table(budget: str, device: str) -> dict[str, Any]:
+    """Return a budget as a dictionary, in the structure of `[[budgets]]` in a study file.
+
+    `budget` has the notation of `nas init --budget`, such as "fast=20%". Raises `StudyError` if its name is not valid,
+    or if its limit is not a share, a number of milliseconds or a number of points.
+    """
+    name, _, limit = budget.rpartition("=")
+    name, limit = name.strip(), "".join(limit.split())
+    if name and not re.fullmatch(NAME, name):
+        raise StudyError(
+            f"--budget {budget}: the budget's name must consist of letters, digits, dots, dashes and underscores and "
+            f"begin with a letter or digit, but is {name!r}; change it (for several budgets, repeat --budget)"
+        )
+    is_share, is_loss = limit.endswith("%"), limit.endswith("pt")
+    try:
+        number = float(limit.removesuffix("%").removesuffix("pt"))
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and (number > 0.0 or (is_loss and number == 0.0))):
+        raise StudyError(
+            f'--budget {budget}: must be a share such as "20%", milliseconds such as 4.0, or points of accuracy that '
+            "may be lost such as 1pt; correct it"
+        )
+    if is_loss:
+        points = f"{limit.removesuffix('pt')}-point{'' if number == 1.0 else 's'}"
+        return {"name": name or points, "device": device, "accuracy_loss": number}
+    if is_share:
+        return {"name": name or f"{limit[:-1]}-percent", "device": device, "p50_ms": limit}
+    return {"name": name or f"{limit}-ms", "device": device, "p50_ms": number}
