@@ -31,6 +31,10 @@ _TIMEOUT_S = 10.0
 _DESCRIPTION_FILES = ("*.json", "*.txt", "*.model", CARD)
 """Patterns for the files that hold a model's configuration, tokenizer and card."""
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
+_MODULES_FILE, _MODULE_SETTINGS, _MODULE_WEIGHTS = "modules.json", "*_*/config.json", "*_*/model.safetensors"
+"""The list of a sentence encoder's modules, and patterns for the files of a module, whose folder has a name such as
+`2_Dense`.
+"""
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack")
 
 
@@ -134,10 +138,12 @@ def is_commit(revision: str) -> bool:
 def model_folder(snapshot: Snapshot, weights: bool) -> Path:
     """Download a model's configuration and tokenizer, and return the local folder that holds these files.
 
-    If `weights` is set, download the weights to the same folder. Raises `TeacherError` if the snapshot has no
+    If the model is a sentence encoder, the configurations of the modules after the encoder are included. If `weights`
+    is set, download the weights to the same folder. Raises `TeacherError` if the snapshot has no
     configuration, or no weights in safetensors format.
     """
-    files = [file for file in snapshot.files() if "/" not in file]
+    paths = snapshot.files()
+    files = [file for file in paths if "/" not in file]
     if "config.json" not in files:
         raise TeacherError(
             f"teacher.model: {snapshot}: has no config.json, so it is not a transformers model; give another id"
@@ -153,7 +159,11 @@ def model_folder(snapshot: Snapshot, weights: bool) -> Path:
             "file (the hub's converter opens pull requests such as refs/pr/1), or save the model with transformers and "
             "give that folder"
         )
-    return snapshot.download(_matching(files, _DESCRIPTION_FILES) + (weight_files if weights else []))
+    module_files = [file for file in paths if file.count("/") == 1] if _MODULES_FILE in files else []
+    described = _matching(files, _DESCRIPTION_FILES) + _matching(module_files, [_MODULE_SETTINGS])
+    return snapshot.download(
+        described + ([*weight_files, *_matching(module_files, [_MODULE_WEIGHTS])] if weights else [])
+    )
 
 
 def _matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:
