@@ -142,14 +142,14 @@ def _read_dense(folder: Path) -> Dense:
         if (value := settings.get(name)) not in (None, only):
             text = f"{name} must be {only!r}, but is {value!r}; give another encoder"
             raise TeacherError(f"teacher.model: {path}: {text}")
-    sizes = [settings.get(name) for name in ("in_features", "out_features")]
+    sizes: list[Any] = [settings.get(name) for name in ("in_features", "out_features")]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise TeacherError(
             f"teacher.model: {path}: in_features and out_features must be whole numbers above 0, but are {sizes[0]!r} "
             f"and {sizes[1]!r}; copy or download the file again"
         )
     activation = settings.get("activation_function", _PATH_OF_ACTIVATION["tanh"])  # the default of Dense
-    if activation not in _ACTIVATION_OF_PATH:
+    if not isinstance(activation, str) or activation not in _ACTIVATION_OF_PATH:
         raise TeacherError(
             f"teacher.model: {path}: activation_function must be one of {', '.join(_PATH_OF_ACTIVATION.values())}, but "
             f"is {activation!r}; give another encoder"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import simulated
 import torch
+from hub_server import folder_files
 from safetensors.torch import load_file, save_file
 from tiny import TEACHERS, mixed_space, randomise, write_agreement_study, write_embedding_study
 from tolerance import assert_same
@@ -310,6 +311,18 @@ def test_results_for_teachers_without_a_projection_stay_up_to_date(tmp_path):
     others = [profile(**usual_form, **changes) for changes in ({"projection_dim": 24}, {"projection_act": "tanh"})]
     assert len({profile(**usual_form), *others}) == 3
     assert profile(**usual_form, projection_dim=32) == profile(**usual_form)
+
+
+def test_an_encoder_from_the_hub_is_checked_without_its_weights_and_then_computes_the_same(hub, tmp_path, nas):
+    study, encoder = write_study(tmp_path)
+    hub.add("model", "someone/encoder", folder_files(tmp_path / "teacher"))
+    study.write_text(study.read_text().replace("./teacher", "someone/encoder"))
+    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 0 and "outputs: embeddings of 24 dimensions" in printed, error
+    assert not any("safetensors" in request for request in hub.requests)
+    run = Run.of(Study.load(study), tmp_path / "runs")
+    prepare_teacher(run)
+    assert_same(embeddings(load_teacher(run), run.teacher), encoded(encoder))
 
 
 @pytest.fixture(scope="module")
