@@ -146,11 +146,9 @@ def as_compact(folder: Path) -> CompactBert:
 def _compact_encoder(model: SentenceEncoder) -> CompactBert:
     if isinstance(model.encoder, CompactBertModel):
         network = CompactBert(model.encoder.config)
-        network.bert = model.encoder
+        network.bert, network.classifier = model.encoder, model.dense
     else:
-        network = from_stock(model.encoder, replace(model.form, own_width=model.dense is None))
-    if model.dense is not None:
-        network.classifier = model.dense
+        network = from_stock(model.encoder, replace(model.form, own_width=model.dense is None), model.dense)
     return network.eval()
 
 

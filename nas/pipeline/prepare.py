@@ -26,9 +26,10 @@ from nas.data.truth import first_rows
 from nas.data.words import Text, words_left_out
 from nas.errors import DataError, SearchSpaceError, TeacherError
 from nas.evaluate.accuracy import logits_of
-from nas.export.sentences import SentenceEncoder
+from nas.export.sentences import SentenceEncoder, write_sentence_modules
 from nas.files import digest, file_digest, read_json, write_json
 from nas.model.families import family_of
+from nas.model.projection import read_projection
 from nas.model.stock import shape_of
 from nas.model.teacher_config import read_config, teacher_settings
 from nas.model.tokenizer import check_ids, ignored_code, load_tokenizer
@@ -47,7 +48,6 @@ from nas.pipeline.teacher_labels import pooling_of, teacher_labels
 from nas.pipeline.teachers import Teacher, check_shape, check_teacher, load_classifier
 from nas.pipeline.watching import watchers_of
 from nas.progress import Stopwatch, busy, say
-from nas.sentence_modules import write_modules
 from nas.study import FineTuningSettings, Study, TeacherSettings
 from nas.supernet.loops import NO_WATCHERS, AccuracyOf, FineTuning, Schedule, Watchers
 from nas.supernet.scale import STANDARD, Scale, last_linear
@@ -154,6 +154,7 @@ def data_inputs(run: Run) -> str:
     inputs = [_DATA_VERSION, task_identity(run), run.study.seed, relevant_settings, tokenizer]
     if run.study.task.evaluated_on == "texts":
         inputs.append([file_digests(source, "*.safetensors"), pooling_of(run.study, source)])
+        inputs += _module_digests(run)
     return digest(inputs)
 
 
@@ -161,7 +162,14 @@ def data_inputs(run: Run) -> str:
 def teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the teacher depends on."""
     weights = file_digests(teacher_source(run), "*.safetensors")
-    return digest([_TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights])
+    inputs = [_TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights]
+    return digest([*inputs, *_module_digests(run)])
+
+
+def _module_digests(run: Run) -> list[str]:
+    """Return the digests of the files in `TaskKind.module_files` of the run's teacher. Empty if it is a hub model."""
+    kind, source = task_kind(run.study.task.kind), Path(teacher_source(run))
+    return [file_digest(path) for path in kind.module_files(source)] if source.is_dir() else []
 
 
 def file_digests(source: str, *patterns: str) -> dict[str, str]:
@@ -402,7 +410,8 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
     model.save_pretrained(run.teacher)
     form, network = study.task.variant.form(source), cast(nn.Module, model)
     if form.network_type == "encoder":
-        write_modules(run.teacher, form, shape_of(model.config).hidden_size)
+        hidden_size = shape_of(model.config).hidden_size
+        write_sentence_modules(run.teacher, form, hidden_size, read_projection(Path(source), hidden_size))
         network = SentenceEncoder(model, run.teacher)
     tokenizer.model_max_length = study.task.max_length  # exports cut texts to the length at which accuracy is measured
     tokenizer.save_pretrained(run.teacher)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -22,6 +23,7 @@ from nas.errors import SearchSpaceError, TeacherError
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.checkpoint import Checkpoint, wrapper_remedy
 from nas.model.modeling import AUTO_MODELS
+from nas.model.projection import read_projection
 from nas.model.stock import AUTO_CLASSES, compact_config, from_stock, shape_of
 from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_tokenizer, load_tokenizer, lower_case
@@ -107,7 +109,9 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
         checkpoint = None
         if weights:
             checkpoint = Checkpoint.of(source, config, task_kind(study.task.kind).network_form.network_type)
-            if study.compressed.fine_tune is None and not checkpoint.is_encoder:
+            if checkpoint.is_encoder:
+                read_projection(Path(source), compact.hidden_size)  # raises `TeacherError` if its weights do not fit
+            elif study.compressed.fine_tune is None:
                 _check_head(study, config, checkpoint)
         kind = task_kind(study.task.kind)
         tokenizer = load_tokenizer(source, config, kind.has_words)
@@ -196,7 +200,9 @@ def _report_replaced_head(checkpoint: Checkpoint, config: PreTrainedConfig, need
 def load_teacher(run: Run) -> CompactBert:
     """Load the run's teacher, after any fine-tuning, as a `CompactBert`."""
     form = run.study.task.variant.form(str(run.teacher))
-    return from_stock(AUTO_CLASSES[form.network_type].from_pretrained(run.teacher), form)
+    model = AUTO_CLASSES[form.network_type].from_pretrained(run.teacher)
+    has_projection = form.projection_dim is not None
+    return from_stock(model, form, read_projection(run.teacher, model.config.hidden_size) if has_projection else None)
 
 
 @once
