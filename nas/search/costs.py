@@ -171,14 +171,19 @@ class Costs:
         """Return the predicted costs of an architecture: one value for each pair in `_device_metrics`.
 
         The costs are `p50_ms` on each device, and every metric that a budget limits. Rates (`throughput_per_s`) are
-        negated, so that lower values are better for all costs.
+        negated, so that lower values are better for all costs. `exits` has the same meaning as in
+        `cautious_violations`.
         """
         predicted = self._predicted_metrics(architecture, exits)
         values = ((name, predicted[device][name]) for device, name in self._device_metrics)
         return tuple(-value if name in RATES else value for name, value in values)
 
     def _predicted_metrics(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
-        """Return the predicted value of each pair in `_device_metrics`, keyed by device and then by metric."""
+        """Return the predicted value of each pair in `_device_metrics`, keyed by device and then by metric.
+
+        `exits` has the same meaning as in `cautious_violations`.
+        """
+        exits = exits or _earliest_exits(architecture)
         names_by_device = {device: list[str]() for device in self.profiles}
         for device, name in self._device_metrics:
             names_by_device[device].append(name)
@@ -206,7 +211,7 @@ class Costs:
         a network has been evaluated. If `exits` is empty and the network has early exits, all texts are assumed to exit
         after the first layer.
         """
-        predicted = self._predicted_metrics(architecture, exits or _earliest_exits(architecture))
+        predicted = self._predicted_metrics(architecture, exits)
         for device, metrics in predicted.items():
             for name in metrics:
                 metrics[name] *= _slowdown_factor(name, _safety_factor(self.profiles[device]))
