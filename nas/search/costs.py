@@ -214,7 +214,7 @@ class Costs:
         predicted = self._predicted_metrics(architecture, exits)
         for device, metrics in predicted.items():
             for name in metrics:
-                metrics[name] *= _slowdown_factor(name, _safety_factor(self.profiles[device]))
+                metrics[name] *= safety_factor(name, self.profiles[device])
         return tuple(
             max(limits.violation(predicted[limits.device], self.teacher(limits.device)) for limits in budget.limits)
             for budget in self.budgets
@@ -239,7 +239,7 @@ class Costs:
                 for name, limit in limits.values(self.teacher(limits.device)).items():
                     cost = partial(self._best_case_cost, name, limits.device)
                     lowest_cost = cost(cheapest(space, cost))
-                    lowest_cost *= _slowdown_factor(name, _safety_factor(profile))
+                    lowest_cost *= safety_factor(name, profile)
                     if -lowest_cost < limit if name in RATES else lowest_cost > limit:
                         raise InfeasibleBudgetError(
                             f"budgets.{budget.name}: the limit of {name} on {limits.device} must be "
@@ -291,12 +291,12 @@ def _slowdown_factor(name: str, slowdown: float) -> float:
     return slowdown if name in LATENCIES else 1.0 / slowdown if name in RATES else 1.0
 
 
-def _safety_factor(profile: Profile) -> float:
-    """Return the safety margin of predictions as a factor.
+def safety_factor(name: str, profile: Profile) -> float:
+    """Return the factor by which a predicted value of the metric `name` is multiplied, to include a safety margin.
 
-    Predicted latencies are multiplied by this factor, and predicted rates are divided by it.
+    It is above 1 for latencies, below 1 for rates, and 1 for all other metrics.
     """
-    return 1.0 + profile.error["mape"]
+    return _slowdown_factor(name, 1.0 + profile.error["mape"])
 
 
 def weakly_dominates(cost: Sequence[float], limit: Sequence[float]) -> bool:
