@@ -57,8 +57,7 @@ class Workload:
     unlabelled_tokens: float = 0.0
     """Mean number of tokens per unlabelled text."""
     judged_tokens: float = 0.0
-    """Mean number of tokens per text on which candidates are evaluated; 0 if this number is unknown and `tokens` is used
-    instead."""
+    """Mean number of tokens per text on which candidates are evaluated; 0 if unknown. Then `tokens` is used instead."""
     teacher_operations: float = 0.0
     """Operations per token of the separate teacher from which the study's `[student]` learns.
 
