@@ -33,6 +33,7 @@ from nas.supernet.distillation import (
     relation_loss,
 )
 from nas.supernet.loops import LOG_FILE, FineTuning, Schedule, Watchers
+from nas.supernet.ray_training import most_per_worker
 from nas.supernet.sampling import in_stages, near_budgets, sandwich
 from nas.supernet.training import Distillation, DistillationTrainer
 from nas.tasks import task_kind
@@ -474,6 +475,12 @@ def test_a_checkpoint_that_was_partly_deleted_is_not_used(tmp_path):
     (tmp_path / "checkpoint-20" / "trainer.json").unlink()
     assert last_complete(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-20").exists()
+
+
+def test_each_worker_gets_as_many_units_as_all_nodes_have_room_for():
+    assert most_per_worker([8, 4], 2) == 4, "with 6, only the first node would have room for a worker"
+    assert most_per_worker([8, 4], 3) == 4 and most_per_worker([7], 3) == 2 and most_per_worker([1, 1], 2) == 1
+    assert most_per_worker([2], 3) == most_per_worker([], 1) == 0
 
 
 @pytest.mark.slow
