@@ -281,7 +281,7 @@ def test_the_losses_of_the_parts_of_a_batch_add_up_to_that_of_the_batch():
 
 
 def test_fine_tuning_ignores_parts_of_a_batch_and_whole_batches_without_any_word(tmp_path):
-    """The first batch consists of four long texts and, in the second thread, four empty ones. The second has no word."""
+    """The first batch has four long texts and, in the second thread, four empty ones. The second batch has no word."""
     model = AutoModelForTokenClassification.from_config(make_teacher(outputs=5).config)
     rows = [[2, *[5] * 30, 3]] * 4 + [[2, 3]] * 12
     labels = [[IGNORED, *[1] * (len(row) - 2), IGNORED] for row in rows]
@@ -289,9 +289,9 @@ def test_fine_tuning_ignores_parts_of_a_batch_and_whole_batches_without_any_word
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        FineTuning(
-            train, make_tokenizer(), Schedule(1e-3, 8), tmp_path / "run", 0, {}, labels_are_per_token=True
-        ).tune(model)
+        FineTuning(train, make_tokenizer(), Schedule(1e-3, 8), tmp_path / "run", 0, {}, labels_are_per_token=True).tune(
+            model
+        )
     finally:
         torch.set_num_threads(threads)
     *_, summary = read_json(tmp_path / "run" / LOG_FILE, TeacherError)
