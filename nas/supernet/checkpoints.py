@@ -97,7 +97,7 @@ class SafeTrainer(Trainer):
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         start: tuple[int, int] = super()._init_training_state(*arguments)
         if self.state.best_global_step:  # the folder may have been moved since the checkpoint was written
-            best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+            best = Path(str(self.args.output_dir), f"checkpoint-{self.state.best_global_step}")
             self.state.best_model_checkpoint = str(best)
         # A training run that has stopped early stays stopped. Transformers would forget this and train one more epoch.
         return (self.state.num_train_epochs, 0) if self.control.should_training_stop else start
