@@ -180,21 +180,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """Call `fill` with the path of a temporary folder, and then rename this folder to `folder`.
 
-    A previous `folder` is replaced. The new folder never appears half-written. Raises `MachineError` if a limit of the
-    machine, such as the disk space, prevents this.
+    A previous `folder` is replaced. The new folder never appears half-written, and the previous one never half-deleted.
+    Raises `MachineError` if a limit of the machine, such as the disk space, prevents this.
     """
     with working_on(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=_draft_prefix(folder), dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_draft_prefix(folder), dir=folder.parent))
+        draft = temporary / "new"
         try:
+            draft.mkdir()
             fill(draft)
             draft.chmod(0o755)
             for path in draft.rglob("*"):  # safetensors makes its files readable by their owner only
                 path.chmod(0o755 if path.is_dir() else 0o644)
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                folder.replace(temporary / "old")
             draft.replace(folder)
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _draft_prefix(path: Path) -> str:

@@ -6,8 +6,8 @@ profiles and the export use this form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 Readout = Literal["first", "mean", "every"]
 """The part of the last hidden states that a network's head reads: the first token, the mean over all tokens, or every
@@ -40,6 +40,20 @@ class NetworkForm:
     """Whether the outputs of an encoder are as wide as its hidden states, without a projection. If false, a last linear
     layer projects the readout to the width of the teacher's embeddings.
     """
+    projection_dim: int | None = None
+    """The number of outputs of an encoder's projection. None means that it has as many outputs as the teacher has
+    hidden units.
+    """
+    projection_act: str | None = None
+    """The activation after an encoder's projection, under its name in transformers' `ACT2FN`; None if there is none."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All settings, for digests. The settings of the projection are left out if they are None, so that digests of
+        older versions, which lacked them, stay valid.
+        """
+        values = asdict(self)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 CLASSIFIERS: dict[NetworkType, NetworkForm] = {

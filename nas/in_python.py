@@ -190,8 +190,9 @@ def _as_toml(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield the parts of a TOML file with these settings, beginning with the values that are not tables."""
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     lists = {key: value for key, value in values.items() if key in ("devices", "budgets")}
-    for key in values.keys() - tables.keys() - lists.keys():
-        yield f"{key} = {toml_literal(values[key])}\n"
+    for key, value in values.items():
+        if key not in tables and key not in lists:
+            yield f"{key} = {toml_literal(value)}\n"
     for key, table in (*tables.items(), *((key, table) for key, listed in lists.items() for table in listed)):
         yield f"\n[[{key}]]\n" if key in lists else f"\n[{key}]\n"
         yield from (

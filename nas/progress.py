@@ -113,7 +113,7 @@ def busy(message: str) -> Iterator[None]:
 
 def say(message: str) -> None:
     """Print one line for the user on standard error and record it in the run's log."""
-    console.print(message, highlight=False, markup=False, soft_wrap=True)
+    console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True)
     log("said", message=message)
 
 

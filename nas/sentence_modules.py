@@ -1,15 +1,17 @@
 """The sentence-transformers files that describe the modules after an encoder: pooling, projection and normalisation.
 
 The folder of a model holds the encoder, a file `modules.json` that lists all modules in order, and a subfolder for each
-module after the encoder. `read_modules` and `write_modules` handle only the JSON files. The weights of a projection are
-in a safetensors file next to its `config.json`. Two more files define how sentence-transformers passes texts to the
-encoder, and how it compares embeddings: `text_settings` reads them.
+module after the encoder. `read_modules` and `write_modules` handle only the JSON files. The weights of a projection, a
+module of the type `Dense`, are in a safetensors file next to its `config.json`, which `nas/model/projection.py` reads.
+Two more files define how sentence-transformers passes texts to the encoder, and how it compares embeddings:
+`text_settings` reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,46 @@ _MODE_OF_FLAG = {
 """The pooling mode that each boolean setting selects. Some files have one such setting per mode, instead of
 `pooling_mode`.
 """
-_MODULE_TYPES = ("Transformer", "Pooling", "Dense", "Normalize")
-"""The last parts of the type names of the supported modules."""
+_IDENTITY = "torch.nn.modules.linear.Identity"
+_CLASS_OF_ACTIVATION = {
+    "tanh": "Tanh",
+    "relu": "ReLU",
+    "gelu": "GELU",
+    "sigmoid": "Sigmoid",
+    "silu": "SiLU",
+    "leaky_relu": "LeakyReLU",
+    "relu6": "ReLU6",
+    "hardswish": "Hardswish",
+    "mish": "Mish",
+}
+"""The class in torch of each activation of a projection, keyed by the activation's name in transformers' `ACT2FN`."""
+_PATH_OF_ACTIVATION: dict[str | None, str] = {None: _IDENTITY} | {
+    name: f"torch.nn.modules.activation.{kind}" for name, kind in _CLASS_OF_ACTIVATION.items()
+}
+_ACTIVATION_OF_PATH = {path: name for name, path in _PATH_OF_ACTIVATION.items()} | {
+    f"torch.nn.{path.rpartition('.')[2]}": name for name, path in _PATH_OF_ACTIVATION.items()
+}
+"""The activations by import path, which is only compared and never imported. sentence-transformers replaces activations
+outside of torch by Tanh, unless it runs with `trust_remote_code`, so they are not supported.
+"""
+_DENSE_SETTINGS = {
+    "use_residual": False,
+    "module_input_name": "sentence_embedding",
+    "module_output_name": "sentence_embedding",
+}
+"""Settings of a projection that must be absent, null or have these values."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A projection of embeddings: a linear layer, followed by an activation."""
+
+    folder: Path
+    in_features: int
+    out_features: int
+    has_bias: bool
+    activation: str | None
+    """The name of the activation in transformers' `ACT2FN`; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +84,10 @@ class SentenceModules:
     """The modules after an encoder, as described by the files in its folder."""
 
     form: NetworkForm
-    dense: Path | None = None
-    """The folder of the projection, or None if there is no projection."""
+    pooling: Path | None = None
+    """The folder of the pooling. None if the encoder's folder has no `modules.json`."""
+    projections: tuple[Dense, ...] = ()
+    """The projections, in the order in which they are applied. Only the last one may have an activation."""
 
 
 def read_modules(folder: Path) -> SentenceModules:
@@ -64,12 +106,12 @@ def read_modules(folder: Path) -> SentenceModules:
             folder, "must be a list of modules, each with a type and a path, but it is not; copy or download it again"
         ) from None
     kinds = [kind for kind, _ in modules]
-    unknown = [kind for kind in kinds if kind not in _MODULE_TYPES]
-    if unknown or kinds[:2] != ["Transformer", "Pooling"] or len(set(kinds)) < len(kinds):
+    dense_count, is_normalized = kinds.count("Dense"), "Normalize" in kinds
+    if kinds != ["Transformer", "Pooling", *["Dense"] * dense_count, *["Normalize"] * is_normalized]:
         raise _modules_error(
             folder,
-            f"must list Transformer, Pooling and at most one Dense and one Normalize, but lists {', '.join(kinds)}; "
-            "give another encoder",
+            "must list Transformer, Pooling, any number of Dense and at most one Normalize, in this order, but lists "
+            f"{', '.join(kinds)}; give another encoder",
         )
     if modules[0][1]:
         raise _modules_error(
@@ -77,12 +119,59 @@ def read_modules(folder: Path) -> SentenceModules:
             f"the encoder must be in the folder itself, but is in {modules[0][1]!r}; move the files of this subfolder "
             'to the folder, and set the path to ""',
         )
-    paths = {kind: folder / path for kind, path in modules}
-    for path in paths.values():
+    paths = [folder / path for _, path in modules]
+    for path in paths:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise _modules_error(folder, f"names {path}, which is outside the folder; use a path inside it")
-    form = NetworkForm("encoder", _readout(paths["Pooling"] / "config.json"), "Normalize" in paths)
-    return SentenceModules(form, paths.get("Dense"))
+    form = NetworkForm("encoder", _readout(paths[1] / "config.json"), is_normalized)
+    projections = tuple(_read_dense(path) for path in paths[2 : 2 + dense_count])
+    _check_chain(projections)
+    if projections:
+        last = projections[-1]
+        form = replace(form, projection_dim=last.out_features, projection_act=last.activation)
+    return SentenceModules(form, paths[1], projections)
+
+
+def _read_dense(folder: Path) -> Dense:
+    """Return the projection in a module's folder. Raises `TeacherError` if its settings are not supported."""
+    path = folder / "config.json"
+    settings = read_json(path, TeacherError)
+    if not isinstance(settings, dict):
+        raise TeacherError(f"teacher.model: {path}: must hold a JSON object, but does not; copy or download it again")
+    for name, only in _DENSE_SETTINGS.items():
+        if (value := settings.get(name)) not in (None, only):
+            text = f"{name} must be {only!r}, but is {value!r}; give another encoder"
+            raise TeacherError(f"teacher.model: {path}: {text}")
+    sizes: list[Any] = [settings.get(name) for name in ("in_features", "out_features")]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise TeacherError(
+            f"teacher.model: {path}: in_features and out_features must be whole numbers above 0, but are {sizes[0]!r} "
+            f"and {sizes[1]!r}; copy or download the file again"
+        )
+    activation = settings.get("activation_function", _PATH_OF_ACTIVATION["tanh"])  # the default of Dense
+    if not isinstance(activation, str) or activation not in _ACTIVATION_OF_PATH:
+        raise TeacherError(
+            f"teacher.model: {path}: activation_function must be one of {', '.join(_PATH_OF_ACTIVATION.values())}, but "
+            f"is {activation!r}; give another encoder"
+        )
+    has_bias = settings.get("bias", True) is not False
+    return Dense(folder, sizes[0], sizes[1], has_bias, _ACTIVATION_OF_PATH[activation])
+
+
+def _check_chain(projections: Sequence[Dense]) -> None:
+    """Raise `TeacherError` unless the projections can be replaced by a single one."""
+    for first, second in pairwise(projections):
+        if first.out_features != second.in_features:
+            raise TeacherError(
+                f"teacher.model: {second.folder / 'config.json'}: in_features must be {first.out_features}, the "
+                f"out_features of {first.folder.name}, but is {second.in_features}; copy or download the folder again"
+            )
+        if first.activation is not None:
+            raise TeacherError(
+                f"teacher.model: {first.folder / 'config.json'}: of several Dense modules, only the last may have an "
+                f"activation_function other than {_IDENTITY}, because they become a single linear layer, but this is "
+                f"{_PATH_OF_ACTIVATION[first.activation]}; give another encoder"
+            )
 
 
 @dataclass(frozen=True)
@@ -138,22 +227,22 @@ def _readout(path: Path) -> Readout:
     return _READOUT_OF_MODE[modes[0]]
 
 
-def write_modules(folder: Path, form: NetworkForm, hidden_size: int, outputs: int | None = None) -> None:
+def write_modules(folder: Path, form: NetworkForm, hidden_size: int) -> None:
     """Write the files that describe the modules after an encoder to the encoder's folder.
 
-    If `outputs` is set, the modules include a projection to that many dimensions. Its weights are not written. The type
-    names in these files are valid in all versions of sentence-transformers since 2.0.
+    If the form sets `projection_dim`, the modules include a projection with this number of outputs. Its weights are not
+    written. The type names in these files are valid in all versions of sentence-transformers since 2.0.
     """
     mode = next(mode for mode, readout in _READOUT_OF_MODE.items() if readout == form.readout)
     modules: list[tuple[str, str, Mapping[str, Any] | None]] = [("Transformer", "", None)]
     pooling = {"word_embedding_dimension": hidden_size} | {flag: name == mode for flag, name in _MODE_OF_FLAG.items()}
     modules.append(("Pooling", _POOLING_FOLDER, pooling))
-    if outputs is not None:
+    if form.projection_dim is not None:
         dense = {
             "in_features": hidden_size,
-            "out_features": outputs,
+            "out_features": form.projection_dim,
             "bias": True,
-            "activation_function": "torch.nn.modules.linear.Identity",
+            "activation_function": _PATH_OF_ACTIVATION[form.projection_act],
         }
         modules.append(("Dense", DENSE_FOLDER, dense))
     if form.normalize:

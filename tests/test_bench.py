@@ -15,10 +15,12 @@ from xml.etree import ElementTree
 import forked
 import onnx
 import pytest
+from equal_training import wider
 from scaling import Recorded
 from sentence_reduction import keep_layers
 from tiny import FEW_BLOCKS, make_teacher, write_embedding_study
 
+from nas.architecture import Architecture, Layer
 from nas.evaluate import CandidateResult
 from nas.pipeline import Run
 from nas.pipeline.runner import bring_up_to_date
@@ -228,6 +230,13 @@ def test_ordering_rank_correlation_and_inherited_report_results_of_a_trained_sup
     times = [path.stat().st_mtime_ns for path in measured]
     assert bench("rank_correlation", *_options(study), *options) == found
     assert [path.stat().st_mtime_ns for path in measured] == times, "networks are not measured again"
+
+
+def test_a_narrowed_network_is_cut_from_one_with_twice_as_many_heads_and_neurons():
+    """Only a network that is cut from the teacher is compensated for dropped hidden units. None are dropped here."""
+    space = SearchSpace.load("tiny")  # the teacher has 4 heads and 64 neurons per layer, and 32 hidden units
+    narrow = Architecture(16, (Layer(0, 1, 8, "int8", "int8"), Layer(2, 3, 64)), "int8")
+    assert wider(space, narrow) == Architecture(16, (Layer(0, 2, 16), Layer(2, 4, 64)))
 
 
 @pytest.mark.slow

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset
 
 from nas.errors import StudyError
 from nas.pipeline import Run, allowance, division
@@ -32,6 +34,20 @@ def work(study, monkeypatch):
     """The workload of a run whose data has not been read, on a machine with an assumed speed."""
     monkeypatch.setattr(allowance, "measured_rate", lambda: 1e9)
     return Workload.of(study, None, rate=1e9)
+
+
+def test_only_the_texts_on_which_candidates_are_evaluated_are_counted(study):
+    """Of five texts of the search set, four have at least three tokens, and three of these are drawn."""
+    columns = {"train": [4, 20], "search": [2, 9, 9, 9, 9]}
+    data = SimpleNamespace(**{name: Dataset.from_dict({"length": lengths}) for name, lengths in columns.items()})
+    everything = Workload.of_data(study, data, 1e9, [])
+    assert (everything.rows, everything.tokens, everything.judged) == (2, 12.0, 5)
+    assert everything.judged_tokens == pytest.approx(7.6)
+    limits = study.search.model_copy(update={"examples": 3, "least_tokens": 3})
+    limited = study.model_copy(update={"search": limits})
+    work = Workload.of_data(limited, data, 1e9, [])
+    assert (work.judged, work.judged_tokens) == (3, 9.0)
+    assert Workload.of(limited, None, 1e9).judged == 3 < Workload.of(study, None, 1e9).judged
 
 
 def _steps(run):

@@ -136,6 +136,8 @@ def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_anot
     assert import_verification(run, "away", "pi", result)["met"] is False
     again = export(run)["away"]
     assert again["architecture"] != first and again["met"] is None
+    with pytest.raises(DeviceError, match="a different bundle"):  # the measurements belong to the first export
+        import_verification(run, "away", "pi", result)
 
     code, _, error = nas("report", str(study), "--runs", str(runs))
     assert code == 0, error

@@ -10,6 +10,7 @@ from transformers import AutoModel, BertConfig, BertForSequenceClassification
 
 import nas
 from nas.errors import DataError, NasError, StudyError, TeacherError
+from nas.in_python import _as_toml
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.sources import data_inputs, teacher_inputs
 from nas.study import Study
@@ -61,6 +62,16 @@ def test_steps_are_out_of_date_only_if_the_given_objects_change(model, tmp_path)
     assert data_inputs(other) == before[0] and teacher_inputs(other) != before[1]
     other = nas.run_of("mine", runs=tmp_path, **_tables(model, train=make_rows(300, 7)))
     assert data_inputs(other) != before[0]
+
+
+def test_the_study_file_is_the_same_in_every_process():
+    """The order of its keys is that of the arguments, and not that of a set of strings, which Python randomises."""
+    values = {"name": "mine", "seed": 3, "a": True, "b": 0.5, "c": "x", "task": {"text": ["t"]}, "d": 1}
+    written = "".join(_as_toml(values | {"budgets": [{"name": "fast"}], "e": 2}))
+    assert written == (
+        'name = "mine"\nseed = 3\na = true\nb = 0.5\nc = "x"\nd = 1\ne = 2\n'
+        '\n[task]\n"text" = ["t"]\n\n[[budgets]]\n"name" = "fast"\n'
+    )
 
 
 def test_data_can_be_data_frames_data_sets_with_named_classes_and_files(model, tmp_path):

@@ -170,6 +170,21 @@ def test_a_write_that_exceeds_the_limit_leaves_no_new_file_and_keeps_the_old_one
     assert read_rows(str((tmp_path / "rows").rename(tmp_path / "rows.parquet"))).to_list() == rows.to_list()
 
 
+def test_a_kill_while_a_folder_is_replaced_leaves_a_complete_folder(tmp_path, monkeypatch):
+    def write(text):
+        write_folder(tmp_path / "folder", lambda draft: [(draft / name).write_text(text) for name in ("a", "b")])
+
+    def dies(folder, **_):
+        next(folder.rglob("a")).unlink()
+        raise KeyboardInterrupt
+
+    write("old")
+    monkeypatch.setattr("nas.files.shutil.rmtree", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write("new")
+    assert {path.name: path.read_text() for path in (tmp_path / "folder").iterdir()} == {"a": "new", "b": "new"}
+
+
 def test_a_training_resumes_after_the_disk_was_full_at_different_moments(nas, tiny_study, tmp_path, simulated_times):
     tiny_study.write_text(TINY_STUDY.replace("epochs = 2.0", "epochs = 0.25").replace("steps = 30", "steps = 10"))
     command = ["train", str(tiny_study), "--runs", str(tmp_path / "runs")]

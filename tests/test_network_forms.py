@@ -35,11 +35,21 @@ FORMS = [
     NetworkForm("encoder", "mean"),
     NetworkForm("encoder", "first", normalize=True),
     NetworkForm("encoder", "mean", normalize=True, own_width=True),
+    NetworkForm("encoder", "first", normalize=True, projection_dim=24, projection_act="tanh"),
 ]
 pytestmark = [
     pytest.mark.parametrize("teacher_kind", TEACHERS),
     pytest.mark.parametrize(
-        "form", FORMS, ids=lambda form: " ".join([form.network_type, form.readout, *["own width"] * form.own_width])
+        "form",
+        FORMS,
+        ids=lambda form: " ".join(
+            [
+                form.network_type,
+                form.readout,
+                *["own width"] * form.own_width,
+                *["projected"] * (form.projection_dim is not None),
+            ]
+        ),
     ),
 ]
 
@@ -65,15 +75,23 @@ def config(teacher, form):
 
 
 @pytest.fixture
-def weights(teacher, form, space) -> SupernetWeights:
-    weights = SupernetWeights.of(from_stock(teacher, form), space.dimensions.hidden_size, space.compression)
+def projection(form) -> torch.nn.Linear | None:
+    """The teacher's own projection from 32 hidden units, if it has one."""
+    return None if form.projection_dim is None else randomise(torch.nn.Linear(32, form.projection_dim), seed=4)
+
+
+@pytest.fixture
+def weights(teacher, form, projection, space) -> SupernetWeights:
+    weights = SupernetWeights.of(from_stock(teacher, form, projection), space.dimensions.hidden_size, space.compression)
     randomise(weights.narrow, seed=1, scale=0.1)
     if weights.classifier is not None:
         randomise(weights.classifier, seed=3)
     return weights
 
 
-def expected_outputs(teacher: Any, batch: dict[str, torch.Tensor], form: NetworkForm) -> torch.Tensor:
+def expected_outputs(
+    teacher: Any, batch: dict[str, torch.Tensor], form: NetworkForm, projection: torch.nn.Linear | None
+) -> torch.Tensor:
     """Return the logits of every token, or the embedding of each text."""
     output = teacher(**batch)
     if form.readout == "every":
@@ -81,6 +99,7 @@ def expected_outputs(teacher: Any, batch: dict[str, torch.Tensor], form: Network
     states, mask = output.last_hidden_state, batch["attention_mask"].bool()
     means = torch.stack([state[real].mean(dim=0) for state, real in zip(states, mask, strict=True)])
     found = means if form.readout == "mean" else states[:, 0]
+    found = found if projection is None else torch.tanh(found @ projection.weight.T + projection.bias)
     return found / found.norm(dim=-1, keepdim=True) if form.normalize else found
 
 
@@ -89,9 +108,9 @@ def compared_outputs(batch: dict[str, torch.Tensor], form: NetworkForm) -> Any:
     return batch["attention_mask"].bool() if form.readout == "every" else slice(None)
 
 
-def test_the_compact_form_of_a_teacher_gives_the_same_outputs(teacher, batch, form):
+def test_the_compact_form_of_a_teacher_gives_the_same_outputs(teacher, batch, form, projection):
     with torch.no_grad():
-        expected, model = expected_outputs(teacher, batch, form), from_stock(teacher, form)
+        expected, model = expected_outputs(teacher, batch, form, projection), from_stock(teacher, form, projection)
         real = compared_outputs(batch, form)
         assert_same(model(**batch).logits[real], expected[real])
         unpadded = {name: value[:1] for name, value in batch.items()}
@@ -137,7 +156,9 @@ def test_counted_parameters_and_bytes_match_the_model_and_its_onnx_graph(config,
 def test_the_width_of_an_encoder_s_outputs_is_the_teachers_or_the_hidden_size(weights, space, batch, form):
     for hidden in space.dimensions.hidden_size:
         model = BertSupernet(weights).extract(replace(space.largest(), hidden_size=hidden))
-        width = model.config.num_labels if form.network_type != "encoder" else hidden if form.own_width else 32
+        teachers_width = form.projection_dim or 32
+        width = model.config.num_labels if form.network_type != "encoder" else teachers_width
+        width = hidden if form.own_width else width
         with torch.no_grad():
             assert model(**batch).logits.shape[-1] == width == model.config.outputs
         last_layer = [] if form.own_width else [(width, hidden), (width,)]

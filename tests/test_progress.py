@@ -42,6 +42,11 @@ def test_the_log_is_appended_to_and_contains_messages_and_events(tmp_path, capsy
     assert [event["at"] for event in events] == sorted(event["at"] for event in events)
 
 
+def test_messages_are_printed_literally(capsys):
+    say("rows.csv:x: no [bold]column[/bold]")
+    assert capsys.readouterr().err == "rows.csv:x: no [bold]column[/bold]\n"
+
+
 def test_an_incomplete_last_line_does_not_damage_the_next_one(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"event": "whole"}\n{"event": "to')

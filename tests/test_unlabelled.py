@@ -120,6 +120,25 @@ def test_pairs_are_equal_only_if_both_texts_are_equal_and_in_the_same_order(tmp_
     assert found.texts == [[other, one], [one, "w9 w9 w9 w9 w9 w9 w9"]] and found.counts.in_test == 1
 
 
+def test_queries_of_the_search_and_test_sets_are_left_out_even_with_other_passages(tmp_path):
+    def write(name, queries, passages, **columns):
+        rows = {"query": queries, "passage": passages, **columns}
+        Dataset.from_dict(rows).to_parquet(tmp_path / f"{name}.parquet")
+        return str(tmp_path / f"{name}.parquet")
+
+    queries = [f"q{number}" for number in range(10) for _ in range(2)]
+    train = write("train", queries, ["yes", "no"] * 10, label=[1, 0] * 10)
+    test = write("test", ["t0", "t0", "t1", "t1"], ["yes", "no"] * 2, label=[1, 0] * 2)
+    task = Task(train="train.parquet", test="test.parquet", text=("query", "passage"), kind="ranking",
+                metric="ndcg@10", holdout={"size": 4})  # fmt: skip
+    splits = read_splits(task, train, test, 0)
+    searched, trained = splits.texts["search"][0][0], splits.texts["train"][0][0]
+    more = write("more", ["T0 ", searched, trained, trained, "new"], ["maybe", "maybe", "maybe", "yes", "yes"])
+    found = read_unlabelled(task, [(more, True)], splits)
+    assert found.texts == [[trained, "new"], ["maybe", "yes"]]
+    assert (found.counts.in_test, found.counts.in_search, found.counts.in_train) == (1, 1, 1)
+
+
 def test_invalid_texts_are_refused_as_in_the_training_set(tmp_path, capsys):
     task, splits, path = _small(tmp_path)
     refused = {

@@ -158,6 +158,8 @@ def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
     checkpoints = run.supernet / "checkpoints"
     bind(checkpoints, supernets._origin(run))
     (checkpoints / "checkpoint-10").mkdir()
+    for name in ("model.safetensors", "optimizer.safetensors", "trainer.json", "random-0.json", "trainer_state.json"):
+        (checkpoints / "checkpoint-10" / name).touch()
     (checkpoints / "checkpoint-10" / "complete").touch()
     (run.folder / "steps" / "supernet.json").unlink()
     supernets.refuse_other_training(run)

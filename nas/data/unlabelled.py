@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from nas.data.splits import normal, numbered
-from nas.data.task import SPLITS, Splits, groups_in, read_columns, texts_of
+from nas.data.splits import normal, numbered, same_in_groups
+from nas.data.task import Splits, groups_in, read_columns, texts_of
 from nas.data.words import Text
 from nas.errors import DataError
 from nas.study import Task
+from nas.tasks import GROUP
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Counts:
     read: int
     kept: int
     in_test: int
-    """The number of rows whose text occurs in the test set."""
+    """The number of rows whose text (in a task with queries: whose query) occurs in the test set."""
     in_search: int
-    """The number of rows whose text occurs in the search set."""
+    """The number of rows whose text (in a task with queries: whose query) occurs in the search set."""
     in_train: int
     """The number of rows whose text occurs in the training set."""
     repeated: int
@@ -63,11 +64,18 @@ class Unlabelled:
 def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Splits) -> Unlabelled:
     """Read the rows without labels, and leave out rows whose text occurs in a split or in an earlier row.
 
-    Texts are compared without regard to case and white space, as for the splits. Each item of `sources` is a name and a
-    flag. If the flag is true, the name is the path of a file; otherwise, it is a split of the hub data set. Raises
-    `DataError` if a file or column is missing, if a row has no text, or if all rows are left out.
+    In a task with queries, rows whose query occurs in the search or test set are also left out, even if their passages
+    do not occur there. Texts are compared without regard to case and white space, as for the splits. Each item of
+    `sources` is a name and a flag. If the flag is true, the name is the path of a file; otherwise, it is a split of the
+    hub data set. Raises `DataError` if a file or column is missing, if a row has no text, or if all rows are left out.
     """
-    set_by_text = {normal(row): name for name in SPLITS for row in zip(*splits.texts[name], strict=True)}
+    query_columns = same_in_groups(splits.texts["train"], splits.more.get("train", {}).get(GROUP, ()))
+    set_by_query = {
+        normal(query): name
+        for name in ("search", "test")
+        for query in zip(*(splits.texts[name][column] for column in query_columns), strict=True)
+    }
+    outcome_by_text = {normal(row): "train" for row in zip(*splits.texts["train"], strict=True)}
     counts_by_set = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
     kept_rows: list[tuple[Text, ...]] = []
     kept_numbers: list[list[int]] = []
@@ -77,11 +85,11 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
         source_groups = groups_in(task, source, rows)
         kept_numbers.append([])
         for number, row in enumerate(zip(*texts_of(task, source, task.text, rows), strict=True)):
-            text = normal(row)
-            outcome = set_by_text.get(text, "kept")
+            text, query = normal(row), normal([row[column] for column in query_columns])
+            outcome = set_by_query.get(query) or outcome_by_text.get(text, "kept")
             counts_by_set[outcome] += 1
             if outcome == "kept":
-                set_by_text[text] = "repeated"
+                outcome_by_text[text] = "repeated"
                 kept_rows.append(row)
                 kept_numbers[-1].append(number)
                 groups += [(source, source_groups[number])] if source_groups else []

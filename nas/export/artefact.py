@@ -17,16 +17,17 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from nas.errors import ExportError
-from nas.export.sentences import DENSE_FILE, write_sentence_modules
+from nas.export.sentences import write_sentence_modules
 from nas.export.standalone import MODELING_FILE, auto_map, modeling_source
 from nas.files import read_json, write_folder, write_json
 from nas.form import NetworkType
 from nas.graph import save
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.calibration import lacks_calibration
+from nas.model.checkpoint import WEIGHTS_FILE
 from nas.model.modeling import as_public_class, types_named
 from nas.model.onnx import to_onnx
-from nas.model.stock import fits_stock, to_stock
+from nas.model.stock import fits_stock, form_of, to_stock
 from nas.model.tokenizer import make_uniform
 from nas.runtimes import RUNTIMES, FileRuntime
 from nas.sentence_modules import DENSE_FOLDER
@@ -79,7 +80,7 @@ def write_artefact(
         if not is_stock:
             (draft / MODELING_FILE).write_text(modeling_source(model.config), encoding="utf-8")
         if model.config.network_type == "encoder":
-            write_sentence_modules(model, draft)
+            write_sentence_modules(draft, form_of(model.config), model.config.hidden_size, model.classifier)
         classes = {} if is_stock else {"auto_map": auto_map(model.config.network_type)}
         _complete_config(draft / "config.json", model.config, {**classes, **_BROWSER_ENTRIES, **about_task}, pairs)
         served_tokenizer(tokenizer, model.config, max_length).save_pretrained(draft)
@@ -144,5 +145,5 @@ def served_files(folder: Path, runtime: str) -> list[Path]:
     library = RUNTIMES[runtime]
     if isinstance(library, FileRuntime):
         return library.files_of(library.exported_file(folder / ONNX_FILE, folder))
-    dense = folder / DENSE_FOLDER / DENSE_FILE
-    return [folder / "model.safetensors", *([dense] if dense.exists() else [])]
+    dense = folder / DENSE_FOLDER / WEIGHTS_FILE
+    return [folder / WEIGHTS_FILE, *([dense] if dense.exists() else [])]

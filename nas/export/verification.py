@@ -108,6 +108,11 @@ class Artefact:
         return served_files(self.folder, self.device.runtime)[0] if is_file else as_compact(self.folder)
 
     @property
+    def digests(self) -> list[str]:
+        """The digests of the served files."""
+        return [file_digest(path) for path in served_files(self.folder, self.device.runtime)]
+
+    @property
     def size_mb(self) -> float:
         """The size of the served files, in 10^6 bytes."""
         return sum(path.stat().st_size for path in served_files(self.folder, self.device.runtime)) / MB
@@ -146,11 +151,9 @@ def as_compact(folder: Path) -> CompactBert:
 def _compact_encoder(model: SentenceEncoder) -> CompactBert:
     if isinstance(model.encoder, CompactBertModel):
         network = CompactBert(model.encoder.config)
-        network.bert = model.encoder
+        network.bert, network.classifier = model.encoder, model.dense
     else:
-        network = from_stock(model.encoder, replace(model.form, own_width=model.dense is None))
-    if model.dense is not None:
-        network.classifier = model.dense
+        network = from_stock(model.encoder, replace(model.form, own_width=model.dense is None), model.dense)
     return network.eval()
 
 

@@ -8,8 +8,9 @@ is out of reach, `find` returns a snapshot that was downloaded before. Teachers 
 from __future__ import annotations
 
 import glob
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -31,6 +32,8 @@ _TIMEOUT_S = 10.0
 _DESCRIPTION_FILES = ("*.json", "*.txt", "*.model", CARD)
 """Patterns for the files that hold a model's configuration, tokenizer and card."""
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
+_MODULES_FILE = "modules.json"
+"""The file in which sentence-transformers lists an encoder's modules and their folders."""
 _PICKLED_WEIGHTS = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack")
 
 
@@ -134,10 +137,12 @@ def is_commit(revision: str) -> bool:
 def model_folder(snapshot: Snapshot, weights: bool) -> Path:
     """Download a model's configuration and tokenizer, and return the local folder that holds these files.
 
-    If `weights` is set, download the weights to the same folder. Raises `TeacherError` if the snapshot has no
+    If the model is a sentence encoder, the configurations of the modules after the encoder are included. If `weights`
+    is set, download the weights to the same folder. Raises `TeacherError` if the snapshot has no
     configuration, or no weights in safetensors format.
     """
-    files = [file for file in snapshot.files() if "/" not in file]
+    paths = snapshot.files()
+    files = [file for file in paths if "/" not in file]
     if "config.json" not in files:
         raise TeacherError(
             f"teacher.model: {snapshot}: has no config.json, so it is not a transformers model; give another id"
@@ -153,7 +158,32 @@ def model_folder(snapshot: Snapshot, weights: bool) -> Path:
             "file (the hub's converter opens pull requests such as refs/pr/1), or save the model with transformers and "
             "give that folder"
         )
-    return snapshot.download(_matching(files, _DESCRIPTION_FILES) + (weight_files if weights else []))
+    settings, module_weights = _module_files(snapshot, paths) if _MODULES_FILE in files else ([], [])
+    described = _matching(files, _DESCRIPTION_FILES) + settings
+    return snapshot.download(described + ([*weight_files, *module_weights] if weights else []))
+
+
+def _module_files(snapshot: Snapshot, paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the configurations and the weights of a sentence encoder's modules, which are in subfolders.
+
+    `paths` are the paths of all files in the snapshot. Raises `TeacherError` if a module's weights are pickled.
+    """
+    try:
+        listed = json.loads((snapshot.download([_MODULES_FILE]) / _MODULES_FILE).read_bytes())
+        folders = [str(module["path"]) for module in listed if module["path"]]
+    except (ValueError, TypeError, KeyError):
+        return [], []  # reading the downloaded file raises an error that says what is wrong
+    weights = [f"{folder}/model.safetensors" for folder in folders]
+    for file, pickled in zip(weights, (f"{folder}/pytorch_model.bin" for folder in folders), strict=True):
+        if pickled in paths and file not in paths:
+            raise TeacherError(
+                f"teacher.model: {snapshot}: has {pickled}, which nas does not load, but no {file}; set "
+                f"teacher.revision to one with this file, or run `hf download {snapshot.name} --local-dir FOLDER`, and "
+                "give that folder: nas then says how to convert the file"
+            )
+    return [path for folder in folders if (path := f"{folder}/config.json") in paths], [
+        path for path in weights if path in paths
+    ]
 
 
 def _matching(files: Iterable[str], patterns: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,10 +101,13 @@ class ProfileRecipe:
         # Latency does not depend on the size of the vocabulary, but the teacher's memory does.
         optional: list[object] = [config.vocab_size] if self.memory else []
         optional += ["first layers"] if self.space.dimensions.exit_threshold else []
-        form = asdict(form_of(config))
+        form = form_of(config)
+        if form.projection_dim == config.hidden_size:  # digests of older profiles do not contain this usual width
+            form = replace(form, projection_dim=None)
+        values = form.identity
         if not config.own_width:  # digests of older profiles do not contain this setting
-            form.pop("own_width")
-        optional += [form] if form_of(config) != NetworkForm() else []
+            values.pop("own_width")
+        optional += [values] if form != NetworkForm() else []
         optional += [self.config.block_form] if self.config.block_form else []
         return digest([self.device.model_dump(mode="json"), self.space.digest, network, method, *optional])
 

@@ -148,11 +148,7 @@ class Checkpoint:
                     f"{CONFIG_FILE}"
                 )
         for name in sorted(self.shapes.keys() & self.tensors.keys()):
-            if (kind := self.tensors[name].dtype) not in _FLOAT_TYPES:
-                raise self._teacher_error(
-                    f"{name} is stored as {kind}, but must be a floating-point weight ({', '.join(_FLOAT_TYPES)}); "
-                    "give a checkpoint that is not quantised"
-                )
+            _check_type(self.source, name, self.tensors[name].dtype)
 
     def load(self, config: PreTrainedConfig) -> PreTrainedModel:
         """Load the model in float32. The parameters in `new` are initialised at random.
@@ -166,17 +162,57 @@ class Checkpoint:
             with _open_weights(self.source, file) as weights:
                 for name, tensor in loaded.items():
                     if tensor.file == file:
-                        value = weights.get_tensor(tensor.name).float()
-                        if not torch.isfinite(value).all():
-                            raise self._teacher_error(
-                                f"{name} contains values that are not finite (NaN or infinity); give another checkpoint"
-                            )
+                        value = _finite(self.source, name, weights.get_tensor(tensor.name))
                         state[name.removeprefix(self.encoder_prefix)] = value
         model.load_state_dict(state, strict=False)
         return model.float()
 
     def _teacher_error(self, text: str) -> TeacherError:
         return TeacherError(f"teacher.model: {self.source}: {text}")
+
+
+def load_tensors(source: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Load the tensors of a folder in float32. Their names and shapes must be those in `shapes`.
+
+    Raises `TeacherError` if they are not, or for the same reasons as `Checkpoint.of` and `Checkpoint.load`.
+    """
+    stored = {tensor.name: tensor for tensor in _stored_tensors(source)}
+    found = {name: list(tensor.shape) for name, tensor in stored.items()}
+    expected = {name: list(shape) for name, shape in shapes.items()}
+    if found != expected:
+        raise TeacherError(
+            f"teacher.model: {source}: {CONFIG_FILE} requires the weights {_in_words(expected)}, but "
+            f"{WEIGHTS_FILE} has {_in_words(found)}; copy or download the folder again"
+        )
+    values = {}
+    for name, tensor in stored.items():
+        _check_type(source, name, tensor.dtype)
+        with _open_weights(source, tensor.file) as weights:
+            values[name] = _finite(source, name, weights.get_tensor(name))
+    return values
+
+
+def _in_words(shapes: Mapping[str, list[int]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items())) or "none"
+
+
+def _check_type(source: str, name: str, dtype: str) -> None:
+    if dtype not in _FLOAT_TYPES:
+        raise TeacherError(
+            f"teacher.model: {source}: {name} is stored as {dtype}, but must be a floating-point weight "
+            f"({', '.join(_FLOAT_TYPES)}); give a checkpoint that is not quantised"
+        )
+
+
+def _finite(source: str, name: str, value: torch.Tensor) -> torch.Tensor:
+    """Return a weight in float32. Raises `TeacherError` if it contains NaN or infinite values."""
+    converted = value.float()
+    if not torch.isfinite(converted).all():
+        raise TeacherError(
+            f"teacher.model: {source}: {name} contains values that are not finite (NaN or infinity); give another "
+            "checkpoint"
+        )
+    return converted
 
 
 def wrapper_remedy(names: Iterable[str]) -> str | None:

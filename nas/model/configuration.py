@@ -47,6 +47,7 @@ class CompactBertConfig(PretrainedConfig):
     scaled to length 1. `pooler_act` is the activation of a dense layer between readout and outputs, or None if there is
     no such layer. `projection_dim` is the number of outputs to which an encoder projects its readout. `projection_dim`
     is None for classifiers, which have one output per label, and for encoders whose outputs are the readout itself.
+    `projection_act` is the activation after this projection, or None if there is none.
 
     The remaining settings cover the differences between families of teachers. `family` is the teacher's `model_type`.
     `embedding_size` is the width of embeddings that are projected to `hidden_size` (ELECTRA), or None if there is no
@@ -82,6 +83,7 @@ class CompactBertConfig(PretrainedConfig):
     readout: Readout = "first"
     normalize: bool = False
     projection_dim: int | None = None
+    projection_act: str | None = None
     pooler_act: str | None = "tanh"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1

@@ -368,7 +368,8 @@ class CompactBert(CompactBertPreTrainedModel):
     """A sub-network with its head. This is the model that is trained, profiled and exported.
 
     The `logits` in its output are (batch, num_labels), or (batch, tokens, num_labels) if the readout is every token.
-    `classifier` is the last linear layer, or None if the outputs of an encoder are the readout itself.
+    `classifier` is the last linear layer, or None if the outputs of an encoder are the readout itself. An encoder may
+    have an activation after this layer (`projection_act`).
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -393,6 +394,8 @@ class CompactBert(CompactBertPreTrainedModel):
         if self.bert.pooler is not None:
             features = self.bert.pooler(features)
         logits: torch.Tensor = features if self.classifier is None else self.classifier(self.dropout(features))
+        if self.config.projection_act is not None:
+            logits = ACT2FN[self.config.projection_act](logits)
         return functional.normalize(logits.float(), dim=-1) if self.config.normalize else logits
 
     @can_return_tuple

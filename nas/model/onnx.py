@@ -39,7 +39,15 @@ _BLOCKED = np.array(-1e9, dtype=np.float32)
 _SMALLEST_NORM = 1e-12
 """The smallest divisor with which outputs are scaled to length 1. torch uses the same value."""
 _NO_COMPRESSION = matrix_compression("none")
-_ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
+_ACTIVATIONS = {
+    "relu": "Relu",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "leaky_relu": "LeakyRelu",
+    "hardswish": "HardSwish",
+    "mish": "Mish",
+}
+"""The ONNX operators of activations that are a single operator with its default attributes."""
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
 
@@ -118,7 +126,10 @@ def _emit_layers_from(graph: GraphBuilder, model: CompactBert, number: int, hidd
 
 
 def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) -> str:
-    """Add the head: readout, pooler (if any), last linear layer (if any) and scaling to length 1 (if any)."""
+    """Add the head: readout, pooler, last linear layer with its activation, and scaling to length 1.
+
+    All parts but the readout are optional.
+    """
     readout, pooler = model.config.readout, model.bert.pooler
     features = _READOUTS[readout](graph, hidden, mask)
     linear = _emit_linear_of_tokens if readout == "every" else _emit_dense
@@ -126,6 +137,8 @@ def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) 
         features = _emit_activation(graph, model.config.pooler_act, linear(graph, pooler.dense, features))
         features = features if pooler.LayerNorm is None else _emit_norm(graph, pooler.LayerNorm, features)
     outputs = features if model.classifier is None else linear(graph, model.classifier, features)
+    if model.config.projection_act is not None:
+        outputs = _emit_activation(graph, model.config.projection_act, outputs)
     if not model.config.normalize:
         return outputs
     least = graph.constant(np.array(_SMALLEST_NORM, dtype=np.float32))
@@ -318,6 +331,10 @@ def _emit_block_input(graph: GraphBuilder, output: ResidualOutput, hidden: str) 
 def _emit_activation(graph: GraphBuilder, name: str, value: str) -> str:
     if name in _GELU:
         return graph.add("Gelu", value, approximate=_GELU[name])
+    if name == "silu":
+        return graph.add("Mul", value, graph.add("Sigmoid", value))
+    if name == "relu6":
+        return graph.add("Min", graph.add("Relu", value), graph.constant(np.array(6.0, dtype=np.float32)))
     return graph.add(_ACTIVATIONS[name], value)
 
 

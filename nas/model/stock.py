@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from nas.architecture import Architecture, Layer
@@ -75,8 +76,9 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
 def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBertConfig:
     """Return the configuration of a `CompactBert` that computes the same function as a teacher.
 
-    An encoder has as many outputs as the teacher has hidden units. Unless `form.own_width` is set, networks with fewer
-    hidden units keep this number of outputs. Raises `TeacherError` for the same reasons as `shape_of`.
+    An encoder has `form.projection_dim` outputs or, if this is None, as many as the teacher has hidden units. Unless
+    `form.own_width` is set, networks with fewer hidden units keep this number of outputs. Raises `TeacherError` for the
+    same reasons as `shape_of`.
     """
     shape, family = shape_of(teacher), family_of(teacher.model_type)
     form = family.form(teacher, form)
@@ -92,7 +94,8 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FO
         values["embedding_size"] = teacher.embedding_size
     if form.network_type == "encoder":
         values = {name: value for name, value in values.items() if name not in _LABEL_SETTINGS}
-        values["projection_dim"] = None if form.own_width else shape.hidden_size
+        values["projection_dim"] = None if form.own_width else form.projection_dim or shape.hidden_size
+        values["projection_act"] = form.projection_act
     config = CompactBertConfig(
         family=teacher.model_type,
         network_type=form.network_type,
@@ -106,15 +109,24 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FO
 
 def form_of(config: CompactBertConfig) -> NetworkForm:
     """Return the `NetworkForm` of networks with this configuration."""
-    return NetworkForm(config.network_type, config.readout, config.normalize, config.own_width)
+    return NetworkForm(
+        config.network_type,
+        config.readout,
+        config.normalize,
+        config.own_width,
+        config.projection_dim,
+        config.projection_act,
+    )
 
 
-def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBert:
+def from_stock(
+    teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM, projection: nn.Linear | None = None
+) -> CompactBert:
     """Return a `CompactBert` in evaluation mode that computes the same function as a teacher. The weights are copied.
 
     `teacher` must be of the class that `AUTO_CLASSES` names for the network type of `form`. Unless `form.own_width` is
-    set, an encoder gets an additional last linear layer, which is initialised as the identity. With this layer,
-    networks with fewer hidden units can project their readout to the teacher's width.
+    set, an encoder gets an additional last linear layer: a copy of `projection` or, if this is None, the identity. With
+    this layer, networks with fewer hidden units can project their readout to the teacher's width.
 
     RoBERTa skips padding when it counts positions, but a `CompactBert` does not. Padding must therefore follow the
     text.
@@ -124,6 +136,8 @@ def from_stock(teacher: PreTrainedModel, form: NetworkForm = _CLASSIFIER_FORM) -
     compact_state = model.state_dict()
     added = [name for name in _CLASSIFIER_PARAMETERS if kind == "encoder" and name in compact_state]
     last_layer = {name: _identity(compact_state.pop(name)) for name in added}
+    if projection is not None:
+        last_layer = {f"classifier.{name}": value for name, value in projection.state_dict().items()}
     model.load_state_dict(family.to_compact(teacher_state, compact_state, teacher.config, kind) | last_layer)
     return model.eval()
 

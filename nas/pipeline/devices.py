@@ -24,7 +24,7 @@ from nas.export.verification import (
     stored_metrics,
     timing_entries,
 )
-from nas.files import canonical_json, digest, file_digest, read_json, write_json, write_text
+from nas.files import canonical_json, digest, read_json, write_json, write_text
 from nas.latency.bundle import VERSION, Job
 from nas.latency.exits import at_each_depth, mixed
 from nas.latency.measure import Texts
@@ -171,7 +171,7 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
     artefact, input_texts = Artefact(folder, recipe.device), texts(run)
     exits = on_this_device.get("exits", ())
     served = served_networks(artefact, reference, exits)
-    files = [file_digest(path) for path in sorted(folder.glob("*.onnx")) + sorted(reference.folder.glob("*.onnx"))]
+    files = [*artefact.digests, *Artefact(reference.folder, recipe.device).digests]
     memory = {f"memory/{name}": network for name, network in served.items()} if limits.peak_memory_mb else {}
     job = Job(
         recipe.device,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from nas.data import TaskData
+from nas.evaluate.recipe import judged_by
 from nas.model.precision import native_bf16
 from nas.pipeline.rows import Rows
 from nas.search.selection import FLOOR_FACTOR
@@ -56,7 +57,7 @@ class Workload:
     unlabelled_tokens: float = 0.0
     """Mean number of tokens per unlabelled text."""
     judged_tokens: float = 0.0
-    """Mean number of tokens per text of the search set; 0 if this number is unknown and `tokens` is used instead."""
+    """Mean number of tokens per text on which candidates are evaluated; 0 if unknown. Then `tokens` is used instead."""
     teacher_operations: float = 0.0
     """Operations per token of the separate teacher from which the study's `[student]` learns.
 
@@ -67,11 +68,12 @@ class Workload:
     def of(cls, study: Study, rows: Rows | None, rate: float) -> Workload:
         """Return the workload of a study, given a description of its rows. If `rows` is None, assume typical data."""
         training_set = rows.sets["train"] if rows else None
+        assumed_judged = study.task.holdout.size_of(_ASSUMED_ROWS)
         unlabelled_set = rows.sets.get("unlabelled") if rows else None
         return cls(
             rows=training_set.rows if training_set else _ASSUMED_ROWS,
             tokens=max(8.0, training_set.mean if training_set else study.task.max_length * _TYPICAL_LENGTH_SHARE),
-            judged=rows.judged if rows else study.task.holdout.size_of(_ASSUMED_ROWS),
+            judged=rows.judged if rows else min(assumed_judged, study.search.examples or assumed_judged),
             judged_tokens=rows.sets["search"].mean if rows else 0.0,
             operations=2.0 * study.space.teacher.layer_weights,
             rate=rate,
@@ -85,7 +87,8 @@ class Workload:
 
         `unlabelled` holds the number of tokens of each unlabelled text.
         """
-        lengths, judged_lengths = data.train["length"], data.search["length"]
+        judged = judged_by(data.search, study.search.examples, study.search.least_tokens)
+        lengths, judged_lengths = data.train["length"], judged["length"]
         return cls(
             rows=len(lengths),
             tokens=max(8.0, sum(lengths) / len(lengths)),

@@ -35,6 +35,7 @@ from nas.search.selection import FLOOR_FACTOR
 from nas.space import evenly_spaced
 from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
+from nas.tasks import is_custom, task_kind
 
 _RESULT_VERSION = 2
 """Increase this when the final training yields different weights than before, so that older results are rebuilt."""
@@ -129,7 +130,12 @@ def _origin(run: Run) -> dict[str, Any]:
     # `search.least_tokens` decides on which texts networks are evaluated. Digests of older runs do not contain it.
     least_tokens = run.study.search.least_tokens
     search_settings = {"least_tokens": least_tokens} if least_tokens else {}
-    return {"form": _RESULT_VERSION, "supernet": supernet_inputs(run), "export": export_settings} | search_settings
+    # Earlier versions evaluated regressions at the rungs on a different scale than that of the data. Correlations do
+    # not depend on the scale, but user-defined metrics may.
+    task = run.study.task
+    versions = {"scale": 1} if is_custom(task.metric) and task_kind(task.kind).predicts_numbers else {}
+    inputs = {"form": _RESULT_VERSION, "supernet": supernet_inputs(run), "export": export_settings}
+    return inputs | search_settings | versions
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:

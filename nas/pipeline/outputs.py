@@ -17,7 +17,7 @@ from nas.model.precision import training_processor, uses_bf16
 from nas.pipeline.run import Run
 from nas.pipeline.teachers import scale_of
 from nas.pipeline.unlabelled import distilled_from
-from nas.supernet.outputs import TeacherOutputs, size_in_bytes, stored_inputs, write
+from nas.supernet.outputs import TeacherOutputs, remove, size_in_bytes, stored_inputs, write
 
 _RESULT_VERSION = 1
 """Increase this when the values in the files change, so that older files are rebuilt."""
@@ -64,7 +64,7 @@ def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
 
 def drop_outputs(run: Run) -> None:
     """Delete the teacher's stored outputs, which may take up gigabytes of disk space."""
-    shutil.rmtree(run.outputs, ignore_errors=True)
+    remove(run.outputs)
 
 
 def _saves_time(run: Run, texts: Dataset) -> bool:

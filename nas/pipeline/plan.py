@@ -70,7 +70,8 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         {"step": step.name, "state": "done" if done else "to do", "estimated_s": round(estimated_seconds[step.name])}
         for step, done in step_states
     ]
-    outputs = study.task.variant.describe_outputs(space.dimensions.hidden_size)
+    form = study.task.variant.form(teacher_folder(run, weights=False))
+    outputs = study.task.variant.describe_outputs(space.dimensions.hidden_size, form)
     return {
         "study": study.name,
         "task": f"{study.task.kind}, {metric_of(run).label}, {len(study.task.text)} text column(s)"

@@ -10,6 +10,7 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
+from nas.budget import STORED
 from nas.errors import SearchError
 from nas.evaluate import EvaluationRecipe, Memory
 from nas.evaluate.accuracy import RESULT_VERSION as EVALUATION_VERSION
@@ -38,6 +39,8 @@ from nas.study import Study
 
 _RESULT_VERSION = 4
 """Increase this when the contents of `front.json` change, so that older files are rebuilt."""
+_STORED_FLOOR_VERSION = 1
+"""Increase this when the contents change only for studies with a budget that minimises `size_mb` or `params`."""
 
 
 @once
@@ -242,6 +245,8 @@ def front_inputs(run: Run) -> str:
     results = [result.to_json() for result in searched(run).results]
     floors = [budget.model_dump(mode="json") for budget in run.study.budgets if budget.has_floor]
     inputs = [_RESULT_VERSION, results, run.study.export.candidates, measured_on(run)]
+    if any(budget.minimise in STORED for budget in run.study.budgets):
+        inputs.append(_STORED_FLOOR_VERSION)
     return digest([*inputs, floors] if floors else inputs)
 
 

@@ -18,6 +18,7 @@ from nas.pipeline.snapshots import Role, commit, errors_with_hub_ids, has_hub_te
 from nas.pipeline.teacher_checks import check_shape
 from nas.pipeline.teacher_labels import pooling_of
 from nas.study import Study, TeacherSettings
+from nas.tasks import task_kind
 
 _DATA_VERSION = 4
 """Increase this when the same files lead to different tokenised data than before, so that older data is rebuilt."""
@@ -110,6 +111,7 @@ def data_inputs(run: Run) -> str:
     inputs = [_DATA_VERSION, task_identity(run), run.study.seed, relevant_settings, tokenizer]
     if run.study.task.evaluated_on == "texts":
         inputs.append([file_digests(source, "*.safetensors"), pooling_of(run.study, source)])
+        inputs += _module_digests(run)
     return digest(inputs)
 
 
@@ -117,7 +119,14 @@ def data_inputs(run: Run) -> str:
 def teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the teacher depends on."""
     weights = file_digests(teacher_source(run), "*.safetensors")
-    return digest([TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights])
+    inputs = [TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights]
+    return digest([*inputs, *_module_digests(run)])
+
+
+def _module_digests(run: Run) -> list[str]:
+    """Return the digests of the files in `TaskKind.module_files` of the run's teacher. Empty if it is a hub model."""
+    kind, source = task_kind(run.study.task.kind), Path(teacher_source(run))
+    return [file_digest(path) for path in kind.module_files(source)] if source.is_dir() else []
 
 
 def file_digests(source: str, *patterns: str) -> dict[str, str]:

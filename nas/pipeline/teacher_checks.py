@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +18,7 @@ from nas.errors import SearchSpaceError, TeacherError
 from nas.model import CompactBertConfig
 from nas.model.checkpoint import Checkpoint, wrapper_remedy
 from nas.model.modeling import AUTO_MODELS
+from nas.model.projection import read_projection
 from nas.model.stock import compact_config, shape_of
 from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_tokenizer, load_tokenizer, lower_case
@@ -101,7 +103,9 @@ def check_teacher(study: Study, source: str, weights: bool = True) -> Teacher:
         checkpoint = None
         if weights:
             checkpoint = Checkpoint.of(source, config, task_kind(study.task.kind).network_form.network_type)
-            if study.compressed.fine_tune is None and not checkpoint.is_encoder:
+            if checkpoint.is_encoder:
+                read_projection(Path(source), compact.hidden_size)  # raises `TeacherError` if its weights do not fit
+            elif study.compressed.fine_tune is None:
                 _check_head(study, config, checkpoint)
         kind = task_kind(study.task.kind)
         tokenizer = load_tokenizer(source, config, kind.has_words)

@@ -7,7 +7,6 @@ of such a study is never fine-tuned.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,4 +39,4 @@ def teacher_labels(teacher: Teacher, texts: Mapping[str, Dataset]) -> dict[str, 
 
 def pooling_of(study: Study, source: str) -> dict[str, Any] | None:
     """Return the settings of the teacher's pooling, on which its embeddings depend; None if `source` is a hub id."""
-    return asdict(task_kind(study.task.kind).form(source)) if Path(source).is_dir() else None
+    return task_kind(study.task.kind).form(source).identity if Path(source).is_dir() else None

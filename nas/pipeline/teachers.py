@@ -7,6 +7,7 @@ checkpoint, and `separate_teacher.py` computes the outputs from which the studen
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,9 +18,10 @@ from nas.data import TaskData, truth_of
 from nas.data.truth import first_rows
 from nas.errors import TeacherError
 from nas.evaluate.accuracy import logits_of
-from nas.export.sentences import SentenceEncoder
+from nas.export.sentences import SentenceEncoder, write_sentence_modules
 from nas.files import read_json, write_json
 from nas.model import CompactBert, CompactBertConfig
+from nas.model.projection import read_projection
 from nas.model.stock import AUTO_CLASSES, compact_config, from_stock, shape_of
 from nas.model.teacher_config import teacher_settings
 from nas.model.tokenizer import load_tokenizer
@@ -31,7 +33,6 @@ from nas.pipeline.sources import TEACHER_VERSION, teacher_folder, teacher_inputs
 from nas.pipeline.teacher_checks import load_classifier
 from nas.pipeline.watching import watchers_of
 from nas.progress import Stopwatch, busy, say
-from nas.sentence_modules import write_modules
 from nas.study import Study
 from nas.supernet.scale import STANDARD, Scale
 from nas.tasks import task_kind
@@ -58,7 +59,8 @@ def make_teacher(run: Run, stopwatch: Stopwatch) -> None:
     model.save_pretrained(run.teacher)
     form, network = study.task.variant.form(source), cast(nn.Module, model)
     if form.network_type == "encoder":
-        write_modules(run.teacher, form, shape_of(model.config).hidden_size)
+        hidden_size = shape_of(model.config).hidden_size
+        write_sentence_modules(run.teacher, form, hidden_size, read_projection(Path(source), hidden_size))
         network = SentenceEncoder(model, run.teacher)
     tokenizer.model_max_length = study.task.max_length  # exports cut texts to the length at which accuracy is measured
     tokenizer.save_pretrained(run.teacher)
@@ -123,7 +125,9 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
 def load_teacher(run: Run) -> CompactBert:
     """Load the run's teacher, after any fine-tuning, as a `CompactBert`."""
     form = run.study.task.variant.form(str(run.teacher))
-    return from_stock(AUTO_CLASSES[form.network_type].from_pretrained(run.teacher), form)
+    model = AUTO_CLASSES[form.network_type].from_pretrained(run.teacher)
+    has_projection = form.projection_dim is not None
+    return from_stock(model, form, read_projection(run.teacher, model.config.hidden_size) if has_projection else None)
 
 
 @once

@@ -40,7 +40,9 @@ def sources(run: Run) -> list[tuple[str, bool]]:
 def unlabelled_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised unlabelled texts depend on."""
     contents = [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
-    return digest([_RESULT_VERSION, data_inputs(run), contents])
+    # Earlier versions kept passages with queries of the search and test sets.
+    version = [_RESULT_VERSION, "other queries"] if run.study.task.group_column else _RESULT_VERSION
+    return digest([version, data_inputs(run), contents])
 
 
 def read_new_texts(run: Run, task: ReadTask) -> Unlabelled:

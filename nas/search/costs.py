@@ -171,14 +171,19 @@ class Costs:
         """Return the predicted costs of an architecture: one value for each pair in `_device_metrics`.
 
         The costs are `p50_ms` on each device, and every metric that a budget limits. Rates (`throughput_per_s`) are
-        negated, so that lower values are better for all costs.
+        negated, so that lower values are better for all costs. `exits` has the same meaning as in
+        `cautious_violations`.
         """
         predicted = self._predicted_metrics(architecture, exits)
         values = ((name, predicted[device][name]) for device, name in self._device_metrics)
         return tuple(-value if name in RATES else value for name, value in values)
 
     def _predicted_metrics(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
-        """Return the predicted value of each pair in `_device_metrics`, keyed by device and then by metric."""
+        """Return the predicted value of each pair in `_device_metrics`, keyed by device and then by metric.
+
+        `exits` has the same meaning as in `cautious_violations`.
+        """
+        exits = exits or _earliest_exits(architecture)
         names_by_device = {device: list[str]() for device in self.profiles}
         for device, name in self._device_metrics:
             names_by_device[device].append(name)
@@ -206,10 +211,10 @@ class Costs:
         a network has been evaluated. If `exits` is empty and the network has early exits, all texts are assumed to exit
         after the first layer.
         """
-        predicted = self._predicted_metrics(architecture, exits or _earliest_exits(architecture))
+        predicted = self._predicted_metrics(architecture, exits)
         for device, metrics in predicted.items():
             for name in metrics:
-                metrics[name] *= _slowdown_factor(name, _safety_factor(self.profiles[device]))
+                metrics[name] *= safety_factor(name, self.profiles[device])
         return tuple(
             max(limits.violation(predicted[limits.device], self.teacher(limits.device)) for limits in budget.limits)
             for budget in self.budgets
@@ -234,7 +239,7 @@ class Costs:
                 for name, limit in limits.values(self.teacher(limits.device)).items():
                     cost = partial(self._best_case_cost, name, limits.device)
                     lowest_cost = cost(cheapest(space, cost))
-                    lowest_cost *= _slowdown_factor(name, _safety_factor(profile))
+                    lowest_cost *= safety_factor(name, profile)
                     if -lowest_cost < limit if name in RATES else lowest_cost > limit:
                         raise InfeasibleBudgetError(
                             f"budgets.{budget.name}: the limit of {name} on {limits.device} must be "
@@ -286,12 +291,12 @@ def _slowdown_factor(name: str, slowdown: float) -> float:
     return slowdown if name in LATENCIES else 1.0 / slowdown if name in RATES else 1.0
 
 
-def _safety_factor(profile: Profile) -> float:
-    """Return the safety margin of predictions as a factor.
+def safety_factor(name: str, profile: Profile) -> float:
+    """Return the factor by which a predicted value of the metric `name` is multiplied, to include a safety margin.
 
-    Predicted latencies are multiplied by this factor, and predicted rates are divided by it.
+    It is above 1 for latencies, below 1 for rates, and 1 for all other metrics.
     """
-    return 1.0 + profile.error["mape"]
+    return _slowdown_factor(name, 1.0 + profile.error["mape"])
 
 
 def weakly_dominates(cost: Sequence[float], limit: Sequence[float]) -> bool:

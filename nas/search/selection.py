@@ -21,7 +21,7 @@ from nas.latency.measure import Texts, measure_peak_memory
 from nas.latency.profile import Profile
 from nas.latency.record import latency_metrics
 from nas.model import CompactBert
-from nas.search.costs import Costs
+from nas.search.costs import Costs, safety_factor
 from nas.search.front import along_the_front, cheapest_reaching, pareto_front, ranking
 from nas.search.loop import SearchState
 from nas.study import Study
@@ -59,17 +59,17 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
     """Return a copy of `costs` in which each budget with an accuracy floor is replaced by a budget with one limit.
 
     Uniform networks then compete with a candidate of the search at equal cost: the limit is the predicted cost of this
-    candidate plus the safety margin. Among the candidates that will be measured for the budget (at most `FLOOR_FACTOR *
-    count`), it is the cheapest one that reaches the accuracy `floor.levels[1]`, or the most accurate one if none does.
-    A budget for which no candidate will be measured is not replaced.
+    candidate, plus the safety margin if the cost is a latency. Among the candidates that will be measured for the
+    budget (at most `FLOOR_FACTOR * count`), it is the cheapest one that reaches the accuracy `floor.levels[1]`, or the
+    most accurate one if none does. A budget for which no candidate will be measured is not replaced.
     """
     budgets = list[Budget]()
     for budget in costs.budgets:
         floor = costs.floors.get(budget.name)
         candidate = _compared_candidate(costs, results, budget, floor, count) if floor else None
         if floor and candidate:
-            safety_factor = 1.0 + costs.profiles[floor.device].error["mape"]
-            limit = costs.minimised(candidate.architecture, floor, candidate.exits) * safety_factor
+            limit = costs.minimised(candidate.architecture, floor, candidate.exits)
+            limit *= safety_factor(floor.minimise, costs.profiles[floor.device])
             limits = Limits.model_validate({"device": floor.device, floor.minimise: limit})
             budgets.append(Budget(name=budget.name, limits=(limits,)))
         else:

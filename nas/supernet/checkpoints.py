@@ -39,6 +39,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 _WEIGHTS = "model.safetensors"
+_FILES = (_WEIGHTS, "optimizer.safetensors", "trainer.json", "random-0.json", "trainer_state.json", _COMPLETE)
+"""The files of a complete checkpoint. If a process is killed while the Trainer deletes a checkpoint, some are missing.
+"""
 _MEGA_BATCH_MULT = 50
 """The Trainer of transformers sorts texts by length within sections of this many batches. If an epoch has fewer than
 four such sections, it is divided into about four smaller sections instead.
@@ -93,6 +96,9 @@ class SafeTrainer(Trainer):
     @replaces
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         start: tuple[int, int] = super()._init_training_state(*arguments)
+        if self.state.best_global_step:  # the folder may have been moved since the checkpoint was written
+            best = Path(str(self.args.output_dir), f"checkpoint-{self.state.best_global_step}")
+            self.state.best_model_checkpoint = str(best)
         # A training run that has stopped early stays stopped. Transformers would forget this and train one more epoch.
         return (self.state.num_train_epochs, 0) if self.control.should_training_stop else start
 
@@ -248,7 +254,7 @@ def last_complete(checkpoints: Path) -> Path | None:
     """Remove incomplete checkpoints. Return the folder of the latest complete checkpoint, or None if there is none."""
     last = None
     for folder in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
-        if (folder / _COMPLETE).exists():
+        if all((folder / name).exists() for name in _FILES):
             last = folder
         else:
             shutil.rmtree(folder)

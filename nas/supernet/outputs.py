@@ -16,6 +16,7 @@ If the readout is not `first`, the `states-<n>.npy` with the largest n holds the
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -117,9 +118,19 @@ class TeacherOutputs:
 
 
 def stored_inputs(folder: Path) -> dict[str, Any] | None:
-    """Return the description `inputs` that `write` stored in `folder`, or None if the folder does not exist."""
-    inputs: dict[str, Any] | None = read_json(folder / _INPUTS_FILE, TrainingError) if folder.exists() else None
+    """Return the description `inputs` that `write` stored in `folder`, or None if the folder has none."""
+    path = folder / _INPUTS_FILE
+    inputs: dict[str, Any] | None = read_json(path, TrainingError) if path.exists() else None
     return inputs
+
+
+def remove(folder: Path) -> None:
+    """Delete the outputs that `write` stored in `folder`.
+
+    The description is deleted first. If the deletion is interrupted, the remaining files are thus not used.
+    """
+    (folder / _INPUTS_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_outputs(

@@ -6,7 +6,7 @@ Every worker computes its part of each batch, and the gradients are averaged ove
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
@@ -30,7 +30,8 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
     try:
         resources = ray.cluster_resources()
         kind = "GPU" if resources.get("GPU") else "CPU"
-        units_per_worker = int(resources.get(kind, 0)) // workers
+        units_of_nodes = [int(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"]]
+        units_per_worker = most_per_worker(units_of_nodes, workers)
         if not units_per_worker:
             raise TrainingError(
                 f"supernet.workers: the cluster must have a {kind} per worker, but has {resources.get(kind, 0):.0f} "
@@ -54,6 +55,15 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
     finally:
         if started:
             ray.shutdown()
+
+
+def most_per_worker(units_of_nodes: Sequence[int], workers: int) -> int:
+    """Return the largest number of CPUs or GPUs that each worker can have, or 0 if there is no room for all workers.
+
+    `units_of_nodes` holds the number of CPUs or GPUs of each node. A worker cannot use those of several nodes.
+    """
+    sizes = range(max(units_of_nodes, default=0), 0, -1)
+    return next((size for size in sizes if sum(units // size for units in units_of_nodes) >= workers), 0)
 
 
 def _cause(problem: TrainingFailedError) -> NasError:

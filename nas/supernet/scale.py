@@ -30,7 +30,7 @@ class Scale:
     def of(cls, values: Sequence[float] | np.ndarray) -> Scale:
         """Return the mean and standard deviation of `values`. If all values are equal, the deviation is set to 1."""
         numbers = np.asarray(values, dtype=np.float64)
-        return cls(float(numbers.mean()), float(numbers.std()) or 1.0)
+        return cls(float(numbers.mean()), float(numbers.std()) if np.ptp(numbers) else 1.0)
 
     @classmethod
     def to_remove(cls, outputs: np.ndarray, targets: Sequence[float]) -> Scale:
@@ -81,6 +81,25 @@ class Scale:
         finally:
             for linear in linears:
                 self.restore_in(linear)
+
+    @contextmanager
+    def restored_in(self, linear: nn.Linear | None) -> Iterator[None]:
+        """Give the outputs of a layer this mean and standard deviation while the `with` block runs.
+
+        Before the block, the outputs must be standardised. Afterwards, the layer has exactly the same parameters as
+        before. Nothing is changed if the layer is None or this scale is `STANDARD`.
+        """
+        if linear is None or self == STANDARD:
+            yield
+            return
+        standardised = [parameter.detach().clone() for parameter in linear.parameters()]
+        self.restore_in(linear)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(linear.parameters(), standardised, strict=True):
+                    parameter.copy_(value)
 
 
 STANDARD = Scale()

@@ -107,6 +107,8 @@ class SideBySideTrainer(SafeTrainer):
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
 
     def _learn_labels(self, inputs: dict[str, torch.Tensor], share: float, number: int) -> torch.Tensor:
+        if not share:  # no token has a label, so the mean over labelled tokens is not a number
+            return torch.zeros((), device=self.args.device)
         seed = (self.args.seed * 1_000_003 + self.state.global_step) * _MAX_THREADS + number
         model = self.replicas[number].train()
         with SeededDropout(seed, self.args.device), self.accelerator.autocast():

@@ -214,8 +214,8 @@ class DistillationTrainer(SideBySideTrainer):
 class CohortTrainer(DistillationTrainer):
     """A Trainer that trains each network of a cohort independently, until `halving` drops the network.
 
-    `accuracy_of` returns the accuracy of a network in its current state. The accuracies are stored in the Trainer's
-    log, so that a resumed training run drops the same networks as an uninterrupted one.
+    `accuracy_of` returns the accuracy of a network in its current state. The accuracies at rungs are stored in the
+    Trainer's log, so that a resumed training run drops the same networks as an uninterrupted one.
     """
 
     def __init__(self, *, model: Cohort, halving: Halving, accuracy_of: AccuracyOf, **kwargs: Any) -> None:
@@ -224,7 +224,7 @@ class CohortTrainer(DistillationTrainer):
         self.add_callback(_RungCallback(self))
 
     def accuracies(self) -> list[dict[int, float]]:
-        """Return one dictionary per measurement so far: the accuracies of the networks, keyed by network index."""
+        """Return one dictionary per rung reached so far: the accuracies of the networks, keyed by network index."""
         return [
             {
                 int(key.removeprefix(_ACCURACY_PREFIX)): value
@@ -403,10 +403,15 @@ class Distillation:
         Each network is trained in the same way as by `train_subnetwork`. Returns one dictionary per rung and one for
         the end of training. Each dictionary holds the accuracies of the remaining networks, keyed by network index.
         """
-        trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, accuracy_of=accuracy_of)
+
+        def accuracy_at_rung(network: CompactBert) -> float:
+            with self.scale.restored_in(network.classifier):
+                return accuracy_of(network)
+
+        trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, accuracy_of=accuracy_at_rung)
         self._run(trainer, networks, title)
-        trainer.measure_remaining()
-        return trainer.accuracies()
+        # The Trainer's integrations have ended, so the last accuracies are not written to its log.
+        return [*trainer.accuracies(), {number: accuracy_of(networks[number]) for number in trainer.remaining()}]
 
     def time_cohort(self, networks: Sequence[CompactBert], warm_up: int) -> float:
         """Return the mean number of seconds per step of `train_cohort`, measured after `warm_up` steps.

@@ -194,18 +194,22 @@ class Embedding(TaskKind):
         return False
 
     def form(self, teacher: str) -> NetworkForm:
-        """Return the form with the teacher's pooling and normalisation.
+        """Return the form with the teacher's pooling, projection and normalisation.
 
         Raises the same errors as `TaskKind.form`.
         """
-        modules = read_modules(Path(teacher))
         text_settings(Path(teacher))
-        if modules.dense:
-            raise TeacherError(
-                f"teacher.model: {teacher}: has a projection after its pooling ({modules.dense.name}), which is not "
-                "supported; give an encoder without one"
-            )
-        return modules.form
+        return read_modules(Path(teacher)).form
+
+    def module_files(self, teacher: Path) -> Sequence[Path]:
+        """Return the files of the pooling and of the projections.
+
+        If there is no projection, return none, so that digests of older versions stay valid.
+        """
+        modules = read_modules(teacher)
+        folders = [modules.pooling, *(dense.folder for dense in modules.projections)] if modules.projections else []
+        patterns = ("config.json", "*.safetensors")
+        return [path for folder in folders if folder for pattern in patterns for path in sorted(folder.glob(pattern))]
 
     def most_tokens(self, teacher: str) -> int | None:
         return text_settings(Path(teacher)).most_tokens
@@ -230,8 +234,8 @@ class Embedding(TaskKind):
         errors = (student_embeddings - teacher_embeddings).square().sum(dim=-1).mean() / squared_length
         return errors + _SIMILARITY_WEIGHT * _similarity_error(student_embeddings, teacher_embeddings)
 
-    def describe_outputs(self, hidden_sizes: Sequence[int]) -> str:
-        return f"embeddings of {hidden_sizes[-1]} dimensions, in the teacher's space"
+    def describe_outputs(self, hidden_sizes: Sequence[int], form: NetworkForm) -> str:
+        return f"embeddings of {form.projection_dim or hidden_sizes[-1]} dimensions, in the teacher's space"
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
         """Return the teacher's prompts and similarity function for sentence-transformers. Empty if it has neither."""
@@ -271,7 +275,18 @@ class OwnWidthEmbedding(Embedding):
     network_form = replace(Embedding.network_form, own_width=True)
 
     def form(self, teacher: str) -> NetworkForm:
-        return replace(super().form(teacher), own_width=True)
+        """Return the form with the teacher's pooling and normalisation, but without a projection.
+
+        Raises `TeacherError` if the teacher has a projection: without it, not even the uncompressed network would
+        give the teacher's similarities.
+        """
+        form = super().form(teacher)
+        if form.projection_dim is not None:
+            raise TeacherError(
+                f"task.output_width: must be 'teacher' if the teacher has a Dense module, as {teacher} has, but is "
+                "'own'; embeddings before this module have other similarities than the teacher's; remove output_width"
+            )
+        return replace(form, own_width=True)
 
     def divergence(
         self,
@@ -287,7 +302,7 @@ class OwnWidthEmbedding(Embedding):
         """
         return _SIMILARITY_WEIGHT * _similarity_error(student.float(), teacher.float())
 
-    def describe_outputs(self, hidden_sizes: Sequence[int]) -> str:
+    def describe_outputs(self, hidden_sizes: Sequence[int], form: NetworkForm) -> str:
         *smaller, largest = map(str, hidden_sizes)
         sizes = f"{', '.join(smaller)} or {largest}" if smaller else largest
         return f"embeddings of {sizes} dimensions, the network's hidden size, not in the teacher's space"

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -270,6 +271,13 @@ class TaskKind(ABC):
         """
         return self.network_form
 
+    def module_files(self, teacher: Path) -> Sequence[Path]:
+        """Return the existing files in subfolders of the teacher's folder on which the teacher's outputs depend.
+
+        Changes to these files make results outdated, like changes to the teacher's weights.
+        """
+        return ()
+
     def most_tokens(self, teacher: str) -> int | None:
         """Return the number of tokens to which the teacher's own library truncates texts; None if there is no limit.
 
@@ -316,10 +324,11 @@ class TaskKind(ABC):
         kinds that evaluate rows in groups use it.
         """
 
-    def describe_outputs(self, hidden_sizes: Sequence[int]) -> str:
+    def describe_outputs(self, hidden_sizes: Sequence[int], form: NetworkForm) -> str:
         """Return a description of the outputs for `nas check`. Empty if the labels determine the outputs.
 
         `hidden_sizes` are the hidden sizes in the search space, in ascending order. The last one is the teacher's.
+        `form` is the form of the networks.
         """
         return ""
 

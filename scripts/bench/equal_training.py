@@ -5,8 +5,8 @@ Each network is trained separately, with the distillation of `nas run`. The trai
 without the time for preparing the data and the teacher. The networks are:
   - `uniform`: the network of equal layers that is the most accurate with the supernet's weights;
   - `N layers`: for each number of evenly spaced layers, the widest network that meets the budget, in int8 if possible;
-  - `narrowed`: the uniform network, cut from a network of twice the width. The wide network is trained for the first
-    third of the time.
+  - `narrowed`: the uniform network, cut from a network with twice as many heads and neurons. The wide network is
+    trained for the first third of the time.
 
 These networks are compared with two others:
   - `nas run`: the export;
@@ -45,7 +45,7 @@ from nas.pipeline.finalists import evaluator_of
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import front
 from nas.pipeline.supernets import distillation, load_ordered
-from nas.search.uniform import uniform_networks, widths
+from nas.search.uniform import uniform_networks
 from nas.space import SearchSpace
 from nas.supernet import BertSupernet
 from nas.supernet.cohort import Halving
@@ -70,14 +70,21 @@ def by_hand(run: Run, budget: Budget) -> dict[str, Architecture]:
 
 
 def wider(space: SearchSpace, architecture: Architecture) -> Architecture:
-    """Return an uncompressed network of equal layers and twice the width, from which `architecture` can be cut."""
-    heads = min(2 * architecture.layers[0].num_attention_heads, space.teacher.num_attention_heads)
-    size = dict(widths(space)).get(heads, space.teacher.intermediate_size)
+    """Return an uncompressed network from which `architecture` can be cut, with twice as many heads and neurons.
+
+    A layer has at most as many heads and neurons as a layer of the teacher. The hidden size is that of `architecture`,
+    because only a network that is cut from the teacher gets the linear maps that compensate for dropped hidden units.
+    """
+    most = space.teacher
     layers = tuple(
-        Layer(each.source, max(heads, each.num_attention_heads), max(size, each.intermediate_size))
+        Layer(
+            each.source,
+            min(2 * each.num_attention_heads, most.num_attention_heads),
+            min(2 * each.intermediate_size, most.intermediate_size),
+        )
         for each in architecture.layers
     )
-    return Architecture(space.teacher.hidden_size, layers)
+    return Architecture(architecture.hidden_size, layers)
 
 
 class SeparateTraining:
@@ -123,7 +130,7 @@ class SeparateTraining:
         training.train_cohort(networks, Halving.never(len(networks)), self.judge.accuracy_of, title)
 
     def narrowed(self, architecture: Architecture, steps: int) -> CompactBert:
-        """Train a network of twice the width, cut the network `architecture` from it, and train this network."""
+        """Train the network `wider`, cut the network `architecture` from it, and train this network."""
         wide_steps = round(_SHARE_OF_WIDE * steps)
         wide = self.teacher.extract(wider(self.run.study.space, architecture))
         self.train([wide], wide_steps, self.folder / "wide", "Training the wide network")

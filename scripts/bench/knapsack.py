@@ -44,7 +44,8 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         scored = time.monotonic()
         sums = best_sums(space, costs, accuracies)
         solved = time.monotonic()
-        solutions = [CandidateResult(*one, 0, 0.0) for one in score(executor(), sums).items()]
+        score(executor(), sums)
+        solutions = [known for network in sums if (known := memory.get(network))]
         rows = [("solutions", _best(costs, solutions), None, None)]
         for seed in seeds:
             for title, first_candidates in (("without", []), ("with", sums)):

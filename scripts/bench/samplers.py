@@ -268,11 +268,14 @@ def compare_recorded(arguments: argparse.Namespace) -> dict[str, Any]:
         f"{len(table.known)} recorded evaluations, {table.seconds:.2f} s each; noise of predicted evaluations at an "
         f"accuracy of 0.88: {table.noise * 0.12:.4f}"
     )
+
+    def run_recorded(name: str, seed: int) -> dict[str, Any]:
+        executor = TimingExecutor(table.evaluate)
+        outcome = run_one(name, seed, arguments.evaluations, table.space, table.costs, executor)
+        return outcome | {"seconds": outcome["seconds"] - executor.seconds}  # a real search does not ask the forest
+
     searches = {
-        name: [
-            run_one(name, seed, arguments.evaluations, table.space, table.costs, TimingExecutor(table.evaluate))
-            for seed in range(arguments.seeds)
-        ]
+        name: [run_recorded(name, seed) for seed in range(arguments.seeds)]
         for name in SAMPLERS
         if name in (BASELINE, *(arguments.only or SAMPLERS))
     }

@@ -112,7 +112,7 @@ def test_a_kind_has_a_variant_only_for_a_setting_that_it_supports(kind):
         settings = settings_of(kind, metric, output_width="own")
         assert variant.metric(settings) == kind.metric(settings)
         assert variant.evaluated_on(metric) == kind.evaluated_on(metric)
-    assert bool(kind.describe_outputs((16, 32))) == kind.has_output_width
+    assert bool(kind.describe_outputs((16, 32), kind.network_form)) == kind.has_output_width
     given = {"kind": kind.name, "metric": kind.metrics[0], "train": "a.csv", "test": "b.csv", "output_width": "teacher"}
     if not kind.has_output_width:
         message = f"output_width: a task of kind {kind.name} has as many outputs as labels, but got 'teacher'; remove"

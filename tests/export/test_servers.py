@@ -36,6 +36,12 @@ OUTPUTS = {"regression": 1, "ranking": 1}
 """The number of outputs by kind of task, if it is not 3."""
 
 
+class _Activated(type(REGISTRY["embedding"])):
+    """Embeddings of a teacher with its own projection, which ends in tanh."""
+
+    network_form = replace(REGISTRY["embedding"].network_form, projection_act="tanh")
+
+
 def _write(folder: Path, kind: TaskKind, family: str, own: bool) -> None:
     """Write an export of a kind of task: in the family's class or, with `own`, as a compressed `CompactBert`."""
     space, outputs = mixed_space(), OUTPUTS.get(kind.name, 3)
@@ -58,11 +64,13 @@ def exports(tmp_path_factory):
     """A folder with exports of each kind of task, named `<kind>-<family>-<class>`.
 
     The class is `stock` for the family's class in transformers, and `own` for `CompactBert`. The folders of embeddings
-    of the network's own width are named `embedding-unprojected-<family>-<class>`.
+    of the network's own width are named `embedding-unprojected-<family>-<class>`, and those whose projection has an
+    activation `embedding-activated-<family>-<class>`.
     """
     root = tmp_path_factory.mktemp("exports")
     unprojected = REGISTRY["embedding"].variant(SimpleNamespace(output_width="own"))
-    for name, kind in {**REGISTRY, "embedding-unprojected": unprojected}.items():
+    activated = _Activated()
+    for name, kind in {**REGISTRY, "embedding-unprojected": unprojected, "embedding-activated": activated}.items():
         for own in (False, True):
             _write(root / f"{name}-bert-{'own' if own else 'stock'}", kind, "bert", own)
     _write(root / "classification-distilbert-stock", REGISTRY["classification"], "distilbert", False)

@@ -61,6 +61,24 @@ def test_the_metric_is_stored_with_its_class_and_standard_error(space, supernet_
 
 
 @pytest.mark.parametrize(
+    ("runtime", "names"),
+    [("onnxruntime", ["onnx/model.onnx"]), ("openvino", ["openvino_model.xml", "openvino_model.bin"])],
+)
+def test_the_digests_of_an_export_cover_the_files_that_its_device_serves(tmp_path, runtime, names):
+    """A bundle with an export is identified by these digests, so they must not be the same for every export."""
+    (tmp_path / "onnx").mkdir()
+    for name in ("onnx/model.onnx", "openvino_model.xml", "openvino_model.bin"):
+        (tmp_path / name).write_text(name)
+    export = Artefact(tmp_path, Device(name="cpu", runtime=runtime))
+    before = export.digests
+    assert len(before) == len(names)
+    for name in names:
+        (tmp_path / name).write_text("another network")
+        assert export.digests != before
+        before = export.digests
+
+
+@pytest.mark.parametrize(
     ("differ", "texts", "batch", "agrees"),
     [
         (2, 50, 1, True),

@@ -66,6 +66,34 @@ def test_all_parts_of_the_weights_are_downloaded_but_no_subfolders(hub):
     )
 
 
+ENCODER = BERT | {
+    "modules.json": '[{"path": "", "type": "T"}, {"path": "1_Pooling", "type": "P"}, {"path": "2_Dense", "type": "D"}]',
+    "1_Pooling/config.json": "{}",
+    "2_Dense/config.json": "{}",
+    "2_Dense/model.safetensors": b"dense",
+    "2_Dense/pytorch_model.bin": b"pickled",
+    "2_Dense_256/model.safetensors": b"another width, which the list does not name",
+}
+
+
+def test_the_files_of_a_sentence_encoders_modules_are_downloaded(hub):
+    hub.add("model", "someone/encoder", ENCODER)
+    for weights, expected in ((False, []), (True, ["2_Dense/model.safetensors"])):
+        folder = model_folder(find("model", "someone/encoder", None)[0], weights)
+        nested = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*"))
+        assert nested == ["1_Pooling/config.json", "2_Dense/config.json", *expected]
+    hub.add("model", "someone/odd", ENCODER | {"modules.json": "{"})
+    assert not list(model_folder(find("model", "someone/odd", None)[0], True).glob("*/*"))
+
+
+def test_a_module_with_pickled_weights_is_refused(hub):
+    without = {name: data for name, data in ENCODER.items() if name != "2_Dense/model.safetensors"}
+    hub.add("model", "someone/encoder", without)
+    error = _error_for("someone/encoder")
+    assert "has 2_Dense/pytorch_model.bin, which nas does not load, but no 2_Dense/model.safetensors; set" in error
+    assert "`hf download someone/encoder --local-dir FOLDER`" in error
+
+
 def test_a_token_gives_access_and_is_not_sent_to_other_servers(hub, bert, monkeypatch):
     bert.private = True
     hub.tokens |= {"mine", "other"}

@@ -153,3 +153,15 @@ def test_uniform_networks_for_a_floor_cost_no_more_than_the_cheapest_measured_ca
     (budget,) = compared_at(costs, results, len(results)).budgets
     assert budget.limits[0].p50_ms == pytest.approx(1.02 * least_price(results)), "the whole front is measured"
     assert compared_at(costs, [], 4).budgets == costs.budgets, "there is no candidate to compare with"
+
+
+def test_uniform_networks_are_not_larger_than_the_candidate_that_they_are_compared_with(costs):
+    """Sizes are exact, so the limit does not include the error of the latency profile."""
+    floor, rng = replace(FLOOR, minimise="size_mb"), random.Random(0)
+    smallest = Budget(name="kept", device="cpu", accuracy=FLOOR.minimum, minimise="size_mb")
+    costs = replace(costs, budgets=(smallest,), floors={"kept": floor})
+    results = _results({SPACE.sample(rng) for _ in range(300)})
+    (budget,) = compared_at(costs, results, len(results)).budgets
+    lowest = TEACHER - 2 * (TEACHER - FLOOR.minimum)
+    sizes = [costs.stored(one.architecture)["size_mb"] for one in results if one.accuracy >= lowest]
+    assert budget.limits[0].size_mb == min(sizes)

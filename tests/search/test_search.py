@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import forked
@@ -12,6 +13,7 @@ import pytest
 import ray
 import torch
 from driver import BUDGETS, costs_of, run, trials_of
+from optuna.trial import TrialState, create_trial
 
 from nas.budget import Budget
 from nas.errors import InfeasibleBudgetError, SearchError
@@ -23,6 +25,8 @@ from nas.search import loop, search
 from nas.search.costs import Costs, cheapest
 from nas.search.executors import AHEAD, executor_for
 from nas.search.front import pareto_front, ranking
+from nas.search.sampler import Proposal, Trials
+from nas.search.storage import Storage
 from nas.space import SearchSpace
 from nas.study import Search
 from nas.tasks import ClassMetric
@@ -254,6 +258,20 @@ def test_most_initial_candidates_use_at_least_70_percent_of_a_budget(search_fold
 
 def _result(number, accuracy):
     return CandidateResult(SPACE.sample(random.Random(number)), accuracy, 10, 0.1)
+
+
+def test_a_network_with_early_exits_must_beat_only_results_that_cost_no_more_than_its_first_layer(search_folder):
+    """Before its evaluation it is not known how many texts exit early, so its cost may be that of the first layer."""
+    values = SPACE.model_dump()
+    space = SearchSpace.model_validate(values | {"dimensions": values["dimensions"] | {"exit_threshold": [0.9]}})
+    costs = costs_of(search_folder)
+    storage = Storage(search_folder / "exits.log", "tiny", "inputs", ["accuracy", "predicted p50_ms"])
+    trials = Trials(storage, space, costs, Search(population=8), 0)
+    for network, accuracy in ((space.largest(), 0.9), (space.smallest(), 0.6)):
+        number = storage.add(create_trial(state=TrialState.RUNNING))
+        trials.tell(Proposal(number, network), CandidateResult(network, accuracy, 120, 1.0))
+    with_exits = replace(space.largest(), exit_threshold=0.9)
+    assert trials.to_beat(space.largest()) == 0.9 and trials.to_beat(with_exits) == 0.6
 
 
 def test_the_pareto_front_equals_the_one_found_by_brute_force():

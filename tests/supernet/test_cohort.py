@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import make_tokenizer, prepare_rows, randomise
+from tiny import make_teacher, make_tokenizer, prepare_rows, randomise
 from tolerance import assert_same
+from transformers import TrainerCallback
 
 from nas.architecture import compress_all
 from nas.errors import TrainingError
 from nas.model import CompactBert
+from nas.model.stock import from_stock
 from nas.supernet import BertSupernet, rates, training
 from nas.supernet.cohort import Goal, Halving, kept_of
 from nas.supernet.distillation import LossWeights
-from nas.supernet.loops import Schedule
+from nas.supernet.loops import Schedule, Watchers
+from nas.supernet.scale import Scale
 from nas.supernet.training import CohortTrainer, Distillation
 from nas.tasks import task_kind
 
@@ -190,6 +194,46 @@ def test_networks_that_lose_at_a_rung_stop_learning_even_if_the_training_is_kill
     for number in (0, 1):
         assert all(torch.equal(final[number][name], value) for name, value in last[number].items()), number
     assert any(not torch.equal(states[2][1][name], value) for name, value in final[2].items())
+
+
+class _Events(TrainerCallback):
+    def __init__(self):
+        self.events = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.events.append("log")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.events.append("end")
+
+
+def test_nothing_is_logged_after_the_integrations_of_a_training_have_ended(space, teacher, data, tmp_path):
+    """Weights & Biases, for example, fails if values are logged after the end of its run."""
+    watcher = _Events()
+    run = _training(teacher, data, tmp_path / "run", steps=3)
+    schedule = replace(run.schedule, watchers=Watchers(callbacks=(watcher,)))
+    networks = _networks(teacher, space)[:2]
+    accuracies = replace(run, schedule=schedule).train_cohort(
+        networks, Halving((frozenset({0, 1}),), (1,)), lambda network: float(network is networks[0]), "Watched"
+    )
+    assert accuracies == [{0: 1.0, 1: 0.0}, {0: 1.0}]
+    assert watcher.events[-1] == "end" and "log" in watcher.events
+
+
+def test_the_outputs_of_a_regression_have_the_scale_of_the_data_whenever_they_are_judged(space, data, tmp_path):
+    teacher = from_stock(make_teacher("bert", 1)).eval()
+    with torch.no_grad():
+        teacher.classifier.bias.fill_(500.0)
+    network, biases = BertSupernet(teacher).extract(space.smallest()), []
+
+    def judge(judged):
+        biases.append(judged.classifier.bias.item())
+        return 0.5
+
+    training = replace(_training(teacher, data, tmp_path / "run", steps=2), kind=task_kind("regression"))
+    halving = Halving((frozenset({0}),), (1,))
+    replace(training, scale=Scale(500.0, 3.0)).train_cohort([network], halving, judge, "Judged")
+    assert biases == [pytest.approx(500.0, abs=0.1)] * 2, "at the rung and at the end"
 
 
 @pytest.mark.slow

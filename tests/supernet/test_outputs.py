@@ -14,7 +14,7 @@ from nas.errors import TrainingError
 from nas.model.stock import from_stock
 from nas.supernet.distillation import Knowledge, LossWeights
 from nas.supernet.loops import Schedule
-from nas.supernet.outputs import TeacherOutputs, size_in_bytes, stored_inputs, write
+from nas.supernet.outputs import TeacherOutputs, remove, size_in_bytes, stored_inputs, write
 from nas.supernet.sampling import sandwich
 from nas.supernet.training import Distillation
 from nas.tasks import task_kind
@@ -71,6 +71,24 @@ def test_outputs_of_texts_that_were_not_stored_are_not_recalled(data, ordered, t
     assert stored_inputs(folder) == {"form": 1} and stored_inputs(tmp_path / "nowhere") is None
     with pytest.raises(TrainingError, match="must be those of the 40 training texts"):
         TeacherOutputs(folder, data.search)
+
+
+def test_outputs_whose_deletion_was_interrupted_are_not_used_but_written_again(data, ordered, tmp_path, monkeypatch):
+    folder = tmp_path / "outputs"
+    write(folder, ordered, data.train, {"form": 1}, bf16=False)
+
+    def dies(folder, **_):
+        (folder / "states-2.npy").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("nas.supernet.outputs.shutil.rmtree", dies)
+        remove(folder)
+    assert folder.exists() and stored_inputs(folder) is None
+    write(folder, ordered, data.train, {"form": 1}, bf16=False)
+    assert stored_inputs(folder) == {"form": 1} and (folder / "states-2.npy").exists()
+    remove(folder)
+    assert not folder.exists()
 
 
 def test_the_size_on_disk_is_predicted_exactly(data, ordered, tmp_path):

@@ -41,6 +41,21 @@ def test_a_scale_can_be_restored_in_a_layer_and_removed_again():
     assert Scale.of([3.0, 3.0]) == Scale(3.0, 1.0) and Scale(3.0, 2.0).standardised([5.0, 1.0]) == [1.0, -1.0]
 
 
+def test_equal_values_have_the_deviation_1_even_if_their_mean_is_rounded():
+    assert np.std([3.3] * 7) > 0.0
+    assert Scale.of([3.3] * 7) == Scale(pytest.approx(3.3), 1.0)
+
+
+def test_a_scale_can_be_restored_for_a_while_without_changing_any_bit_of_the_layer():
+    layer, values = nn.Linear(4, 1), torch.randn(100, 4)
+    before, parameters = layer(values).detach(), [each.detach().clone() for each in layer.parameters()]
+    with Scale(0.3, 0.7).restored_in(layer):
+        torch.testing.assert_close(layer(values), before * 0.7 + 0.3)
+    assert all(torch.equal(found, expected) for found, expected in zip(layer.parameters(), parameters, strict=True))
+    with Scale(0.3, 0.7).restored_in(None), STANDARD.restored_in(layer):
+        assert torch.equal(layer(values), before)
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra"])
 def test_scaling_the_last_linear_layer_scales_the_outputs(kind):
     model = make_teacher(kind, 1).eval()

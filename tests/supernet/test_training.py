@@ -33,6 +33,7 @@ from nas.supernet.distillation import (
     relation_loss,
 )
 from nas.supernet.loops import LOG_FILE, FineTuning, Schedule, Watchers
+from nas.supernet.ray_training import most_per_worker
 from nas.supernet.sampling import in_stages, near_budgets, sandwich
 from nas.supernet.training import Distillation, DistillationTrainer
 from nas.tasks import task_kind
@@ -412,7 +413,7 @@ def test_a_single_sub_network_can_be_trained_separately(space, config, data, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", ["never", "in the third epoch", "after the end"])
+@pytest.mark.parametrize("killed", ["never", "in the third epoch", "after the end", "after the end, then moved"])
 def test_fine_tuning_keeps_the_best_epoch_and_stops_when_patience_is_exhausted(data, tmp_path, monkeypatch, killed):
     """Four of five epochs run, and the weights of the second one are kept, even if the training is killed once."""
     judged, kills = [], []
@@ -421,7 +422,7 @@ def test_fine_tuning_keeps_the_best_epoch_and_stops_when_patience_is_exhausted(d
         """Ends the training as a signal would."""
 
     def kill(when):
-        if killed == when and not kills:
+        if killed.startswith(when) and not kills:
             kills.append(True)
             raise Killed
 
@@ -438,13 +439,16 @@ def test_fine_tuning_keeps_the_best_epoch_and_stops_when_patience_is_exhausted(d
     monkeypatch.setattr("nas.supernet.loops.all_finite", all_finite)
     steps = len(data.train) // 64  # per epoch
     schedule = Schedule(1e-3, 64, epochs=5.0, checkpoint_steps=steps, patience=2)
-    training = FineTuning(data.train, make_tokenizer(), schedule, tmp_path / "run", 0, {}, judge)
+    folder = tmp_path / "run"
+    training = FineTuning(data.train, make_tokenizer(), schedule, folder, 0, {}, judge)
     if killed != "never":
         with pytest.raises(Killed):
             training.tune(_stock())
+    if killed.endswith("moved"):
+        folder = folder.rename(tmp_path / "moved")
     model = _stock()
-    training.tune(model)
-    log = read_json(tmp_path / "run" / LOG_FILE, TrainingError)
+    replace(training, folder=folder).tune(model)
+    log = read_json(folder / LOG_FILE, TrainingError)
     assert [(entry["epoch"], entry["eval_accuracy"]) for entry in log if "eval_accuracy" in entry] == [
         (1, 0.6), (2, 0.9), (3, 0.8), (4, 0.7),
     ]  # fmt: skip
@@ -456,6 +460,27 @@ def test_fine_tuning_keeps_the_best_epoch_and_stops_when_patience_is_exhausted(d
 def _stock():
     torch.manual_seed(0)
     return make_teacher("bert", 2)
+
+
+def test_a_checkpoint_that_was_partly_deleted_is_not_used(tmp_path):
+    for step in (10, 20):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in (
+            "model.safetensors", "optimizer.safetensors", "trainer.json", "random-0.json", "trainer_state.json",
+            "complete",
+        ):  # fmt: skip
+            (folder / name).touch()
+    assert last_complete(tmp_path) == tmp_path / "checkpoint-20"
+    (tmp_path / "checkpoint-20" / "trainer.json").unlink()
+    assert last_complete(tmp_path) == tmp_path / "checkpoint-10"
+    assert not (tmp_path / "checkpoint-20").exists()
+
+
+def test_each_worker_gets_as_many_units_as_all_nodes_have_room_for():
+    assert most_per_worker([8, 4], 2) == 4, "with 6, only the first node would have room for a worker"
+    assert most_per_worker([8, 4], 3) == 4 and most_per_worker([7], 3) == 2 and most_per_worker([1, 1], 2) == 1
+    assert most_per_worker([2], 3) == most_per_worker([], 1) == 0
 
 
 @pytest.mark.slow

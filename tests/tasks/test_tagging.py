@@ -42,6 +42,7 @@ from nas.pipeline.rows import look_at_rows
 from nas.pipeline.teacher_checks import load_classifier
 from nas.space import shipped_spaces
 from nas.study import Study, Task
+from nas.supernet.loops import LOG_FILE, FineTuning, Schedule
 from nas.supernet.side_by_side import _weight, split
 from nas.tasks import IGNORED, Head, LabelColumn, TagMetric, task_kind
 
@@ -277,6 +278,24 @@ def test_the_losses_of_the_parts_of_a_batch_add_up_to_that_of_the_batch():
     whole = model(**batch).loss
     parts = sum(_weight(part, batch, share) * model(**part).loss for part, share in split(batch, 2))
     assert_same(parts, whole)
+
+
+def test_fine_tuning_ignores_parts_of_a_batch_and_whole_batches_without_any_word(tmp_path):
+    """The first batch has four long texts and, in the second thread, four empty ones. The second batch has no word."""
+    model = AutoModelForTokenClassification.from_config(make_teacher(outputs=5).config)
+    rows = [[2, *[5] * 30, 3]] * 4 + [[2, 3]] * 12
+    labels = [[IGNORED, *[1] * (len(row) - 2), IGNORED] for row in rows]
+    train = Dataset.from_dict({"input_ids": rows, "labels": labels, "length": list(map(len, rows))})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        FineTuning(train, make_tokenizer(), Schedule(1e-3, 8), tmp_path / "run", 0, {}, labels_are_per_token=True).tune(
+            model
+        )
+    finally:
+        torch.set_num_threads(threads)
+    *_, summary = read_json(tmp_path / "run" / LOG_FILE, TeacherError)
+    assert summary["step"] == 2 and 0.0 < summary["train_loss"] < 5.0
 
 
 @pytest.mark.parametrize("make", [multilingual.roberta, multilingual.modernbert], ids=["roberta", "modernbert"])
