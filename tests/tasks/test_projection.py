@@ -32,7 +32,8 @@ from nas.pipeline import Run
 from nas.pipeline.commands import export, prepare_teacher
 from nas.pipeline.reports import report
 from nas.pipeline.sources import data_inputs, teacher_identity, teacher_inputs
-from nas.pipeline.teachers import check_teacher, load_teacher
+from nas.pipeline.teacher_checks import check_teacher
+from nas.pipeline.teachers import load_teacher
 from nas.runtimes.runner import onnx_session
 from nas.study import Study
 from nas.supernet import BertSupernet, SupernetWeights
