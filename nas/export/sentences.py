@@ -56,7 +56,7 @@ class SentenceEncoder(nn.Module):
                 self.dense.bias.copy_(state[_BIAS])
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
-        """Return the embeddings of texts, (batch, outputs), in the field `logits` of the output."""
+        """Return the embeddings of texts (batch, outputs) in the field `logits` of the output."""
         hidden = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         embeddings = READOUTS[self.form.readout](hidden, attention_mask)
         embeddings = embeddings if self.dense is None else self.dense(embeddings)

@@ -47,7 +47,7 @@ class Snapshot:
 
     @property
     def folder(self) -> Path:
-        """The folder in the cache that holds the downloaded files. It does not exist before the first download."""
+        """The folder in the cache that holds the downloaded files. The first download creates the folder."""
         folder = repo_folder_name(repo_id=self.name, repo_type=self.kind)
         return Path(constants.HF_HUB_CACHE).expanduser().resolve() / folder / "snapshots" / self.commit
 

@@ -48,7 +48,7 @@ class CompactBertConfig(PretrainedConfig):
     no such layer. `projection_dim` is the number of outputs to which an encoder projects its readout. `projection_dim`
     is None for classifiers, which have one output per label, and for encoders whose outputs are the readout itself.
 
-    The remaining settings cover the differences between families of teachers. `family` is the teacher's `model_type`.
+    The settings below cover the differences between families of teachers. `family` is the teacher's `model_type`.
     `embedding_size` is the width of embeddings that are projected to `hidden_size` (ELECTRA), or None if there is no
     projection. `type_vocab_size` is 0 if there are no token types. `max_position_embeddings` is the largest number of
     tokens in a text. `position_table` says whether each position has a learnt embedding.

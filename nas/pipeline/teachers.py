@@ -1,6 +1,6 @@
 """Checks a study's teacher before the weights are loaded, and loads the teacher from the run's folder.
 
-"Teacher" here means the model that is compressed. If the study has a `[student]`, this is the student's checkpoint.
+"Teacher" here means the model to compress. If the study has a `[student]`, this is the student's checkpoint.
 """
 
 from __future__ import annotations

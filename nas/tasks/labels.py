@@ -312,7 +312,7 @@ def numbering(names: Sequence[str], head: Head | None) -> Numbering:
       - Every class has the same name as an output.
       - Every class is the number of an output.
       - There are as many classes as outputs, and either the outputs have no names or the classes are numbers. In this
-        case, classes and outputs are matched in order.
+        case, the first class is matched with the first output, the second class with the second, and so on.
 
     The second rule excludes one case: the classes are consecutive numbers from 0, and there are fewer classes than
     outputs. Such data probably belongs to a different task. Raises `TeacherError` if no rule applies.
@@ -398,7 +398,7 @@ def _first_items(items: Sequence[str]) -> str:
 
 
 def notes_on(class_numbering: Numbering, source: str, head: Head | None) -> list[str]:
-    """Return the note of a numbering, if it has one, and warnings about its class names.
+    """Return the remark on how the classes were numbered, if there is one, and warnings about the class names.
 
     There is a warning if several names look like the same class. There is another if a name looks like a missing label,
     unless the teacher's classifier has it as a class. `source` is the file from which the classes were read.
