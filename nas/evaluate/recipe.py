@@ -117,7 +117,7 @@ def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Datase
     if not len(long_enough):
         raise DataError(
             f"search.least_tokens: no text of the search set has {least_tokens} or more tokens (the longest has "
-            f"{max(split['length'])}); lower it"
+            f"{max(split['length'])}); lower search.least_tokens"
         )
     split = whole_groups(split, long_enough)
     return drawn_rows(split, examples) if examples and examples < len(split) else split

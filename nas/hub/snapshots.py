@@ -140,7 +140,8 @@ def model_folder(snapshot: Snapshot, weights: bool) -> Path:
     files = [file for file in snapshot.files() if "/" not in file]
     if "config.json" not in files:
         raise TeacherError(
-            f"teacher.model: {snapshot}: has no config.json, so it is not a transformers model; give another id"
+            f"teacher.model: {snapshot}: the repository has no config.json, so it is not a transformers model; "
+            "give another id"
         )
     weight_files = _matching(files, _WEIGHTS)
     if not weight_files:
@@ -149,9 +150,9 @@ def model_folder(snapshot: Snapshot, weights: bool) -> Path:
             f"only {pickled[0]}, which nas does not load" if pickled else "and no other weights in safetensors format"
         )
         raise TeacherError(
-            f"teacher.model: {snapshot}: has no model.safetensors, {instead}; set teacher.revision to one with this "
-            "file (the hub's converter opens pull requests such as refs/pr/1), or save the model with transformers and "
-            "give that folder"
+            f"teacher.model: {snapshot}: the repository has no model.safetensors, {instead}; set teacher.revision to "
+            "a revision with this file (the hub's converter opens pull requests such as refs/pr/1), or save the model "
+            "with transformers and give that folder"
         )
     return snapshot.download(_matching(files, _DESCRIPTION_FILES) + (weight_files if weights else []))
 

@@ -162,7 +162,7 @@ class Embedding(TaskKind):
                 if value:
                     raise ValueError(
                         f"{key}: {settings.metric} is measured on texts held out of the training texts, but got "
-                        f"{value!r}; remove it, or set a different metric"
+                        f"{value!r}; remove {key}, or set a different metric"
                     )
             return
         if not settings.search:
@@ -200,8 +200,8 @@ class Embedding(TaskKind):
         text_settings(Path(teacher))
         if modules.dense:
             raise TeacherError(
-                f"teacher.model: {teacher}: has a projection after its pooling ({modules.dense.name}), which is not "
-                "supported; give an encoder without one"
+                f"teacher.model: {teacher}: the encoder has a projection after its pooling ({modules.dense.name}), "
+                "which is not supported; give an encoder without one"
             )
         return modules.form
 

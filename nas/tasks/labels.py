@@ -345,7 +345,7 @@ def numbering(names: Sequence[str], head: Head | None) -> Numbering:
     if len(names) == count and (is_unnamed or are_numbers):
         pairs = zip(names, range(count) if is_unnamed else map(repr, teacher_names), strict=True)
         note = (
-            "The teacher's class names differ from the labels of the data and are matched in order: "
+            "The teacher's class names differ from the labels of the data, and are matched with them by position: "
             f"{_first_items([f'{name!r} is {known}' for name, known in pairs])}"
         )
         return Numbering(own_numbering.names if is_unnamed else teacher_names, own_numbering.numbers, note)
