@@ -149,7 +149,7 @@ def test_a_study_with_data_on_the_hub_needs_columns_and_a_search_space(here, nas
         ),
         ([*GIVEN[:4], "--test", "no.csv"], ["no.csv", "no such data file"]),
         ([*GIVEN, "--label", "lable"], ["no column 'lable'", "text, label"]),
-        ([*GIVEN, "--budget", "much"], ["--budget much", "share"]),
+        ([*GIVEN, "--budget", "much"], ["--budget much", "percentage"]),
         ([*GIVEN, "--budget", "inf"], ["--budget inf", "4.0"]),
         ([*GIVEN, "--metric", "bleu"], ["'bleu'", "accuracy"]),
         ([*GIVEN, "--sequence-length", "64"], ["devices.here.sequence_length", "40", "64"]),
