@@ -67,7 +67,7 @@ class Architecture:
     embedding: str = "none"
     exit_threshold: float = 0.0
     """The confidence threshold for early exits. If the classifier after a layer assigns at least this probability to a
-    class, the remaining layers are skipped. 0 means that there are no early exits.
+    class, all later layers are skipped. 0 means that there are no early exits.
     """
 
     def to_json(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class Architecture:
 
 
 def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int:
-    """Return the index of the first layer that computes only the first token. It is the last layer with attention.
+    """Return the index of the first layer that computes only the first token: the last layer with attention.
 
     After the attention block of that layer, no block reads other tokens. `layers` must be those of
     `Architecture.resolved`. The result is 0 if no layer has attention. If the network's head reads all tokens, the

@@ -98,7 +98,7 @@ class Limits(Settings):
         return _number(limit) / 100.0 * teacher[name] if isinstance(limit, str) else float(limit)
 
     def violation(self, metrics: CostMetrics, teacher: CostMetrics) -> float:
-        """Return the largest excess over a limit, relative to that limit. It is at most 0 if all limits are met.
+        """Return the largest excess over a limit, relative to that limit. At most 0 if all limits are met.
 
         For example, 0.1 means that a latency is 10 % above its limit, or that a rate would have to be 10 % higher.
         """

@@ -284,7 +284,7 @@ def _search_findings(study: Study) -> Iterator[Finding]:
 
 
 def _compressed_model(study: Study) -> Finding:
-    """Check the model that the study compresses: the student or, if there is none, the teacher."""
+    """Check the model to compress: the student or, if there is none, the teacher."""
     name = study.compressed_table
     if study.compressed.model == "embedded":
         return Finding("study", name, "ok", "built by nas")
@@ -295,7 +295,7 @@ def _compressed_model(study: Study) -> Finding:
 
 
 def _separate_teacher(study: Study) -> Finding:
-    """Check the teacher of a study that compresses a student instead of the teacher."""
+    """Check the teacher of a study with a `[student]`, in which the student is the model to compress."""
     if not study.teacher.is_loaded:
         return Finding("study", "teacher", "ok", "its outputs are columns of the data")
     from nas.model.any_classifier import AnyClassifier

@@ -69,8 +69,8 @@ _PROSE = re.compile(r"[A-Z][A-Za-z ,;'()-]+\.")
 def build(folder: Path, seed: int) -> None:
     """Write `train.parquet`, `test.parquet` and the untrained `teacher/` to `folder`.
 
-    The files depend only on the seed and on the installed packages. Raises `DataError` if the docstrings contain too
-    few sentences.
+    The files depend only on the seed and on the installed packages. Raises `DataError` if the docstrings of the
+    installed packages contain too few sentences.
     """
     rng = random.Random(seed)
     train, test = _train_and_test(sentences(source_folders()), rng)

@@ -1,10 +1,10 @@
 """The sentence-transformers files that describe the modules after an encoder: pooling, projection and normalisation.
 
-The folder of a model holds the encoder, a file `modules.json` that lists all modules in order, and a subfolder for each
-module after the encoder. `read_modules` and `write_modules` handle only the JSON files. The weights of a projection, a
-module of the type `Dense`, are in a safetensors file next to its `config.json`, which `nas/model/projection.py` reads.
-Two more files define how sentence-transformers passes texts to the encoder, and how it compares embeddings:
-`text_settings` reads them.
+The folder of a model holds the encoder, a file `modules.json` that lists all modules in the order in which they are
+applied, and a subfolder for each module after the encoder. `read_modules` and `write_modules` handle only the JSON
+files. The weights of a projection, a module of the type `Dense`, are in a safetensors file next to its `config.json`,
+which `nas/model/projection.py` reads. Two more files define how sentence-transformers passes texts to the encoder, and
+how it compares embeddings: `text_settings` reads them.
 """
 
 from __future__ import annotations
@@ -185,10 +185,10 @@ class TextSettings:
 
 
 def text_settings(folder: Path) -> TextSettings:
-    """Return how sentence-transformers changes texts for the encoder in `folder`.
+    """Return the settings with which sentence-transformers changes texts for the encoder in `folder`.
 
-    Raises `TeacherError` if it puts a prompt before every text, because `nas` does not change texts. Also raises
-    `TeacherError` if the tokens of prompts are left out of the pooling.
+    Raises `TeacherError` if the encoder has a default prompt, because `nas` adds no prompts to texts. Also raises
+    `TeacherError` if the pooling leaves out the tokens of prompts.
     """
     served, texts = _read_if_present(folder / SERVED_FILE), _read_if_present(folder / TEXTS_FILE)
     prompts, default = served.get("prompts") or {}, served.get("default_prompt_name")

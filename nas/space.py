@@ -152,7 +152,8 @@ class SearchSpace(Settings):
                 raise ValueError(f"dimensions.layers: between 1 and {total} layers can be kept, but got {item!r}")
             if not isinstance(item, int) and (list(item) != sorted(set(item)) or item[-1] >= total):
                 raise ValueError(
-                    f"dimensions.layers: a list must ascend within 0..{total - 1} without repeats, but got {list(item)}"
+                    f"dimensions.layers: a list must contain ascending, distinct numbers from 0 to {total - 1}, but "
+                    f"got {list(item)}"
                 )
         if len(set(self.layer_sets)) != len(self.layer_sets):
             raise ValueError(

@@ -180,7 +180,7 @@ def prune_tokenizer(
 
 
 def _renumber(processor: dict[str, Any], numbers: dict[str, int]) -> None:
-    """Replace the ids of the special tokens in a post-processor by the new ids, in place."""
+    """Replace the ids of the special tokens in a post-processor with the new ids, in place."""
     kind = processor["type"]
     if kind == "Sequence":
         for part in processor["processors"]:

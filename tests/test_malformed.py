@@ -36,8 +36,8 @@ SPACES = {
     "repeated": ("[8, 64]", "[8, 8, 64]", ["without repeats", "[8, 8, 64]"]),
     "largest is not the teacher's": ("[1, 4]", "[1, 3]", ["num_attention_heads", "4", "3"]),
     "too many layers": ("[1, 3]", "[1, 4]", ["between 1 and 3", "4"]),
-    "layer out of range": ("[1, 3]", "[[0, 3], 3]", ["0..2", "[0, 3]"]),
-    "layers not ascending": ("[1, 3]", "[[2, 0], 3]", ["ascend", "[2, 0]"]),
+    "layer out of range": ("[1, 3]", "[[0, 3], 3]", ["from 0 to 2", "[0, 3]"]),
+    "layers not ascending": ("[1, 3]", "[[2, 0], 3]", ["ascending, distinct", "[2, 0]"]),
     "empty layer set": ("[1, 3]", "[[], 3]", ["between 1 and 3"]),
     "the same layers twice": ("[1, 3]", "[2, [0, 2], 3]", ["same layers"]),
     "teacher's depth missing": ("[1, 3]", "[1, 2]", ["teacher's 3 layers", "add 3"]),
@@ -116,7 +116,7 @@ STUDIES = {
     "more threads than cores": (
         'name = "cpu"',
         'name = "cpu"\nthreads = 5000',
-        ["devices.cpu", "threads", "5000", "lower it"],
+        ["devices.cpu", "threads", "5000", "lower threads"],
     ),
     "device file missing": ('name = "cpu"', 'name = "cpu"\nfile = "pi.toml"', ["pi.toml", "no such file"]),
     "device twice in a budget": (

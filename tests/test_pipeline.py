@@ -436,7 +436,7 @@ def test_networks_for_openvino_are_calibrated_when_they_are_exported(nas, finish
         expected = sum(linears[block] * layer[block].startswith("static") for layer in layers for block in linears)
         ranges = [value for key, value in load_file(folder / "model.safetensors").items() if "input_range" in key]
         assert len(ranges) == expected > 0 and all(low < 0 < high for low, high in ranges)
-    assert "quantised to calibrated ranges" in (run / "exports" / name / "README.md").read_text()
+    assert "quantised with calibrated ranges" in (run / "exports" / name / "README.md").read_text()
 
 
 def test_compression_methods_dropped_tokens_and_early_exits_run_end_to_end(nas, finished, tmp_path):

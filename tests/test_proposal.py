@@ -149,7 +149,7 @@ def test_a_study_with_data_on_the_hub_needs_columns_and_a_search_space(here, nas
         ),
         ([*GIVEN[:4], "--test", "no.csv"], ["no.csv", "no such data file"]),
         ([*GIVEN, "--label", "lable"], ["no column 'lable'", "text, label"]),
-        ([*GIVEN, "--budget", "much"], ["--budget much", "share"]),
+        ([*GIVEN, "--budget", "much"], ["--budget much", "percentage"]),
         ([*GIVEN, "--budget", "inf"], ["--budget inf", "4.0"]),
         ([*GIVEN, "--metric", "bleu"], ["'bleu'", "accuracy"]),
         ([*GIVEN, "--sequence-length", "64"], ["devices.here.sequence_length", "40", "64"]),
@@ -219,7 +219,8 @@ def test_all_settings_that_are_unclear_are_named_at_once_with_their_options(here
     assert code == 2 and output == ""
     assert error.splitlines()[-1] == (
         "error: several columns look like texts: give --text with one of title, body (twice for a text pair); "
-        "stars holds 5 numbers from 1 to 5: classes or a scale? Give --kind classification or --kind regression"
+        "column stars holds 5 different numbers from 1 to 5: classes or a scale? Give --kind classification or --kind "
+        "regression"
     )
     answers = ["--text", "title", "--text", "body", "--kind", "regression", "--fine-tune"]
     code, output, error = nas("init", "mine", *GIVEN, *answers)
@@ -248,7 +249,7 @@ def test_a_multi_label_teacher_or_one_with_one_output_does_not_imply_classificat
     assert code == 0 and "so it is fine-tuned first" in output, error
     make_teacher(outputs=1, vocab_size=64).save_pretrained(here / "my-bert")
     code, _, error = nas("init", "one", *GIVEN)
-    assert code == 2 and "2 numbers from 0 to 1, and the teacher has 1 output: classes or a scale?" in error
+    assert code == 2 and "2 different numbers from 0 to 1, and the teacher has 1 output: classes or a scale?" in error
     assert nas("init", "one", *GIVEN, "--kind", "regression")[0] == 0
 
 
@@ -473,10 +474,10 @@ def test_the_names_of_columns_may_have_white_space_around_them(here, nas):
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ("-1", "must be a share"),
+        ("-1", "must be a percentage"),
         ("a/b=20%", "consist of letters"),
-        ("20% 10%", "must be a share"),
-        ("0", "a share"),
+        ("20% 10%", "must be a percentage"),
+        ("0", "a percentage"),
     ],
 )
 def test_budgets_that_make_no_sense_are_refused_by_name(here, nas, budget, message):

@@ -225,7 +225,7 @@ def _token_without_embedding(folder):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_bare_encoder, "it is not a fine-tuned classifier; give one, or set teacher.fine_tune"),
+        (_bare_encoder, "it is not a fine-tuned classifier; give a fine-tuned model, or set teacher.fine_tune"),
         (_truncated, "model.safetensors cannot be loaded"),
         (_no_tokenizer, "has no tokenizer; add its tokenizer.json"),
         (

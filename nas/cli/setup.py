@@ -1,7 +1,7 @@
 """The subcommands for setting up a study: `nas init` writes a study file, and `nas doctor` checks machine and study.
 
 `init` takes settings from its options, and derives further settings from the data files with `nas.proposal`. On a
-terminal, it asks the user for the remaining settings. `nas.proposal` then writes the study file.
+terminal, it asks the user for the settings that are still missing. `nas.proposal` then writes the study file.
 """
 
 from __future__ import annotations

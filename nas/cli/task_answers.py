@@ -64,8 +64,8 @@ class TaskAnswers:
     def learns_from_texts(self) -> bool:
         """Whether the answers imply a task in which networks are trained on texts without labels.
 
-        If `kind` is set, it decides. Otherwise, this is the case if `search` or `pair` is set, or if all kinds of task
-        that have the metric `metric` are of this type.
+        If `kind` is set, the kind decides. Otherwise, the task is of this type if `search` or `pair` is set, or if all
+        kinds of task that have the metric `metric` are of this type.
         """
         from nas.tasks import REGISTRY
 
@@ -114,9 +114,9 @@ def settle_texts(train: str, test: str, is_hub: bool, given_answers: TaskAnswers
 def _has_only_texts(answers: TaskAnswers, text: Any, test: str | None) -> bool:
     """Whether networks are evaluated on texts without labels.
 
-    If a metric is given, it decides. Otherwise, this is the case if no option names a search file, pairs or labels, and
-    the text column of the test file has the same name as that of the training file. `text` is the column that the
-    training file suggests. `test` is the test file, or None for a hub data set.
+    If a metric is given, the metric decides. Otherwise, the result is true if no option names a search file, pairs or
+    labels, and the text column of the test file has the same name as that of the training file. `text` is the column
+    that the training file suggests. `test` is the test file, or None for a hub data set.
     """
     from nas.proposal import Clear, text_of
     from nas.tasks import REGISTRY

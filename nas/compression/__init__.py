@@ -87,5 +87,7 @@ def matrix_compression(spec: str) -> MatrixCompression:
     """
     method = compression(spec)
     if not isinstance(method, MatrixCompression):
-        raise ValueError(f"{spec!r} gives the block no weights of its own; use another compression method")
+        raise ValueError(
+            f"this block must have weights of its own, but {spec!r} gives it none; use another compression method"
+        )
     return method

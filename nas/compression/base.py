@@ -165,11 +165,11 @@ class MatrixCompression(Compression):
         return matrices
 
     def quantised_inputs(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the inputs of a linear layer, (batch, sequence, in), as `apply` needs them, for example quantised."""
+        """Return the inputs (batch, sequence, in) of a linear layer as `apply` needs them, for example quantised."""
         return x
 
     def quantised_within(self, x: torch.Tensor, input_range: torch.Tensor) -> torch.Tensor:
-        """Return the inputs of a linear layer, (batch, sequence, in), quantised to the range `input_range`, (2,).
+        """Return the inputs (batch, sequence, in) of a linear layer, quantised with the range `input_range` (2,).
 
         Only `Calibrated` methods support this.
         """
@@ -177,20 +177,20 @@ class MatrixCompression(Compression):
 
     @abstractmethod
     def apply(self, quantised: torch.Tensor, prepared: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """Return the output of a linear layer, (batch, sequence, out).
+        """Return the output (batch, sequence, out) of a linear layer.
 
         `quantised` and `prepared` are results of the methods `quantised_inputs` and `prepared`.
         """
 
     def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """Return the output of a linear layer, (batch, sequence, out), for inputs `x`, (batch, sequence, in).
+        """Return the output (batch, sequence, out) of a linear layer for inputs `x` (batch, sequence, in).
 
         This method calls `quantised_inputs` and `prepared`, and then `apply`.
         """
         return self.apply(self.quantised_inputs(x), self.prepared(matrices), bias)
 
     def embed(self, ids: torch.Tensor, matrices: Matrices) -> torch.Tensor:
-        """Return the embeddings, (batch, sequence, columns), of token ids `ids`, (batch, sequence)."""
+        """Return the embeddings (batch, sequence, columns) of token ids `ids` (batch, sequence)."""
         raise NotImplementedError(f"{self.name} does not support embedding tables")
 
     @abstractmethod
@@ -204,10 +204,10 @@ class MatrixCompression(Compression):
     def emit_linears(
         self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
     ) -> list[str]:
-        """Add linear layers of equal size to the ONNX graph, and return the names of their output values, in order.
+        """Add linear layers of equal size to the ONNX graph, and return the names of their output values.
 
-        All layers have the input value `x`. By default, one matrix product computes all layers: its matrix consists of
-        the rows of all layers.
+        The names are in the order of the layers. All layers have the input value `x`. By default, one matrix product
+        computes all layers: its matrix consists of the rows of all layers.
         """
         import numpy as np
 
@@ -230,10 +230,10 @@ class MatrixCompression(Compression):
 
 
 class Calibrated(MatrixCompression):
-    """A method whose exported layers quantise their inputs to a fixed range of values (static quantisation).
+    """A method whose exported layers quantise their inputs with a fixed range of values (static quantisation).
 
     When a network is finished, its ranges are computed from texts (`nas.model.calibration`) and become part of the
-    network. Before that, for example in the supernet, each batch is quantised to its own range, as if the network had
+    network. Before that, for example in the supernet, each batch is quantised with its own range, as if the network had
     been calibrated on that batch.
     """
 
@@ -241,7 +241,7 @@ class Calibrated(MatrixCompression):
 
     @abstractmethod
     def range_of(self, extremes: torch.Tensor) -> torch.Tensor:
-        """Return the range of a layer's inputs, (2,): its lower and its upper limit.
+        """Return the lower and the upper limit of a layer's inputs, as a tensor of shape (2,).
 
         `extremes` (texts, 2) holds the lowest and the highest value of the inputs of each text, in float32.
         """
@@ -253,14 +253,17 @@ class Calibrated(MatrixCompression):
         return self.quantised_within(x, self.range_of(text_extremes(x)))
 
     def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
-        """Return the output of a linear layer, quantised to the range in `matrices` or, without one, to that of `x`."""
+        """Return the output of a linear layer whose inputs are quantised with a range.
+
+        The range is the one in `matrices` or, if there is none, the range of `x`.
+        """
         if INPUT_RANGE not in matrices:
             return super().linear(x, matrices, bias)
         return self.apply(self.quantised_within(x, matrices[INPUT_RANGE]), self.prepared(matrices), bias)
 
 
 def text_extremes(x: torch.Tensor) -> torch.Tensor:
-    """Return the lowest and the highest value of each text, (texts, 2), in float32.
+    """Return the lowest and the highest value of each text, in float32 and with the shape (texts, 2).
 
     `x` has the shape (texts, tokens, features).
     """
@@ -293,7 +296,10 @@ class Format(MatrixCompression):
 
 
 class Stored(MatrixCompression):
-    """A method that defines only the matrices. The format `stored` defines how their numbers are stored."""
+    """A compression method that defines only the structure of the matrices, such as low rank.
+
+    The number format of the matrices is `stored`.
+    """
 
     def __init__(self, stored: Format) -> None:
         self.stored = stored

@@ -114,8 +114,8 @@ class Int4(Format):
 def _packed_integers(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Quantise a matrix to 4-bit integers and pack two of them into each byte.
 
-    Returns the bytes, (rows, padded columns / 2), and the scales, (rows, groups of 32 columns). The first integer of
-    each pair is in the low bits.
+    Returns the bytes (rows, padded columns / 2) and the scales (rows, groups of 32 columns). The first integer of each
+    pair is in the low bits.
     """
     import numpy as np
 

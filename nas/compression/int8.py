@@ -109,7 +109,7 @@ class Int8(EightBitWeights, Format):
 def quantised_integers(matrix: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
     """Quantise a matrix to integers from -`levels` to `levels`, with one scale per row.
 
-    Returns the integers, (rows, columns), and the scales, (rows, 1).
+    Returns the integers (rows, columns) and the scales (rows, 1).
     """
     import numpy as np
 

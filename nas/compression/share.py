@@ -1,7 +1,7 @@
-"""`share`: the block uses the weights of the nearest lower block of its kind that has its own weights (ALBERT).
+"""`share`: a block uses the weights of the nearest lower block of the same kind that has weights (ALBERT).
 
-The block has its own norm, but the size and the compression method of the lower block. Computing the block takes as
-long as computing the lower block, so the method saves file size, but no time.
+The norm is not shared, but the size and the compression method are those of the lower block. Computing the block takes
+as long as computing the lower block, so the method saves file size, but no time.
 """
 
 from __future__ import annotations

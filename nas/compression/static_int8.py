@@ -1,4 +1,4 @@
-"""`static_int8` and `static_int8(mean)`: 8-bit weights, and activations that are quantised to a calibrated range.
+"""`static_int8` and `static_int8(mean)`: 8-bit weights, and activations that are quantised with calibrated ranges.
 
 Weights and embedding tables are quantised as in `int8`. Activations are quantised asymmetrically to 8 bits, with one
 range per linear layer that does not depend on the text (static quantisation). When a network is exported, the ranges
@@ -8,11 +8,11 @@ are computed from texts of the search set, by one of two methods:
 - `static_int8(mean)`: from the mean of the texts' lowest values to the mean of their highest values. The levels are
   closer together, but the largest values of many texts are clipped.
 
-During training and search, each batch is quantised to its own range, because every sub-network has other activations.
-The gradients ignore the rounding and the clipping (straight-through gradients).
+During training and search, each batch is quantised with its own range, because every sub-network has different
+activations. The gradients ignore the rounding and the clipping (straight-through gradients).
 
 In ONNX, the method uses the operators `QuantizeLinear` and `DequantizeLinear` (QDQ) on both inputs of a matrix product.
-OpenVINO and ONNX Runtime replace these operators by 8-bit matrix products.
+OpenVINO and ONNX Runtime replace these operators with 8-bit matrix products.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NOMINAL_RANGE = (-1.0, 1.0)
 
 
 class StaticInt8(EightBitWeights, Calibrated):
-    """Weights are stored as 8-bit integers, and activations are quantised to calibrated ranges."""
+    """Weights are stored as 8-bit integers, and activations are quantised with calibrated ranges."""
 
     name = "static_int8"
     examples = ("static_int8", "static_int8(mean)")

@@ -213,7 +213,7 @@ def _arrow_array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
 
 
 def _structure_error(column: str, values: list[Any]) -> DataError:
-    """Return an error that names the first row whose list or record has a different structure than an earlier row."""
+    """Return an error that names the first row whose list or record differs in structure from an earlier row."""
     low, high = 0, len(values)  # the first `low` rows fit together, the first `high` rows do not
     while high - low > 1:
         middle = (low + high) // 2
@@ -231,7 +231,7 @@ def _structure_error(column: str, values: list[Any]) -> DataError:
 
 @contextmanager
 def _open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a file as text. The encoding is that of the file's byte order mark, or UTF-8 without such a mark.
+    """Open a file as text. The encoding is that of the file's byte order mark, or UTF-8 if there is none.
 
     Raises `DataError` if the bytes cannot be decoded.
     """

@@ -39,7 +39,7 @@ def tokens_of(texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBas
 def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> list[list[int]]:
     """Return a tag for each token of each text.
 
-    It is the tag of the word that begins at the token, or `IGNORED` if no word begins there.
+    A token has the tag of the word that begins at the token, or `IGNORED` if no word begins there.
     """
     token_tags = []
     for row, word_tags in enumerate(tags):

@@ -290,7 +290,7 @@ class _Outputs:
     """The outputs of a network for some texts."""
 
     logits: np.ndarray
-    """The logits, (examples, num_labels) or (examples, tokens, num_labels)."""
+    """The logits: (examples, num_labels) or (examples, tokens, num_labels)."""
     rows: np.ndarray
     """The indices of the texts in the split, in the order of the logits."""
     left_after: list[int]

@@ -33,15 +33,15 @@ class Race:
         self._candidates = 0
 
     def add(self, values: np.ndarray) -> None:
-        """Add a complete evaluation. `values`, (examples,), holds numbers from 0 to 1, or truth values."""
+        """Add a complete evaluation. `values` (examples,) holds numbers from 0 to 1, or truth values."""
         self._value_sums += values
         self._candidates += 1
 
     def estimate(self, rows: np.ndarray, values: np.ndarray) -> tuple[float, float]:
         """Estimate a candidate's mean value over all examples. Return the estimate and its standard error.
 
-        `values`, (rows,), holds the candidate's values for the examples with the indices `rows`, (rows,). The standard
-        error is 1 until a complete evaluation has been added.
+        `values` holds the candidate's values for the examples with the indices `rows`. Both have the shape (rows,). The
+        standard error is 1 until a complete evaluation has been added.
         """
         examples = len(self._value_sums)
         if not self._candidates:

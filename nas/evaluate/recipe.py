@@ -88,7 +88,8 @@ class EvaluationRecipe:
     def read(self) -> EvaluationParts:
         """Read the weights and the search set.
 
-        Raises `DataError` if no text is long enough, and `SearchError` if the weights have changed (see `check`).
+        Raises `DataError` if no text has at least `least_tokens` tokens, and `SearchError` if the weights have changed
+        (see `check`).
         """
         weights = SupernetWeights.from_pretrained(self.supernet)
         state = {name: value.numpy() for name, value in weights.state_dict().items()}
@@ -110,13 +111,13 @@ def judged_by(split: Dataset, examples: int | None, least_tokens: int) -> Datase
     """Return the texts of the search set on which candidates are evaluated: those with at least `least_tokens` tokens.
 
     If `examples` is set, only about this many of these texts are drawn at random. Groups of texts that are scored
-    together are not divided, so a group may include shorter texts. Raises `DataError` if no text is long enough.
+    together are not divided, so a group may include shorter texts. Raises `DataError` if no text has that many tokens.
     """
     long_enough = np.flatnonzero(np.asarray(split["length"]) >= least_tokens)
     if not len(long_enough):
         raise DataError(
             f"search.least_tokens: no text of the search set has {least_tokens} or more tokens (the longest has "
-            f"{max(split['length'])}); lower it"
+            f"{max(split['length'])}); lower search.least_tokens"
         )
     split = whole_groups(split, long_enough)
     return drawn_rows(split, examples) if examples and examples < len(split) else split

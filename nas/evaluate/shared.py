@@ -62,7 +62,7 @@ class SharedStates:
         self.keys = keys
 
     def run(self, model: CompactBert, number: int, batch: Batch) -> torch.Tensor:
-        """Return the hidden states of a batch after the last layer, (texts, tokens, hidden_size).
+        """Return the hidden states (texts, tokens, hidden_size) of a batch after the last layer.
 
         `number` identifies the batch.
         """
@@ -79,7 +79,7 @@ class SharedStates:
         return hidden
 
     def after_each_layer(self, model: CompactBert, number: int, batch: Batch) -> Iterator[torch.Tensor]:
-        """Yield the hidden states of a batch after each layer, (texts, tokens, hidden_size).
+        """Yield the hidden states (texts, tokens, hidden_size) of a batch after each layer.
 
         `number` identifies the batch. A layer is computed only when its hidden states are requested.
         """

@@ -1,4 +1,4 @@
-"""The sampling error of a metric: how far its value on some texts may be from its value on all texts of this kind.
+"""The sampling error of a metric: how far its value on a sample of texts may be from its expected value.
 
 Accuracy floors, the final training and the verification of exports use this error.
 """

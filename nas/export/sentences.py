@@ -47,7 +47,7 @@ class SentenceEncoder(nn.Module):
         self.dense = read_projection(folder, encoder.config.hidden_size)
 
     def forward(self, attention_mask: torch.Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
-        """Return the embeddings of texts, (batch, outputs), in the field `logits` of the output."""
+        """Return the embeddings of texts (batch, outputs) in the field `logits` of the output."""
         hidden = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         embeddings = READOUTS[self.form.readout](hidden, attention_mask)
         embeddings = embeddings if self.dense is None else self.dense(embeddings)

@@ -116,7 +116,7 @@ def _token_weights(split: Dataset, vocab_size: int) -> csr_matrix:
 def _fit_for_each_strength(x: np.ndarray, labels: np.ndarray, outputs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Fit a linear classifier or regression for each regularisation strength.
 
-    Yields the weights, (width, outputs), and the bias, (outputs,), of each fit.
+    Yields the weights (width, outputs) and the bias (outputs,) of each fit.
     """
     for strength in _STRENGTHS:
         if labels.ndim == 2:
@@ -140,7 +140,7 @@ def _fit_regression(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple
 
 
 def _fit_classifier(x: np.ndarray, labels: np.ndarray, outputs: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights, (width, outputs), and the bias, (outputs,), of a classifier.
+    """Return the weights (width, outputs) and the bias (outputs,) of a classifier.
 
     A class without training rows is never the most likely class.
     """

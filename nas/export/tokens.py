@@ -16,7 +16,7 @@ from nas.export.infer import encode, read_tokenizer
 
 
 def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]]) -> None:
-    """Raise `ExportError` if `infer.py` or transformers tokenises a text differently from the tokenised test set.
+    """Raise `ExportError` if the tokens from `infer.py` or transformers differ from those in the tokenised test set.
 
     `sample` holds the texts to check, keyed by their row number in the test set.
     """

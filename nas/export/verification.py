@@ -68,7 +68,7 @@ class Artefact:
     def answers(self, split: Dataset) -> tuple[np.ndarray, list[int]]:
         """Return the logits of a split, and the number of layers that each text passed before it exited.
 
-        The list of these numbers has no particular order. It is empty if the network has no early exits.
+        The numbers are in no particular order. Their list is empty if the network has no early exits.
         """
         batches = (
             small_batch
@@ -215,7 +215,7 @@ def verify(
 
 
 def on_all(by_device: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Combine the verifications on all devices into one, which has the metrics on the first device.
+    """Combine the verifications on all devices into one, whose metrics are those of the first device.
 
     `by_device` and the result's entry `devices` hold the verification on each device, keyed by device name. If there is
     only one device, the result has no entry `devices`. The entry `met` is false if the budget is missed on any device,

@@ -50,7 +50,7 @@ class Snapshot:
 
     @property
     def folder(self) -> Path:
-        """The folder in the cache that holds the downloaded files. It does not exist before the first download."""
+        """The folder in the cache that holds the downloaded files. The first download creates the folder."""
         folder = repo_folder_name(repo_id=self.name, repo_type=self.kind)
         return Path(constants.HF_HUB_CACHE).expanduser().resolve() / folder / "snapshots" / self.commit
 
@@ -145,7 +145,8 @@ def model_folder(snapshot: Snapshot, weights: bool) -> Path:
     files = [file for file in paths if "/" not in file]
     if "config.json" not in files:
         raise TeacherError(
-            f"teacher.model: {snapshot}: has no config.json, so it is not a transformers model; give another id"
+            f"teacher.model: {snapshot}: the repository has no config.json, so it is not a transformers model; "
+            "give another id"
         )
     weight_files = _matching(files, _WEIGHTS)
     if not weight_files:
@@ -154,9 +155,9 @@ def model_folder(snapshot: Snapshot, weights: bool) -> Path:
             f"only {pickled[0]}, which nas does not load" if pickled else "and no other weights in safetensors format"
         )
         raise TeacherError(
-            f"teacher.model: {snapshot}: has no model.safetensors, {instead}; set teacher.revision to one with this "
-            "file (the hub's converter opens pull requests such as refs/pr/1), or save the model with transformers and "
-            "give that folder"
+            f"teacher.model: {snapshot}: the repository has no model.safetensors, {instead}; set teacher.revision to "
+            "a revision with this file (the hub's converter opens pull requests such as refs/pr/1), or save the model "
+            "with transformers and give that folder"
         )
     settings, module_weights = _module_files(snapshot, paths) if _MODULES_FILE in files else ([], [])
     described = _matching(files, _DESCRIPTION_FILES) + settings

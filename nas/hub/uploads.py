@@ -85,7 +85,7 @@ def _reason(problem: Exception) -> str:
     while isinstance(problem, RuntimeError) and isinstance(problem.__cause__, Exception):
         problem = problem.__cause__  # the error of a single file, which a thread uploads
     if isinstance(problem, HFValidationError):
-        return "is not a hub id such as owner/name; correct it"
+        return "is not a hub id; give an id of the form owner/name"
     if isinstance(problem, HTTPError | OfflineModeIsEnabled) and is_out_of_reach(problem):
         return f"{why_out_of_reach(problem)}; check the network, the proxy and HF_ENDPOINT, or try again later"
     if not isinstance(problem, HfHubHTTPError):

@@ -170,15 +170,17 @@ class _Result(Settings):
     @classmethod
     def read(cls, path: Path) -> _Result:
         if not path.is_file():
-            raise DeviceError(f"{path}: no such file; give the result.json that run.py wrote on the device")
+            raise DeviceError(f"{path}: no such file; import the result.json that run.py wrote on the device")
         if path.stat().st_size > _MAX_RESULT_BYTES:
             raise DeviceError(
-                f"{path}: is larger than {_MAX_RESULT_BYTES >> 20} MiB, so it is not a result; give the result.json of "
-                "run.py"
+                f"{path}: is larger than {_MAX_RESULT_BYTES >> 20} MiB, so it is not a result; import the unmodified "
+                "result.json that run.py wrote"
             )
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as problem:
             first = problem.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "file"
-            raise DeviceError(f"{path}: {field}: {first['msg']}; give the result.json of run.py, unchanged") from None
+            raise DeviceError(
+                f"{path}: {field}: {first['msg']}; import the unmodified result.json that run.py wrote"
+            ) from None

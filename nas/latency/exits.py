@@ -57,7 +57,8 @@ def at_each_depth(networks: Mapping[str, Network], exits: Mapping[str, Sequence[
 def mixed(measured: Mapping[str, LatencyRecord], exits: Mapping[str, Sequence[float]]) -> dict[str, LatencyRecord]:
     """Combine the records of all depths of a model into two records, `<name>` and `<name>/worst`.
 
-    `measured` holds the records of the networks that `at_each_depth` returned; see `measure_with_exits`. Records of
+    `<name>` mixes the measurements of all depths in proportion to the shares in `exits`. `<name>/worst` is the
+    measurement with all layers. `measured` holds the records of the networks that `at_each_depth` returned. Records of
     models that are not named in `exits` are returned unchanged.
     """
     records = dict(measured)

@@ -120,8 +120,8 @@ class Profile:
     def predict(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
         """Return the predicted latency metrics of a sub-network, keyed by metric name.
 
-        The metrics cover texts of all the device's lengths. `exits` holds the share of texts that exit after each
-        layer. If `exits` is empty, all texts pass through all layers.
+        The metrics are computed over all text lengths that the device is configured for. `exits` holds the share of
+        texts that exit after each layer. If `exits` is empty, all texts pass through all layers.
         """
         parts = [part_sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
         shares = exits or (1.0,)  # one share per layer or, without exits, only one for the last layer

@@ -121,8 +121,8 @@ class ProfileRecipe:
     def sub_networks(self) -> dict[str, Architecture]:
         """The architectures of the complete networks that are measured, keyed by name.
 
-        They are the teacher, the smallest sub-network, random sub-networks for the fit, and random sub-networks to test
-        the fit.
+        The architectures are those of the teacher, of the smallest sub-network, of random sub-networks for the fit, and
+        of random sub-networks to test the fit.
         """
         rng = random.Random(f"profile/{self.seed}")
         sub_networks = {_TEACHER: self.space.largest(), "smallest": self.space.smallest()}
@@ -153,7 +153,7 @@ class ProfileRecipe:
     def tokens(self) -> list[int]:
         """The text lengths, in tokens, at which blocks are measured.
 
-        If more than `_MAX_LENGTHS` lengths can occur, they are an evenly spaced selection of these lengths.
+        If more than `_MAX_LENGTHS` lengths can occur, the result is an evenly spaced selection of them.
         """
         longest = max(self.device.lengths)
         dropped = (kept for kept in self.space.dimensions.keep_tokens if kept < longest)
@@ -167,7 +167,7 @@ class ProfileRecipe:
     def reference(self) -> Network:
         """The network that is measured with every group.
 
-        It is a single feed-forward block with the largest sizes, because this is the slowest kind of block.
+        The reference network is a single feed-forward block with the largest sizes, which is the slowest kind of block.
         """
         sizes = self.space.dimensions
         layer = Layer(_template_layer(self.space), sizes.num_attention_heads[-1], sizes.intermediate_size[-1])
@@ -392,7 +392,7 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
 def _template_layer(space: SearchSpace) -> int:
     """Return the index of the teacher layer that measured blocks imitate.
 
-    It is the second layer, because the first layer may be untypical.
+    The second layer is chosen, because the first layer may be untypical.
     """
     return min(1, space.teacher.num_hidden_layers - 1)
 

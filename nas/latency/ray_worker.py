@@ -132,7 +132,7 @@ class RayWorker:
         )
 
     def _start_actor(self) -> None:
-        """Start an actor. Raises `DeviceError` if it runs on a different machine than the first actor did."""
+        """Start an actor. Raises `DeviceError` if it runs on a different machine from the first actor."""
         actor_class = ray.remote(num_cpus=0, resources={self.device.name: 1})(_MeasurementActor)
         self._actor = actor_class.remote(self.device)
         environment = self._call_once("environment")

@@ -63,7 +63,7 @@ class LatencyRecord:
         return replace(self, samples_ms=samples, reference_ms=self.reference_ms * factor)
 
     def by_length(self) -> np.ndarray:
-        """Return the samples as an array, (lengths, samples per length).
+        """Return the samples as an array with the shape (lengths, samples per length).
 
         This works only if the network was fed texts of all the device's lengths.
         """

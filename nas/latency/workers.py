@@ -154,7 +154,7 @@ class LocalWorker:
 def open_worker(device: Device) -> MeasurementWorker:
     """Start the worker of a device.
 
-    Raises `DeviceError` if the device is outside the cluster, or if the worker fails.
+    Raises `DeviceError` if the device is outside the cluster, or if the worker fails to start.
     """
     if device.where == "here":
         return LocalWorker(device)

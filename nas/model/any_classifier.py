@@ -74,7 +74,7 @@ class AnyClassifier:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The names of the model's outputs, in order."""
+        """The names of the model's outputs, in the order of the outputs."""
         return tuple(str(name) for _, name in sorted((self.config.id2label or {}).items()))
 
     @property

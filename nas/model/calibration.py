@@ -1,8 +1,8 @@
 """Calibration: computes the ranges of activations that some compression methods need in an exported network.
 
-Calibrated compression methods quantise the inputs of linear layers to a fixed range. A network that was extracted from
-a supernet has no such ranges yet. `calibrate` runs the network on texts and stores the ranges in the network, so that
-they are saved with its weights and written to its ONNX graph.
+Calibrated compression methods quantise the inputs of linear layers with a fixed range. A network that was extracted
+from a supernet has no such ranges yet. `calibrate` runs the network on texts and stores the ranges in the network, so
+that they are saved with its weights and written to its ONNX graph.
 """
 
 from __future__ import annotations

@@ -269,7 +269,8 @@ def _weight_files(source: str) -> list[Path]:
     for name in shards:
         if files.get(name) is None:
             raise TeacherError(
-                f"teacher.model: {source}: has no {name}, which {_INDEX_FILE} lists; copy or download it again"
+                f"teacher.model: {source}: the checkpoint has no {name}, which {_INDEX_FILE} lists; copy or "
+                "download it again"
             )
     return [file for file in files.values() if file]
 
@@ -278,16 +279,17 @@ def _missing_weights_error(source: str) -> TeacherError:
     pickled = next((name for name in _PICKLED_FILES if teacher_file(source, name)), None)
     if pickled:
         return TeacherError(
-            f"teacher.model: {source}: has {pickled} but no {WEIGHTS_FILE}; pickled weights are not read, because "
-            f"loading them can run code; to convert them, run this command in the folder: {_CONVERSION_COMMAND}"
+            f"teacher.model: {source}: the checkpoint has {pickled} but no {WEIGHTS_FILE}; pickled weights are not "
+            "read, because loading them can run code; to convert them, run this command in the folder: "
+            f"{_CONVERSION_COMMAND}"
         )
     other_files = sorted(
         path.name for path in Path(source).iterdir() if path.is_file() and path.suffix in _OTHER_WEIGHT_SUFFIXES
     )
     contents = f", only {other_files[0]}" if other_files else ""
     return TeacherError(
-        f"teacher.model: {source}: has no {WEIGHTS_FILE}{contents}; load the model with transformers and save it "
-        "to this folder with save_pretrained"
+        f"teacher.model: {source}: the checkpoint has no {WEIGHTS_FILE}{contents}; load the model with transformers "
+        "and save it to this folder with save_pretrained"
     )
 
 
@@ -309,7 +311,7 @@ def _under_family_names(
     standard = [name for name in anchors if name == base + anchor]
     if len(standard or anchors) != 1:
         problem = f"several encoders ({', '.join(sorted(anchors))})" if anchors else f"no {base}{anchor}"
-        raise TeacherError(f"teacher.model: {source}: has {problem}; give a checkpoint of {SUPPORTED}")
+        raise TeacherError(f"teacher.model: {source}: the checkpoint has {problem}; give a checkpoint of {SUPPORTED}")
     prefix = (standard or anchors)[0].removesuffix(anchor)
     outer = prefix.removesuffix(base)
     same_anchor_bases = (
@@ -334,7 +336,8 @@ def _under_family_names(
         if usual_name in renamed:
             stored_names = f"{renamed[usual_name].name} and {tensor.name}"
             raise TeacherError(
-                f"teacher.model: {source}: has the weight {usual_name} twice, as {stored_names}; remove one"
+                f"teacher.model: {source}: the checkpoint has the weight {usual_name} twice, as {stored_names}; "
+                "remove one"
             )
         renamed[usual_name] = tensor
     return renamed

@@ -49,7 +49,7 @@ class CompactBertConfig(PretrainedConfig):
     is None for classifiers, which have one output per label, and for encoders whose outputs are the readout itself.
     `projection_act` is the activation after this projection, or None if there is none.
 
-    The remaining settings cover the differences between families of teachers. `family` is the teacher's `model_type`.
+    The settings below cover the differences between families of teachers. `family` is the teacher's `model_type`.
     `embedding_size` is the width of embeddings that are projected to `hidden_size` (ELECTRA), or None if there is no
     projection. `type_vocab_size` is 0 if there are no token types. `max_position_embeddings` is the largest number of
     tokens in a text. `position_table` says whether each position has a learnt embedding.

@@ -53,7 +53,8 @@ class BlockLinear(Compressed):
     """A linear layer of a block. The block's compression method defines how the weight is stored."""
 
     input_range: torch.Tensor | None
-    """The range to which the inputs are quantised, (2,), or None if the layer is not calibrated or needs no range."""
+    """The range with which the inputs are quantised: a tensor of shape (2,), or None if the layer is not calibrated or
+    needs no range."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class BlockLinear(Compressed):
         self.register_buffer("input_range", torch.zeros(2) if has_range else None)
 
     def quantised_inputs(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the input, (batch, tokens, in_features), as the layer's compression method quantises it."""
+        """Return the input (batch, tokens, in_features) as the layer's compression method quantises it."""
         if self.input_range is None:
             return self.compression.quantised_inputs(input)
         return self.compression.quantised_within(input, self.input_range)
@@ -119,7 +120,7 @@ class BlockEmbedding(Compressed):
 def add_matrices(module: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> None:
     """Register a parameter for each name and shape in `shapes`.
 
-    As in BERT, the initial values are drawn from a normal distribution with the standard deviation 0.02.
+    As in BERT, the initial values are drawn from a normal distribution with standard deviation 0.02.
     """
     for name, shape in shapes.items():
         matrix = torch.empty(shape)
@@ -168,9 +169,9 @@ class Embeddings(nn.Module):
     ) -> torch.Tensor:
         """Return the embeddings of the tokens, (batch, tokens, embedding width).
 
-        If `inputs_embeds`, (batch, tokens, embedding width), is given, it replaces the token embeddings of `input_ids`.
-        If `position_ids` is not given, positions are counted from 0, including those of padding tokens. A network with
-        a single token type ignores `token_type_ids`. Raises `ValueError` if a text is empty or has too many tokens.
+        If `inputs_embeds` is given, it replaces the token embeddings of `input_ids`. It has the shape of the result. If
+        `position_ids` is not given, positions are counted from 0, including those of padding tokens. A network with a
+        single token type ignores `token_type_ids`. Raises `ValueError` if a text is empty or has too many tokens.
         """
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         position_embeddings, length = self.position_embeddings, words.shape[1]
@@ -420,11 +421,11 @@ class CompactBertLayer(nn.Module):
     def forward(
         self, hidden: torch.Tensor, mask: torch.Tensor | None, first_only: bool = False, return_attentions: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the hidden states after this layer, (batch, tokens, hidden_size), and the attention weights.
+        """Return the hidden states after this layer, and the attention weights.
 
-        The hidden states include tokens that the network drops after this layer. With `first_only`, only the first
-        token is computed. The attention weights are those of `SelfAttention`. The weights are None unless the layer has
-        `keep_tokens` or `return_attentions` is set.
+        The hidden states have the shape (batch, tokens, hidden_size). They include tokens that the network drops after
+        this layer. With `first_only`, only the first token is computed. The attention weights are those of
+        `SelfAttention`. The weights are None unless the layer has `keep_tokens` or `return_attentions` is set.
         """
         states, weights = hidden[:, :1] if first_only else hidden, None
         if self.has_attention:
@@ -434,7 +435,7 @@ class CompactBertLayer(nn.Module):
         return self.fed_forward(states) if self.has_feed_forward else states, weights
 
     def fed_forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the output of the feed-forward block, (batch, tokens, hidden_size), for the input `hidden`."""
+        """Return the output of the feed-forward block for the input `hidden`. Both are (batch, tokens, hidden_size)."""
         return self.output(self.intermediate(self.output.block_input(hidden)), hidden)
 
 

@@ -42,7 +42,7 @@ from nas.model.layers import (
 
 
 class Encoder(nn.Module):
-    """The layers of a network, in order.
+    """The layers of a network, from the first to the last.
 
     transformers sets `gradient_checkpointing` if a user enables gradient checkpointing to save memory. In training, the
     backward pass then recomputes each layer.
@@ -77,11 +77,11 @@ class States:
     hidden: list[torch.Tensor]
     """The hidden states after the embeddings and after each layer. Each has the shape (batch, tokens, hidden_size)."""
     positions: list[torch.Tensor | None]
-    """For each element of `hidden`, the positions of its tokens in the text, (batch, tokens); None if it has all
-    tokens.
+    """For each element of `hidden`, the positions (batch, tokens) of its tokens in the text; None if the element has
+    all tokens.
     """
     attentions: list[torch.Tensor | None]
-    """The attention weights of each layer, (batch, heads, tokens, tokens). An element is None if the weights were not
+    """The attention weights (batch, heads, tokens, tokens) of each layer. An element is None if the weights were not
     requested, or if the layer has no attention.
     """
 
@@ -171,7 +171,7 @@ class CompactBertPreTrainedModel(PreTrainedModel):
         return cast(CompactBertModel, self.base_model).embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings with `value`, (vocabulary, features). The compression method does not change.
+        """Replace the token embeddings with `value` (vocabulary, features). The compression method does not change.
 
         If `value` is a `BlockEmbedding` with the same compression method, it is used unchanged. Otherwise, the old and
         the new embeddings must both be a single table named `weight`, and the tables must have the same width. Raises
@@ -232,7 +232,7 @@ class CompactBertModel(CompactBertPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the input of the first layer, (batch, tokens, hidden_size). See `Embeddings` for the arguments."""
+        """Return the input (batch, tokens, hidden_size) of the first layer. See `Embeddings` for the arguments."""
         hidden: torch.Tensor = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         return hidden if self.embeddings_project is None else self.embeddings_project(hidden)
 
@@ -261,8 +261,8 @@ class CompactBertModel(CompactBertPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Return the hidden states for token ids (batch, sequence), in the output format of transformers' encoders.
 
-        `pooler_output` is the input of a classifier's last linear layer, (batch, hidden_size). It is None if the
-        network has no pooler.
+        `pooler_output` (batch, hidden_size) is the input of a classifier's last linear layer, or None if the network
+        has no pooler.
         """
         return_attentions, return_hidden = _requested_outputs(self.config, output_attentions, output_hidden_states)
         hidden = self.checked(attention_mask, input_ids, token_type_ids, position_ids, inputs_embeds)
@@ -361,7 +361,7 @@ class CompactBertOutput(SequenceClassifierOutput):
     every_logits: tuple[torch.Tensor, ...] | None = None
     """The logits at each early exit, followed by the logits after the last layer. Each has the shape of `logits`."""
     left_after: torch.Tensor | None = None
-    """The number of layers after which each text exited, (batch,); None if the network has no early exits."""
+    """The number of layers (batch,) after which each text exited; None if the network has no early exits."""
 
 
 class CompactBert(CompactBertPreTrainedModel):
@@ -385,11 +385,11 @@ class CompactBert(CompactBertPreTrainedModel):
 
     @property
     def layers(self) -> list[CompactBertLayer]:
-        """The layers, in order."""
+        """The layers, from the first to the last."""
         return cast(list[CompactBertLayer], list(self.bert.encoder.layer))
 
     def classify(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the logits that the head computes from the last hidden states, (batch, tokens, hidden_size)."""
+        """Return the logits that the head computes from the last hidden states (batch, tokens, hidden_size)."""
         features = READOUTS[self.config.readout](self.bert.normed(hidden), attention_mask)
         if self.bert.pooler is not None:
             features = self.bert.pooler(features)

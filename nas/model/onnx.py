@@ -54,11 +54,11 @@ _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 def to_onnx(model: CompactBert) -> onnx.ModelProto:
     """Return a complete network, with its embeddings and head, as an ONNX model.
 
-    The inputs are listed in `CompactBertConfig.input_names`. Each input is int64, (batch, sequence). A sequence
-    classifier has the float output `logits`, (batch, num_labels). A token classifier has `logits`, (batch, sequence,
-    num_labels). An encoder has `sentence_embedding`, (batch, outputs), and also `last_hidden_state`, for programs that
-    compute embeddings from hidden states. A network with early exits also has `left_after`, (batch, 1), the number of
-    layers after which each text exited.
+    The inputs are listed in `CompactBertConfig.input_names`. Each input is int64 of shape (batch, sequence). The
+    outputs of a classifier are float `logits`: (batch, num_labels) for a sequence classifier, and (batch, sequence,
+    num_labels) for a token classifier. The outputs of an encoder are `sentence_embedding` (batch, outputs) and, for
+    programs that compute embeddings from hidden states, `last_hidden_state`. A network with early exits also has the
+    output `left_after` (batch, 1): the number of layers after which each text exited.
     """
     graph, config = GraphBuilder(), model.config
     inputs = {
@@ -80,8 +80,8 @@ def to_onnx(model: CompactBert) -> onnx.ModelProto:
 def _emit_layers_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str, mask: str) -> tuple[str, str]:
     """Add all layers from layer `number` on, and the head.
 
-    Returns the names of the logits and of the number of layers after which each text exits, (batch, 1). The second name
-    is empty if the network has no early exits.
+    Returns two names: that of the logits, and that of the numbers of layers after which the texts exit (batch, 1). The
+    second name is empty if the network has no early exits.
     """
     config, layers = model.config, model.layers
     if number == len(layers):
@@ -161,7 +161,7 @@ def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
 
 
 def _emit_every_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
-    """Return the features of every token, (batch, tokens, features), without adding an operator."""
+    """Return the features of every token (batch, tokens, features) without adding an operator."""
     return hidden
 
 

@@ -39,11 +39,11 @@ class Positions(nn.Module):
     """Whether a bias may be added to attention scores."""
 
     def rotated(self, features: torch.Tensor) -> torch.Tensor:
-        """Rotate queries or keys, (batch, heads, tokens, head size), by angles that depend on their positions."""
+        """Rotate queries or keys (batch, heads, tokens, head size) by angles that depend on their positions."""
         return features
 
     def bias(self, queries: int, keys: int, like: torch.Tensor) -> torch.Tensor | None:
-        """Return the bias to add to attention scores, (heads or 1, queries, keys), or None if there is no bias.
+        """Return the bias (heads or 1, queries, keys) to add to attention scores, or None if there is no bias.
 
         `queries` and `keys` are the numbers of queries and keys. The bias has the device and the data type of `like`.
         """

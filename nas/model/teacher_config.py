@@ -114,7 +114,8 @@ def _read(source: str) -> dict[str, Any]:
         nested = next((path.parent for path in sorted(Path(source).glob(f"*/{CONFIG_FILE}")) if _is_model(path)), None)
         moved = f"; move the files of its subfolder {nested.name} into it (and correct modules.json)" if nested else ""
         raise TeacherError(
-            f"teacher.model: {source}: has no {CONFIG_FILE}{adapter}{moved}; give the folder or hub id of {SUPPORTED}"
+            f"teacher.model: {source}: the model has no {CONFIG_FILE}{adapter}{moved}; give the folder or hub id of "
+            f"{SUPPORTED}"
         )
     try:
         values = json.loads(path.read_bytes())

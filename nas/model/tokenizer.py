@@ -44,7 +44,7 @@ def load_tokenizer(
     folder = Path(source)
     if folder.is_dir() and not any(all((folder / name).is_file() for name in names) for names in _FILE_GROUPS):
         needed = " or ".join(" and ".join(names) for names in _FILE_GROUPS)
-        raise TeacherError(f"teacher.model: {source}: has no tokenizer; add its {needed}")
+        raise TeacherError(f"teacher.model: {source}: the model has no tokenizer; add its {needed}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), config=config, trust_remote_code=False)
         if of_words and _has_spaces_in_tokens(tokenizer):
@@ -136,7 +136,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
     start = f"teacher.model: {source}: its tokenizer"
     if tokenizer.pad_token_id is None:
         raise TeacherError(
-            f'{start} has no padding token; add "pad_token" to tokenizer_config.json, with a token of the vocabulary'
+            f'{start} has no padding token; set "pad_token" in tokenizer_config.json to a token in the vocabulary'
         )
     # The tokens of an empty pair are exactly those that the tokenizer adds to every pair. The pair is passed as a
     # batch, because the tokenizer ignores an empty second text outside of a batch.

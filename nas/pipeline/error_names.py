@@ -1,4 +1,7 @@
-"""Makes error messages about the compressed model name keys of `[student]`, if there is one, not of `[teacher]`."""
+"""Replaces keys of `[teacher]` with keys of `[student]` in error messages about the model to compress.
+
+Nothing is replaced if the study has no `[student]`.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ _TEACHER_KEYS = re.compile(r"\bteacher\.(model|revision|fine_tune|prune_vocabula
 def student_named(study: Study) -> Iterator[None]:
     """If the study has a `[student]`, replace keys such as `teacher.model` with `student.model` in error messages.
 
-    This applies to every `NasError` that the `with` block raises. The code that reads the compressed model always
-    writes `teacher.model`, since the teacher is the compressed model in most studies.
+    Keys are replaced in every `NasError` that the `with` block raises. The code that reads the model to compress always
+    writes `teacher.model`, since the teacher is the model to compress in most studies.
     """
     try:
         yield

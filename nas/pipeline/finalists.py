@@ -231,7 +231,7 @@ def train_together(
 
 
 def _distinct(groups: Iterable[Sequence[Architecture]]) -> list[Architecture]:
-    """Return the networks of all groups in order. A network that is in several groups occurs once."""
+    """Return the networks of all groups without repetition, in the order in which they first occur."""
     return list(dict.fromkeys(chain.from_iterable(groups)))
 
 
@@ -283,8 +283,8 @@ def training_steps(run: Run) -> int:
     """Return the number of steps of the final training.
 
     If the study does not set `training.hours`, the number follows from the study's settings. Otherwise, the number is
-    decided when the final training starts, and depends on the time left. If no number was decided, for example because
-    only a single candidate is exported, return the number of steps of the supernet's training.
+    chosen to fit the time left when the final training starts. If no number was chosen, for example because only a
+    single candidate is exported, return the number of steps of the supernet's training.
     """
     if run.study.training.hours:
         return decided(run, "finalists") or supernet_steps(run)

@@ -46,7 +46,7 @@ def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> li
 
 
 def read_outputs(run: Run, task: ReadTask, unlabelled: Unlabelled | None) -> dict[str, np.ndarray]:
-    """Return one array of the teacher's outputs, of shape (texts, outputs), for each set of texts.
+    """Return one array (texts, outputs) of the teacher's outputs for each set of texts.
 
     The keys are the names of the sets: `train`, `search` and, if the study has unlabelled texts, `unlabelled`. Raises
     `DataError` if a column is missing or a value is not a finite number.

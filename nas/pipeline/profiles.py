@@ -1,6 +1,6 @@
-"""The step that measures the latency profiles of a study's devices, and the costs predicted from the profiles.
+"""Measures the latency profiles of a study's devices, and predicts the costs of candidates from the profiles.
 
-The search compares the predicted costs of candidates with the budgets.
+The search compares these costs with the budgets.
 """
 
 from __future__ import annotations

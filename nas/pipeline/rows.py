@@ -256,7 +256,7 @@ def _lengths(task: ReadTask, rows: int, texts: Sequence[Sequence[Text]], encoded
 def _count_repeated(splits: Splits) -> tuple[int, int]:
     """Count the rows of the training and search sets that repeat the text of an earlier row.
 
-    Return the number of these rows, and how many of them have a different label than the first row with the same text.
+    Return the number of these rows, and how many of them have a different label from the first row with the same text.
     """
     first_labels: dict[str, Any] = {}
     repeated = contradicted = 0

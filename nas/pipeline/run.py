@@ -10,7 +10,7 @@
                               texts); if the vocabulary is pruned also tokenizer/ and vocabulary.json, the rows of the
                               teacher's token embeddings that are kept
         unlabelled/           unlabelled texts, if the study has some: texts.parquet (tokenised), counts.json
-        teacher/              the model that is compressed, after any fine-tuning: Hugging Face folder of the student if
+        teacher/              the model to compress, after any fine-tuning: Hugging Face folder of the student if
                               the study has one, else of the teacher
         separate-teacher/     the fine-tuned teacher of a student: Hugging Face folder
         teacher-logits/       logits of a student's separate teacher in logits.safetensors, its accuracy in about.json
@@ -122,7 +122,7 @@ class Run:
 
     @property
     def teacher(self) -> Path:
-        """The folder of the model that is compressed: the student if the study has one, else the teacher."""
+        """The folder of the model to compress: the student if the study has one, else the teacher."""
         return self.folder / "teacher"
 
     @property

@@ -96,9 +96,9 @@ def executor_of(run: Run, recipe: EvaluationRecipe) -> Executor:
 def costs_and_floors_of(run: Run) -> Costs:
     """Return an object that predicts the costs of candidates and holds the accuracy floors of the budgets.
 
-    By default, the search also looks for candidates within small fractions of each budget (`Costs.shares`). If the
-    supernet is trained only on sub-networks near the budgets, the smallest of these fractions is one half, since the
-    weights of cheaper sub-networks are not trained.
+    By default, the search also looks for candidates that cost at most a given fraction of a budget, such as a half or a
+    quarter (`Costs.shares`). If the supernet is trained only on sub-networks near the budgets, the smallest of these
+    fractions is one half, since the weights of cheaper sub-networks are not trained.
     """
     costs = replace(costs_of(run), floors=floors_of_candidates(run))
     return replace(costs, shares=(1.0, 0.5)) if run.study.is_near_budgets else costs
@@ -154,9 +154,9 @@ def evaluate(run: Run, stopwatch: Stopwatch, knapsack: bool = False) -> SearchSt
 def evaluations(run: Run) -> int:
     """Return the number of evaluations of the search.
 
-    Without `training.hours`, the study sets this number. With `training.hours`, the number is decided when the search
-    starts. Raises `SearchError` if the number is not decided yet. This can happen only in a process that joins a search
-    just after its start.
+    Without `training.hours`, the study sets this number. With `training.hours`, the number is chosen when the search
+    starts. Raises `SearchError` if no number has been chosen yet, which can happen only in a process that joins a
+    search just after its start.
     """
     if not run.study.training.hours:
         return run.study.search.evaluations
@@ -226,7 +226,8 @@ def is_searched(run: Run) -> bool:
 def has_ended(run: Run, count: int) -> bool:
     """Whether a search with `count` results has ended.
 
-    This is the case if `count` reaches `evaluations(run)`, or if the search recorded that no new candidates were left.
+    A search has ended if `count` reaches `evaluations(run)`, or if the search recorded that no new candidates were
+    left.
     """
     return count >= evaluations(run) or run.get_note("search", "ended") == _end_note(run, count)
 

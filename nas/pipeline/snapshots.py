@@ -23,7 +23,7 @@ from nas.study import Study, Task
 T = TypeVar("T")
 P = ParamSpec("P")
 Role = Literal["model", "separate teacher", "dataset"]
-"""The roles of hub snapshots in a run: the model that is compressed, a student's separate teacher, or the data set."""
+"""The roles of hub snapshots in a run: the model to compress, a student's separate teacher, or the data set."""
 _KINDS: dict[Role, Kind] = {"model": "model", "separate teacher": "model", "dataset": "dataset"}
 
 
@@ -40,7 +40,7 @@ def hub_sources(study: Study) -> dict[Role, tuple[str, str | None]]:
 
 
 def has_hub_teacher(study: Study) -> bool:
-    """Whether the model that is compressed comes from the hub, and not from a folder or the built-in task."""
+    """Whether the model to compress comes from the hub, and not from a folder or the built-in task."""
     return _is_hub_id(study, study.compressed.model)
 
 

@@ -97,7 +97,7 @@ def _near_budget_settings(study: Study) -> dict[str, Any]:
 def _training_origin(run: Run) -> dict[str, Any]:
     """Return the settings and inputs of the supernet's training. Training is resumed only if these are unchanged.
 
-    If the study sets `training.hours`, the result includes the number of steps that was decided.
+    If the study sets `training.hours`, the result includes the number of steps that was chosen to fit the time.
     """
     if not run.study.training.hours:
         return _origin(run)
@@ -105,9 +105,9 @@ def _training_origin(run: Run) -> dict[str, Any]:
 
 
 def decided(run: Run, step: str) -> int | None:
-    """Return the number of training steps or evaluations that was decided for a step of the study.
+    """Return the number of training steps or evaluations that was chosen for a stage of the study.
 
-    This number depends on `training.hours`. Return None if the number is not decided yet.
+    The number is chosen to fit `training.hours`. Return None if it has not been chosen yet.
     """
     return run.get_note(step, "steps") if run.is_started(step) else None
 
@@ -203,8 +203,8 @@ def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> floa
 def supernet_steps(run: Run) -> int:
     """Return the number of steps of the supernet's training.
 
-    Without `training.hours`, the study sets this number. With `training.hours`, the number is decided before training
-    starts, and depends on the time left.
+    Without `training.hours`, the study sets this number. With `training.hours`, the number is chosen to fit the time
+    left, just before training starts.
     """
     decided_steps = decided(run, "supernet") if run.study.training.hours else None
     return decided_steps or run.study.supernet.steps

@@ -1,6 +1,6 @@
 """Checks a study's teacher before the weights are loaded, and loads its classifier.
 
-"Teacher" here means the model that is compressed. If the study has a `[student]`, this is the student's checkpoint.
+"Teacher" here means the model to compress. If the study has a `[student]`, this is the student's checkpoint.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
     if missing := [name for name in checkpoint.new if name not in checkpoint.tensors]:
         raise TeacherError(
             f"{message_start} has no {missing[0]}: it is not a fine-tuned classifier; "
-            f"{wrapper_remedy(checkpoint.tensors) or 'give one, or set teacher.fine_tune'}"
+            f"{wrapper_remedy(checkpoint.tensors) or 'give a fine-tuned model, or set teacher.fine_tune'}"
         )
     check_kind(study, checkpoint.source, config, labels)
 

@@ -1,6 +1,6 @@
 """Makes the run's teacher, fine-tuned if the study asks for it, and loads it from the run's folder.
 
-"Teacher" here means the model that is compressed. If the study has a `[student]`, this model is the student's
+"Teacher" here means the model to compress. If the study has a `[student]`, this model is the student's
 checkpoint, and `separate_teacher.py` computes the outputs from which the student learns.
 """
 

@@ -30,8 +30,8 @@ def budget_table(budget: str, device: str) -> dict[str, Any]:
         number = math.nan
     if not (math.isfinite(number) and (number > 0.0 or (is_loss and number == 0.0))):
         raise StudyError(
-            f'--budget {budget}: must be a share such as "20%", milliseconds such as 4.0, or points of accuracy that '
-            "may be lost such as 1pt; correct it"
+            f'--budget {budget}: must be a percentage ("20%") or a number of milliseconds ("4.0"), both above 0, or an '
+            'accuracy loss in points ("1pt"); write one of these forms'
         )
     if is_loss:
         points = f"{limit.removesuffix('pt')}-point{'' if number == 1.0 else 's'}"

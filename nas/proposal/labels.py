@@ -53,24 +53,23 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     if missing_value and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):
         row_count = column.counts[missing_value]
         return Unclear(
-            f"{column.name} holds {missing_value!r} in {row_count:,} rows: remove these rows if this means that the "
-            "label is missing, or use it as a class.",
+            f"column {column.name} holds {missing_value!r} in {row_count:,} rows: remove these rows if the value means "
+            "that the label is missing, or use the value as a class.",
             ("classes",),
         )
     if not column.classes and outputs != classes and (joined_value := _joined_labels(column)):
         return Unclear(
-            f"{column.name} holds {joined_value!r}, which may be several labels of one row: write them as lists (in "
-            "Parquet or JSONL) for multi_label, or use each value as a class.",
+            f"column {column.name} holds {joined_value!r}, which may be several labels of one row: write them as lists "
+            "(in Parquet or JSONL) for multi_label, or use each value as a class.",
             ("classes",),
         )
     clear_meaning: Meaning | None = "classes" if numbers is None else _meaning_of_numbers(column, numbers, outputs)
     if clear_meaning and (clear_meaning == "scale" or outputs != 1):
         return Clear(clear_meaning)
-    description = (
-        f"{classes} classes" if numbers is None else f"{classes} numbers from {numbers[0]:g} to {numbers[-1]:g}"
-    )
+    number_range = f" from {numbers[0]:g} to {numbers[-1]:g}" if numbers else ""
+    description = f"{classes} {'different numbers' if numbers else 'classes'}{number_range}"
     teacher = ", and the teacher has 1 output" if outputs == 1 else ""
-    return Unclear(f"{column.name} holds {description}{teacher}: classes or a scale?", ("classes", "scale"))
+    return Unclear(f"column {column.name} holds {description}{teacher}: classes or a scale?", ("classes", "scale"))
 
 
 def _joined_labels(column: Column) -> str | None:

@@ -91,8 +91,8 @@ class Columns:
     def query(self, text: Sequence[str]) -> str | None:
         """Return the column that identifies each row's query. None if the texts are not queries with passages.
 
-        This is the column with the texts of the queries. If a column with a name such as `query_id` identifies the same
-        queries, return that column instead.
+        The result is the column with the texts of the queries or, if a column with a name such as `query_id` identifies
+        the same queries, that column.
         """
         if len(text) != 2 or not set(text) <= self.by_name.keys():
             return None

@@ -109,7 +109,7 @@ def _metadata(study: Study, name: str, verification: Mapping[str, Any]) -> Model
 
 
 def _is_local(study: Study) -> bool:
-    """Whether the model that the study compresses is a local folder or the built-in model, rather than a hub id."""
+    """Whether the model to compress is a local folder or the built-in model, rather than a hub id."""
     name = study.compressed.model
     return name == "embedded" or name.startswith((".", "/", "~")) or study.resolve(name).is_dir()
 
@@ -117,14 +117,15 @@ def _is_local(study: Study) -> bool:
 def _commit(verification: Mapping[str, Any], table: str) -> str | None:
     """Return the hub commit of the model or data set that the study's table `table` names.
 
-    Return None for local files, and if an older version of nas, which did not record commits, wrote `verification`.
+    Return None for local files, and also if `verification` was written by an older version of nas, which did not record
+    commits.
     """
     commit: str | None = verification.get("commits", {}).get(table)
     return commit
 
 
 def _licence(study: Study, verification: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the licence fields from the model card of the model that the study compresses.
+    """Return the licence fields from the model card of the model to compress.
 
     The result is empty if that model card is not on this machine, or cannot be read.
     """

@@ -1,7 +1,7 @@
 """The chart of accuracy against latency on one device: candidates, Pareto front, exports, budgets and teacher.
 
 `front_chart` returns the chart for the report, and `legend` returns the legend, which the report shows below all
-charts. `front_picture` returns the content of an SVG file with chart and legend.
+charts. `front_picture` returns the content of an SVG file that contains the chart and the legend.
 """
 
 from __future__ import annotations

@@ -102,5 +102,5 @@ def _check_cores(device: _MeasuringDevice) -> None:
     if device.threads > len(cores):
         raise DeviceError(
             f"devices.{device.name}: threads must be at most the number of cores that this process may use "
-            f"({len(cores)}), but got {device.threads}; lower it, or measure on another machine"
+            f"({len(cores)}), but got {device.threads}; lower threads, or measure on another machine"
         )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Operation = Literal["dynamic_int8", "static_int8", "int4_blocks", "packed_weights", "early_exits"]
 """Something that a network may need in addition to the operators of an uncompressed BERT:
 
-- `dynamic_int8`: 8-bit matrix products of inputs that are quantised to the range of each batch (`MatMulInteger`)
+- `dynamic_int8`: 8-bit matrix products of inputs that are quantised with the range of each batch (`MatMulInteger`)
 - `static_int8`: 8-bit matrix products that are written with `QuantizeLinear` and `DequantizeLinear`
 - `int4_blocks`: matrix products and look-ups with 4-bit weights that have one scale per block of weights
 - `packed_weights`: weights that take fewer bytes in the file, and are converted to float numbers by standard operators

@@ -104,7 +104,7 @@ class Costs:
     def teacher(self, device: str) -> dict[str, float]:
         """Return the uncompressed teacher's metrics on a device, keyed by metric name.
 
-        They are `size_mb`, `params`, and the metrics that the device's profile contains.
+        The metrics are `size_mb`, `params`, and those that the device's profile contains.
         """
         return self._teachers[device]
 
@@ -223,7 +223,7 @@ class Costs:
     def least_violation(self, architecture: Architecture, exits: Sequence[float] = ()) -> float:
         """Return the smallest of the `cautious_violations`.
 
-        It is at most 0 if the architecture is predicted to meet at least one budget.
+        The result is at most 0 if the architecture is predicted to meet at least one budget.
         """
         return min(self.cautious_violations(architecture, exits))
 

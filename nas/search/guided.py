@@ -195,9 +195,9 @@ class Guide:
     def _levels_of_batch(self, done: int, count: int, rng: random.Random) -> Iterator[int]:
         """Yield one level index for each candidate of a batch: the level that the candidate should improve.
 
-        For every third candidate, it is the accuracy level of a random fraction (below 1) of a random budget. All other
-        candidates are assigned to the budgets in turn: to the accuracy level of the full budget or, if the budget has
-        an accuracy floor, to a random one of its cost levels.
+        Every third candidate is assigned to the accuracy level of a random fraction (below 1) of a random budget. All
+        other candidates are assigned to the budgets in turn: to the accuracy level of the full budget or, if the budget
+        has an accuracy floor, to a random one of its cost levels.
         """
         budgets, floors = len(self._costs.budgets), self._levels_of_floors()
         for turn in range(done, done + count):
@@ -250,7 +250,7 @@ class Guide:
     def _savings(self, architecture: Architecture, exits: Sequence[float], costs: np.ndarray) -> np.ndarray:
         """Return an architecture's row of `CostStanding.savings`.
 
-        `costs`, (budgets,), holds 1 + the architecture's predicted violation of each budget.
+        `costs` (budgets,) holds 1 + the architecture's predicted violation of each budget.
         """
         savings = list[float]()
         for cost, budget in zip(costs, self._costs.budgets, strict=True):
@@ -284,7 +284,7 @@ class _Pool:
             self._standing = _standing(self._candidates.values())
 
     def expected_improvement(self, levels: Levels) -> np.ndarray:
-        """Return the expected improvement of each candidate at each level, (candidates, levels)."""
+        """Return the expected improvement (candidates, levels) of each candidate at each level."""
         return levels.expected_improvement(self._posterior.mean, self._posterior.standard_deviation, self._standing)
 
     def choose(self, levels: Levels, levels_in_turn: Iterable[int]) -> Iterator[Architecture]:
@@ -355,9 +355,9 @@ def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
 
 
 def _best_of_levels(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
-    """Return the `count` architectures with the highest values at each level, as one list without repetition.
+    """Return the architectures that are among the `count` best at one or more levels, without repetition.
 
-    `values`, (architectures, levels), holds the value of each architecture at each level.
+    `levels.py` explains levels. `values` (architectures, levels) holds the value of each architecture at each level.
     """
     places = np.argsort(-values, axis=0, kind="stable")[:count]
     return [architectures[place] for place in dict.fromkeys(places.ravel().tolist())]
@@ -366,8 +366,8 @@ def _best_of_levels(count: int, values: np.ndarray, architectures: Sequence[Arch
 def features(space: SearchSpace, architecture: Architecture) -> np.ndarray:
     """Return the feature vector of an architecture.
 
-    It consists of the features of the complete network, the features of each layer of the teacher (0 for an omitted
-    layer), and the sum of each layer feature over all layers.
+    The vector consists of the features of the complete network, the features of each layer of the teacher (0 for an
+    omitted layer), and the sum of each layer feature over all layers.
     """
     shape, choices = space.teacher, space.compression
     names = [(block, name) for block in LAYER_BLOCKS for name in getattr(choices, block) if name != "none"]

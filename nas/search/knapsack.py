@@ -114,7 +114,7 @@ def _single_limits(budget: Budget) -> list[Budget]:
 class _Combinations(NamedTuple):
     """Combinations of options for some layers, in ascending order of total cost.
 
-    `costs` and `losses`, (combinations,), hold the total cost and the total loss of each combination. No combination
+    `costs` and `losses` (combinations,) hold the total cost and the total loss of each combination. No combination
     dominates another one.
     """
 
@@ -135,7 +135,7 @@ class _Combinations(NamedTuple):
     def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Combinations:
         """Combine each combination with each pair of options for one more layer, and return the non-dominated results.
 
-        `costs` and `losses`, (pairs,), hold the cost and the loss that each pair adds.
+        `costs` and `losses` (pairs,) hold the cost and the loss that each pair adds.
         """
         earlier, pair = (indices.ravel() for indices in np.indices((len(self.costs), len(costs))))
         pair_indices = np.concatenate([self.pair_indices[earlier], pair[:, None]], axis=1)
@@ -216,10 +216,10 @@ def _fronts(
 
 
 def _pair_values(space: SearchSpace, network: Architecture, index: int, value: Value) -> np.ndarray:
-    """Return a value for each pair of options for the layer at `index`, (pairs,).
+    """Return the values (pairs,) of all pairs of options for the layer at `index`.
 
-    It is the sum of two calls of `value`: for `network` with the pair's attention option, and for `network` with the
-    pair's feed-forward option.
+    The value of a pair is the sum of two calls of `value`: for `network` with the pair's attention option, and for
+    `network` with the pair's feed-forward option.
     """
     option_values = {
         (block, option): value(_with_option(network, index, block, option))

@@ -37,21 +37,21 @@ class CostStanding(NamedTuple):
 class Levels:
     """The incumbent (the best value so far) at each level.
 
-    `best`, (levels,), first holds the accuracies at the accuracy levels, and then the savings at the cost levels.
+    `best` (levels,) first holds the accuracies at the accuracy levels, and then the savings at the cost levels.
     """
 
     def __init__(self, best: np.ndarray, required_accuracies: np.ndarray) -> None:
-        """Start with the incumbents `best`, (accuracy levels,), at the accuracy levels, and 0 at the cost levels.
+        """Start with the incumbents `best` (accuracy levels,) at the accuracy levels, and 0 at the cost levels.
 
-        `required_accuracies`, (cost levels,), holds the accuracy that a candidate must reach at each cost level.
+        `required_accuracies` (cost levels,) holds the accuracy that a candidate must reach at each cost level.
         """
         self._required_accuracies = required_accuracies
         self.best = np.concatenate([best, np.zeros(len(required_accuracies))])
 
     def values_at(self, values: np.ndarray, standing: CostStanding) -> np.ndarray:
-        """Return the value of each candidate at each level, (candidates, levels): its accuracy or its saving.
+        """Return the values (candidates, levels) of all candidates at all levels: accuracies or savings.
 
-        `values`, (candidates,), holds the accuracies of the candidates. The value at a level is minus infinity if the
+        `values` (candidates,) holds the accuracies of the candidates. The value at a level is minus infinity if the
         candidate violates the budget or does not reach the accuracy that the level requires.
         """
         accuracies = np.where(standing.within, values[:, None], -np.inf)
@@ -61,18 +61,18 @@ class Levels:
     def update(self, values: np.ndarray, standing: CostStanding) -> None:
         """Raise the incumbent of each level at which a candidate is better.
 
-        `values`, (candidates,), holds the accuracies of the candidates.
+        `values` (candidates,) holds the accuracies of the candidates.
         """
         self.best = np.maximum(self.best, self.values_at(values, standing).max(axis=0))
 
     def expected_improvement(
         self, mean: np.ndarray, standard_deviation: np.ndarray, standing: CostStanding
     ) -> np.ndarray:
-        """Return the expected improvement of each candidate at each level, (candidates, levels).
+        """Return the expected improvement (candidates, levels) of each candidate at each level.
 
-        `mean` and `standard_deviation`, (candidates,), describe the posterior distribution of each candidate's
-        accuracy. At a cost level, the expected improvement is the amount by which the candidate's saving exceeds the
-        incumbent, multiplied by the probability that the candidate reaches the required accuracy.
+        `mean` and `standard_deviation` (candidates,) describe the posterior distribution of each candidate's accuracy.
+        At a cost level, the expected improvement is the amount by which the candidate's saving exceeds the incumbent,
+        multiplied by the probability that the candidate reaches the required accuracy.
         """
         count = standing.within.shape[1]
         spread = np.maximum(standard_deviation, 1e-9)[:, None]

@@ -1,8 +1,8 @@
-"""Selection after the search: measures the best candidates for each budget as complete networks.
+"""After a search, measures the best candidates for each budget as complete networks.
 
 `measure_front` returns the content of `front.json`, from which the finalists for the final training are selected.
-`compared_at` replaces accuracy floors by limits, so that the uniform baseline can be compared at equal cost.
-`nas/pipeline/searches.py` calls both functions.
+`compared_at` replaces accuracy floors with cost limits, so that the uniform baseline and the candidates can be compared
+at equal cost. `nas/pipeline/searches.py` calls both functions.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
 
     Uniform networks then compete with a candidate of the search at equal cost: the limit is the predicted cost of this
     candidate, plus the safety margin if the cost is a latency. Among the candidates that will be measured for the
-    budget (at most `FLOOR_FACTOR * count`), it is the cheapest one that reaches the accuracy `floor.levels[1]`, or the
-    most accurate one if none does. A budget for which no candidate will be measured is not replaced.
+    budget (at most `FLOOR_FACTOR * count`), this candidate is the cheapest one that reaches the accuracy
+    `floor.levels[1]`, or the most accurate one if none does. A budget for which no candidate will be measured is not
+    replaced.
     """
     budgets = list[Budget]()
     for budget in costs.budgets:
@@ -169,10 +170,10 @@ def measure_budget(
     candidate replaces it. For a budget with an accuracy floor, `FLOOR_FACTOR` times as many candidates are measured,
     spread along the Pareto front around the floor.
 
-    The measurements correct the predictions for the remaining candidates. If the machine is slower than when it was
-    profiled, fewer candidates qualify. If it is faster, more accurate candidates may qualify. A device outside the
-    cluster cannot be measured from here. For such a device, predictions are used, and the export is verified on the
-    device later.
+    The measurements correct the predictions for the candidates that are still to be measured. If the machine is slower
+    than when it was profiled, fewer candidates qualify. If it is faster, more accurate candidates may qualify. A device
+    outside the cluster cannot be measured from here. For such a device, predictions are used, and the export is
+    verified on the device later.
     """
     costs, all_baselines = measurement.costs, baselines
     waiting, slowdown = ranking(results, costs, budget, float("inf")), 1.0
@@ -219,9 +220,9 @@ def _next_candidates(
 ) -> list[CandidateResult]:
     """Return the candidates to measure next.
 
-    The list is empty if enough candidates meet the budget, or if no remaining candidate is likely to meet it. `waiting`
-    holds the candidates that have not been measured, best first. `met` holds the objectives of the measured candidates
-    that met the budget. `slowdown` is the ratio of measured to predicted costs so far.
+    The list is empty if enough candidates meet the budget, or if no candidate in `waiting` is likely to meet it.
+    `waiting` holds the candidates that have not been measured, best first. `met` holds the objectives of the measured
+    candidates that met the budget. `slowdown` is the ratio of measured to predicted costs so far.
     """
     enough = min(count, _ENOUGH_CANDIDATES)
     objective_to_exceed = sorted(met, reverse=True)[enough - 1] if len(met) >= enough else -float("inf")

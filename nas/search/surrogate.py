@@ -30,9 +30,9 @@ class Posterior(NamedTuple):
     """The posterior distribution of the Gaussian process at several feature rows."""
 
     mean: np.ndarray
-    """The posterior means, (rows,)."""
+    """The posterior means (rows,)."""
     variance: np.ndarray
-    """The posterior variances, (rows,), without the noise of observations."""
+    """The posterior variances (rows,) without the noise of observations."""
     whitened: np.ndarray
     """inv(L) @ K, (observations, rows).
 
@@ -46,12 +46,12 @@ class Surrogate:
     """A Gaussian process that predicts values, such as accuracies, from the features of architectures."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray, kernel: Kernel | None = None) -> None:
-        """Condition the process on observed values `y`, (rows,), at the feature rows `x`, (rows, features).
+        """Condition the process on observed values `y` (rows,) at the feature rows `x` (rows, features).
 
-        `examples`, (rows,), is the number of texts from which each value was computed. Values from fewer texts are
-        assumed to be noisier. If `kernel` is None, the hyperparameters of a new kernel are fitted. Values below the
-        20 % quantile of `y` are raised to this quantile, because differences between poor networks would only distort
-        the fit. The quantile is stored as `least`.
+        `examples` (rows,) holds the number of texts from which each value was computed. Values from fewer texts are
+        assumed to be noisier. If `kernel` is None, the hyperparameters of a new kernel are fitted. Values below the 20
+        % quantile of `y` are raised to this quantile, because differences between poor networks would only distort the
+        fit. The quantile is stored as `least`.
         """
         self.least = np.quantile(y, 0.2)
         y = np.maximum(y, self.least)
@@ -76,7 +76,7 @@ class Surrogate:
         self._process.fit(self._x, self._y)
 
     def posterior(self, x: np.ndarray) -> Posterior:
-        """Return the posterior distribution at the feature rows `x`, (rows, features)."""
+        """Return the posterior distribution at the feature rows `x` (rows, features)."""
         x = x / self._scale
         covariance = self.kernel(x, self._x)
         whitened = solve_triangular(self._process.L_, covariance.T, lower=True, check_finite=False)
@@ -85,7 +85,7 @@ class Surrogate:
         return Posterior(mean, variance * self._spread**2, whitened * self._spread)
 
     def prior_covariance(self, x: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Return the prior covariance, (rows,), between each row of `x`, (rows, features), and `row`, (features,)."""
+        """Return the prior covariance (rows,) between each row of `x` (rows, features) and `row` (features,)."""
         covariance: np.ndarray = self.kernel(x / self._scale, row[None] / self._scale)[:, 0] * self._spread**2
         return covariance
 
@@ -93,12 +93,12 @@ class Surrogate:
     def noise_variance(self) -> float:
         """The residual variance, which the features do not explain.
 
-        It remains even for values without measurement noise.
+        This variance remains even for values without measurement noise.
         """
         return float((self.kernel.k2.noise_level + _EXACT_NOISE) * self._spread**2)
 
     def fantasise(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Condition the process on additional values `y`, (rows,), at the feature rows `x`, (rows, features).
+        """Condition the process on additional values `y` (rows,) at the feature rows `x` (rows, features).
 
         The values are assumed instead of observed. They are treated as exact.
         """
@@ -121,7 +121,7 @@ class PoolPosterior:
         self._x = np.empty((0, 0))
 
     def extend(self, x: np.ndarray) -> None:
-        """Add candidates with the feature rows `x`, (candidates, features), to the pool."""
+        """Add candidates with the feature rows `x` (candidates, features) to the pool."""
         added = self._surrogate.posterior(x)
         if not len(self._x):
             self._x, (self.mean, self._variance, self._whitened) = x, added

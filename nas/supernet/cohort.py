@@ -58,8 +58,8 @@ class Goal:
         """Return the indices of a group's networks, best first.
 
         `scores` holds the accuracy of each network after the fraction `share` of all steps. Networks that are expected
-        to reach the accuracy `least` come first, in ascending order of cost. The remaining networks follow, in
-        descending order of expected accuracy.
+        to reach the accuracy `least` come first, in ascending order of cost. All other networks follow, in descending
+        order of expected accuracy.
         """
 
         def expected(number: int) -> float:
@@ -108,8 +108,8 @@ class Halving:
     def kept(self, scores: Sequence[Mapping[int, float]]) -> list[set[int]]:
         """Return one set per group: the indices of the networks that remain after the rungs reached so far.
 
-        `scores` has one item per rung reached so far, in order. Each item holds the accuracies of the networks that
-        were still being trained, keyed by the index of the network.
+        `scores` has one item per rung reached so far, in the order of the rungs. Each item holds the accuracies of the
+        networks that were still being trained, keyed by the index of the network.
         """
         goals = self.goals or (None,) * len(self.groups)
         groups = [set(group) for group in self.groups]

@@ -102,8 +102,8 @@ def distillation_loss(
 ) -> torch.Tensor:
     """Return the weighted sum of the distillation losses between a sub-network, `student`, and the teacher.
 
-    `kind` defines the loss of the logits. `groups`, of shape (batch,), states to which group each text belongs. It is
-    required if the kind of task compares the texts of a group.
+    `kind` defines the loss of the logits. `groups` (batch,) states to which group each text belongs, and is required if
+    the kind of task compares the texts of a group.
     """
     loss = student.logits[-1].new_zeros((), dtype=torch.float32)
     if weights.logits:
@@ -166,7 +166,7 @@ def relation_loss(student: Knowledge, teacher: Knowledge, attention_mask: torch.
 
 
 def _relations(features: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
-    """Return the log-softmax, of shape (batch, sequence, sequence), of scaled dot products between tokens.
+    """Return the log-softmax (batch, sequence, sequence) of scaled dot products between tokens.
 
     `blocked` marks the padding tokens, which get the smallest possible score.
     """

@@ -30,7 +30,7 @@ class Importance:
     hidden: torch.Tensor
     """Scores of the hidden units, of shape (hidden_size,)."""
     pooled: torch.Tensor | None
-    """Scores of the pooler's units, of shape (hidden_size,), or None if there is no pooler."""
+    """Scores (hidden_size,) of the pooler's units, or None if there is no pooler."""
     heads: list[torch.Tensor]
     """Scores of the attention heads: one tensor of shape (num_attention_heads,) per layer."""
     neurons: list[torch.Tensor]

@@ -44,11 +44,11 @@ class Moments:
         return self.second + cross + cross.T + torch.outer(shift.double(), shift.double())
 
     def regression(self, size: int, ridge: float, constant: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the linear regression that predicts the remaining features from the first `size` features.
+        """Return the linear regression that predicts all other features from the first `size` features.
 
-        The result is a weight (remaining, size) and a constant (remaining,). If `constant` is false, the constant is 0.
-        `ridge` is the ridge penalty relative to the mean variance of the first `size` features. The penalty reduces
-        overfitting if there are few tokens.
+        The result is a weight of shape (other features, size) and an intercept of shape (other features,). If
+        `constant` is false, the intercept is 0. `ridge` is the ridge penalty relative to the mean variance of the first
+        `size` features. The penalty reduces overfitting if there are few tokens.
         """
         mean = self.total / self.count * constant
         covariance = self.second - torch.outer(mean, mean)

@@ -2,9 +2,9 @@
 
 Such a sub-network keeps the leading hidden units. It has its own layer norms, because the mean and the variance over
 fewer units differ. For each linear layer that reads hidden units, a linear projection predicts the missing units from
-the remaining ones. The units of a trained BERT depend on each other, so most of the information in the missing units
-can be predicted (`scripts/bench/ordering` measures how much). The projection is multiplied into the weights of the
-linear layer, so it does not make the sub-network slower.
+the units that are kept. The units of a trained BERT depend on each other, so most of the information in the missing
+units can be predicted (`scripts/bench/ordering` measures how much). The projection is multiplied into the weights of
+the linear layer, so it does not make the sub-network slower.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ class Narrow(nn.Module):
 def readers_of(model: CompactBert) -> dict[str, str]:
     """Map each linear layer that reads hidden or pooled units to the projection that predicts its missing inputs.
 
-    Keys and values are names. A value `<name>` stands for the projection `missing.<name>` of `Narrow`. It is the name
-    of the layer or, if several layers of a module read the same input and share a projection, the name of that module.
+    Keys and values are names. A value `<name>` stands for the projection `missing.<name>` of `Narrow`. `<name>` is the
+    name of the layer or, if several layers of a module read the same input and share a projection, the name of that
+    module.
     """
     map_names = {}
     for name, module in model.named_modules():

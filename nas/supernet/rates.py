@@ -25,6 +25,6 @@ def default_learning_rate(network: CompactBert) -> float:
 def rate_for(parameters: int) -> float:
     """Return the default peak learning rate for a network whose layers have this many parameters.
 
-    For example, it is 6e-5 for the layers of BERT-base, which have 85 million parameters.
+    For example, the rate is 6e-5 for the layers of BERT-base, which have 85 million parameters.
     """
     return HIGHEST_RATE * min(1.0, (_SMALL / max(parameters, 1)) ** _EXPONENT)

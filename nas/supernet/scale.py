@@ -36,9 +36,9 @@ class Scale:
     def to_remove(cls, outputs: np.ndarray, targets: Sequence[float]) -> Scale:
         """Return the mean and deviation to remove from a model's outputs before training on standardised targets.
 
-        They are those of `outputs`, regardless of the targets on which the model was trained before. If the outputs
-        vary little and hardly correlate with `targets`, as is usual for a newly initialised layer, only their mean is
-        removed, so that noise is not magnified.
+        The result is the mean and deviation of `outputs`, regardless of the targets on which the model was trained
+        before. If the outputs vary little and hardly correlate with `targets`, as is usual for a newly initialised
+        layer, only their mean is removed, so that noise is not magnified.
         """
         scale = cls.of(outputs)
         if scale.deviation < 1.0 and abs(_correlation(outputs, np.asarray(targets))) < _LEAST_CORRELATION:
@@ -46,15 +46,15 @@ class Scale:
         return scale
 
     def standardised(self, values: Sequence[float]) -> list[float]:
-        """Return `values` minus this mean, divided by this standard deviation."""
+        """Return `values` minus the mean of this `Scale`, divided by its standard deviation."""
         numbers: list[float] = ((np.asarray(values, dtype=np.float64) - self.mean) / self.deviation).tolist()
         return numbers
 
     @torch.no_grad()
     def restore_in(self, linear: nn.Linear) -> None:
-        """Change a layer in place so that its outputs get this mean and standard deviation.
+        """Change a layer in place so that its outputs get the mean and standard deviation of this `Scale`.
 
-        Before the change, its outputs must be standardised.
+        Before the change, the outputs of the layer must be standardised.
         """
         _rescale_outputs(linear, self.deviation, self.mean, 0.0)
 
@@ -62,7 +62,7 @@ class Scale:
     def remove_from(self, linear: nn.Linear) -> None:
         """Change a layer in place so that its outputs are standardised.
 
-        Before the change, its outputs must have this mean and standard deviation.
+        Before the change, the outputs of the layer must have the mean and standard deviation of this `Scale`.
         """
         _rescale_outputs(linear, 1.0 / self.deviation, 0.0, -self.mean)
 

@@ -181,7 +181,7 @@ def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Wo
 
 @torch.no_grad()
 def add_gradients(replicas: Sequence[nn.Module]) -> None:
-    """Add the gradients of all other replicas, in order, to the first replica's. Reset the others' gradients."""
+    """Add the gradients of the other replicas to those of the first, in a fixed order, and then reset the former."""
     first, *others = replicas
     for other in others:
         for total, term in zip(first.parameters(), other.parameters(), strict=True):

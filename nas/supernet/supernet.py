@@ -35,9 +35,9 @@ _NO_COMPRESSION = matrix_compression("none")
 def _view_of_part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice) -> torch.Tensor:
     """Return a view of a part of a parameter. Its gradient is a view of the same part of the parameter's `grad`.
 
-    `leading` holds the sizes of the part in the first dimensions, and `rest` its slices in the remaining dimensions. If
-    the part were an ordinary slice, the backward pass of every sub-network would write a gradient for the entire
-    parameter, mostly zeros.
+    `leading` holds the sizes of the part in the first dimensions, and `rest` its slices in all later dimensions. If the
+    part were an ordinary slice, the backward pass of every sub-network would write a gradient for the entire parameter,
+    mostly zeros.
     """
     part = (*(slice(size) for size in leading), *rest)
     view = parameter.detach()[part]

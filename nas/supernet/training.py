@@ -199,7 +199,7 @@ class DistillationTrainer(SideBySideTrainer):
         return 1.0 / students
 
     def _averaged_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
-        """Replace the gradients and the loss by their means over all processes. Return the loss."""
+        """Replace the gradients and the loss with their means over all processes. Return the loss."""
         if self.accelerator.num_processes > 1:
             parameters = self.replicas[0].parameters()
             tensors = [loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
@@ -240,7 +240,7 @@ class CohortTrainer(DistillationTrainer):
         return sorted(set().union(*self.halving.kept(self.accuracies())))
 
     def measure_remaining(self) -> None:
-        """Measure the accuracies of the remaining networks, and write them to the Trainer's log."""
+        """Measure the accuracies of the networks that have not been dropped, and write them to the Trainer's log."""
         with self.all_threads():
             self.log(
                 {f"{_ACCURACY_PREFIX}{number}": self.accuracy_of(self._network(number)) for number in self.remaining()}
@@ -275,7 +275,7 @@ class CohortTrainer(DistillationTrainer):
 
 
 class _RungCallback(TrainerCallback):
-    """A callback that compares the remaining networks at each rung and stops the networks that `halving` drops."""
+    """A callback that compares the networks at each rung and stops the networks that `halving` drops."""
 
     def __init__(self, trainer: CohortTrainer) -> None:
         self.trainer = trainer
@@ -401,7 +401,8 @@ class Distillation:
         """Train several networks together in place, each of them until `halving` drops it.
 
         Each network is trained in the same way as by `train_subnetwork`. Returns one dictionary per rung and one for
-        the end of training. Each dictionary holds the accuracies of the remaining networks, keyed by network index.
+        the end of training. Each dictionary holds the accuracies of the networks that had not been dropped before,
+        keyed by network index.
         """
 
         def accuracy_at_rung(network: CompactBert) -> float:

@@ -1,8 +1,8 @@
 """The weights of a supernet: those of its largest sub-network, and parameters that only other sub-networks use.
 
-Some compression methods replace a weight by other matrices, such as the two factors of `low_rank`. The supernet stores
-these matrices in addition to the weight, in the largest size that any sub-network needs. For each smaller hidden size,
-it also stores the parameters in `narrow.py`.
+Some compression methods replace a weight with other matrices, such as the two factors of `low_rank`. The supernet
+stores these matrices in addition to the weight, in the largest size that any sub-network needs. For each smaller hidden
+size, it also stores the parameters in `narrow.py`.
 """
 
 from __future__ import annotations

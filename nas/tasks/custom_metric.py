@@ -61,7 +61,7 @@ class CustomMetric(Metric):
             ) from problem
         if not math.isfinite(number):
             raise DataError(
-                f"task.metric: {self.name} must return a finite number, but returned {result!r}; correct it"
+                f"task.metric: {self.name} must return a finite number, but returned {result!r}; correct the function"
             )
         return number
 
@@ -155,9 +155,11 @@ def _find_function(name: str) -> Function:
     try:
         candidate: Function | None = getattr(importlib.import_module(module), function, None)
     except ImportError as problem:
-        raise ValueError(f"metric: {name!r}: {problem}; correct the name") from None
+        raise ValueError(f"metric: {name!r}: {problem}; name an existing function as module:function") from None
     if not callable(candidate):
-        raise ValueError(f"metric: {name!r}: the module has no function {function!r}; correct the name")
+        raise ValueError(
+            f"metric: {name!r}: the module has no function {function!r}; name an existing function as module:function"
+        )
     return candidate
 
 

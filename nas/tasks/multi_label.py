@@ -230,7 +230,7 @@ class MultiLabel(TaskKind):
     ) -> torch.Tensor:
         """Return the Kullback-Leibler divergence of the probabilities that labels apply.
 
-        It is summed over labels and averaged over texts.
+        The divergence is summed over labels and averaged over texts.
         """
         from torch.nn.functional import logsigmoid
 

@@ -149,7 +149,7 @@ def _labels_in_words(names: Sequence[str], is_unnamed: bool) -> str:
 
 
 def notes_on(class_numbering: Numbering, source: str, head: Head | None) -> list[str]:
-    """Return the note of a numbering, if it has one, and warnings about its class names.
+    """Return the remark on how the classes were numbered, if there is one, and warnings about the class names.
 
     There is a warning if several names look like the same class. There is another if a name looks like a missing label,
     unless the teacher's classifier has it as a class. `source` is the file from which the classes were read.

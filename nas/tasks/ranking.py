@@ -86,7 +86,7 @@ class RankingMetric(QueryMetric):
     def rows_to_compare(self, labels: np.ndarray) -> list[int]:
         """Return the rows of the first query that the report can show as an example.
 
-        Such a query has a relevant passage, and `_EXAMPLE_SIZES` contains its number of passages.
+        Such a query has a relevant passage, and its number of passages is in `_EXAMPLE_SIZES`.
         """
         scored_groups = _scored_records(labels)[GROUP]
         sizes = dict(zip(*(values.tolist() for values in np.unique(scored_groups, return_counts=True)), strict=True))

@@ -141,7 +141,7 @@ class TagMetric(Metric):
         return np.eye(outputs, dtype=np.float32)[answered]
 
     def _replace_spans(self, answered: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> None:
-        """Replace all but a `share` of the correct spans in `answered` by wrong spans.
+        """Replace all but a `share` of the correct spans in `answered` with wrong spans.
 
         `answered` holds tag numbers, has the shape (texts, tokens), and is changed in place.
         """
@@ -262,7 +262,7 @@ class Tagging(TaskKind):
     ) -> torch.Tensor:
         """Return the Kullback-Leibler divergence of tag probabilities.
 
-        It is first averaged over the tokens of each text, and then over texts.
+        The divergence is first averaged over the tokens of each text, and then over texts.
         """
         from torch.nn import functional
 

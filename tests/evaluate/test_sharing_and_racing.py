@@ -193,7 +193,7 @@ def test_texts_with_too_few_tokens_can_be_left_out(tmp_path):
     least = int(np.median(lengths)) + 1
     found = replace(recipe, least_tokens=least).load()
     assert len(found.labels) == (lengths >= least).sum() < len(recipe.load().labels)
-    with pytest.raises(DataError, match="lower it"):
+    with pytest.raises(DataError, match=r"lower search\.least_tokens"):
         replace(recipe, least_tokens=500).load()
 
 

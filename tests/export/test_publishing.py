@@ -105,7 +105,7 @@ def test_a_repository_that_holds_no_earlier_export_is_not_overwritten(nas, accou
     ("name", "message"),
     [
         ("you/tiny", "(403: You don't have the rights to create a model under you); use a token with write access"),
-        ("a/b/c", "a/b/c: is not a hub id such as owner/name; correct it"),
+        ("a/b/c", "a/b/c: is not a hub id; give an id of the form owner/name"),
     ],
 )
 def test_an_invalid_or_forbidden_repository_name_is_refused(nas, account, export, name, message):

@@ -129,7 +129,7 @@ def test_errors_for_unknown_models_and_revisions_name_the_known_revisions(hub, b
         "teacher.revision: someone/bert has no branch, tag or commit 'v2'; use one of main, v1"
     )
     assert "no branch, tag or commit '0000" in _error_for(revision="0" * 40)
-    assert "is not a hub id such as owner/name" in _error_for("models/someone/bert")
+    assert "is not a hub id; give an id of the form owner/name, or" in _error_for("models/someone/bert")
 
 
 @pytest.mark.parametrize(

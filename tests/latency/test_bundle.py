@@ -174,7 +174,7 @@ def test_an_invalid_result_is_refused(case, small, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\x80\x04\x95", b"[" * 10000, b"null"])
 def test_a_file_that_is_not_a_result_is_refused(content, small, tmp_path):
     (tmp_path / "result.json").write_bytes(content)
-    with pytest.raises(DeviceError, match=r"give the result\.json"):
+    with pytest.raises(DeviceError, match=r"import the unmodified result\.json"):
         small.read(tmp_path / "result.json")
     with pytest.raises(DeviceError, match="no such file"):
         small.read(tmp_path / "nowhere.json")

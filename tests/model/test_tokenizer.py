@@ -148,7 +148,7 @@ def test_custom_tokenizer_code_is_named_but_not_run(folder, auto_map, named):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (_without_padding, 'no padding token; add "pad_token" to tokenizer_config.json'),
+        (_without_padding, 'no padding token; set "pad_token" in tokenizer_config.json to'),
         (_without_unknown, "fails on unknown characters"),
         (_padding_without_row, "'[FILL]', number 64, but the model has embeddings for only 64 tokens"),
         (_end_without_row, "'[END]', number 64, but the model has embeddings for only 64 tokens"),

@@ -123,7 +123,7 @@ LAYOUTS = {
         lambda i: {"stars": i % 5 + 1, "title": text(4), "body": text(30)},
         "several columns look like texts",
         "stars",
-        "stars holds 5 numbers from 1 to 5: classes or a scale?",
+        "column stars holds 5 different numbers from 1 to 5: classes or a scale?",
     ),
     "tweets": (
         lambda i: {

@@ -270,7 +270,7 @@ def test_texts_are_truncated_and_lowered_as_sentence_transformers_does(tmp_path)
     assert tokenizer("W1 w2")["input_ids"] == tokenizer("w1 w2")["input_ids"]
     assert load_tokenizer(tmp_path / "teacher")("W1")["input_ids"] != tokenizer("w1")["input_ids"]
     write_json(tmp_path / "teacher" / "sentence_bert_config.json", {"max_seq_length": 8})
-    with pytest.raises(TeacherError, match=r"task.max_length: must be at most 8, .* but got 16; lower it"):
+    with pytest.raises(TeacherError, match=r"task.max_length: must be at most 8, .* but got 16; lower task.max_length"):
         check_teacher(loaded, str(tmp_path / "teacher"))
 
 

@@ -125,10 +125,10 @@ def test_targets_are_read_as_numbers():
         (["0", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["0", "1", "2"], [0, 2], "2 of the teacher's .*'1'"),
         (["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["LABEL_0", "LABEL_1", "LABEL_2"], [0, 1], "2 of"),
         (["0", "2"], ["a", "b", "c"], ["a", "b", "c"], [0, 2], "2 of the teacher's .*'b'"),
-        # If the names do not match but the number does, labels are matched in order, with a note.
-        (["1", "2"], ["LABEL_0", "LABEL_1"], ["1", "2"], [0, 1], "matched in order: '1' is 0, '2' is 1"),
-        (["-1", "1"], ["NEG", "POS"], ["NEG", "POS"], [0, 1], "matched in order: '-1' is 'NEG', '1' is 'POS'"),
-        (["bad", "good"], ["LABEL_0", "LABEL_1"], ["bad", "good"], [0, 1], "matched in order: 'bad' is 0"),
+        # If the names do not match but the number does, labels are matched by position, with a note.
+        (["1", "2"], ["LABEL_0", "LABEL_1"], ["1", "2"], [0, 1], "by position: '1' is 0, '2' is 1"),
+        (["-1", "1"], ["NEG", "POS"], ["NEG", "POS"], [0, 1], "by position: '-1' is 'NEG', '1' is 'POS'"),
+        (["bad", "good"], ["LABEL_0", "LABEL_1"], ["bad", "good"], [0, 1], "by position: 'bad' is 0"),
     ],
 )  # fmt: skip
 def test_labels_get_the_numbers_of_the_teacher(names, teacher_names, found, numbers, note):

@@ -54,7 +54,7 @@ class Signs(TaskKind):
         words = {"down": -1.0, "up": 1.0}
         for (column,) in (train, test):
             if not set(column.values) <= words.keys():
-                raise DataError(f"{column.place}: must hold up or down; correct it")
+                raise DataError(f"{column.place}: must hold up or down; use one of the two")
         return TaskLabels(
             {"train": [words[value] for value in train[0].values], "test": [words[value] for value in test[0].values]},
             ("direction",),

@@ -126,7 +126,10 @@ class Family:
         return {}
 
     def stock(self, config: CompactBertConfig) -> dict[str, Any]:
-        """Return the settings that only the family's configuration has, for a network that its class can express."""
+        """Return the settings that the family's configuration has and `CompactBertConfig` lacks.
+
+        The family's class must be able to express the network.
+        """
         return {}
 
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:
