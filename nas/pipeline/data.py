@@ -167,8 +167,8 @@ def check_exits(study: Study, labels: int) -> None:
     for threshold in study.space.dimensions.exit_threshold:
         if threshold * labels <= 1.0:
             raise SearchSpaceError(
-                f"search_space: exit_threshold must be above 1/{labels}, since the likeliest of the task's {labels} "
-                f"classes always has at least this probability, but got {threshold:g}; raise it"
+                f"search_space: exit_threshold must be above 1/{labels}, but is {threshold:g}; raise it (the likeliest "
+                f"of the task's {labels} classes always has at least this probability)"
             )
 
 

@@ -160,7 +160,7 @@ def given_model(study: Study, model: TeacherSettings) -> str:
         if model.revision:
             raise TeacherError(
                 f"teacher.revision: is {model.revision!r}, but only hub models have revisions, and {folder} is a "
-                "folder; remove it"
+                "folder; remove teacher.revision"
             )
         return str(folder)
     if model.model.startswith((".", "/", "~")):

@@ -109,8 +109,8 @@ class Study(Settings):
             )
         if self.teacher.prune_vocabulary:
             raise ValueError(
-                "teacher.prune_vocabulary: only the compressed model's vocabulary can be pruned; set "
-                "student.prune_vocabulary instead"
+                "teacher.prune_vocabulary: only the vocabulary of the model to compress can be pruned, which is the "
+                "student; set student.prune_vocabulary instead"
             )
         if not self.teacher.is_loaded and (self.teacher.fine_tune or self.teacher.revision):
             key = "fine_tune" if self.teacher.fine_tune else "revision"
@@ -181,18 +181,18 @@ class Study(Settings):
             suitable = names_of(runtimes_for(["early_exits"]))
             raise ValueError(
                 f"networks with early exits (exit_threshold) run only on {suitable}, "
-                f"but the runtime is {device.runtime!r}; change the runtime or the space"
+                f"but the runtime is {device.runtime!r}; change the runtime or the search space"
             )
         if exits and device.batch_size != 1:
             raise ValueError(
                 "batch_size must be 1 for networks with early exits (exit_threshold), because a batch takes as long as "
-                f"its slowest text, but got {device.batch_size}; change it or the space"
+                f"its slowest text, but got {device.batch_size}; change batch_size or the search space"
             )
         if (exits or tokens) and device.sequence_length != "task":
             raise ValueError(
-                f"sequence_length must be 'task' if the space has {'keep_tokens' if tokens else 'exit_threshold'}, but "
-                f"got {device.sequence_length!r}: latency and accuracy must be measured on texts of the same lengths; "
-                "change sequence_length or the space"
+                "sequence_length must be 'task' if the search space has "
+                f"{'keep_tokens' if tokens else 'exit_threshold'}, but got {device.sequence_length!r}: latency and "
+                "accuracy must be measured on texts of the same lengths; change sequence_length or the search space"
             )
 
     def _check_choices(self, device: Device) -> None:
@@ -203,9 +203,9 @@ class Study(Settings):
                 ("processor", runtime_of(device).processors_for(method.operations)),
             ):
                 if getattr(device, key) not in supported:
+                    suitable = f"; only {names_of(sorted(supported))} can. Change the {key}, or" if supported else ";"
                     raise ValueError(
-                        f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}, "
-                        f"only {', '.join(sorted(supported)) or 'none'} can; change the {key} or set "
+                        f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}{suitable} set "
                         f"search_space.exclude_compression = [{name!r}]"
                     )
 

@@ -136,7 +136,7 @@ class Embedding(TaskKind):
     label_word = "scores"
     text_words = "unlabelled texts to learn from"
     why_no_exits = "the embeddings of two texts are compared, so both must come from the same layer"
-    why_no_student = "embeddings lie in the space of the model that is compressed"
+    why_no_student = "embeddings lie in the space of the model to compress"
     has_output_width = True
     network_form = NetworkForm("encoder", "mean")
     learns_from_texts = True

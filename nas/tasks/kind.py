@@ -229,8 +229,8 @@ class TaskKind(ABC):
         for key, value in (("search", settings.search), ("pair", settings.pair)):
             if value:
                 raise ValueError(
-                    f"{key}: {self.name} is evaluated on rows held out of the training rows, but got {value!r}; "
-                    "remove it"
+                    f"{key}: must not be set if the kind is {self.name}, because the search set is held out of the "
+                    f"training rows, but got {value!r}; remove {key}"
                 )
 
     def group_column(self, settings: TaskSettings) -> str | None:
