@@ -149,12 +149,20 @@ STUDIES = {
     "int8 on torch": (
         'name = "cpu"',
         'name = "cpu"\nruntime = "torch"',
-        ["devices.cpu: the runtime 'torch' cannot run", "'int8', only onnxruntime", "exclude_compression = ['int8']"],
+        [
+            "devices.cpu: the runtime 'torch' cannot run",
+            "'int8', which runs only on onnxruntime;",
+            "exclude_compression = ['int8']",
+        ],
     ),
     "int8 on a GPU": (
         'name = "cpu"',
         'name = "cpu"\nprocessor = "cuda"',
-        ["devices.cpu: the processor 'cuda' cannot run", "'int8', only cpu", "exclude_compression = ['int8']"],
+        [
+            "devices.cpu: the processor 'cuda' cannot run",
+            "'int8', which runs only on cpu;",
+            "exclude_compression = ['int8']",
+        ],
     ),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),
     "batch not divisible by workers": (

@@ -203,9 +203,11 @@ class Study(Settings):
                 ("processor", runtime_of(device).processors_for(method.operations)),
             ):
                 if getattr(device, key) not in supported:
-                    suitable = f"; only {names_of(sorted(supported))} can. Change the {key}, or" if supported else ";"
+                    advice = (
+                        f", which runs only on {names_of(sorted(supported))}; change the {key} or" if supported else ";"
+                    )
                     raise ValueError(
-                        f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}{suitable} set "
+                        f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}{advice} set "
                         f"search_space.exclude_compression = [{name!r}]"
                     )
 

@@ -138,7 +138,7 @@ def test_a_file_with_the_same_content_as_another_set_is_refused(tmp_path, copied
         ({"pair": ("a",)}, "pair: embedding needs the columns of both texts"),
         ({"text": ("a", "b")}, "text: embedding learns from single texts"),
         ({"metric": "accuracy"}, "'accuracy' is not a metric of embedding"),
-        ({"kind": "regression", "pair": ()}, "search: regression is evaluated on rows held out"),
+        ({"kind": "regression", "pair": ()}, "search: must not be set if the kind is regression"),
         ({"search": "test.parquet"}, "test: must differ from search, but both are 'test.parquet'"),
         ({"search": "train.parquet"}, "search: must differ from train, but both are 'train.parquet'"),
     ],
