@@ -79,14 +79,14 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
         if length > compact.max_position_embeddings:
             raise TeacherError(
                 f"{key}: must be at most the teacher's number of positions, {compact.max_position_embeddings}, but "
-                f"got {length}; lower it"
+                f"got {length}; lower {key}"
             )
     most_tokens = task_kind(study.task.kind).most_tokens(source)
     if most_tokens is not None and study.task.max_length > most_tokens:
         raise TeacherError(
             f"task.max_length: must be at most {most_tokens}, the number of tokens to which sentence-transformers "
             f"truncates texts for this teacher (max_seq_length in {TEXTS_FILE}), but got {study.task.max_length}; "
-            "lower it"
+            "lower task.max_length"
         )
     return compact
 

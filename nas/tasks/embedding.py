@@ -164,7 +164,7 @@ class Embedding(TaskKind):
                 if value:
                     raise ValueError(
                         f"{key}: {settings.metric} is measured on texts held out of the training texts, but got "
-                        f"{value!r}; remove it, or set a different metric"
+                        f"{value!r}; remove {key}, or set a different metric"
                     )
             return
         if not settings.search:

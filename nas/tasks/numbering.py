@@ -72,7 +72,7 @@ def numbering(names: Sequence[str], head: Head | None) -> Numbering:
       - Every class has the same name as an output.
       - Every class is the number of an output.
       - There are as many classes as outputs, and either the outputs have no names or the classes are numbers. In this
-        case, classes and outputs are matched in order.
+        case, the first class is matched with the first output, the second class with the second, and so on.
 
     The second rule excludes one case: the classes are consecutive numbers from 0, and there are fewer classes than
     outputs. Such data probably belongs to a different task. Raises `TeacherError` if no rule applies.
@@ -105,7 +105,7 @@ def numbering(names: Sequence[str], head: Head | None) -> Numbering:
     if len(names) == count and (is_unnamed or are_numbers):
         pairs = zip(names, range(count) if is_unnamed else map(repr, teacher_names), strict=True)
         note = (
-            "The teacher's class names differ from the labels of the data and are matched in order: "
+            "The teacher's class names differ from the labels of the data, and are matched with them by position: "
             f"{first_items([f'{name!r} is {known}' for name, known in pairs])}"
         )
         return Numbering(own_numbering.names if is_unnamed else teacher_names, own_numbering.numbers, note)
