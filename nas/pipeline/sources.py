@@ -135,9 +135,17 @@ def fine_tuning_versions(study: Study, model: TeacherSettings) -> list[dict[str,
 
 
 def _module_digests(run: Run) -> list[str]:
-    """Return the digests of the files in `TaskKind.module_files` of the run's teacher. Empty if it is a hub model."""
+    """Return the digests of the files in `TaskKind.module_files` of the run's teacher. Empty if it is a hub model.
+
+    If there are no such files, digests of older runs do not contain the pooling. It is therefore included only if it
+    is not the usual mean, and if `data_inputs` does not contain it already.
+    """
     kind, source = task_kind(run.study.task.kind), Path(teacher_source(run))
-    return [file_digest(path) for path in kind.module_files(source)] if source.is_dir() else []
+    digests = [file_digest(path) for path in kind.module_files(source)] if source.is_dir() else []
+    pooling = pooling_of(run.study, str(source))
+    if digests or not pooling or pooling["network_type"] != "encoder" or run.study.task.evaluated_on == "texts":
+        return digests
+    return [] if pooling["readout"] == "mean" else [f"readout {pooling['readout']}"]
 
 
 def file_digests(source: str, *patterns: str) -> dict[str, str]:
