@@ -27,6 +27,8 @@ COST_METRICS = (*LATENCIES, *RATES, "peak_memory_mb", *STORED)
 
 TRIAL = "trial-"
 """The prefix of the name of an export that is written for a single candidate (trial) instead of a budget."""
+_BASELINES = ("teacher", "teacher-int8", "static")
+"""The names of networks that tables show alongside the exports."""
 
 Minimised = Literal["p50_ms", "p95_ms", "expected_ms", "worst_ms", "size_mb", "params"]
 """The metrics that a budget with a minimum accuracy can minimise."""
@@ -213,8 +215,13 @@ class Budget(Settings):
     @field_validator("name")
     @classmethod
     def _not_reserved(cls, name: str) -> str:
-        if name.startswith(TRIAL):
+        if name.casefold().startswith(TRIAL):
             raise ValueError(f"must not begin with {TRIAL!r} (reserved for trials), but got {name!r}; rename it")
+        if name.casefold() in _BASELINES:
+            raise ValueError(
+                f"must not be one of {', '.join(_BASELINES)} (reserved for the networks with which exports are "
+                f"compared), but got {name!r}; rename it"
+            )
         return name
 
     @model_validator(mode="after")

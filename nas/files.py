@@ -2,11 +2,13 @@
 
 `read_toml` and `validate` read settings from TOML files. Their error messages name the file, the key and the rule.
 `toml_literal` turns a value into TOML. `write_atomically`, `write_folder` and `write_json` never leave a half-written
-file behind. `digest` and `file_digest` return short identifiers of values and files.
+file behind. If a process is killed while it writes, the next call for the same path removes its temporary files.
+`digest` and `file_digest` return short identifiers of values and files.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +16,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -166,15 +169,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     with working_on(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_draft_prefix(path), dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        with _locked_draft(path, _create_file) as temporary:
             write(temporary)
             temporary.chmod(0o644)
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
@@ -185,9 +183,8 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """
     with working_on(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_draft_prefix(folder), dir=folder.parent))
-        draft = temporary / "new"
-        try:
+        with draft_folder(folder) as temporary:
+            draft = temporary / "new"
             draft.mkdir()
             fill(draft)
             draft.chmod(0o755)
@@ -196,12 +193,70 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
             if folder.exists():
                 folder.replace(temporary / "old")
             draft.replace(folder)
+
+
+@contextmanager
+def draft_folder(target: Path) -> Iterator[Path]:
+    """Create a hidden folder next to `target`, and remove it at the end of the `with` block unless it was renamed.
+
+    Hidden folders that killed processes have left behind are removed.
+    """
+    with _locked_draft(target, _create_folder) as draft:
+        yield draft
+
+
+def _create_file(prefix: str, folder: Path) -> tuple[int, str]:
+    return tempfile.mkstemp(prefix=prefix, dir=folder)
+
+
+def _create_folder(prefix: str, folder: Path) -> tuple[int, str]:
+    while True:
+        name = tempfile.mkdtemp(prefix=prefix, dir=folder)
+        with suppress(FileNotFoundError):  # another process has removed it, since it was not locked yet
+            return os.open(name, os.O_RDONLY), name
+
+
+@contextmanager
+def _locked_draft(target: Path, create: Callable[[str, Path], tuple[int, str]]) -> Iterator[Path]:
+    """Yield the path of a hidden file or folder next to `target`, which is locked, and removed at the end.
+
+    `create` creates it, and returns a descriptor and the path. The operating system releases the lock of a process that
+    dies. Unlocked drafts of `target` therefore belong to dead processes, and are removed.
+    """
+    prefix = f".{target.name[:100]}.draft-"  # names are limited to 255 bytes, of which the random suffix needs a few
+    for path in target.parent.iterdir():
+        if path.name.startswith(prefix):
+            _remove_unless_locked(path)
+    while True:
+        lock, name = create(prefix, target.parent)
+        draft = Path(name)
+        with suppress(OSError):  # some file systems have no locks; drafts of dead processes then stay there
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        if draft.exists():
+            break
+        os.close(lock)  # another process has removed the draft before it was locked
+    try:
+        yield draft
+    finally:
+        _remove(draft)
+        os.close(lock)
+
+
+def _remove_unless_locked(draft: Path) -> None:
+    with suppress(OSError):  # it is locked or belongs to another user, or another process has removed it
+        lock = os.open(draft, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(draft)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            os.close(lock)
 
 
-def _draft_prefix(path: Path) -> str:
-    return f".{path.name[:100]}."  # names are limited to 255 bytes, of which the random suffix needs a few
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

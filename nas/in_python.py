@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from datasets import Dataset
 from nas.data.files import write_table
 from nas.device import NAME, Device
 from nas.errors import NasError, StudyError, TeacherError
-from nas.files import file_digest, given_path, toml_literal, write_text
+from nas.files import draft_folder, file_digest, given_path, toml_literal, write_text
 from nas.limits import working_on
 from nas.pipeline.run import Run
 from nas.proposal import LENGTH, SPACE_FILE, STUDY_FILE, TeacherProperties, budget_table, fitting_space, space_text
@@ -53,18 +52,18 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
     is_new = not folder.exists()
     with working_on(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=folder))
         try:
-            study, variables = _write_study(draft, {"name": name, **tables})
-            with Run.of(study, Path(runs)).locked():
-                if not _same_files(draft, folder / FOLDER):
-                    shutil.rmtree(folder / FOLDER, ignore_errors=True)
-                    draft.replace(folder / FOLDER)
-            return Run.of(Study.load(folder / FOLDER, variables), Path(runs))
-        except NasError as problem:
-            raise type(problem)(str(problem).replace(str(draft), str(folder / FOLDER))) from None
+            with draft_folder(folder / FOLDER) as draft:
+                try:
+                    study, variables = _write_study(draft, {"name": name, **tables})
+                    with Run.of(study, Path(runs)).locked():
+                        if not _same_files(draft, folder / FOLDER):
+                            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+                            draft.replace(folder / FOLDER)
+                    return Run.of(Study.load(folder / FOLDER, variables), Path(runs))
+                except NasError as problem:
+                    raise type(problem)(str(problem).replace(str(draft), str(folder / FOLDER))) from None
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
             if is_new and not any(folder.iterdir()):
                 folder.rmdir()
 

@@ -13,8 +13,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import forked
+import numpy as np
 import onnx
 import pytest
+from datasets import Dataset
+from embeddings import Retrieval
 from equal_training import wider
 from scaling import Recorded
 from sentence_reduction import keep_layers
@@ -322,6 +325,18 @@ def test_a_layer_reduction_keeps_the_named_layers_with_their_weights():
     kept = [layer.output.dense.weight for layer in model.bert.encoder.layer]
     assert len(kept) == 2 and kept[0].equal(weights[0]) and kept[1].equal(weights[2])
     assert keep_layers(make_teacher(), ()) == [0], "by default every third of three layers"
+
+
+def test_documents_of_a_corpus_with_repeated_ids_are_found_and_missing_ones_are_not(tmp_path):
+    corpus = [{"_id": name, "title": "", "text": name} for name in ("a", "a", "b")]
+    judged = [{"query-id": "1", "corpus-id": "b", "score": 1}, {"query-id": "1", "corpus-id": "absent", "score": 1}]
+    for name, rows in (("corpus", corpus), ("queries", [{"_id": "1", "text": "q"}]), ("qrels_test", judged)):
+        Dataset.from_list(rows).to_parquet(tmp_path / f"{name}.parquet")
+    retrieval = Retrieval(tmp_path)
+    assert retrieval.documents == ["a", "b"]
+    # The only relevant document of the corpus is first, and the missing one lowers the score: 1 / (1 + 1 / log2(3)).
+    found = retrieval.ndcg(np.array([[0.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]]))
+    assert found == pytest.approx(0.6131, abs=1e-4)
 
 
 def test_driver_overhead_reports_the_time_per_trial(bench):

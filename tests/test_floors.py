@@ -17,15 +17,23 @@ from nas.data import batches_by_length
 from nas.errors import MissedBudgetsError, StudyError
 from nas.evaluate import predict
 from nas.evaluate.accuracy import forward_of
-from nas.files import validate
+from nas.files import validate, write_json
 from nas.pipeline import Run, export
 from nas.pipeline.data import splits
-from nas.pipeline.finalists import Finalist, finalists_inputs, finalists_of, trained, training_steps
+from nas.pipeline.finalists import (
+    Finalist,
+    finalists_inputs,
+    finalists_of,
+    make_finalists,
+    trained,
+    training_steps,
+)
 from nas.pipeline.floors import floors_of_candidates, floors_of_exports
 from nas.pipeline.plan import plan
 from nas.pipeline.reports import report
 from nas.pipeline.searches import front
 from nas.pipeline.teachers import load_teacher
+from nas.progress import Stopwatch
 from nas.report.numbers import limits
 from nas.study import Study
 
@@ -218,3 +226,22 @@ def test_init_accepts_budgets_in_points_of_accuracy(tmp_path, monkeypatch, nas):
     )
     code, _, error = nas("init", "other", *options, "--budget", "manypt")
     assert code == 2 and "1pt" in error
+
+
+@pytest.mark.slow
+def test_an_interrupted_final_training_keeps_its_costs_if_the_front_is_measured_again(run, tmp_path, monkeypatch):
+    copied = Run(run.study, shutil.copytree(run.folder, tmp_path / "tiny"))
+    contests = []
+    monkeypatch.setattr("nas.pipeline.finalists.train_together", lambda run, folder, all_, *_: contests.append(all_))
+    make_finalists(copied, Stopwatch())
+    (copied.finalists / "checkpoints").mkdir()
+    content = front(copied)
+    for item in content["budgets"]["kept"]:
+        item["p50_ms"] *= 1.01
+    write_json(copied.front, content)
+    assert finalists_inputs(copied) == finalists_inputs(run)
+    make_finalists(copied, Stopwatch())
+    assert contests[0] == contests[1]
+    (copied.finalists / "checkpoints").rmdir()
+    make_finalists(copied, Stopwatch())
+    assert contests[0] != contests[2], "a new training uses the new measurements"

@@ -22,7 +22,7 @@ from tiny import TINY_STUDY, make_rows, make_tokenizer
 from nas.data.files import read_rows, write_table
 from nas.device import Device
 from nas.errors import DataError, MachineError
-from nas.files import write_folder, write_json, write_text
+from nas.files import write_atomically, write_folder, write_json, write_text
 from nas.latency.workers import LocalWorker
 from nas.limits import error_line, machine_limit_of, working_on
 
@@ -265,3 +265,24 @@ def test_a_full_disk_under_standard_output_is_a_one_line_error():
         "error: standard output: no free space on the disk; free some space or use another folder, "
         "then run the same command again\n"
     )
+
+
+@pytest.mark.parametrize("kind", ["write_folder", "write_atomically"])
+def test_files_of_a_killed_process_are_removed_by_the_next_one_and_those_of_a_running_one_are_kept(kind, tmp_path):
+    killed = (
+        "import os, signal\nfrom pathlib import Path\nfrom nas.files import write_atomically, write_folder\n"
+        f"{kind}(Path({str(tmp_path / 'a')!r}), lambda draft: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    write, found = {"write_folder": write_folder, "write_atomically": write_atomically}[kind], []
+
+    def fill(draft):
+        found.append(list(tmp_path.iterdir()))
+        if len(found) == 1:
+            write(tmp_path / "a", fill)
+            found.append(list(tmp_path.iterdir()))
+
+    write(tmp_path / "a", fill)
+    assert [len(names) for names in found] == [1, 2, 2], "the leftover is gone, and both drafts were kept"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]

@@ -134,6 +134,17 @@ STUDIES = {
         'name = "trial-7"',
         ["budgets.0.name", "'trial-7'", "rename it"],
     ),
+    "budget named like a baseline": (
+        'name = "large"',
+        'name = "Teacher"',
+        ["budgets.0.name", "'Teacher'", "rename it"],
+    ),
+    "budgets whose names differ in case": ('name = "small"', 'name = "Large"', ["'large'", "'Large'", "rename one"]),
+    "device named like a file of another": (
+        "[[budgets]]",
+        '[[devices]]\nname = "cpu.samples"\n[[budgets]]',
+        ["devices", "'cpu.samples'", "'cpu'", "rename one"],
+    ),
     "name of a budget is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
     "seed too large": ("[task]", "seed = 4294967296\n[task]", ["seed", "4294967296"]),
     "null character in a path": (

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import pytest
 
+from nas.errors import StudyError
+from nas.files import read_json
 from nas.pipeline import Run
+from nas.progress import track
 from nas.study import Study
 
 
@@ -76,3 +80,20 @@ def test_a_listener_receives_the_events_of_steps_and_can_stop_the_run(run):
     with pytest.raises(ZeroDivisionError), run.listen(refuse).remembering():
         _make(run, "others")
     assert not run.is_finished("step") and pickle.loads(pickle.dumps(run)).study == run.study
+
+
+def test_the_seconds_of_a_running_step_survive_if_the_process_is_killed(run, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("nas.pipeline.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    path, seconds = run.folder / "steps" / "step.json", []
+    with run.step("step", "inputs", run.folder / "result"), track("Work", 3) as progress:
+        for done, at in enumerate((104.0, 130.0, 135.0), start=1):
+            now[0] = at
+            progress(done)
+            seconds.append(read_json(path, StudyError)["seconds"])
+        killed = path.read_bytes()
+    assert seconds == [0.0, 30.0, 30.0]
+    path.write_bytes(killed)
+    with run.step("step", "inputs", run.folder / "result", allowed=100.0):
+        now[0] = 142.0
+    assert read_json(path, StudyError)["seconds"] == 37.0

@@ -20,14 +20,23 @@ from tiny import (
     WORDS,
     fill_hub,
     make_rows,
+    make_tokenizer,
     write_label_study,
     write_pair_study,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    T5Config,
+)
 
 from nas.data.files import values_of
 from nas.errors import StudyError, TeacherError
+from nas.model.any_classifier import AnyClassifier
 from nas.pipeline import Run, snapshots
 from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.data import read_task, splits
@@ -190,6 +199,17 @@ def test_logits_of_a_regression_over_pairs_are_standardised(tmp_path):
             for pair in zip(*task, strict=True)
         ]
     assert np.corrcoef(found, own)[0, 1] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "longest"),
+    [(RobertaConfig(max_position_embeddings=66), 64), (BertConfig(max_position_embeddings=66), 66), (T5Config(), 512)],
+)
+def test_texts_are_truncated_to_the_positions_of_a_teacher_whose_tokenizer_has_no_limit(settings, longest):
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 10**30  # as transformers sets it if the files name no limit
+    teacher = AnyClassifier("", settings, tokenizer)
+    assert (teacher.longest(512), teacher.longest(32)) == (longest, 32)
 
 
 def test_thresholds_of_several_labels_are_chosen_on_the_search_set(tmp_path):

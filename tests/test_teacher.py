@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-from tiny import POSITIONS, TEACHERS, TINY_STUDY, make_tokenizer, write_tiny_study
+from tiny import POSITIONS, TEACHERS, TINY_STUDY, make_tokenizer, write_pair_study, write_tiny_study
 from tolerance import assert_same
 from transformers import (
     AutoConfig,
@@ -25,11 +25,12 @@ from nas.evaluate.accuracy import forward_of
 from nas.files import read_json
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.data import metric_of
 from nas.pipeline.run import Run
 from nas.pipeline.teachers import load_teacher
 from nas.space import shipped_spaces
 from nas.study import FineTuningSettings, Study
-from nas.supernet.loops import LOG_FILE
+from nas.supernet.loops import LOG_FILE, FineTuning
 from nas.tasks import ClassMetric
 
 FINE_TUNED = TINY_STUDY.replace("fine_tune = { epochs = 2.0, learning_rate = 2e-3 }", "")
@@ -133,6 +134,17 @@ def test_without_a_number_of_epochs_the_best_of_at_most_ten_is_kept(tiny_study, 
     search, metric = TaskData.load(run.data).search, ClassMetric("accuracy")
     logits = predict(forward_of(load_teacher(run)), batches_by_length(search))
     assert metric.score(logits, np.asarray(search["labels"])) == pytest.approx(max(judged))
+
+
+def test_a_regression_is_evaluated_on_the_scale_of_the_labels_while_it_is_fine_tuned(tmp_path, monkeypatch):
+    study, found = write_pair_study(tmp_path), []
+    text = study.read_text().replace("epochs = 4.0, ", "").replace('"spearman"', '"sklearn.metrics:r2_score"')
+    study.write_text(text)
+    monkeypatch.setattr(FineTuning, "tune", lambda training, model: found.append(training.accuracy_of(model)))
+    run = _prepare(study, tmp_path)
+    search, metric = TaskData.load(run.data).search, metric_of(run)
+    logits = predict(forward_of(load_teacher(run)), batches_by_length(search))
+    assert found == [pytest.approx(metric.score(logits, np.asarray(search["labels"])), rel=1e-3)]
 
 
 @pytest.mark.parametrize(("rows", "epochs"), [(100, 10), (5_000, 10), (8_000, 7), (20_000, 3), (62_000, 2), (10**6, 2)])

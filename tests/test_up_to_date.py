@@ -273,6 +273,21 @@ def test_the_export_of_a_candidate_is_outdated_after_a_new_profile(run):
     assert exports.exported(run) == []
 
 
+def test_the_export_of_a_candidate_depends_on_the_texts_on_which_it_is_evaluated(run):
+    candidate = searches.front(run)["candidates"][0]
+    others = _with_values(run, "search", least_tokens=5)
+    inputs = [exports.trial_inputs(each, candidate, fine_tune=False) for each in (run, others)]
+    assert inputs[0] != inputs[1]
+
+
+def test_a_search_in_a_database_is_done_before_the_front_is_measured(run, monkeypatch):
+    shutil.rmtree(run.journal.parent)
+    monkeypatch.setattr(searches, "evaluate", lambda *_: searches.SearchState([], [], {}))
+    with run.step("search", searches.search_inputs(run), run.journal.parent) as stopwatch:
+        searches.make_search(run, stopwatch)
+    assert run.is_finished("search")
+
+
 def test_a_missed_budget_is_forgotten_after_a_new_profile(run):
     budget, architecture = run.study.budgets[0], searches.front(run)["candidates"][0]["architecture"]
     before = exports.export_inputs(run, budget, fine_tune=True)

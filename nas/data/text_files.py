@@ -201,9 +201,11 @@ def _arrow_array(column: str, values: list[Any], needed: bool) -> pyarrow.Array:
     if len(first_row_by_kind) <= 1:
         try:
             if any(isinstance(value, float) for value in values):
-                return pyarrow.array(values, pyarrow.float64())
+                # Arrow itself refuses whole numbers that float64 cannot represent exactly.
+                numbers = [None if value is None else float(value) for value in values]
+                return pyarrow.array(numbers, pyarrow.float64())
             return pyarrow.array(values)
-        except OverflowError:  # whole numbers of more than 64 bits
+        except OverflowError:  # whole numbers that do not fit into 64 bits, or into float64 if others are not whole
             return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
         except pyarrow.ArrowException:  # lists or records of different structures
             if needed:

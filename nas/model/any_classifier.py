@@ -34,6 +34,27 @@ _LARGEST_REAL_LIMIT = 1_000_000
 larger number.
 """
 
+_POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+"""The model types whose first token has the position after the padding token's id.
+
+Their `max_position_embeddings` also counts the unused positions before it.
+"""
+
 
 @dataclass(frozen=True)
 class AnyClassifier:
@@ -84,8 +105,19 @@ class AnyClassifier:
 
     def longest(self, wanted: int) -> int:
         """Return the number of tokens to which texts are truncated: `wanted`, but at most the model's own limit."""
+        positions = getattr(self.config, "max_position_embeddings", None)
+        if isinstance(positions, int) and positions > 0:  # XLNet has -1, and T5 has no such setting
+            wanted = min(wanted, positions - self._unused_positions)
         own_limit = self.tokenizer.model_max_length
         return min(wanted, own_limit) if own_limit < _LARGEST_REAL_LIMIT else wanted
+
+    @property
+    def _unused_positions(self) -> int:
+        """The number of positions, at the start of the position table, that no token of a text has."""
+        if self.config.model_type not in _POSITIONS_AFTER_PADDING:
+            return 0
+        token = self.config.pad_token_id
+        return 1 + int(self.tokenizer.pad_token_id if token is None else token)
 
     def load(self, problem_type: Problem, outputs: Mapping[int, str] | None = None) -> PreTrainedModel:
         """Load the classifier in float32.

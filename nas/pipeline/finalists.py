@@ -8,7 +8,7 @@ continues to learn from the teacher. The finalists of a budget compete, and some
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -169,17 +169,30 @@ def _evenly_spaced_items(items: list[dict[str, Any]], count: int) -> list[dict[s
 
 def make_finalists(run: Run, stopwatch: Stopwatch) -> None:
     """Train the finalists of all budgets together."""
-    floors, entries_by_budget = floors_of_exports(run), _finalist_entries(run)
+    floors = floors_of_exports(run)
+    costs = _costs(run, floors)
     contests = [
-        Contest(
-            group,
-            floor := floors.get(name),
-            [item[floor.minimise] for item in entries_by_budget[name]] if floor else (),
-        )
-        for name, group in finalists_of(run).items()
-        if group
+        Contest(group, floors.get(name), costs.get(name, ())) for name, group in finalists_of(run).items() if group
     ]
     train_together(run, run.finalists, contests, "The final training", stopwatch)
+
+
+def _costs(run: Run, floors: Mapping[str, Floor]) -> dict[str, list[float]]:
+    """Return the finalists' values of the metric to minimise, keyed by the name of each budget with an accuracy floor.
+
+    An interrupted training keeps the values with which it was started, even if `front` has been measured again since.
+    The finalists are then still the same, since other finalists would change the inputs of the step.
+    """
+    if not floors:
+        return {}
+    metrics = {name: floor.minimise for name, floor in floors.items()}
+    kept: dict[str, Any] = run.get_note("finalists", "costs") or {}
+    if kept.get("metrics") == metrics and (run.finalists / "checkpoints").exists():
+        return dict(kept["values"])
+    entries = _finalist_entries(run)
+    values = {name: [item[metric] for item in entries[name]] for name, metric in metrics.items()}
+    run.add_note("finalists", costs={"metrics": metrics, "values": values})
+    return values
 
 
 def train_together(

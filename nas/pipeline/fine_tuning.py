@@ -56,7 +56,7 @@ def fine_tune(
         )
         targets = scale.standardised(train["labels"])
         train = train.remove_columns("labels").add_column("labels", targets)
-    accuracy_of, patience = (None, 0) if settings.epochs else (_accuracy_function(study, data), _PATIENCE)
+    accuracy_of, patience = (None, 0) if settings.epochs else (_accuracy_function(study, data, scale), _PATIENCE)
     epochs = settings.epochs_on(len(train))
     schedule = Schedule(
         settings.learning_rate, settings.batch_size, epochs=epochs, patience=patience, watchers=context.watchers
@@ -77,9 +77,18 @@ def fine_tune(
     scale.restore_in(last_linear(model))
 
 
-def _accuracy_function(study: Study, data: TaskData) -> AccuracyOf:
-    """Return a function that measures a model's accuracy on part of the search set, which is not used for training."""
+def _accuracy_function(study: Study, data: TaskData, scale: Scale) -> AccuracyOf:
+    """Return a function that measures a model's accuracy on part of the search set, which is not used for training.
+
+    The labels of that part are on the scale `scale`. During training, the model's outputs are standardised, so they are
+    brought to this scale first.
+    """
     metric = task_kind(study.task.kind).metric(study.task, data.label_names)
     texts = first_rows(data.search, EVALUATED_TEXTS)
     labels = truth_of(texts)
-    return lambda model: metric.score(logits_of(model, texts), labels)
+
+    def accuracy_of(model: PreTrainedModel) -> float:
+        with scale.restored_in(last_linear(model)):
+            return metric.score(logits_of(model, texts), labels)
+
+    return accuracy_of

@@ -54,13 +54,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nas.errors import NasError, StudyError
 from nas.files import read_json, write_json
 from nas.limits import working_on
-from nas.progress import Listener, Stopwatch, log, logged, notifying, say
+from nas.progress import Event, Listener, Stopwatch, log, logged, notifying, say
 from nas.study import Study
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 LOG_FILE = "log.jsonl"
+_SECONDS_BETWEEN_RECORDS = 10.0
+"""The record of a running step is updated this often, so that a killed process loses only the last seconds."""
 T = TypeVar("T")
 
 
@@ -225,7 +227,8 @@ class Run:
 
         If an earlier attempt had different inputs, its `result` and `other_outputs` are removed first. Yields a
         `Stopwatch`, with which the block can record how its time was spent. The stopwatch's `left` is `allowed` minus
-        the seconds spent so far, which include the time before an interruption.
+        the seconds spent so far, which include the time before an interruption. The seconds are recorded while the
+        block reports its progress, so that they are not lost if the process is killed.
         """
         path, entry = self._record_path(step), self._record(step)
         replaces = bool(entry) and entry["inputs"] != inputs
@@ -242,10 +245,22 @@ class Run:
         elif not result.exists():  # it was deleted; without this, an incomplete new result would seem finished
             entry["finished"] = None
             write_json(path, entry)
-        started, finished = time.monotonic(), entry["finished"]
+        started = recorded = time.monotonic()
+        finished = entry["finished"]
         stopwatch = Stopwatch(entry.get("parts", {}), allowed - entry["seconds"])
+
+        def spent() -> dict[str, Any]:
+            seconds = round(entry["seconds"] + time.monotonic() - started, 1)
+            return {"seconds": seconds, "parts": {part: round(value, 1) for part, value in stopwatch.items()}}
+
+        def record_time(event: Event) -> None:
+            nonlocal recorded
+            if time.monotonic() - recorded >= _SECONDS_BETWEEN_RECORDS:
+                write_json(path, entry | self._record(step) | spent())  # the block may have added notes
+                recorded = time.monotonic()
+
         self._clear_cache()
-        with logged(self.folder / LOG_FILE):
+        with logged(self.folder / LOG_FILE), notifying([record_time]):
             log("started", step=step)
             if replaces:
                 say(f"{step}: its settings, its files or nas itself have changed since it was run; rebuilding it")
@@ -256,12 +271,11 @@ class Run:
                 log("stopped", step=step, problem=f"{type(problem).__name__}: {problem}")
                 raise
             finally:
-                seconds = round(entry["seconds"] + time.monotonic() - started, 1)
-                parts = {part: round(part_seconds, 1) for part, part_seconds in stopwatch.items()}
+                times = spent()
                 entry |= self._record(step)  # read again, since the block may have added notes
-                write_json(path, entry | {"finished": finished, "seconds": seconds, "parts": parts})
+                write_json(path, entry | {"finished": finished} | times)
                 self._clear_cache()
-            log("finished", step=step, seconds=seconds, parts=parts)
+            log("finished", step=step, **times)
 
     def add_note(self, step: str, **facts: Any) -> None:
         """Add facts to the record of a step that has been started. `get_note` returns these facts."""

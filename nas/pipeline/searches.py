@@ -214,6 +214,7 @@ def make_search(run: Run, stopwatch: Stopwatch) -> None:
     """Search the space, and record how the search ended. An interrupted search is resumed."""
     if run.study.training.hours and decided(run, "search") is None:
         _decide_evaluations(run, stopwatch)
+    run.journal.parent.mkdir(parents=True, exist_ok=True)  # the step's result, even if a database holds the trials
     state = evaluate(run, stopwatch, run.study.search.knapsack)
     run.add_note("search", ended=_end_note(run, len(state.results)))
 

@@ -32,7 +32,7 @@ from nas.pipeline.fine_tuning import FineTuningContext, fine_tune
 from nas.pipeline.given_outputs import output_columns, read_outputs
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import Role, commit, errors_with_hub_ids, hub_model, hub_sources
-from nas.pipeline.sources import data_inputs, file_digests, given_model, model_identity
+from nas.pipeline.sources import data_inputs, file_digests, fine_tuning_versions, given_model, model_identity
 from nas.pipeline.teacher_checks import check_kind
 from nas.pipeline.unlabelled import read_new_texts, unlabelled_inputs
 from nas.pipeline.watching import watchers_of
@@ -74,7 +74,8 @@ def separate_identity(run: Run) -> dict[str, Any]:
 @once
 def separate_teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the fine-tuned separate teacher depends on."""
-    return digest([_RESULT_VERSION, data_inputs(run), separate_identity(run)])
+    versions = fine_tuning_versions(run.study, run.study.teacher)
+    return digest([_RESULT_VERSION, data_inputs(run), separate_identity(run), *versions])
 
 
 @once

@@ -18,7 +18,7 @@ from nas.pipeline.snapshots import Role, commit, errors_with_hub_ids, has_hub_te
 from nas.pipeline.teacher_checks import check_shape
 from nas.pipeline.teacher_labels import pooling_of
 from nas.study import Study, TeacherSettings
-from nas.tasks import task_kind
+from nas.tasks import is_custom, task_kind
 
 _DATA_VERSION = 4
 """Increase this when the same files lead to different tokenised data than before, so that older data is rebuilt."""
@@ -120,13 +120,32 @@ def teacher_inputs(run: Run) -> str:
     """Return the digest of everything that the teacher depends on."""
     weights = file_digests(teacher_source(run), "*.safetensors")
     inputs = [TEACHER_VERSION, data_inputs(run), teacher_identity(run), run.study.seed, weights]
-    return digest([*inputs, *_module_digests(run)])
+    return digest([*inputs, *_module_digests(run), *fine_tuning_versions(run.study, run.study.compressed)])
+
+
+def fine_tuning_versions(study: Study, model: TeacherSettings) -> list[dict[str, int]]:
+    """Return the entries that the digest of a model contains if earlier versions of nas fine-tuned it differently.
+
+    Without a number of epochs, these versions evaluated regressions on a different scale than that of the data, to
+    decide when to stop. Correlations do not depend on the scale, but user-defined metrics may.
+    """
+    is_evaluated = model.fine_tune is not None and model.fine_tune.epochs is None
+    is_changed = is_evaluated and is_custom(study.task.metric) and task_kind(study.task.kind).predicts_numbers
+    return [{"scale": 1}] if is_changed else []
 
 
 def _module_digests(run: Run) -> list[str]:
-    """Return the digests of the files in `TaskKind.module_files` of the run's teacher. Empty if it is a hub model."""
+    """Return the digests of the files in `TaskKind.module_files` of the run's teacher. Empty if it is a hub model.
+
+    If there are no such files, digests of older runs do not contain the pooling. It is therefore included only if it
+    is not the usual mean, and if `data_inputs` does not contain it already.
+    """
     kind, source = task_kind(run.study.task.kind), Path(teacher_source(run))
-    return [file_digest(path) for path in kind.module_files(source)] if source.is_dir() else []
+    digests = [file_digest(path) for path in kind.module_files(source)] if source.is_dir() else []
+    pooling = pooling_of(run.study, str(source))
+    if digests or not pooling or pooling["network_type"] != "encoder" or run.study.task.evaluated_on == "texts":
+        return digests
+    return [] if pooling["readout"] == "mean" else [f"readout {pooling['readout']}"]
 
 
 def file_digests(source: str, *patterns: str) -> dict[str, str]:

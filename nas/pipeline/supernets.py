@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -20,7 +19,7 @@ from accelerate import PartialState
 from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.data import TaskData
-from nas.files import digest, write_folder
+from nas.files import digest, draft_folder, write_folder
 from nas.model import CompactBert
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline.data import splits
@@ -167,8 +166,8 @@ def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
 def to_be_timed(run: Run, learning_rate: float | None, batch_size: int) -> Iterator[Distillation]:
     """Yield a short distillation run, to measure its speed. The run's folder is removed when the `with` block ends."""
     schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
-    with TemporaryDirectory(prefix=".timing-", dir=run.folder) as folder:
-        yield distillation(run, splits(run), schedule, Path(folder), {})
+    with draft_folder(run.folder / "timing") as folder:
+        yield distillation(run, splits(run), schedule, folder, {})
 
 
 def draws_of(run: Run, steps: int) -> Draws:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,11 +53,7 @@ class Study(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        for key in ("devices", "budgets"):
-            names = [item.name for item in getattr(self, key)]
-            repeated = next((name for name in names if names.count(name) > 1), None)
-            if repeated:
-                raise ValueError(f"{key}: each name may occur only once, but {repeated!r} occurs twice; rename one")
+        self._check_names()
         known = [device.name for device in self.devices]
         for budget in self.budgets:
             for name in budget.devices:
@@ -89,6 +86,25 @@ class Study(Settings):
                 f"is {self.supernet.workers}; remove one of them"
             )
         return self
+
+    def _check_names(self) -> None:
+        """Raise `ValueError` if two devices or two budgets would share a file or folder that is named after them."""
+        for key in ("devices", "budgets"):
+            names = [item.name for item in getattr(self, key)]
+            repeated = next((name for name in names if names.count(name) > 1), None)
+            if repeated:
+                raise ValueError(f"{key}: each name may occur only once, but {repeated!r} occurs twice; rename one")
+            for first, second in combinations(names, 2):
+                if first.casefold() == second.casefold():
+                    raise ValueError(
+                        f"{key}: names must differ in more than case, because files are named after them, but got "
+                        f"{first!r} and {second!r}; rename one"
+                    )
+        names = [device.name for device in self.devices]
+        for name in names:
+            samples = f"{name}.samples"  # the file with the measurements of a device is <device>.samples.json
+            if samples in names:
+                raise ValueError(f"devices: {samples!r} is the name of a file of the device {name!r}; rename one")
 
     def _check_models(self) -> None:
         """Raise `ValueError` if the teacher or the student does not suit the kind of task."""

@@ -86,10 +86,14 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
         hooks.append(writer.register_forward_hook(lambda _m, _i, output, taylor=at_state: taylor.watch(output)))
     try:
         model.eval()
+        first_size = 0
         for batch in batches:
             output = model(**batch)
             loss = _along_random_directions(output.logits, generator) if output.loss is None else output.loss
-            loss.backward()
+            # The loss is a mean over the batch. Without this factor, the texts of a smaller batch would weigh more.
+            size = len(output.logits)
+            first_size = first_size or size
+            (loss * (size / first_size)).backward()
             model.zero_grad()
     finally:
         for hook in hooks:

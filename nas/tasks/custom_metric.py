@@ -65,6 +65,23 @@ class CustomMetric(Metric):
             )
         return number
 
+    def bootstrap_scores(self, logits: np.ndarray, labels: np.ndarray, draws: Iterable[np.ndarray]) -> list[float]:
+        """Return the score of each bootstrap sample for which the function is defined.
+
+        A function may be undefined for a sample that happens to lack a class, although it is defined for the whole set.
+        Raises the error of `score` if fewer than two samples are left.
+        """
+        scores: list[float] = []
+        problem: DataError | None = None
+        for rows in draws:
+            try:
+                scores.append(self.score(logits[rows], labels[rows]))
+            except DataError as error:
+                problem = error
+        if problem and len(scores) < 2:
+            raise problem
+        return scores
+
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return self.base.predictions(logits, labels)
 

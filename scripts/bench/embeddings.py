@@ -81,8 +81,9 @@ class Retrieval:
         corpus, queries, relevances = (
             read_rows(str(folder / f"{name}.parquet")) for name in ("corpus", "queries", "qrels_test")
         )
-        self.documents = [f"{row['title']} {row['text']}".strip() for row in corpus]
-        numbers = {str(row["_id"]): number for number, row in enumerate(corpus)}
+        documents = {str(row["_id"]): f"{row['title']} {row['text']}".strip() for row in corpus}
+        self.documents = list(documents.values())
+        numbers = {name: number for number, name in enumerate(documents)}
         self._relevant: dict[str, dict[int, int]] = {}
         for row in relevances:
             number = numbers.setdefault(str(row["corpus-id"]), len(numbers))

@@ -92,6 +92,12 @@ def test_a_jsonl_file_may_be_a_single_array_and_types_are_kept(tmp_path):
     assert found["big"] == [str(2**70), None, None] and found["more"] == [None, [1], None]
 
 
+def test_numbers_of_all_sizes_may_be_mixed(tmp_path):
+    rows = [{"text": "a", "label": 0.5}, {"text": "b", "label": 2**53 + 1}, {"text": "c", "label": 10**30}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert values_of(read_rows(str(tmp_path / "a.jsonl"), columns=("label",)), "label") == [0.5, 2.0**53, 1e30]
+
+
 def test_long_cells_are_read_and_repeated_column_names_are_refused(tmp_path):
     long = "w" * 400_000
     found = read_rows(_csv(tmp_path / "a.csv", [["", "text", "x", "x", "label"], ["0", long, "1", "2", "a"]]))

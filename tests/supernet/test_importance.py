@@ -49,6 +49,15 @@ def test_measuring_importance_keeps_no_states_in_memory(supernet_weights, labell
     assert len(states) == len(supernet_weights.layers) and not any(state() is not None for state in states)
 
 
+def test_every_text_has_the_same_weight_in_batches_of_different_sizes(supernet_weights, labelled):
+    (whole,) = labelled
+    parts = [{name: value[rows] for name, value in whole.items()} for rows in (slice(0, 4), slice(4, 5))]
+    together, apart = measure_importance(supernet_weights, [whole]), measure_importance(supernet_weights, parts)
+    # The scores are relative to the size of the first batch.
+    assert_same(apart.hidden * 4, together.hidden * 5)
+    assert_same(apart.neurons[0] * 4, together.neurons[0] * 5)
+
+
 def test_units_without_effect_have_no_importance(supernet_weights, labelled):
     layer = supernet_weights.layers[1]
     head_size = supernet_weights.config.attention_head_size

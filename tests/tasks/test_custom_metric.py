@@ -124,6 +124,21 @@ def test_a_function_that_fails_or_returns_no_number_is_reported_in_one_line():
             register(wrong)
 
 
+def test_samples_without_a_class_are_left_out_of_the_standard_error():
+    def recall_of_1(predictions, references):
+        if not references.any():
+            raise ValueError("only one class")
+        return float(predictions[references == 1].mean())
+
+    metric = task_kind("classification").metric(_settings(register(recall_of_1)))
+    labels = np.array([0, 0, 0, 1])
+    rows = [np.array([0, 1, 2, 0]), np.array([0, 1, 2, 3]), np.array([3, 3, 0, 0])]
+    assert metric.bootstrap_scores(LOGITS, labels, rows) == [1.0, 1.0]
+    assert standard_error(metric, LOGITS, labels) == 0.0
+    with pytest.raises(DataError, match="fails on 4 predictions: ValueError: only one class"):
+        metric.bootstrap_scores(LOGITS, labels, rows[:2])
+
+
 def _run(tmp_path, function):
     task = {"train": make_rows(300, 0), "test": make_rows(60, 1), "text": "text", "metric": function}
     teacher = {"model": make_teacher(vocab_size=len(SPECIAL + WORDS)), "tokenizer": make_tokenizer()}

@@ -354,3 +354,11 @@ def test_a_finished_study_has_a_verified_export_and_the_teacher_as_its_baseline(
         assert_same(embeddings(reload(place), place), np.stack([Classifier(place).logits(t) for t in TEXTS]), "int8")
     card = (folder / "README.md").read_text()
     assert "SentenceTransformer(" in card and "lie in the teacher's space" in card
+
+
+@pytest.mark.parametrize("write", [write_embedding_study, write_agreement_study])
+def test_results_depend_on_the_pooling_of_a_teacher_without_a_projection(tmp_path, write):
+    run = Run.of(Study.load(write(tmp_path)), tmp_path / "runs")
+    before = teacher_inputs(run)
+    write_json(tmp_path / "teacher" / "1_Pooling" / "config.json", {"pooling_mode": "cls"})
+    assert teacher_inputs(run) != before
