@@ -22,6 +22,7 @@ from nas.report.svg import AxisScale, drawing, element, frame, text, tooltip
 
 _WIDTH, _HEIGHT = 640.0, 420.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 624.0, 28.0, 360.0
+_LABEL_WIDTH = 80.0
 
 
 class Point(NamedTuple):
@@ -83,7 +84,9 @@ def _mark(point: Point, x: AxisScale, y: AxisScale, is_own: bool) -> str:
         symbol = element("path", tip, d=shape, class_="export")
     else:
         symbol = element("rect", tip, x=at_x - 5, y=at_y - 5, width=10, height=10, class_="uniform")
-    return symbol + text(at_x + 9, at_y - 7, point.name, "label" if is_own else "")
+    is_at_edge = at_x > _RIGHT - _LABEL_WIDTH  # the name then stands to the left of the symbol
+    name_x, anchor = (at_x - 9, "end") if is_at_edge else (at_x + 9, "start")
+    return symbol + text(name_x, at_y - 7, point.name, "label" if is_own else "", anchor)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
