@@ -21,7 +21,7 @@ T = TypeVar("T", int, str)
 def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
     """Return the columns of both data files.
 
-    `flag` is the command-line option for the first file, which error messages name. Raises `DataError` if a file cannot
+    `flag` is the command-line option that error messages name for the first file. Raises `DataError` if a file cannot
     be read, or if both files have the same content.
     """
     from nas.data import read_rows

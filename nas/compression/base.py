@@ -157,7 +157,7 @@ class MatrixCompression(Compression):
 
     @property
     def plain(self) -> MatrixCompression:
-        """This method without quantisation and pruning: a method with the same matrices, which it uses unchanged."""
+        """The method that uses the same matrices without quantising or pruning them."""
         return self
 
     def prepared(self, matrices: Matrices) -> Matrices:

@@ -36,7 +36,7 @@ def asymmetric(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.
 
 
 def asymmetric_steps(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the distance between neighbouring levels in `asymmetric`, and the number of the level that is zero."""
+    """Return the scale (the distance between adjacent levels) and the zero point that `asymmetric` uses."""
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     scale = ((high - low) / 255.0).clamp(min=SMALLEST_SCALE)
     return scale, (-low / scale).round().clamp(0, 255)

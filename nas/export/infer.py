@@ -116,7 +116,7 @@ class Classifier:
         self.embeds = "sentence_embedding" in [value.name for value in self.session.get_outputs()]
 
     def logits(self, text: str, second: str | None = None) -> np.ndarray:
-        """Return the logits (labels,) or the embedding of one text or text pair, without padding."""
+        """Return the logits (labels,) or the embedding of one text or text pair. The text is not padded."""
         return self._run(encode(self.tokenizer, text, second))
 
     def _run(self, tokens: Encoding) -> np.ndarray:

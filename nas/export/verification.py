@@ -313,7 +313,7 @@ def served_networks(artefact: Artefact, reference: Reference | None, exits: Sequ
 
 
 def exits_of(exits: Sequence[float]) -> dict[str, Sequence[float]]:
-    """Return `exits`, keyed by the export's name in `served_networks`. Without early exits, the result is empty."""
+    """Return a mapping from the export's name in `served_networks` to `exits`. It is empty without early exits."""
     return {_EXPORT: exits} if exits else {}
 
 

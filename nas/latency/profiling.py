@@ -1,10 +1,10 @@
-"""Measures the profile of a device: defines the networks to measure, and computes the profile from their latencies.
+"""Profiles a device: defines the networks to measure, and computes the profile from their latencies.
 
 `ProfileRecipe` defines the networks and computes the `Profile`. `build_profile` measures the networks on a device that
 can be reached. For other devices, `bundle.py` writes an archive. The latency of a block is the latency of a chain of
-equal blocks, divided by the number of blocks. The speed of a machine may change over time. Therefore, one reference
-network is measured with every group, and all latencies are scaled by its latency. The prediction error is measured on
-held-out sub-networks and stored in the profile.
+equal blocks, divided by the number of blocks. The networks are measured in groups. The speed of a machine may change
+over time, so every group includes the same reference network, and all latencies are scaled by its latency. The
+prediction error is measured on held-out sub-networks and stored in the profile.
 """
 
 from __future__ import annotations

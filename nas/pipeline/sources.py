@@ -126,8 +126,9 @@ def teacher_inputs(run: Run) -> str:
 def fine_tuning_versions(study: Study, model: TeacherSettings) -> list[dict[str, int]]:
     """Return the entries that the digest of a model contains if earlier versions of nas fine-tuned it differently.
 
-    Without a number of epochs, these versions evaluated regressions on a different scale than that of the data, to
-    decide when to stop. Correlations do not depend on the scale, but user-defined metrics may.
+    If the study sets no number of epochs, fine-tuning evaluates the model to decide when to stop. For regressions,
+    earlier versions did this on a scale other than that of the data. Correlations do not depend on the scale, but
+    user-defined metrics may.
     """
     is_evaluated = model.fine_tune is not None and model.fine_tune.epochs is None
     is_changed = is_evaluated and is_custom(study.task.metric) and task_kind(study.task.kind).predicts_numbers

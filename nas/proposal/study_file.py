@@ -161,7 +161,10 @@ def _study_text(
 
 
 def _max_length(answers: Answers, teacher: TeacherProperties | None) -> int:
-    """Return the proposed maximum length of texts, in tokens: as long as the device's texts, if the teacher can."""
+    """Return the proposed maximum length of texts, in tokens.
+
+    It is the length of the device's texts, but at least `LENGTH`, and at most the length that the teacher supports.
+    """
     longest = max(LENGTH, _tokens(answers) or 0)
     if teacher is None:
         return longest

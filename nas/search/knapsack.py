@@ -39,7 +39,7 @@ def single_changes(space: SearchSpace) -> list[Architecture]:
     """Return the largest network, and all networks that differ from it in a single choice.
 
     The choice is the hidden size, the compression method of the embeddings, the set of layers, or the option of one
-    block. Options that borrow weights from a layer below are left out.
+    block (its size and its compression method). Options that borrow weights from a layer below are left out.
     """
     largest, dimensions = space.largest(), space.dimensions
     changes = [largest, *(replace(largest, hidden_size=hidden) for hidden in dimensions.hidden_size)]

@@ -36,7 +36,7 @@ def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
 class Correlation(Metric):
     """The metric `spearman` or `pearson`: the correlation between outputs and labels.
 
-    Labels are numbers on the scale, with the shape (texts,).
+    Labels are numbers on the scale of the data, with the shape (texts,).
     """
 
     @property

@@ -20,7 +20,7 @@ _SIMULATED_WIDTH = 256
 
 
 def passage_group(number: int) -> int:
-    """Return the value of `GROUP` for a passage: a negative number, because a passage belongs to every query."""
+    """Return the value of `GROUP` for a passage. It is negative, which marks rows that belong to every query."""
     return -1 - number
 
 
