@@ -232,7 +232,7 @@ DAMAGE = {
     "pickled": (
         "LaBSE",
         pickled,
-        "2_Dense: the checkpoint has pytorch_model.bin but no model.safetensors; .* run this command in the folder: python -c",
+        "2_Dense: the checkpoint has pytorch_model.bin but no model.safetensors; .* run this command in the folder: ",
     ),
     "no bias": (
         "LaBSE",
