@@ -17,6 +17,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with a noun, such as `1 label` or `2,000 labels`. The noun is given in the singular."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 class NasError(Exception):
     """A problem that the user can fix. The message states the rule, the actual value and the remedy."""
 
