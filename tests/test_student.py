@@ -269,7 +269,7 @@ def test_outputs_of_a_teacher_without_a_model_are_read_from_columns(nas, tiny_st
 
 WRONG_OUTPUTS = {
     "no such column": ('"high"', '"none"', "no column 'none'; use one of"),
-    "no such label": ("1 =", "2 =", "teacher.outputs: must name a column for each of the labels '0', '1', but names"),
+    "no such label": ("1 =", "2 =", "teacher.outputs: its keys must be exactly the labels '0', '1', but got"),
     "not a number": ('"high"', '"text"', "an output of the teacher must be a finite number, but row 0 .* holds 'w"),
     "fine-tuning": ("outputs", "fine_tune = {}\noutputs", "teacher.fine_tune: .* is not loaded; remove fine_tune"),
     "outputs of the student": (
@@ -387,6 +387,27 @@ def test_errors_about_the_student_name_its_table(nas, study, tmp_path):
     assert code == 2 and "student.model: " in error and "is not a folder" in error
     code, output, _ = nas("doctor", str(study))
     assert code == 2 and "student" in output
+    study.write_text(WITH_STUDENT)
+    config = study.parent / "teacher" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "t5"}))
+    code, _, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
+    assert code == 2 and "student.model: model_type must be bert, " in error
+
+
+def test_messages_about_the_student_do_not_call_it_the_teacher(run, capsys):
+    """The tokenizer of this student has code of its own, and its classifier has too many labels."""
+    folder = run.study.path.parent / "teacher"
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"auto_map": {"AutoTokenizer": [None, "own.A"]}})
+    )
+    config = AutoConfig.from_pretrained(folder)
+    config.num_labels = 5
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    prepare_teacher(run)
+    said = capsys.readouterr().err
+    assert "Student: the code of its tokenizer" in said and "Student: its classifier has 5 labels, but the task" in said
+    assert "Teacher:" not in said and "the teacher" not in said
 
 
 def test_a_teacher_without_a_classifier_needs_fine_tuning(run, study):
