@@ -244,7 +244,16 @@ def test_a_folder_without_modules_means_mean_pooling_as_in_sentence_transformers
             ),
             "must be in the folder itself, but is in '0_Transformer'; move the files",
         ),
-        (lambda folder: (folder / "modules.json").write_text("{"), "not valid JSON"),
+        (
+            lambda folder: (folder / "modules.json").write_text("{"),
+            "is not valid JSON; copy or download the file again",
+        ),
+        (
+            lambda folder: (folder / "1_Pooling" / "config.json").unlink(),
+            "1_Pooling/config.json: no such file; copy or download the encoder again",
+        ),
+        (lambda folder: write_json(folder / "1_Pooling" / "config.json", ["mean"]), "must hold a JSON object"),
+        (lambda folder: write_json(folder / "modules.json", []), "must list Transformer, .* but lists no module; give"),
         (lambda folder: write_json(folder / "modules.json", {"a": 1}), "must be a list of modules"),
         (
             lambda folder: write_json(
