@@ -145,7 +145,7 @@ def test_a_study_with_data_on_the_hub_needs_columns_and_a_search_space(here, nas
         (["--teacher", "my-bert", "--train", "no.csv", "--test", "test.csv"], ["no.csv", "no such data file"]),
         (
             ["--teacher", "my-bert", "--train", "my-bert/config.json", "--test", "test.csv"],
-            ["config.json", ".parquet, .csv, .jsonl"],
+            ["config.json", ".parquet, .csv or .jsonl"],
         ),
         ([*GIVEN[:4], "--test", "no.csv"], ["no.csv", "no such data file"]),
         ([*GIVEN, "--label", "lable"], ["no column 'lable'", "text, label"]),
@@ -302,7 +302,10 @@ def test_data_of_queries_with_several_passages_can_be_ranked_or_classified(here,
     code, _, error = nas("init", "other", *GIVEN, "--kind", "ranking", "--query", "question_ids")
     assert code == 2 and "no column 'question_ids'" in error
     code, _, error = nas("init", "other", *GIVEN, "--kind", "classification", "--query", "question_id")
-    assert code == 2 and "classification evaluates each row separately, but got 'question_id'; remove it" in error
+    assert (
+        code == 2
+        and "classification, which evaluates each row separately, but got 'question_id'; remove query" in error
+    )
 
 
 def test_the_outputs_of_the_teacher_decide_between_ranking_and_classification(here, nas):

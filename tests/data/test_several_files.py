@@ -218,7 +218,7 @@ def test_outputs_of_a_teacher_are_read_from_all_files(study):
 
 REFUSED = {
     "no file": ([], "task.train"),
-    "one file twice": (["a.csv", "b.csv", "a.csv"], "task.train.*'a.csv' occurs twice; remove one"),
+    "one file twice": (["a.csv", "b.csv", "a.csv"], "task.train.*'a.csv' occurs more than once; remove one"),
     "the test set": (["a.csv", "test.parquet"], "test: must differ from train, but both are 'test.parquet'"),
     "not a data file": (["a.csv", "b.txt"], "train: a data file must end in .*, but got 'b.txt'"),
     "the built-in task": (["embedded", "b.csv"], "train: a data file must end in .*, but got 'embedded'"),

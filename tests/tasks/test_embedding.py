@@ -131,10 +131,16 @@ def test_a_file_with_the_same_content_as_another_set_is_refused(tmp_path, copied
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"search": None}, "search: embedding needs a file of text pairs .* or set metric = 'agreement', which needs"),
-        ({"metric": "agreement"}, "search: agreement is measured on texts held out of the training texts, but got 's"),
-        ({"metric": "agreement", "search": None}, "pair: agreement is measured on texts held out"),
-        ({"metric": "agreement", "search": None, "pair": ()}, "label: agreement compares .*, but got 'score'; remove"),
+        (
+            {"search": None},
+            "search: embedding .* needs a file of text pairs .* or set metric = 'agreement', which needs",
+        ),
+        ({"metric": "agreement"}, "search: must not be set .* held out of the training texts, but got 's"),
+        ({"metric": "agreement", "search": None}, "pair: must not be set .* is measured on texts held out"),
+        (
+            {"metric": "agreement", "search": None, "pair": ()},
+            "label: .* compares networks .*, but got 'score'; remove label",
+        ),
         ({"pair": ("a",)}, "pair: embedding needs the columns of both texts"),
         ({"text": ("a", "b")}, "text: embedding learns from single texts"),
         ({"metric": "accuracy"}, "'accuracy' is not a metric of embedding"),
@@ -152,7 +158,11 @@ def test_settings_that_do_not_suit_embeddings_are_refused(changes, message):
     ("old", "new", "message"),
     [
         ('model = "./teacher"', 'model = "./teacher"\nfine_tune = {}', "teacher.fine_tune: the teacher of a task of"),
-        ("[supernet]", '[student]\nmodel = "./teacher"\n\n[supernet]', "student: embeddings lie in the space"),
+        (
+            "[supernet]",
+            '[student]\nmodel = "./teacher"\n\n[supernet]',
+            "student: a task of kind .embedding. cannot have a student",
+        ),
     ],
 )
 def test_fine_tuning_and_a_student_are_refused(tmp_path, old, new, message):

@@ -304,7 +304,7 @@ def test_f1_is_computed_for_the_named_class_or_averaged_over_all():
 def test_a_positive_class_is_refused_for_accuracy(tmp_path):
     with pytest.raises(
         StudyError,
-        match="only f1, precision, recall, roc_auc can be computed for a single class, but the metric is 'accuracy'",
+        match="only f1, precision, recall and roc_auc can be computed for a single class, but the metric is 'accuracy'",
     ):
         validate(Task, TASK.model_dump() | {"positive": "hate"}, tmp_path, StudyError)
 

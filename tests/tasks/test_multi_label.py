@@ -145,17 +145,18 @@ def test_a_column_for_each_label_must_contain_0_or_1():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "accuracy"}, "not a metric of multi_label; use f1_micro, f1_macro, average_precision"),
+        ({"metric": "accuracy"}, "not a metric of multi_label; use one of f1_micro, f1_macro, average_precision"),
         ({"threshold": 1.0}, "threshold"),
         ({"threshold": "best"}, "threshold"),
-        ({"label": ["a", "a"]}, "label: must name distinct columns"),
+        ({"label": ["a", "a"]}, "label: must name distinct columns, .*; name each column once"),
+        ({"label": []}, r"label: must name at least one column, but got \[\]; name the label column"),
         (
             {"kind": "classification", "metric": "accuracy", "label": ["a", "b"]},
-            "has one column of labels, but got a, b",
+            r"needs one column of labels, but got \['a', 'b'\]",
         ),
         (
             {"kind": "regression", "metric": "pearson", "threshold": 0.3},
-            "threshold: regression has no threshold, but got 0.3",
+            "threshold: must not be set if the kind is regression, which has no thresholds, but got 0.3",
         ),
     ],
 )

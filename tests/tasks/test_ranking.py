@@ -109,12 +109,18 @@ def test_a_teacher_with_several_outputs_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "accuracy"}, "'accuracy' is not a metric of ranking; use ndcg@10, mrr@10, map"),
-        ({"text": ("answer",)}, "text: ranking needs two columns of texts, but got answer; name both"),
+        ({"metric": "accuracy"}, "'accuracy' is not a metric of ranking; use one of ndcg@10, mrr@10, map"),
+        ({"text": ("answer",)}, "text: ranking needs two columns of texts, but got .'answer'.; name both columns"),
         ({"query": "label"}, "query: must not be the label column"),
-        ({"holdout": {"size": 9, "by": "row"}}, "holds out whole groups of rows, by 'question_id', but got 'row'"),
-        ({"threshold": 0.5}, "threshold: ranking has no threshold"),
-        ({"kind": "classification", "metric": "f1"}, "query: classification evaluates each row separately, but got"),
+        (
+            {"holdout": {"size": 9, "by": "row"}},
+            "rows with the same 'question_id' are held out together, but got 'row'",
+        ),
+        ({"threshold": 0.5}, "threshold: must not be set if the kind is ranking"),
+        (
+            {"kind": "classification", "metric": "f1"},
+            "query: .* classification, which evaluates each row separately, but got",
+        ),
     ],
 )
 def test_settings_that_do_not_suit_ranking_are_refused(changes, message):

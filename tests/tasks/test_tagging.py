@@ -215,14 +215,18 @@ def test_texts_that_are_not_lists_of_words_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"span_f1"', '"f1"', "'f1' is not a metric of tagging; use span_f1, accuracy"),
-        ('["words"]', '["words", "more"]', "text: tagging needs one column with lists of words, but got words, more"),
+        ('"span_f1"', '"f1"', "'f1' is not a metric of tagging; use one of span_f1, accuracy"),
+        (
+            '["words"]',
+            '["words", "more"]',
+            "text: tagging needs one column with lists of words, but got .'words', 'more'",
+        ),
         ("max_length", 'label = ["a", "b"]\nmax_length', "label"),
-        ("max_length", "threshold = 0.4\nmax_length", "threshold: tagging has no threshold"),
+        ("max_length", "threshold = 0.4\nmax_length", "threshold: must not be set if the kind is tagging"),
         (
             "[teacher]",
             '[student]\nmodel = "./teacher"\n\n[teacher]',
-            "student: a different tokenizer may split words",
+            "student: a task of kind 'tagging' cannot have a student, because a different tokenizer may split words",
         ),
     ],
 )
