@@ -84,7 +84,7 @@ def test_two_files_are_read_like_one_file_with_all_rows(tmp_path, kind):
 BAD_ROWS = {
     "a missing text": ("classification", "text", None, "column 'text' must hold texts, but row 3 holds None"),
     "a missing label": ("classification", "label", None, r"column 'label': row 3 .* has no label \(1 of 80 rows"),
-    "not a number": ("regression", "label", "high", "column 'label': regression needs .* row 3 .* holds 'high'"),
+    "not a number": ("regression", "label", "high", "column 'label': every row must .* row 3 .* holds 'high'"),
     "no tags": ("tagging", "tags", None, "column 'tags': row 3 .* has no label"),
     "too many tags": ("tagging", "tags", ["O"] * 40, "row 3 .* must have one tag per word"),
     "no query": ("ranking", "question_id", None, "column 'question_id' .* row 3 holds None"),

@@ -79,7 +79,7 @@ def test_tags_are_names_whole_numbers_or_numbers_with_declared_names():
         ([["O", None]], "the list in row 0 .* holds None"),
         ([["O"], ["B-x", -100]], "the list in row 1 .* holds -100, which marks tokens .*; write the tags of words"),
         ([[0, 1], [-100, 0]], "the list in row 1 .* holds -100"),
-        ([["O"], ["O"]], r"tagging needs 2 to 1000 classes, but there are 1 \('O'\)"),
+        ([["O"], ["O"]], r"tagging needs 2 to 1000 classes, but found 1 \('O'\)"),
     ],
 )
 def test_invalid_lists_of_tags_are_refused(tags, message):
