@@ -341,5 +341,5 @@ def test_a_broken_data_file_is_refused_by_check_and_doctor(nas, tiny_study, tmp_
 
 def test_an_address_without_a_ray_cluster_is_refused(nas, tiny_study, tmp_path):
     code, _, errors = nas("search", str(tiny_study), "--address", "127.0.0.1:1", "--runs", str(tmp_path / "runs"))
-    assert code == 2 and errors.startswith("error: --address: needs a Ray cluster, but none is found at '127.0.0.1:1'")
+    assert code == 2 and errors.startswith("error: --address: needs a Ray cluster, but none was found at '127.0.0.1:1'")
     assert len(errors.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()

@@ -228,7 +228,7 @@ def test_unlabelled_texts_of_a_hub_data_set_need_the_metric(tmp_path, nas, monke
     given = ["--teacher", str(tmp_path / "teacher"), "--hub", "someone/texts", "--train", "train", "--test", "test"]
     code, printed, error = nas("init", str(tmp_path / "mine"), *given, "--text", "text", "--metric", "agreement")
     assert code == 0, error
-    assert "not inspected: someone/texts; text: text; label: none (embedding)" in printed
+    assert "data set: someone/texts (not inspected); text: text; label: none (embedding)" in printed
     assert Study.load(tmp_path / "mine").task.evaluated_on == "texts"
 
 

@@ -358,9 +358,11 @@ def test_nas_init_keeps_a_tagging_teacher_and_needs_options_for_ambiguous_column
     code, _, error = init(tmp_path, nas)
     assert code == 2 and "several columns hold tags of words: give --label with one of tags, parts" in error
     code, _, error = init(tmp_path, nas, "--text", "text", "--label", "tags")
-    assert code == 2 and "--text text: must be a column of lists with a word for each tag of 'tags'; use words" in error
+    assert (
+        code == 2 and "--text text: must be a column of lists with a word for each tag of 'tags'; use 'words'" in error
+    )
     code, _, error = init(tmp_path, nas, "--label", "tags", "--kind", "multi_label")
-    assert code == 2 and "tags: a multi_label task cannot have lists of tags" in error
+    assert code == 2 and "--label tags: a task of kind multi_label cannot have lists of tags" in error
     assert init(tmp_path, nas, "--label", "tags")[0] == 0
 
 
