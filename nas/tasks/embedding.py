@@ -49,18 +49,9 @@ class PairCorrelation(Metric):
     shape (texts,). The field `label` is the score of the text's pair, and the field `group` is the number of this pair.
     """
 
-    @property
-    def needs_float32(self) -> bool:
-        """Always true, because two similarities may differ by less than bf16 can represent."""
-        return True
-
-    @property
-    def least_size(self) -> int:
-        return 2
-
-    @property
-    def size_word(self) -> str:
-        return "pairs"
+    size_word = "pairs"
+    needs_float32 = True  # two similarities may differ by less than bf16 can represent
+    least_size = 2
 
     def size(self, labels: np.ndarray) -> int:
         return len(labels) // 2
@@ -76,9 +67,6 @@ class PairCorrelation(Metric):
         cosines, scores = _similarities_and_scores(logits, labels)
         chosen = (rows[: len(scores)] // 2 for rows in draws)
         return [correlation(self.name, cosines[pairs], scores[pairs]) for pairs in chosen]
-
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        return None
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated embeddings of two dimensions, with the shape (texts, 2).

@@ -39,20 +39,12 @@ class Correlation(Metric):
     Labels are numbers on the scale of the data, with the shape (texts,).
     """
 
-    @property
-    def needs_float32(self) -> bool:
-        return True
-
-    @property
-    def least_size(self) -> int:
-        return 2
+    needs_float32 = True
+    least_size = 2
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         self.check_size(labels)
         return correlation(self.name, logits[:, 0], labels)
-
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        return None
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         scores: np.ndarray = logits[:, 0]
