@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from datasets import Dataset
 
 from nas.data.files import values_of
-from nas.data.pairs import EvaluationSets, check_distinct, with_training_texts
+from nas.data.pairs import check_distinct, with_training_texts
 from nas.data.splits import numbered
 from nas.data.task import RowSource, Splits, label_columns_of, read_columns, texts_of
 from nas.data.words import joined
 from nas.errors import DataError, shown
 from nas.study import Task
+from nas.tasks import GROUP
 from nas.tasks.ranking import grades_of
 from nas.tasks.retrieval import passage_group
 
@@ -45,13 +46,15 @@ def read_retrieval(task: Task, train: str | Sequence[str], search: str, test: st
     sources = {"search": search, "test": test}
     sets = {name: _read_set(task, source) for name, source in sources.items()}
     check_distinct({name: [found.queries] for name, found in sets.items()}, sources, "query", "queries")
-    evaluation_sets = EvaluationSets(
-        {name: [*found.queries, *found.passages] for name, found in sets.items()},
+    groups = {
+        name: {GROUP: [*range(len(found.queries)), *map(passage_group, range(len(found.passages)))]}
+        for name, found in sets.items()
+    }
+    evaluation_sets = Splits(
+        {name: [[*found.queries, *found.passages]] for name, found in sets.items()},
         {name: [*found.judgements, *([] for _ in found.passages)] for name, found in sets.items()},
-        {
-            name: [*range(len(found.queries)), *map(passage_group, range(len(found.passages)))]
-            for name, found in sets.items()
-        },
+        (),
+        more=groups,
     )
     return with_training_texts(task, train, sources, evaluation_sets)
 
