@@ -113,12 +113,7 @@ def read_config(source: str) -> PreTrainedConfig:
 def teacher_settings(source: str) -> dict[str, Any]:
     """Return all settings in a teacher's `config.json` and, if it exists, `config_sentence_transformers.json`."""
     path = teacher_file(source, _SENTENCE_TRANSFORMERS)
-    try:
-        further = json.loads(path.read_bytes()) if path else {}
-    except ValueError as problem:
-        raise TeacherError(
-            f"teacher.model: {source}: {_SENTENCE_TRANSFORMERS} is not valid JSON: {problem}; repair the file"
-        ) from None
+    further = _read_json(source, path) if path else {}
     return _read(source) | (further if isinstance(further, dict) else {})
 
 
@@ -141,18 +136,22 @@ def _read(source: str) -> dict[str, Any]:
             f"teacher.model: {source}: the model has no {CONFIG_FILE}{adapter}{moved}; give the folder or hub id of "
             f"{SUPPORTED}"
         )
-    try:
-        values = json.loads(path.read_bytes())
-    except ValueError as problem:  # not JSON, or not text
-        raise TeacherError(
-            f"teacher.model: {source}: {CONFIG_FILE} is not valid JSON: {problem}; repair the file"
-        ) from None
+    values = _read_json(source, path)
     if not isinstance(values, dict):
         raise TeacherError(
             f"teacher.model: {source}: {CONFIG_FILE} must hold a JSON object, but holds "
             f"{type(values).__name__}; give the folder or hub id of {SUPPORTED}"
         )
     return values
+
+
+def _read_json(source: str, path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as problem:  # not JSON, or not text
+        raise TeacherError(
+            f"teacher.model: {source}: {path.name} is not valid JSON: {problem}; repair the file"
+        ) from None
 
 
 def _settings(source: str, family: Family, config_class: Any, values: Mapping[str, Any]) -> Any:
