@@ -10,6 +10,7 @@ becomes a supernet, because sub-networks keep the leading units.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -63,16 +64,15 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
     pooled = _Taylor()
     bert = model.bert
     writers: list[nn.Module] = [bert.embeddings_project or bert.embeddings]
-    hooks = []
-    if bert.pooler is not None:
-        hooks.append(bert.pooler.register_forward_hook(lambda _m, _i, output: pooled.watch(output)))
-    for layer, at_context, at_neurons in zip(layers, context, neurons, strict=True):
-        hooks.append(_watch_input(layer.attention.output.dense, at_context))
-        hooks.append(_watch_input(layer.output.dense, at_neurons))
-        writers += [layer.attention.output, layer.output]
-    for writer, at_state in zip(writers, states, strict=True):
-        hooks.append(writer.register_forward_hook(lambda _m, _i, output, taylor=at_state: taylor.watch(output)))
-    try:
+    with ExitStack() as hooks:
+        if bert.pooler is not None:
+            hooks.enter_context(_watch_output(bert.pooler, pooled))
+        for layer, at_context, at_neurons in zip(layers, context, neurons, strict=True):
+            hooks.enter_context(_watch_input(layer.attention.output.dense, at_context))
+            hooks.enter_context(_watch_input(layer.output.dense, at_neurons))
+            writers += [layer.attention.output, layer.output]
+        for writer, at_state in zip(writers, states, strict=True):
+            hooks.enter_context(_watch_output(writer, at_state))
         model.eval()
         first_size = 0
         for batch in batches:
@@ -83,9 +83,6 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
             first_size = first_size or size
             (loss * (size / first_size)).backward()
             model.zero_grad()
-    finally:
-        for hook in hooks:
-            hook.remove()
     importance: Importance = {(Axis.HIDDEN, None): torch.stack([state.score for state in states]).sum(dim=0)}
     if bert.pooler is not None:
         importance[Axis.POOLED, None] = pooled.score
@@ -120,6 +117,10 @@ def _of_heads(scores: torch.Tensor, model: CompactBert) -> torch.Tensor:
 
 def _watch_input(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHandle:
     return module.register_forward_pre_hook(lambda _module, inputs: taylor.watch(inputs[0]))
+
+
+def _watch_output(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHandle:
+    return module.register_forward_hook(lambda _module, _inputs, output: taylor.watch(output))
 
 
 @torch.no_grad()
