@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.custom_metric import custom_metric
+from nas.tasks.custom_metric import CustomMetric, custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
 from nas.tasks.labels import LabelColumn, class_names, classes_of, plain_number
 from nas.tasks.metric import EVALUATED_SET, Metric, is_custom
@@ -103,6 +103,11 @@ class ClassMetric(Metric):
         return logits
 
 
+@dataclass(frozen=True)
+class CustomClassMetric(CustomMetric, ClassMetric):
+    """A user-defined function of the predicted classes."""
+
+
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
     """Return the area under the ROC curve of the class with the number `number`.
 
@@ -143,7 +148,7 @@ class Classification(TaskKind):
         """
         name, positive = settings.metric, settings.positive
         if is_custom(name):
-            return custom_metric(name, ClassMetric(self.metrics[0]))
+            return custom_metric(name, CustomClassMetric)
         if name not in _SINGLE_CLASS_METRICS or (not names and positive is None):
             return ClassMetric(name, " ".join(reversed(name.split("_"))) if name.startswith("f1_") else "")
         if not names:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.tasks.custom_metric import custom_metric
+from nas.tasks.custom_metric import CustomMetric, custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
 from nas.tasks.labels import LabelColumn, targets_of
 from nas.tasks.metric import Metric, is_custom
@@ -60,6 +60,11 @@ class Correlation(Metric):
         return f"a correlation of {share:g}"
 
 
+@dataclass(frozen=True)
+class CustomNumberMetric(CustomMetric, Correlation):
+    """A user-defined function of the predicted numbers."""
+
+
 class Regression(TaskKind):
     """The kind of task in which each text has a number on a scale."""
 
@@ -75,7 +80,7 @@ class Regression(TaskKind):
 
     def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
         if is_custom(settings.metric):
-            return custom_metric(settings.metric, Correlation(self.metrics[0]))
+            return custom_metric(settings.metric, CustomNumberMetric)
         return Correlation(settings.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
