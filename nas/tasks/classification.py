@@ -16,7 +16,7 @@ from nas.tasks.metric import EVALUATED_SET, Metric, is_custom
 from nas.tasks.numbering import Head, check_known, notes_on, numbering
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 _SINGLE_CLASS_METRICS = ("f1", "precision", "recall", "roc_auc")
@@ -182,12 +182,8 @@ class Classification(TaskKind):
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the Kullback-Leibler divergence between the class probabilities of teacher and student."""
         from torch.nn import functional
 

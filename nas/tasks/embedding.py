@@ -30,7 +30,7 @@ from nas.tasks.regression import correlation
 from nas.tasks.retrieval import RetrievalMetric
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 _SIMILARITY_WEIGHT = 10.0
 """The weight of the error of similarities relative to the error of embeddings. The weight is large because similarities
@@ -206,12 +206,8 @@ class Embedding(TaskKind):
         return text_settings(Path(teacher)).lower_case
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the squared error of the embeddings plus a multiple of the squared error of their similarities.
 
         The similarities are those of all pairs of texts in the batch. Both errors are relative to the mean squared
@@ -277,12 +273,8 @@ class OwnWidthEmbedding(Embedding):
         return replace(form, own_width=True)
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return a multiple of the squared error of the similarities within a batch, as in `Embedding.divergence`.
 
         The embeddings themselves are not compared, even if they are as wide as the teacher's. The loss is therefore
@@ -303,7 +295,7 @@ class OwnWidthEmbedding(Embedding):
         )
 
 
-def _similarity_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def _similarity_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean squared error of the dot products between the embeddings of a batch.
 
     Before they are compared, all dot products are divided by the mean squared length of the teacher's embeddings. The

@@ -23,7 +23,7 @@ from nas.tasks.metric import Metric, is_custom
 from nas.tasks.numbering import Head
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 """The `problem_type` of a classifier, as transformers defines it."""
@@ -310,12 +310,8 @@ class TaskKind(ABC):
 
     @abstractmethod
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the distillation loss between the logits of student and teacher: a scalar, averaged over texts.
 
         Logits have the shape (texts, outputs). If each token has a label, logits have the shape (texts, tokens,

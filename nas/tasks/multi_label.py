@@ -16,7 +16,7 @@ from nas.tasks.metric import Metric, is_custom
 from nas.tasks.numbering import Head, Numbering, notes_on, number_lists, numbering
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 THRESHOLD = 0.5
 """The smallest probability at which a label applies, unless the study sets a different threshold."""
@@ -227,19 +227,15 @@ class MultiLabel(TaskKind):
         return {name: int(count) for name, count in zip(names, sums, strict=True)}
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the Kullback-Leibler divergence of the probabilities that labels apply.
 
         The divergence is summed over labels and averaged over texts.
         """
         from torch.nn.functional import logsigmoid
 
-        def term(sign: float) -> torch.Tensor:
+        def term(sign: float) -> Tensor:
             student_log, teacher_log = logsigmoid(sign * student.float()), logsigmoid(sign * teacher.float())
             return teacher_log.exp() * (teacher_log - student_log)
 

@@ -19,7 +19,7 @@ from nas.tasks.metric import Metric, is_custom
 from nas.tasks.numbering import Head, check_one_output
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
@@ -96,12 +96,8 @@ class Regression(TaskKind):
         return problem_of(problem_type, outputs) == self.problem_type and outputs == 1
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the mean squared difference between the outputs of a network and of its teacher.
 
         The outputs are standardised during training.
