@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from nas.data.splits import normal, numbered, same_in_groups
-from nas.data.task import Splits, groups_in, read_columns, texts_of
+from nas.data.task import Splits, groups_in, read_source, texts_of
 from nas.data.words import Text
 from nas.errors import DataError
 from nas.study import Task
@@ -80,11 +80,11 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     kept_rows: list[tuple[Text, ...]] = []
     kept_numbers: list[list[int]] = []
     groups: list[tuple[str, Hashable]] = []
-    for source, is_file in sources:
-        rows = read_columns(task, source, task.unlabelled_columns, is_file)
-        source_groups = groups_in(task, source, rows)
+    for name, is_file in sources:
+        source = read_source(task, name, task.unlabelled_columns, is_file)
+        source_groups = groups_in(task, source)
         kept_numbers.append([])
-        for number, row in enumerate(zip(*texts_of(task, source, task.text, rows), strict=True)):
+        for number, row in enumerate(zip(*texts_of(task, source, task.text), strict=True)):
             text, query = normal(row), normal([row[column] for column in query_columns])
             outcome = outcome_by_query.get(query) or outcome_by_text.get(text, "kept")
             count_by_outcome[outcome] += 1
@@ -92,11 +92,11 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
                 outcome_by_text[text] = "repeated"
                 kept_rows.append(row)
                 kept_numbers[-1].append(number)
-                groups += [(source, source_groups[number])] if source_groups else []
+                groups += [(name, source_groups[number])] if source_groups else []
     counts = Counts(read=sum(count_by_outcome.values()), **count_by_outcome)
     if not kept_rows:
         raise DataError(
-            f"task.unlabelled: {', '.join(source for source, _ in sources)}: {counts.summary()}; give other texts, or "
+            f"task.unlabelled: {', '.join(name for name, _ in sources)}: {counts.summary()}; give other texts, or "
             "remove the setting"
         )
     texts = [list(column) for column in zip(*kept_rows, strict=True)]
