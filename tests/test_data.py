@@ -135,9 +135,7 @@ def test_regression_needs_a_number_in_every_row(files, tmp_path):
     path = str(tmp_path / "words.csv")
     Dataset.from_dict({"text": ["w1", "w2"], "label": ["1.5", "high"]}).to_csv(path)
     task = _task(kind="regression", metric="spearman", holdout={"size": 60})
-    with pytest.raises(
-        DataError, match=r"words\.csv: column 'label': regression needs a number in every row, but row 1"
-    ):
+    with pytest.raises(DataError, match=r"words\.csv: column 'label': every row must hold a finite number, but row 1"):
         prepare(task, files[0], path)
 
 
@@ -148,7 +146,7 @@ def test_a_correlation_needs_at_least_two_texts(files, tmp_path, metric):
     with pytest.raises(DataError, match=f"one.parquet: the test set needs at least 2 texts for {metric}, but has 1"):
         prepare(task, files[0], str(tmp_path / "one.parquet"))
     with pytest.raises(
-        DataError, match=f"search.least_tokens.* needs at least 2 texts for {metric}, but has 1; give more"
+        DataError, match=f"search.least_tokens.* needs at least 2 texts for {metric}, but has 1; give more texts"
     ):
         Correlation(metric).score(np.array([[0.5]]), np.array([0.5]))
 
@@ -158,7 +156,7 @@ def test_a_correlation_needs_at_least_two_texts(files, tmp_path, metric):
     [
         ({"text": ("body",)}, "no column 'body'; use one of text, label"),
         ({"label": "gold"}, "no column 'gold'"),
-        ({"holdout": {"size": 5000}}, "change holdout.size"),
+        ({"holdout": {"size": 5000}}, "reduce task.holdout.size"),
         ({"text": ("label",), "label": "text"}, "column 'label' must hold"),
     ],
 )
@@ -171,7 +169,12 @@ def test_data_that_does_not_match_the_study_is_refused(files, changes, message):
     ("texts", "labels", "changes", "message"),
     [
         (["w1", None, "w2"], [0, 1, 0], {}, "row 1 holds None"),
-        (["1", "2", "3"], [0.5, float("nan"), 1.0], {"kind": "regression", "metric": "pearson"}, "number in every row"),
+        (
+            ["1", "2", "3"],
+            [0.5, float("nan"), 1.0],
+            {"kind": "regression", "metric": "pearson"},
+            "every row must hold a finite number",
+        ),
     ],
 )
 def test_rows_with_missing_values_are_refused(files, tmp_path, texts, labels, changes, message):

@@ -336,7 +336,7 @@ def test_a_teacher_of_another_task_is_refused(nas, tiny_study, tmp_path):
     tiny_study.write_text(text.replace('text = ["text"]', 'text = ["text"]\nkind = "regression"\nmetric = "spearman"'))
     code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
     last = error.splitlines()[-1]
-    assert code == 2 and "with 2 label(s), but a task of kind 'regression' needs regression" in last
+    assert code == 2 and "with 2 labels, but a task of kind 'regression' needs regression" in last
 
 
 FROM_A_WHEEL = """

@@ -21,7 +21,7 @@ from nas.data.files import read_rows, read_table, values_of, write_table
 from nas.data.splits import divided, normal, numbered
 from nas.data.truth import LABELS, as_array
 from nas.data.words import Text, are_words, joined, on_first_tokens, tokens_of
-from nas.errors import DataError, shown
+from nas.errors import DataError, counted, shown
 from nas.files import read_json, write_json
 from nas.progress import say
 from nas.study import Task
@@ -289,8 +289,8 @@ def _check_tags(task: Task, sources: Sequence[RowSource], texts: Sequence[Text],
             if len(words) != len(row_tags):
                 raise DataError(
                     f"{source.name}: row {row} (counted from 0) must have one tag per word, but column "
-                    f"{task.text[0]!r} has {len(words)} words and column {task.label_columns[0]!r} has {len(row_tags)} "
-                    "tags; correct or drop such rows"
+                    f"{task.text[0]!r} has {counted(len(words), 'word')} and column {task.label_columns[0]!r} has "
+                    f"{counted(len(row_tags), 'tag')}; correct or drop such rows"
                 )
 
 

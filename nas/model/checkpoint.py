@@ -128,10 +128,10 @@ class Checkpoint:
         encoder = self.shapes.keys() - self.head
         missing = sorted(encoder - self.tensors.keys())
         if missing:
-            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            more = f" and {len(missing) - 1} more of" if missing[1:] else ", one of"
             remedy = wrapper_remedy(self.tensors) or _COMPLETE_REMEDY
             raise self._teacher_error(
-                f"has no {missing[0]}{more} of the {len(encoder)} weights that {CONFIG_FILE} requires; {remedy}"
+                f"lacks {missing[0]}{more} the {len(encoder)} weights that {CONFIG_FILE} requires; {remedy}"
             )
         stored = {name for name in self.tensors if name.startswith(base) and not name.startswith(f"{base}pooler.")}
         extra = sorted(name for name in stored - encoder if not name.endswith(_BUFFERS))

@@ -18,6 +18,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from nas.errors import TeacherError
 from nas.model.families import FAMILIES, Family, family_names, family_of
+from nas.sentence_modules import MODULES_FILE
 from nas.tasks import Problem
 
 SUPPORTED = f"a {family_names()}"
@@ -84,8 +85,8 @@ def read_config(source: str) -> PreTrainedConfig:
     values = _read(source)
     kind = values.get("model_type")
     if not isinstance(kind, str):
-        supported = " or ".join(f'"{name}"' for name in FAMILIES)
-        raise _setting_error(source, "model_type", f"must be {supported}", kind, "add it")
+        *others, last = (f'"{name}"' for name in FAMILIES)
+        raise _setting_error(source, "model_type", f"must be {', '.join(others)} or {last}", kind, "set it")
     family, config_class = family_of(kind), CONFIG_MAPPING[kind]
     for alias, name in config_class.attribute_map.items():
         if alias in values:
@@ -128,14 +129,18 @@ def _is_model(path: Path) -> bool:
 def _read(source: str) -> dict[str, Any]:
     path = teacher_file(source, CONFIG_FILE)
     if path is None:
-        merged = "; merge the adapter into its model first (merge_and_unload of peft)"
-        adapter = merged if teacher_file(source, "adapter_config.json") else ""
+        remedies = []
+        if teacher_file(source, "adapter_config.json"):
+            remedies.append("merge the adapter into its model (merge_and_unload of peft), and give the result")
         nested = next((path.parent for path in sorted(Path(source).glob(f"*/{CONFIG_FILE}")) if _is_model(path)), None)
-        moved = f"; move the files of its subfolder {nested.name} into it (and correct modules.json)" if nested else ""
-        raise TeacherError(
-            f"teacher.model: {source}: the model has no {CONFIG_FILE}{adapter}{moved}; give the folder or hub id of "
-            f"{SUPPORTED}"
-        )
+        if nested and teacher_file(source, MODULES_FILE):
+            remedies.append(
+                f"move the files of the subfolder {nested.name} into this folder, and correct {MODULES_FILE}"
+            )
+        elif nested:
+            remedies.append(f"give the subfolder {nested.name}")
+        remedies.append(f"give the folder or hub id of {SUPPORTED}")
+        raise TeacherError(f"teacher.model: {source}: the model has no {CONFIG_FILE}; {', or '.join(remedies)}")
     values = _read_json(source, path)
     if not isinstance(values, dict):
         raise TeacherError(

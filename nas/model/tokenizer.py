@@ -172,8 +172,8 @@ def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: st
     if skipped is not None and skipped != tokenizer.pad_token_id and (values == skipped).any():
         remedy = f"set pad_token_id in config.json to the tokenizer's, {tokenizer.pad_token_id}, or "
         raise TeacherError(
-            f"teacher.model: {source}: a {family.title} skips token {skipped}, its padding token, when it counts "
-            f"positions, but the texts contain that token, {tokenizer.convert_ids_to_tokens(skipped)!r}; "
+            f"teacher.model: {source}: {family.title} models skip their padding token, token {skipped}, when they "
+            f"count positions, but the texts contain this token, {tokenizer.convert_ids_to_tokens(skipped)!r}; "
             f"{remedy if family.positions_follow_padding else ''}remove the token from the texts"
         )
 

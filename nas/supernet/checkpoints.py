@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from nas.errors import TrainingError
+from nas.errors import TrainingError, counted
 from nas.files import digest, read_json, write_json
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -141,8 +142,8 @@ class SafeTrainer(Trainer):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"{self.args.output_dir}: the loss must be finite, but is {loss.item()} at step "
-                f"{self.state.global_step + 1}; lower the learning_rate, remove this folder and start again "
-                "(the folder holds the last good checkpoint)"
+                f"{self.state.global_step + 1}; lower the learning_rate, and remove this folder, which holds the "
+                "checkpoints so far, to start again"
             )
         return loss
 
@@ -170,10 +171,10 @@ class SafeTrainer(Trainer):
         else:
             assert model is not None
             saved, trained = load_file(Path(resume_from_checkpoint) / _WEIGHTS), _trained(model)
-            if saved.keys() != trained.keys():
+            if differing := saved.keys() ^ trained.keys():
                 raise TrainingError(
                     f"{resume_from_checkpoint}: the checkpoint must hold exactly the weights that are trained, but "
-                    f"{len(saved.keys() ^ trained.keys())} are missing or unexpected; remove the folder to start again"
+                    f"differs in {counted(len(differing), 'weight')}; remove the folder to start again"
                 )
             model.load_state_dict(saved, strict=False)
 
@@ -289,20 +290,29 @@ def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
             f"{checkpoints}: holds an unfinished training run that a different version of nas started; finish it with "
             "that version, or remove the folder to start again"
         )
-    difference = next(_differences(stored_origin, json.loads(json.dumps(origin))), None)
-    if difference:
+    differences = list(_differences(stored_origin, json.loads(json.dumps(origin))))
+    if differences:
+        # A digest may differ only because a setting does, and says less than the setting.
+        key, stored, current = min(differences, key=lambda difference: any(map(_is_digest, difference[1:])))
+        change = f"{key} = {stored!r}, which is {current!r} now"
+        if _is_digest(stored) or _is_digest(current):
+            change = f"other inputs ({key}: digest {stored}, now {current})"
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training run that was started with {difference}; "
+            f"{checkpoints}: holds an unfinished training run that was started with {change}; "
             "undo this change to resume it, or remove the folder to start again"
         )
 
 
-def _differences(stored: Any, current: Any, key: str = "") -> Iterator[str]:
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
+
+
+def _differences(stored: Any, current: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(stored, dict) and isinstance(current, dict):
         for name in sorted({*stored, *current}):
             yield from _differences(stored.get(name), current.get(name), f"{key}.{name}" if key else name)
     elif stored != current:
-        yield f"{key} = {stored!r}, which is {current!r} now"
+        yield key, stored, current
 
 
 def remove_checkpoints(folder: Path) -> None:

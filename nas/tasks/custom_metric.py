@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nas.errors import DataError
+from nas.errors import DataError, first_line, shown
 from nas.tasks.metric import Metric
 
 Function = Callable[[np.ndarray, np.ndarray], float]
@@ -46,14 +46,15 @@ class CustomMetric(Metric):
             result = self.function(metric.predictions(logits, labels), labels)
             number = float(result)
         except Exception as problem:  # a user's function may raise anything
-            reason = (str(problem).splitlines() or [""])[0]
+            reason = f": {first_line(problem)}" if str(problem) else ""
             raise DataError(
-                f"task.metric: {self.name} fails on {len(labels)} predictions: {type(problem).__name__}: {reason}; "
+                f"task.metric: {self.name} fails on {len(labels)} predictions: {type(problem).__name__}{reason}; "
                 "correct the function"
             ) from problem
         if not math.isfinite(number):
             raise DataError(
-                f"task.metric: {self.name} must return a finite number, but returned {result!r}; correct the function"
+                f"task.metric: {self.name} must return a finite number, but returned {shown(result)}; correct the "
+                "function"
             )
         return number
 
@@ -94,8 +95,8 @@ def register(function: Function) -> str:
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType) or not function.__name__.isidentifier():
         raise ValueError(
-            f"metric: must be a name, or a function that is defined with def, but got {function!r}; wrap it in such a "
-            "function"
+            f"metric: must be a name, or a function that is defined with def, but got {shown(function)}; wrap it in "
+            "such a function"
         )
     module, name = str(function.__module__), function.__name__
     if _is_installed(module) and getattr(importlib.import_module(module), name, None) is function:

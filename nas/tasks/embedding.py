@@ -145,25 +145,26 @@ class Embedding(TaskKind):
     def check_evaluation(self, settings: TaskSettings) -> None:
         if len(settings.text) != 1:
             raise ValueError(
-                f"text: {self.name} learns from single texts, but got {', '.join(settings.text)}; name one column"
+                f"text: {self.name} learns from single texts, but got {list(settings.text)}; name one column"
             )
         if self.evaluated_on(settings.metric) == "texts":
             for key, value in (("search", settings.search), ("pair", settings.pair)):
                 if value:
                     raise ValueError(
-                        f"{key}: {settings.metric} is measured on texts held out of the training texts, but got "
-                        f"{value!r}; remove {key}, or set a different metric"
+                        f"{key}: must not be set if the metric is {settings.metric}, which is measured on texts held "
+                        f"out of the training texts, but got {list(value) if isinstance(value, tuple) else value!r}; "
+                        f"remove {key}, or set a different metric"
                     )
             return
         if not settings.search:
             raise ValueError(
-                f"search: {self.name} needs a file of text pairs to evaluate candidates; name one, or set "
-                "metric = 'agreement', which needs none"
+                f"search: {self.name} with the metric {settings.metric} needs a file of text pairs to evaluate "
+                "candidates; name one, or set metric = 'agreement', which needs none"
             )
         if len(settings.pair) != 2:
             raise ValueError(
                 f"pair: {self.name} needs the columns of both texts in the search and test sets, but got "
-                f"{', '.join(settings.pair) or 'none'}; name both"
+                f"{list(settings.pair)}; name both columns"
             )
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:

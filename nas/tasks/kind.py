@@ -156,41 +156,52 @@ class TaskKind(ABC):
         if settings.metric not in self.metrics:
             self._check_custom_metric(settings)
         if settings.positive is not None and settings.metric not in self.single_class_metrics:
-            reason = (
-                f"only {', '.join(self.single_class_metrics)} can be computed for a single class"
-                if self.single_class_metrics
-                else f"no metric of {self.name} is computed for a single class"
-            )
+            if not self.single_class_metrics:
+                raise ValueError(
+                    f"positive: must not be set if the kind is {self.name}, because none of its metrics is computed "
+                    f"for a single class, but got {settings.positive!r}; remove positive"
+                )
+            *others, last = self.single_class_metrics
             raise ValueError(
-                f"positive: {reason}, but the metric is {settings.metric!r}; remove positive"
-                + (", or set another metric" if self.single_class_metrics else "")
+                f"positive: only {', '.join(others)} and {last} can be computed for a single class, but the metric is "
+                f"{settings.metric!r}; remove positive, or set another metric"
             )
         if not isinstance(settings.label, str) and not self.several_columns:
             raise ValueError(
-                f"label: {self.name} has one column of labels, but got {', '.join(settings.label)}; name one, or set "
+                f"label: {self.name} needs one column of labels, but got {list(settings.label)}; name one, or set "
                 "kind = 'multi_label' if each column is one label"
             )
         if settings.threshold is not None and not self.has_thresholds:
-            raise ValueError(f"threshold: {self.name} has no threshold, but got {settings.threshold!r}; remove it")
+            raise ValueError(
+                f"threshold: must not be set if the kind is {self.name}, which has no thresholds, but got "
+                f"{settings.threshold!r}; remove threshold"
+            )
         if settings.query is not None and not self.judges_groups:
-            raise ValueError(f"query: {self.name} evaluates each row separately, but got {settings.query!r}; remove it")
+            raise ValueError(
+                f"query: must not be set if the kind is {self.name}, which evaluates each row separately, but got "
+                f"{settings.query!r}; remove query"
+            )
         self.check_evaluation(settings)
         if self.needs_pairs and len(settings.text) != 2:
             raise ValueError(
-                f"text: {self.name} needs two columns of texts, but got {', '.join(settings.text)}; name both"
+                f"text: {self.name} needs two columns of texts, but got {list(settings.text)}; name both columns"
             )
         if self.has_words and len(settings.text) != 1:
             raise ValueError(
-                f"text: {self.name} needs one column with lists of words, but got {', '.join(settings.text)}; name one"
+                f"text: {self.name} needs one column with lists of words, but got {list(settings.text)}; name one "
+                "column"
             )
 
     def _check_custom_metric(self, settings: TaskSettings) -> None:
         """Raise `ValueError` unless the metric is a user-defined function and the kind supports such functions."""
-        remedy = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_custom_metrics else "")
+        function = ", or a function as module:function" if self.takes_custom_metrics else ""
+        remedy = f"use one of {', '.join(self.metrics)}{function}"
         if not is_custom(settings.metric):
             raise ValueError(f"metric: {settings.metric!r} is not a metric of {self.name}; {remedy}")
         if not self.takes_custom_metrics:
-            raise ValueError(f"metric: {self.name} does not support functions such as {settings.metric!r}; {remedy}")
+            raise ValueError(
+                f"metric: {self.name} does not support user-defined metrics such as {settings.metric!r}; {remedy}"
+            )
         self.metric(settings)
 
     def proposed_metric(self, names: Sequence[str]) -> str:
@@ -213,7 +224,7 @@ class TaskKind(ABC):
             if value:
                 raise ValueError(
                     f"{key}: must not be set if the kind is {self.name}, because the search set is held out of the "
-                    f"training rows, but got {value!r}; remove {key}"
+                    f"training rows, but got {list(value) if isinstance(value, tuple) else value!r}; remove {key}"
                 )
 
     def group_column(self, settings: TaskSettings) -> str | None:

@@ -17,7 +17,7 @@ search or test set, a negative number means that the row belongs to every group.
 belong to every query. `REFERENCE` holds the labels for the metric if they differ from the labels for training."""
 IGNORED = -100
 """The label of a token that has no tag and is not evaluated. Transformers uses the same value."""
-EVALUATED_SET = "The evaluated set (search.examples, search.least_tokens)"
+EVALUATED_SET = "The part of the search set that search.examples and search.least_tokens select"
 """The name, in messages, of the part of the search set on which candidates are evaluated."""
 
 
@@ -201,5 +201,5 @@ class Metric(ABC):
         if (size := self.size(labels)) < self.least_size:
             raise DataError(
                 f"{set_name} needs at least {self.least_size} {self.size_word} for {self.name}, but has {size}; give "
-                "more"
+                f"more {self.size_word}"
             )

@@ -11,7 +11,15 @@ import numpy as np
 from nas.errors import DataError, shown
 from nas.tasks.custom_metric import CustomMetric, custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, any_of
-from nas.tasks.labels import LabelColumn, file_by_file, log_odds, multi_hot_width, names_in_lists, refuse_missing
+from nas.tasks.labels import (
+    LabelColumn,
+    file_by_file,
+    first_names,
+    log_odds,
+    multi_hot_width,
+    names_in_lists,
+    refuse_missing,
+)
 from nas.tasks.metric import Metric, is_custom
 from nas.tasks.numbering import Head, Numbering, notes_on, number_lists, numbering
 
@@ -256,7 +264,8 @@ class MultiLabel(TaskKind):
 def _check_rows_differ(column: LabelColumn, rows: Sequence[Sequence[str]]) -> None:
     """Raise `DataError` if all rows of the training data have the same labels."""
     if len(rows) > 1 and len(set(map(frozenset, rows))) == 1:
-        labels = f"the labels {', '.join(map(repr, rows[0]))}" if rows[0] else "no label"
+        noun = "label" if len(set(rows[0])) == 1 else "labels"
+        labels = f"the {noun} {first_names(list(dict.fromkeys(rows[0])))}" if rows[0] else "no label"
         raise DataError(
             f"{column.place}: all {len(rows)} rows have {labels}, so there is nothing to learn; give rows with "
             "different labels"
@@ -303,8 +312,8 @@ def _read_applies(column: LabelColumn) -> list[float | None]:
     if None in values:
         bad_row = values.index(None)
         raise DataError(
-            f"{column.place}: must hold 0 or 1 (or false or true) in every row, because the column is one "
-            f"label, but row {bad_row} (counted from 0) holds {shown(column.values[bad_row])}; write 0 or 1 there"
+            f"{column.place}: must hold 0 or 1 (or false or true) in every row, because the column stands for "
+            f"one label, but row {bad_row} (counted from 0) holds {shown(column.values[bad_row])}; write 0 or 1 there"
         )
     return values
 

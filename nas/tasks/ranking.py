@@ -52,9 +52,9 @@ class RankingMetric(QueryMetric):
         different = set(zip(records[GROUP].tolist(), grades.tolist(), strict=True))
         if len(different) == self.size(labels):
             raise DataError(
-                f"{set_name} needs queries whose passages differ in relevance, because otherwise {self.name} is the "
-                "same for every ranking, but has none; name the column that identifies queries in task.query, or give "
-                "relevant and irrelevant passages for the same query"
+                f"{set_name} has no query whose passages differ in relevance, so {self.name} is the same for every "
+                "ranking; name the column that identifies queries in task.query, or give relevant and irrelevant "
+                "passages for the same query"
             )
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

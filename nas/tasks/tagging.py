@@ -196,8 +196,8 @@ class Tagging(TaskKind):
             return TagMetric("accuracy", "accuracy of words", tuple(names))
         if (odd_tag := _first_tag_not_iob2(names)) is not None:
             raise DataError(
-                f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; name "
-                "tags like this in the data (as strings or a ClassLabel) or in the teacher's config.json, or set "
+                f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; use "
+                "IOB2 tags in the data (as strings or a ClassLabel) or in the teacher's config.json, or set "
                 "metric = 'accuracy'"
             )
         return TagMetric("span_f1", "span F1", tuple(names))

@@ -219,7 +219,7 @@ def test_nas_init_proposes_agreement_if_only_texts_are_given(tmp_path, nas, monk
     code, _, error = nas("init", str(tmp_path / "other"), *given, "--kind", "embedding", "--metric", "spearman")
     assert code == 2 and "--search: must be given" in error and "none is needed with --metric agreement" in error
     code, _, error = nas("init", str(tmp_path / "other"), *given, "--metric", "agreement", "--label", "text")
-    assert code == 2 and "label: agreement compares networks with the teacher" in error
+    assert code == 2 and "label: must not be set if the metric is agreement" in error
 
 
 def test_unlabelled_texts_of_a_hub_data_set_need_the_metric(tmp_path, nas, monkeypatch):
@@ -228,12 +228,14 @@ def test_unlabelled_texts_of_a_hub_data_set_need_the_metric(tmp_path, nas, monke
     given = ["--teacher", str(tmp_path / "teacher"), "--hub", "someone/texts", "--train", "train", "--test", "test"]
     code, printed, error = nas("init", str(tmp_path / "mine"), *given, "--text", "text", "--metric", "agreement")
     assert code == 0, error
-    assert "not inspected: someone/texts; text: text; label: none (embedding)" in printed
+    assert "data set: someone/texts (not inspected); text: text; label: none (embedding)" in printed
     assert Study.load(tmp_path / "mine").task.evaluated_on == "texts"
 
 
 def test_a_study_that_names_labels_for_agreement_is_refused(tmp_path):
     study = write_agreement_study(tmp_path)
     study.write_text(study.read_text().replace('metric = "agreement"', 'metric = "agreement"\nlabel = "text"'))
-    with pytest.raises(StudyError, match=r"task: label: agreement compares .* but got 'text'; remove it"):
+    with pytest.raises(
+        StudyError, match=r"task.label: must not be set if the metric is agreement.* but got 'text'; remove label"
+    ):
         Study.load(study)
