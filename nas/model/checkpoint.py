@@ -303,10 +303,8 @@ def _under_family_names(
     norm parameters (`gamma`, `beta`) are replaced by the current names (`weight`, `bias`).
     """
     by_stored_name = {tensor.name: tensor for tensor in tensors}
-    base, anchor = (
-        f"{family.base}.",
-        family.token_embeddings,
-    )  # in the name of the token embeddings, the part before the anchor is the encoder's prefix
+    # In the name of the token embeddings, the part before the anchor is the encoder's prefix.
+    base, anchor = f"{family.base}.", family.token_embeddings
     anchors = [name for name in by_stored_name if name == anchor or name.endswith(f".{anchor}")]
     standard = [name for name in anchors if name == base + anchor]
     if len(standard or anchors) != 1:

@@ -150,10 +150,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
     unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
     _check_embedded(np.array([tokenizer.pad_token_id, *unknown]), tokenizer, source, config)
     check_ids(added["input_ids"], tokenizer, source, config)
-    types, type_count = (
-        max(added["token_type_ids"], default=0),
-        family_of(config.model_type).read(config, "type_vocab_size"),
-    )
+    types = max(added["token_type_ids"], default=0)
+    type_count = family_of(config.model_type).read(config, "type_vocab_size")
     if 1 < type_count <= types:
         raise TeacherError(
             f"{start} uses token types up to {types}, but config.json has type_vocab_size {type_count}; correct the "

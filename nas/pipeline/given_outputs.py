@@ -13,7 +13,7 @@ import numpy as np
 
 from nas.data import Unlabelled
 from nas.data.files import values_of
-from nas.data.task import read_columns
+from nas.data.task import read_source
 from nas.errors import DataError, TeacherError, shown
 from nas.pipeline.data import ReadTask
 from nas.pipeline.run import Run
@@ -66,7 +66,7 @@ def read_outputs(run: Run, task: ReadTask, unlabelled: Unlabelled | None) -> dic
 
 
 def _read_output_columns(run: Run, source: str, columns: Sequence[str], is_file: bool) -> np.ndarray:
-    rows = read_columns(pinned_task(run), source, columns, is_file)
+    rows = read_source(pinned_task(run), source, columns, is_file).rows
     return np.array(
         [_finite_numbers(source, column, values_of(rows, column)) for column in columns], dtype=np.float32
     ).T

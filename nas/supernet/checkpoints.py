@@ -31,6 +31,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from nas.errors import TrainingError, counted
@@ -82,6 +83,7 @@ class _ByLength(LengthGroupedSampler):
 class SafeTrainer(Trainer):
     """A Trainer that raises an error if the loss is not finite, and whose checkpoints contain no pickled objects.
 
+    Subclasses define `gradients`. The logs of transformers are not printed, because `nas` shows the progress itself.
     A batch has `per_device_train_batch_size` texts in total, regardless of how many processes or GPUs share it. A
     resumed training run uses the same batches as an uninterrupted one. The last batch of an epoch is left out if it is
     incomplete, unless it is the only batch.
@@ -89,6 +91,7 @@ class SafeTrainer(Trainer):
 
     def __init__(self, *, train_dataset: Dataset, **kwargs: Any) -> None:
         super().__init__(train_dataset=train_dataset, **kwargs)
+        self.remove_callback(PrinterCallback)
         self.args._n_gpu = min(1, self.args.n_gpu)  # each of several GPUs needs its own process
         self._lengths = list(train_dataset["length"])
         self._restricted_rows: list[int] | None = None
@@ -135,7 +138,7 @@ class SafeTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        loss = self.gradients(model, inputs, num_items_in_batch)
+        loss = self.gradients(inputs)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"{self.args.output_dir}: the loss must be finite, but is {loss.item()} at step "
@@ -144,11 +147,9 @@ class SafeTrainer(Trainer):
             )
         return loss
 
-    def gradients(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
-    ) -> torch.Tensor:
+    def gradients(self, inputs: dict[str, Any]) -> torch.Tensor:
         """Compute the loss of one step, add its gradients to the parameters' `grad` tensors, and return the loss."""
-        return super().training_step(model, inputs, num_items_in_batch)
+        raise NotImplementedError
 
     @replaces
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.custom_metric import custom_metric
+from nas.tasks.custom_metric import CustomMetric, custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
 from nas.tasks.labels import LabelColumn, class_names, classes_of, first_names, plain_number
 from nas.tasks.metric import EVALUATED_SET, Metric, is_custom
 from nas.tasks.numbering import Head, check_known, notes_on, numbering
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 _SINGLE_CLASS_METRICS = ("f1", "precision", "recall", "roc_auc")
@@ -106,6 +106,11 @@ class ClassMetric(Metric):
         return logits
 
 
+@dataclass(frozen=True)
+class CustomClassMetric(CustomMetric, ClassMetric):
+    """A user-defined function of the predicted classes."""
+
+
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
     """Return the area under the ROC curve of the class with the number `number`.
 
@@ -146,7 +151,7 @@ class Classification(TaskKind):
         """
         name, positive = settings.metric, settings.positive
         if is_custom(name):
-            return custom_metric(name, ClassMetric(self.metrics[0]))
+            return custom_metric(name, CustomClassMetric)
         if name not in _SINGLE_CLASS_METRICS or (not names and positive is None):
             return ClassMetric(name, " ".join(reversed(name.split("_"))) if name.startswith("f1_") else "")
         if not names:
@@ -182,12 +187,8 @@ class Classification(TaskKind):
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the Kullback-Leibler divergence between the class probabilities of teacher and student."""
         from torch.nn import functional
 

@@ -30,7 +30,7 @@ from nas.tasks.regression import correlation
 from nas.tasks.retrieval import RetrievalMetric
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 _SIMILARITY_WEIGHT = 10.0
 """The weight of the error of similarities relative to the error of embeddings. The weight is large because similarities
@@ -49,18 +49,9 @@ class PairCorrelation(Metric):
     shape (texts,). The field `label` is the score of the text's pair, and the field `group` is the number of this pair.
     """
 
-    @property
-    def needs_float32(self) -> bool:
-        """Always true, because two similarities may differ by less than bf16 can represent."""
-        return True
-
-    @property
-    def least_size(self) -> int:
-        return 2
-
-    @property
-    def size_word(self) -> str:
-        return "pairs"
+    size_word = "pairs"
+    needs_float32 = True  # two similarities may differ by less than bf16 can represent
+    least_size = 2
 
     def size(self, labels: np.ndarray) -> int:
         return len(labels) // 2
@@ -76,9 +67,6 @@ class PairCorrelation(Metric):
         cosines, scores = _similarities_and_scores(logits, labels)
         chosen = (rows[: len(scores)] // 2 for rows in draws)
         return [correlation(self.name, cosines[pairs], scores[pairs]) for pairs in chosen]
-
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        return None
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated embeddings of two dimensions, with the shape (texts, 2).
@@ -219,12 +207,8 @@ class Embedding(TaskKind):
         return text_settings(Path(teacher)).lower_case
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the squared error of the embeddings plus a multiple of the squared error of their similarities.
 
         The similarities are those of all pairs of texts in the batch. Both errors are relative to the mean squared
@@ -290,12 +274,8 @@ class OwnWidthEmbedding(Embedding):
         return replace(form, own_width=True)
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return a multiple of the squared error of the similarities within a batch, as in `Embedding.divergence`.
 
         The embeddings themselves are not compared, even if they are as wide as the teacher's. The loss is therefore
@@ -316,7 +296,7 @@ class OwnWidthEmbedding(Embedding):
         )
 
 
-def _similarity_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def _similarity_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean squared error of the dot products between the embeddings of a batch.
 
     Before they are compared, all dot products are divided by the mean squared length of the teacher's embeddings. The

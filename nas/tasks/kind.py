@@ -23,7 +23,7 @@ from nas.tasks.metric import Metric, is_custom
 from nas.tasks.numbering import Head
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 """The `problem_type` of a classifier, as transformers defines it."""
@@ -43,44 +43,27 @@ _MANY_LABELS = 8
 class TaskSettings(Protocol):
     """The settings of a study's `[task]` that a kind of task depends on."""
 
-    @property
-    def metric(self) -> str:
-        """The name of the metric, or `module:function` for a user-defined one."""
+    metric: str
+    """The name of the metric, or `module:function` for a user-defined one."""
+    positive: str | None
+    """The class for which f1, precision, recall or roc_auc is computed. None if the study sets no class."""
+    label: str | tuple[str, ...]
+    """The name of the label column, or the names of several label columns."""
+    threshold: float | Literal["search"] | None
+    """The smallest probability at which a label applies.
 
-    @property
-    def positive(self) -> str | None:
-        """The class for which f1, precision, recall or roc_auc is computed. None if the study sets no class."""
-
-    @property
-    def label(self) -> str | tuple[str, ...]:
-        """The name of the label column, or the names of several label columns."""
-
-    @property
-    def threshold(self) -> float | str | None:
-        """The smallest probability at which a label applies.
-
-        `search` stands for the thresholds that score best on the search set. None if the study sets no threshold.
-        """
-
-    @property
-    def text(self) -> tuple[str, ...]:
-        """The names of the text columns: one column, or two for text pairs."""
-
-    @property
-    def query(self) -> str | None:
-        """The name of the column that identifies each row's query. None if the first text column identifies it."""
-
-    @property
-    def search(self) -> str | None:
-        """The file or split of the search set. None if the search set is held out of the training rows."""
-
-    @property
-    def pair(self) -> tuple[str, ...]:
-        """The names of the two columns of the search and test sets that hold the texts of each pair."""
-
-    @property
-    def output_width(self) -> OutputWidth:
-        """The width of a network's outputs. Only kinds with `TaskKind.has_output_width` use this setting."""
+    `search` stands for the thresholds that score best on the search set. None if the study sets no threshold.
+    """
+    text: tuple[str, ...]
+    """The names of the text columns: one column, or two for text pairs."""
+    query: str | None
+    """The name of the column that identifies each row's query. None if the first text column identifies it."""
+    search: str | None
+    """The file or split of the search set. None if the search set is held out of the training rows."""
+    pair: tuple[str, ...]
+    """The names of the two columns of the search and test sets that hold the texts of each pair."""
+    output_width: OutputWidth
+    """The width of a network's outputs. Only kinds with `TaskKind.has_output_width` use this setting."""
 
 
 @dataclass(frozen=True)
@@ -321,12 +304,8 @@ class TaskKind(ABC):
 
     @abstractmethod
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the distillation loss between the logits of student and teacher: a scalar, averaged over texts.
 
         Logits have the shape (texts, outputs). If each token has a label, logits have the shape (texts, tokens,

@@ -26,7 +26,8 @@ from tiny import (
 from tolerance import assert_same
 from transformers import AutoModel
 
-from nas.data import read_paired, truth_of
+from nas.data import truth_of
+from nas.data.pairs import read_paired
 from nas.errors import DataError, StudyError, TeacherError
 from nas.evaluate.spread import standard_error
 from nas.export.infer import Classifier, answers

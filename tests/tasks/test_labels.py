@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from sklearn.metrics import f1_score
-from tiny import make_rows, make_tokenizer
+from tiny import make_rows, prepare
 
-from nas.data import TaskData, prepare, read_splits
+from nas.data import TaskData, read_splits
 from nas.data.files import write_table
 from nas.errors import DataError, StudyError, TeacherError
 from nas.files import validate
@@ -313,7 +313,7 @@ def test_a_positive_class_is_refused_for_accuracy(tmp_path):
 
 def test_a_stored_split_is_read_when_it_is_first_used_and_only_once(tmp_path):
     train, test = _write_files(tmp_path, ["a", "b"])
-    data = prepare(TASK, train, test, make_tokenizer(), 0)
+    data = prepare(TASK, train, test)
     data.save(tmp_path / "data")
     found = TaskData.load(tmp_path / "data")
     assert found.label_names == ("a", "b")
