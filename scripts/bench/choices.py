@@ -36,7 +36,7 @@ RANKS = (1 / 6, 1 / 4, 1 / 3)
 """The ranks of `low_rank`, as shares of the hidden size."""
 
 
-def measure_all(run: Run) -> dict[str, Any]:
+def measure_all(run: Run, _: argparse.Namespace) -> dict[str, Any]:
     """Measure each method for each kind of block, print a table, and return accuracies, milliseconds and megabytes."""
     data = prepare_teacher(run)
     config, space = teacher_config(run), _space_of_teacher_size(run.study.space)
@@ -116,9 +116,5 @@ def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
     return {key: records[name].p50_ms / COPIES for key, name in names.items()}
 
 
-def _arguments() -> argparse.Namespace:
-    return common.parser(__doc__).parse_args()
-
-
 if __name__ == "__main__":
-    common.main(_arguments(), measure_all)
+    common.main(common.parser(__doc__).parse_args(), measure_all)

@@ -55,7 +55,7 @@ def _copies(count: int, make_trainer: Callable[[], Trainer]) -> Iterator[None]:
             os.waitpid(child, 0)
 
 
-def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure training steps under all conditions, print the results, and return seconds per step and ratios."""
     threads = torch.get_num_threads()
     results: dict[str, Any] = {"threads": threads, "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default")}
@@ -110,5 +110,4 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=40, help="steps per kind and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--random-subnets", type=int, default=2)
-    arguments = parser.parse_args()
-    common.main(arguments, partial(measure, arguments))
+    common.main(parser.parse_args(), measure)

@@ -152,15 +152,11 @@ def _show(times_at: dict[str, tuple[float, float]]) -> None:
     Console().print(table)
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__, with_study=False)
     parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
     parser.add_argument("--trials", type=int, default=10_000, help="number of evaluations in the search")
     parser.add_argument("--sampler", default="nsga2", choices=["nsga2", "tpe", "random", "guided"])
     parser.add_argument("--storage", help="URL of an empty database (default: a journal in a temporary folder)")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    common.run_benchmark(_arguments(), measure)
+    common.run_benchmark(parser.parse_args(), measure)

@@ -223,7 +223,7 @@ def _with_error(values: Sequence[float]) -> str:
     return f"{100 * fmean(values):.1f}{error}"
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
@@ -231,8 +231,4 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--no-narrowed", action="store_true", help="leave out `narrowed`, which needs a separate training run"
     )
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    common.run_benchmark(_arguments(), measure)
+    common.run_benchmark(parser.parse_args(), measure)

@@ -8,6 +8,7 @@ half of the layers is evaluated at half width. If the supernet is not trained ye
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import common
@@ -32,7 +33,7 @@ def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_si
     return Architecture(hidden_size=hidden_size or shape.hidden_size, layers=kept)
 
 
-def measure(run: Run) -> dict[str, Any]:
+def measure(run: Run, _: argparse.Namespace) -> dict[str, Any]:
     """Evaluate all sub-networks. Return the accuracy of the teacher and the points that each sub-network loses."""
     train(run)
     shape, space = run.study.space.teacher, run.study.space

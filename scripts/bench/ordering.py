@@ -8,6 +8,7 @@ hidden sizes of the search space except the largest. `Taylor, made up` also comp
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -45,7 +46,7 @@ def narrowed(space: SearchSpace) -> dict[str, Architecture]:
     return architectures
 
 
-def measure(run: Run) -> dict[str, Any]:
+def measure(run: Run, _: argparse.Namespace) -> dict[str, Any]:
     """Measure the accuracies, print a table, and return the accuracies, keyed first by order and then by width."""
     data = prepare_teacher(run)
     orders: dict[str, Callable[[CompactBert], None]] = {

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
-from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -92,7 +91,7 @@ def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Sche
     return record
 
 
-def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the accuracies of all architectures, print a table, and return the rank correlations."""
     train(run)
     data, settings = TaskData.load(run.data), run.study.export
@@ -140,5 +139,4 @@ if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--architectures", type=int, default=24)
     parser.add_argument("--steps", type=int, default=500, help="training steps per architecture")
-    arguments = parser.parse_args()
-    common.main(arguments, partial(measure, arguments))
+    common.main(parser.parse_args(), measure)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -55,7 +54,7 @@ FORMATS = (
 _WARM_UP = 3
 
 
-def measure_all(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def measure_all(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the teacher in each format, print a table, and return the results, keyed by format."""
     prepare_teacher(run)
     supernet, test = BertSupernet(load_teacher(run)), splits(run).test
@@ -149,14 +148,9 @@ def _print_table(results: Mapping[str, Mapping[str, Any]], lengths: Sequence[int
     Console().print(table)
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 25], help="lengths of the measured texts")
     parser.add_argument("--rounds", type=int, default=20, help="number of rounds of the latency measurement")
     parser.add_argument("--examples", type=int, help="number of texts of the test set; by default, all")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    given = _arguments()
-    common.main(given, partial(measure_all, given))
+    common.main(parser.parse_args(), measure_all)

@@ -282,7 +282,7 @@ def compare_recorded(arguments: argparse.Namespace) -> dict[str, Any]:
     return compare(searches, table.seconds)
 
 
-def compare_live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def compare_live(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare the samplers with real evaluations on the search set of a run.
 
     With `--record`, also add these evaluations to the table of recorded evaluations.
@@ -330,7 +330,7 @@ def record(path: Path, run: Run, results: list[CandidateResult]) -> None:
     write_text(path, json.dumps(values) + "\n")
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--evaluations", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=5)
@@ -338,12 +338,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--live", action="store_true", help="evaluate candidates on the run of --study")
     parser.add_argument("--record", action="store_true", help="with --live: add the evaluations to the table --table")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    given = _arguments()
+    given = parser.parse_args()
     if given.live:
-        common.main(given, partial(compare_live, given))
+        common.main(given, compare_live)
     else:
         common.run_benchmark(given, compare_recorded)
