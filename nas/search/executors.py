@@ -54,12 +54,15 @@ class Executor(Protocol):
         Raises `SearchError` if the supernet's weights have changed since the search started.
         """
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        """Release the workers and other resources, if there are any."""
+        return
 
 
-class InlineExecutor:
+class InlineExecutor(Executor):
     """Evaluates candidates in this process, so that breakpoints work.
 
     A candidate is evaluated when `next_result` is called.
@@ -83,14 +86,8 @@ class InlineExecutor:
         self._recipe.check()
         return ticket, result
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._waiting.clear()
-
-
-class Forwarding:
+class Forwarding(Executor):
     """Forwards all calls to a wrapped executor. Subclasses override individual methods."""
 
     def __init__(self, executor: Executor) -> None:

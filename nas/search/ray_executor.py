@@ -1,12 +1,12 @@
 """Evaluates candidates on Ray. All Ray actors on a node share one copy of the supernet.
 
-`RayExecutor` implements the protocol `executors.Executor`. `executors.executor_for` creates a `RayExecutor`.
+`RayExecutor` is an `executors.Executor`. `executors.executor_for` creates a `RayExecutor`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -17,7 +17,7 @@ from nas.errors import NasError, SearchError
 from nas.evaluate import CandidateResult, EvaluationParts, EvaluationRecipe
 from nas.evaluate.shared import Key, prefix_keys
 from nas.progress import say
-from nas.search.executors import AHEAD, Waiting, evaluating_processor, pop_longest_prefix
+from nas.search.executors import AHEAD, Executor, Waiting, evaluating_processor, pop_longest_prefix
 from nas.study import Search
 
 _MAX_LOSSES = 5
@@ -51,7 +51,7 @@ class _Slot:
     previous_keys: list[Key] = field(default_factory=list)
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """Evaluates candidates on up to `settings.workers` actors of a Ray cluster.
 
     `nas.cluster.join` connects this process to a cluster or starts a local one. Weights and texts are sent to each node
@@ -161,9 +161,6 @@ class RayExecutor:
             )
         say(f"search: a worker was lost; evaluating {architecture.digest} again")
         self._waiting.insert(0, candidate)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         for slot in [*self._idle, *self._busy.values()]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import common
 from rich.console import Console
@@ -27,7 +27,7 @@ from nas.evaluate import CandidateResult
 from nas.latency.profile import Fit, Profile
 from nas.search import search
 from nas.search.costs import Costs
-from nas.search.executors import AHEAD
+from nas.search.executors import AHEAD, Executor
 from nas.search.sampler import Trials
 from nas.search.storage import Storage
 from nas.space import SearchSpace
@@ -38,7 +38,7 @@ _WINDOW = 100
 _EXAMPLES = 5000
 
 
-class InstantExecutor:
+class InstantExecutor(Executor):
     """An executor that returns results immediately and in order.
 
     For each result, `times` holds the wall-clock time and the processor time, in seconds, at which the result was
@@ -61,9 +61,6 @@ class InstantExecutor:
         noise = int(hashlib.sha256(repr(architecture).encode()).hexdigest()[:8], 16) / 2**32 - 0.5
         accuracy = 0.9 - 0.25 * math.exp(-4.0 * _size(architecture) / self._largest) + 0.02 * noise
         return ticket, CandidateResult(architecture, round(accuracy * _EXAMPLES) / _EXAMPLES, _EXAMPLES, 0.1)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.times.append((time.perf_counter(), time.process_time()))

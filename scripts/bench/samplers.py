@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, Self
+from typing import Any
 
 import common
 import numpy as np
@@ -109,7 +109,7 @@ def _negative_log_error(accuracy: np.ndarray) -> np.ndarray:
     return transformed
 
 
-class TimingExecutor:
+class TimingExecutor(Executor):
     """An executor that records the total time of its evaluations.
 
     Its queue has the same length as that of `InlineExecutor`.
@@ -130,12 +130,6 @@ class TimingExecutor:
         result = self._evaluate(*candidate)
         self.seconds += time.monotonic() - started
         return ticket, result
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._queue.clear()
 
 
 def run_one(

@@ -17,7 +17,7 @@ from typing import Self
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult
 from nas.evaluate.shared import Key, prefix_keys
-from nas.search.executors import AHEAD, Waiting, pop_longest_prefix
+from nas.search.executors import AHEAD, Executor, Waiting, pop_longest_prefix
 
 Evaluate = Callable[[Architecture, float], CandidateResult]
 """A function that returns the result of a candidate. The second argument is the accuracy to beat. The `seconds` of the
@@ -43,7 +43,7 @@ class _Worker:
     last: list[Key]
 
 
-class SimulatedExecutor:
+class SimulatedExecutor(Executor):
     """An executor that simulates the workers of a pool.
 
     All times are in simulated seconds. `now_s` is the time since the start, and `driver_s` is the part of it that the
@@ -115,6 +115,3 @@ class SimulatedExecutor:
     def __enter__(self) -> Self:
         self._driver_since = time.process_time()
         return self
-
-    def __exit__(self, *error: object) -> None:
-        self._waiting.clear()
