@@ -41,9 +41,9 @@ def measure_all(run: Run, _: argparse.Namespace) -> dict[str, Any]:
     data = prepare_teacher(run)
     config, space = teacher_config(run), _space_of_teacher_size(run.study.space)
     teacher = load_teacher(run)
-    order(run, data, teacher)
+    order(run, teacher)
     weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression, False)
-    weights.fit(ranking_batches(run, data, "Fitting"))
+    weights.fit(ranking_batches(run, "Fitting"))
     evaluator = Evaluator(BertSupernet(weights), data.search, metric_of(run), raced=False)
     latency = _block_ms(run, space)
     teacher_accuracy = evaluator.evaluate(space.largest()).accuracy

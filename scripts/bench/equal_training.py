@@ -126,7 +126,7 @@ class SeparateTraining:
         """Train networks in place. After an interruption, the training resumes from its checkpoint."""
         schedule = Schedule(self.settings.learning_rate, self.settings.batch_size, steps=steps)
         origin = {"steps": steps, "networks": [network.config.architecture.digest for network in networks]}
-        training = distillation(self.run, splits(self.run), schedule, folder, origin)
+        training = distillation(self.run, schedule, folder, origin)
         training.train_cohort(networks, Halving.never(len(networks)), self.judge.accuracy_of, title)
 
     def narrowed(self, architecture: Architecture, steps: int) -> CompactBert:

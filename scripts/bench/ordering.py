@@ -52,14 +52,14 @@ def measure(run: Run, _: argparse.Namespace) -> dict[str, Any]:
     orders: dict[str, Callable[[CompactBert], None]] = {
         "unordered": lambda model: None,
         "magnitude": lambda model: reorder(model, magnitude(model)),
-        "Taylor": lambda model: order(run, data, model),
-        "Taylor, made up": lambda model: order(run, data, model),
+        "Taylor": lambda model: order(run, model),
+        "Taylor, made up": lambda model: order(run, model),
     }
     accuracy: dict[str, dict[str, float]] = {}
     for name, put_in_order in orders.items():
         model = load_teacher(run)
         put_in_order(model)
-        weights = untrained(run, data, model) if name.endswith("made up") else model
+        weights = untrained(run, model) if name.endswith("made up") else model
         evaluator = Evaluator(BertSupernet(weights), data.search, metric_of(run))
         sub_networks = {"whole teacher": run.study.space.largest()} | narrowed(run.study.space)
         accuracy[name] = {
