@@ -141,11 +141,10 @@ def _check_off_cluster(run: Run, name: str) -> None:
 
 def _profile_job(recipe: ProfileRecipe) -> Job:
     blocks, whole_networks = recipe.blocks(), recipe.whole()
-    block_networks = {name: network for name, (network, _) in blocks.items()}
     return Job(
         recipe.device,
         digest([VERSION, "profile", recipe.digest]),
-        [(recipe.with_reference(block_networks), BLOCK_ROUNDS), (recipe.with_reference(whole_networks), WHOLE_ROUNDS)],
+        [(recipe.with_reference(blocks), BLOCK_ROUNDS), (recipe.with_reference(whole_networks), WHOLE_ROUNDS)],
         recipe.texts,
         recipe.tokens_of(blocks),
         {f"memory/{name}": whole_networks[name] for name in recipe.memory_measured()},

@@ -109,10 +109,8 @@ def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
         if compression(choice).runs_on(recipe.device.runtime, recipe.device.processor)
     }
     blocks = recipe.blocks()
-    chosen = {name: blocks[name][0] for name in names.values()}
-    records = measure(
-        recipe.device, chosen, 12, "Measuring blocks", recipe.texts, {name: blocks[name][1] for name in chosen}
-    )
+    chosen = {name: blocks[name] for name in names.values()}
+    records = measure(recipe.device, chosen, 12, "Measuring blocks", recipe.texts, dict.fromkeys(chosen, tokens))
     return {key: records[name].p50_ms / COPIES for key, name in names.items()}
 
 
