@@ -110,7 +110,7 @@ def _targets(budget: Budget) -> list[Budget]:
 
 def _single_limits(budget: Budget) -> list[Budget]:
     return [
-        Budget(name=budget.name, limits=(Limits.model_validate({"device": limits.device, name: limit}),))
+        Budget.model_validate({"name": budget.name, "device": limits.device, name: limit})
         for limits in budget.limits
         for name, limit in limits.given.items()
     ]

@@ -41,6 +41,7 @@ from nas.files import digest, read_json, write_json
 from nas.model import CompactBert
 from nas.pipeline import Run, export
 from nas.pipeline.data import metric_of, splits
+from nas.pipeline.exports import verification
 from nas.pipeline.finalists import evaluator_of
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import front
@@ -145,7 +146,7 @@ def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bo
     All networks are trained for as many steps as the fastest network completes in `seconds` seconds. Checkpoints are
     kept in `folder`. An interrupted comparison resumes from them.
     """
-    exported = read_json(run.export(budget.name) / "verification.json", NasError)
+    exported = verification(run, budget.name)
     chosen = by_hand(run, budget) | {"same, alone": Architecture.from_json(exported["architecture"])}
     separate = SeparateTraining(run, folder)
     seconds_per_step = separate.timed(chosen)
@@ -190,13 +191,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for budget in run.study.budgets:
                 if arguments.budgets and budget.name not in arguments.budgets:
                     continue
-                inputs_digest = digest(
-                    [
-                        step_seconds,
-                        arguments.no_narrowed,
-                        read_json(run.export(budget.name) / "verification.json", NasError),
-                    ]
-                )
+                inputs_digest = digest([step_seconds, arguments.no_narrowed, verification(run, budget.name)])
                 folder = run.folder / "equal_training" / f"{budget.name}-{inputs_digest}"
                 file = folder.with_name(f"{folder.name}.json")
                 if not file.exists():

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.budget import Budget
-from nas.errors import ExportError, InfeasibleBudgetError, MissedBudgetsError, StudyError
-from nas.export.artefact import VERIFICATION_FILE
+from nas.errors import InfeasibleBudgetError, MissedBudgetsError, StudyError
 from nas.files import read_json, write_json, write_text
 from nas.pipeline import Run, export, profile
 from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.exports import verification
 from nas.pipeline.finalists import training_steps
 from nas.pipeline.supernets import supernet_steps
 from nas.pipeline.teachers import teacher_config
@@ -78,10 +78,9 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
         except MissedBudgetsError as problem:  # the other budgets have exports
             missed = problem.reasons
         for name in (budget.name for budget in reached):
-            file = space_run.export(name) / VERIFICATION_FILE
             is_exported = name not in missed
             record_of_budget[name] = (
-                _record(read_json(file, ExportError)) if is_exported else {"reached": False, "why": missed[name]}
+                _record(verification(space_run, name)) if is_exported else {"reached": False, "why": missed[name]}
             )
     details = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
     details |= {

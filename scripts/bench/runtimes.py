@@ -20,7 +20,6 @@ import common
 import numpy as np
 from datasets import Dataset
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import compress_all
 from nas.data import truth_of
@@ -138,9 +137,8 @@ def _gains(latencies: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, 
 
 
 def _print_table(results: Mapping[str, Mapping[str, Any]], lengths: Sequence[int]) -> None:
-    table = Table(title="the teacher on one thread")
-    for column in ("", *(f"ms, {length} tokens" for length in lengths), "accuracy", "agreement"):
-        table.add_column(column, justify="left" if not column else "right")
+    columns = ("", *(f"ms, {length} tokens" for length in lengths), "accuracy", "agreement")
+    table = common.table("the teacher on one thread", *columns)
     for name, result in results.items():
         agreement = "" if result["agreement"] is None else f"{result['agreement']:.4f}"
         milliseconds = (f"{result['p50_ms'][str(length)]:.2f}" for length in lengths)
