@@ -61,12 +61,11 @@ class RayExecutor(Executor):
     """
 
     def __init__(self, recipe: EvaluationRecipe, settings: Search) -> None:
-        self.capacity = settings.workers - 1 + AHEAD
+        super().__init__(settings.workers - 1 + AHEAD)
         self._recipe, self._settings = recipe, settings
         self._owns_cluster = join(settings.workers * settings.worker_cpus, "search.executor")
         self._idle: list[_Slot] = []
         self._busy: dict[Any, _Slot] = {}
-        self._waiting: list[Waiting] = []
         self._losses: dict[int, int] = {}
         self._lost_starts = 0
         try:
@@ -96,9 +95,6 @@ class RayExecutor(Executor):
         slot = _Slot(ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker).remote())
         loading = slot.actor.load.remote(self._parts, max(1, int(cpus)), evaluating_processor(self._settings))
         self._busy[loading] = slot
-
-    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        self._waiting.append((ticket, architecture, to_beat))
 
     def _start_waiting(self) -> None:
         """Assign a waiting candidate to each idle worker; `pop_longest_prefix` chooses the candidate."""

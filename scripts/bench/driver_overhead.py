@@ -45,18 +45,13 @@ class InstantExecutor(Executor):
     requested.
     """
 
-    capacity = AHEAD
-
     def __init__(self, space: SearchSpace) -> None:
+        super().__init__(AHEAD)
         self._largest = _size(space.largest())
-        self._waiting: list[tuple[int, Architecture]] = []
         self.times: list[tuple[float, float]] = []
 
-    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        self._waiting.append((ticket, architecture))
-
     def next_result(self) -> tuple[int, CandidateResult]:
-        ticket, architecture = self._waiting.pop(0)
+        ticket, architecture, _ = self._waiting.pop(0)
         self.times.append((time.perf_counter(), time.process_time()))
         noise = int(hashlib.sha256(repr(architecture).encode()).hexdigest()[:8], 16) / 2**32 - 0.5
         accuracy = 0.9 - 0.25 * math.exp(-4.0 * _size(architecture) / self._largest) + 0.02 * noise

@@ -115,18 +115,14 @@ class TimingExecutor(Executor):
     Its queue has the same length as that of `InlineExecutor`.
     """
 
-    capacity = AHEAD
-
     def __init__(self, evaluate: Callable[[Architecture, float], CandidateResult]) -> None:
-        self._evaluate, self._queue = evaluate, list[tuple[int, Architecture, float]]()
+        super().__init__(AHEAD)
+        self._evaluate = evaluate
         self.seconds = 0.0
-
-    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        self._queue.append((ticket, architecture, to_beat))
 
     def next_result(self) -> tuple[int, CandidateResult]:
         started = time.monotonic()
-        ticket, *candidate = self._queue.pop(0)
+        ticket, *candidate = self._waiting.pop(0)
         result = self._evaluate(*candidate)
         self.seconds += time.monotonic() - started
         return ticket, result

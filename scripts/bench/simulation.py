@@ -52,18 +52,14 @@ class SimulatedExecutor(Executor):
     """
 
     def __init__(self, evaluate: Evaluate, pool: Pool, seed: int = 0) -> None:
-        self.capacity = pool.workers - 1 + AHEAD
+        super().__init__(pool.workers - 1 + AHEAD)
         self.now_s = self.driver_s = self.busy_s = 0.0
         self.lost = 0
         self._evaluate, self._pool, self._rng = evaluate, pool, random.Random(f"simulation/{seed}")
         self._idle = [_Worker([]) for _ in range(pool.workers)]
-        self._waiting: list[Waiting] = []
         self._order = count()
         self._events: list[tuple[float, int, _Worker, Waiting | None, CandidateResult | None]] = []
         self._driver_since = time.process_time()
-
-    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        self._waiting.append((ticket, architecture, to_beat))
 
     def next_result(self) -> tuple[int, CandidateResult]:
         while True:
