@@ -271,7 +271,7 @@ def _measure_candidates(
         violation = max(
             limits.violation(
                 _with_margin(metrics_by_device[limits.device][name]) | stored,
-                costs.teacher(limits.device) | metrics_by_device[limits.device][_TEACHER],
+                costs.teachers[limits.device] | metrics_by_device[limits.device][_TEACHER],
             )
             for limits in budget.limits
         )

@@ -142,7 +142,7 @@ def run_one(
     The search evaluates the architectures in `first_candidates` first.
     """
     settings = Search(sampler="random" if name in RIVALS else name, evaluations=count)
-    limit, teacher = largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
+    limit, teacher = largest_limit(costs), costs.teachers[costs.budgets[0].device]["p50_ms"]
     started = time.monotonic()
     kind: Callable[..., Trials] = partial(Rival, name) if name in RIVALS else Trials
     with common.temporary_trials(space, costs, settings, seed, kind) as trials:
@@ -166,7 +166,7 @@ def largest_limit(costs: Costs) -> float:
     limits = [limits for budget in costs.budgets if (limits := budget.on(device)) and limits.p50_ms is not None]
     if not limits:
         raise SearchError(f"budgets: this benchmark needs a budget that limits p50_ms on {device}; add one")
-    return max(limits.value("p50_ms", costs.teacher(device)) for limits in limits)
+    return max(limits.value("p50_ms", costs.teachers[device]) for limits in limits)
 
 
 def hypervolumes(results: list[CandidateResult], costs: Costs, limit: float) -> list[float]:
