@@ -27,10 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.data import read_rows
-from nas.data.batches import batches_by_length
 from nas.data.files import values_of
 from nas.data.task import tokenised
-from nas.evaluate.accuracy import forward_of, predict
+from nas.evaluate.accuracy import logits_of
 from nas.export.verification import as_compact
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
@@ -54,7 +53,7 @@ def encoders(run: Run, max_length: int) -> dict[str, Encode]:
         return tokenised([texts], tokenizer, max_length, types)
 
     def encode(model: Any, title: str, texts: Sequence[str]) -> np.ndarray:
-        return predict(forward_of(model), batches_by_length(tokens(texts)), title)
+        return logits_of(model, tokens(texts), title)
 
     def averaged(texts: Sequence[str]) -> np.ndarray:
         return np.stack([vectors[ids].mean(axis=0) for ids in values_of(tokens(texts), "input_ids")])

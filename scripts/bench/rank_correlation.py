@@ -32,9 +32,8 @@ from rich.console import Console
 from scipy.stats import kendalltau
 
 from nas.architecture import Architecture
-from nas.data import batches_by_length
 from nas.errors import NasError
-from nas.evaluate.accuracy import forward_of, predict
+from nas.evaluate.accuracy import logits_of
 from nas.files import digest, read_json, write_json
 from nas.model import CompactBert
 from nas.model.sizes import count_parameters
@@ -65,7 +64,7 @@ def interval(first: list[float], second: list[float]) -> tuple[float, float]:
 
 def accuracies(model: CompactBert, split: Dataset, metric: Metric) -> dict[str, float]:
     """Return the score of a model on all rows of a split, on its even rows only, and on its odd rows only."""
-    logits, labels = predict(forward_of(model), batches_by_length(split)), np.asarray(split["labels"])
+    logits, labels = logits_of(model, split), np.asarray(split["labels"])
     parts = {"whole": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
     return {name: metric.score(logits[rows], labels[rows]) for name, rows in parts.items()}
 
