@@ -332,11 +332,10 @@ def test_the_training_uses_the_stored_logits_and_replaces_no_tokens(run):
     shutil.copytree(run.teacher, run.folder / "unused")
     from nas.pipeline.supernets import load_teacher, order, untrained
 
-    data = splits(run)
     model = load_teacher(run)
-    order(run, data, model)
-    untrained(run, data, model).save_pretrained(run.ordered_teacher)
-    training = distillation(run, data, Schedule(1e-3, 16, steps=1), run.folder / "none", {})
+    order(run, model)
+    untrained(run, model).save_pretrained(run.ordered_teacher)
+    training = distillation(run, Schedule(1e-3, 16, steps=1), run.folder / "none", {})
     assert training.replaced_tokens == 0.0
     np.testing.assert_array_equal(training.logits, load_file(run.teacher_logits / "logits.safetensors")["logits"])
 

@@ -207,7 +207,7 @@ def test_distillation_reads_labelled_and_new_texts_without_labels(run, capsys):
     data, counts = splits(run), unlabelled_counts(run)
     assert (counts.in_test, counts.in_search + counts.in_train, counts.repeated) == (1, 1, 1)
     assert counts.read == counts.kept + 3 and counts.summary() in capsys.readouterr().err
-    texts = distilled_texts(run, data)
+    texts = distilled_texts(run)
     assert len(texts) == len(data.train) + counts.kept and set(texts.column_names) == {
         "input_ids", "token_type_ids", "length",
     }  # fmt: skip
@@ -228,7 +228,7 @@ def test_without_unlabelled_texts_the_distillation_reads_the_training_rows(tiny_
     run = Run.of(Study.load(tiny_study), tmp_path / "runs")
     data = prepare_data(run)
     assert unlabelled_counts(run) is None
-    texts = distilled_texts(run, data)
+    texts = distilled_texts(run)
     assert "labels" not in texts.column_names and values_of(texts, "length") == values_of(data.train, "length")
 
 
@@ -320,5 +320,5 @@ def test_model_card_and_report_count_unlabelled_pairs(nas, tmp_path, simulated_t
     assert json.loads((run.export("only") / "verification.json").read_text())["unlabelled"]["kept"] == counts.kept
     for path in (run.export("only") / "README.md", run.folder / "report.html"):
         assert counts.summary() in path.read_text()
-    training = distillation(run, splits(run), Schedule(1e-3, 64, steps=1), tmp_path / "none", {})
+    training = distillation(run, Schedule(1e-3, 64, steps=1), tmp_path / "none", {})
     assert len(training.train) == len(splits(run).train) + counts.kept

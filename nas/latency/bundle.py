@@ -30,6 +30,8 @@ from nas.runtimes import runner, runtime_of
 
 VERSION = 2
 _MAX_RESULT_BYTES = 2**28
+_MEMORY = "memory/"
+"""In the files of an archive, the names of networks whose peak memory is measured begin with this prefix."""
 _README = """These commands measure {count} networks for `nas` on this device:
 
     pip install numpy {package}
@@ -57,7 +59,7 @@ class Job:
     """Groups of networks whose measurements are interleaved, each with its number of rounds.
 
     A group is a dictionary of networks, keyed by name, with the reference network first. Every name except `REFERENCE`
-    occurs only once in the job.
+    occurs in only one group.
     """
     texts: Texts
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -81,9 +83,9 @@ class Job:
                     entries = []
                     for name, network in networks.items():
                         number = next(numbers)
-                        draft = network if isinstance(network, Path) else Path(folder) / "draft.onnx"
+                        draft = Path(folder) / "draft.onnx"
                         item = item_of(self.device, name, network, draft, self.texts, self.tokens)
-                        archive.write(draft, f"{number}.onnx")
+                        archive.write(item["file"], f"{number}.onnx")
                         entries.append(item | {"file": f"{number}.onnx"})
                         progress(number)
                     return entries
@@ -93,7 +95,7 @@ class Job:
                     "digest": self.digest,
                     "device": self.device.model_dump(mode="json"),
                     "groups": [{"networks": items(networks), "rounds": rounds} for networks, rounds in groups],
-                    "memory": items(self.memory),
+                    "memory": items({f"{_MEMORY}{name}": network for name, network in self.memory.items()}),
                 }
             with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
                 archive.write(networks_archive, "networks.zip")
@@ -118,9 +120,9 @@ class Job:
         references = {next(iter(networks)) for networks, _ in self.groups}
         if repeated := sorted(name for name, count in counts.items() if count > 1 and name not in references):
             raise DeviceError(f"{path}: must have each network once, but {repeated[0]!r} is repeated; measure again")
-        measured = counts.keys()
-        if measured != expected or set(result.peak_memory_mb) != set(self.memory):
-            differing = sorted(expected ^ measured) or sorted(set(result.peak_memory_mb) ^ set(self.memory))
+        expected_memory = {f"{_MEMORY}{name}" for name in self.memory}
+        if counts.keys() != expected or result.peak_memory_mb.keys() != expected_memory:
+            differing = sorted(expected ^ counts.keys()) or sorted(expected_memory ^ result.peak_memory_mb.keys())
             raise DeviceError(
                 f"{path}: must have each network of the bundle, but {differing[0]!r} is missing or unexpected; "
                 "measure again"
@@ -134,7 +136,8 @@ class Job:
                 self._check(path, group, reference)
             parts = [records_of(self.device, group.model_dump(), result.environment, when) for group in own_groups]
             records |= on_one_scale(parts, reference)
-        return records, {name: peak for name, peak in result.peak_memory_mb.items() if peak is not None}
+        peaks = {name.removeprefix(_MEMORY): peak for name, peak in result.peak_memory_mb.items() if peak is not None}
+        return records, peaks
 
     def _check(self, path: Path, group: _Group, reference: str) -> None:
         """Raise `DeviceError` if a group lacks its reference network or has missing samples.

@@ -22,7 +22,7 @@ import numpy as np
 from nas.device import Device
 from nas.latency.networks import BlockChain, write_network
 from nas.latency.record import LatencyRecord, pooled
-from nas.latency.workers import MeasurementWorker, open_worker
+from nas.latency.workers import open_worker
 from nas.limits import working_on
 from nas.model import CompactBert, CompactBertConfig
 from nas.model.configuration import INPUTS
@@ -89,7 +89,7 @@ def measure(
     with open_worker(device) as worker, track(title, rounds * len(groups)) as progress:
         for number, group in enumerate(groups):
             items = [
-                item_of(device, name, network, _network_file(worker, index, network), texts, tokens)
+                item_of(device, name, network, worker.folder / f"{index}.network", texts, tokens)
                 for index, (name, network) in enumerate(group.items())
             ]
             job = {"networks": items, "rounds": rounds}
@@ -151,7 +151,7 @@ def measure_peak_memory(device: Device, networks: Mapping[str, Network], texts: 
     peaks: dict[str, float] = {}
     with open_worker(device) as worker, track(f"Memory on {device.name}", len(networks)) as progress:
         for number, (name, network) in enumerate(networks.items()):
-            peak = worker.peak_memory_mb(item_of(device, name, network, _network_file(worker, 0, network), texts, {}))
+            peak = worker.peak_memory_mb(item_of(device, name, network, worker.folder / "0.network", texts, {}))
             if peak is not None:
                 peaks[name] = peak
             progress(number + 1)
@@ -170,28 +170,20 @@ def conditions(device: Device) -> dict[str, Any]:
 def item_of(
     device: Device, name: str, network: Network, path: Path, texts: Texts, tokens: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Write a network to the file `path`, and return its entry in a measurement job: its name, its file and its inputs.
+    """Return the entry of a network in a measurement job: its name, its file, and one set of inputs for each length.
 
-    A network that is given as a file is not written.
+    The network is first written to the file `path`. If it is given as a file, the entry names this file instead.
     """
     lengths = (tokens[name],) if name in tokens else device.lengths
-    with working_on(path):
-        return {"name": name, "file": str(path), "inputs": _write_network(device, network, path, texts, lengths)}
-
-
-def _write_network(
-    device: Device, network: Network, path: Path, texts: Texts, lengths: Iterable[int]
-) -> list[dict[str, Any]]:
-    """Write a network to `path` unless it is a file already, and return its inputs.
-
-    The list has one set of inputs for each length.
-    """
     if isinstance(network, Path):
-        return _token_inputs(device, lengths, texts.vocab_size, texts)
-    write_network(network, device, path)
-    if isinstance(network, tuple):
-        return _hidden_inputs(device, lengths, network[1].hidden_size, network[0].copies)
-    return _token_inputs(device, lengths, network.config.vocab_size, texts)
+        return {"name": name, "file": str(network), "inputs": _token_inputs(device, lengths, texts.vocab_size, texts)}
+    with working_on(path):
+        write_network(network, device, path)
+        if isinstance(network, tuple):
+            inputs = _hidden_inputs(device, lengths, network[1].hidden_size, network[0].copies)
+        else:
+            inputs = _token_inputs(device, lengths, network.config.vocab_size, texts)
+    return {"name": name, "file": str(path), "inputs": inputs}
 
 
 def records_of(
@@ -217,10 +209,6 @@ def records_of(
     if reference := records.pop(REFERENCE, None):
         return {name: replace(record, reference_ms=reference.best_ms) for name, record in records.items()}
     return records
-
-
-def _network_file(worker: MeasurementWorker, number: int, network: Network) -> Path:
-    return network if isinstance(network, Path) else worker.folder / f"{number}.network"
 
 
 def _token_inputs(device: Device, lengths: Iterable[int], vocab_size: int, texts: Texts) -> list[dict[str, Any]]:

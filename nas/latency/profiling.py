@@ -10,7 +10,7 @@ prediction error is measured on held-out sub-networks and stored in the profile.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -178,20 +178,14 @@ class ProfileRecipe:
         """Return the networks, preceded by the reference network."""
         return {REFERENCE: self.reference, **networks}
 
-    def tokens_of(self, blocks: Mapping[str, tuple[Network, int]]) -> dict[str, int]:
-        """Return the number of input tokens of each timed network, keyed by name.
+    def tokens_of(self, blocks: Iterable[str] = ()) -> dict[str, int]:
+        """Return the number of input tokens of the reference network and of each block in `blocks`, keyed by name."""
+        return {REFERENCE: max(self.device.lengths)} | {name: int(name.rpartition("@")[2]) for name in blocks}
 
-        The timed networks are the reference network and every block.
-        """
-        return {REFERENCE: max(self.device.lengths)} | {name: count for name, (_, count) in blocks.items()}
-
-    def blocks(self) -> dict[str, tuple[Network, int]]:
-        """Return the networks with which blocks are timed, keyed by `<part>@<tokens>`.
-
-        Each network is paired with its number of input tokens.
-        """
+    def blocks(self) -> dict[str, Network]:
+        """Return the networks with which blocks are timed, keyed by `<part>@<tokens>`."""
         parts = dict(_block_networks(self.space, self.base))
-        return {f"{part}@{count}": (network, count) for part, network in parts.items() for count in self.tokens}
+        return {f"{part}@{count}": network for part, network in parts.items() for count in self.tokens}
 
     def whole(self) -> dict[str, Network]:
         """Return the models of the architectures in `sub_networks`, keyed by the same names."""
@@ -303,51 +297,48 @@ def build_profile(recipe: ProfileRecipe, inputs: str, parts: Path | None = None)
     The samples are stored in the file `parts`, so that an interrupted measurement can resume. `inputs` is a digest of
     the recipe and the machine. Stored samples with a different digest are not used.
     """
-    device, stored = recipe.device, _StoredRecords(parts, inputs, recipe.device)
-    blocks = stored.measured("blocks")
-    missing_blocks = {name: block for name, block in recipe.blocks().items() if name not in blocks}
-    if missing_blocks:
-        networks = recipe.with_reference({name: network for name, (network, _) in missing_blocks.items()})
-        title, tokens = f"Measuring blocks on {device.name}", recipe.tokens_of(missing_blocks)
-        blocks |= measure(device, networks, BLOCK_ROUNDS, title, recipe.texts, tokens, stored.storing("blocks"))
-    whole = stored.measured("whole")
-    missing_whole = {name: network for name, network in recipe.whole().items() if name not in whole}
-    if missing_whole:
-        networks = recipe.with_reference(missing_whole)
-        title, tokens = f"Measuring complete sub-networks on {device.name}", recipe.tokens_of({})
-        whole |= measure(device, networks, WHOLE_ROUNDS, title, recipe.texts, tokens, stored.storing("whole"))
-    networks = {name: _artificial_network(recipe.base, recipe.sub_networks[name]) for name in recipe.memory_measured()}
-    peaks = measure_peak_memory(device, networks, recipe.texts) if networks else {}
-    return recipe.profile(blocks, whole, peaks)
+    measurement, blocks = _ResumableMeasurement(recipe, inputs, parts), recipe.blocks()
+    block_records = measurement.records("blocks", blocks, BLOCK_ROUNDS, "blocks", recipe.tokens_of(blocks))
+    whole = recipe.whole()
+    whole_records = measurement.records("whole", whole, WHOLE_ROUNDS, "complete sub-networks", recipe.tokens_of())
+    networks = {name: whole[name] for name in recipe.memory_measured()}
+    peaks = measure_peak_memory(recipe.device, networks, recipe.texts) if networks else {}
+    return recipe.profile(block_records, whole_records, peaks)
 
 
-class _StoredRecords:
-    """The stored records of an interrupted measurement. Records of a different machine or recipe are ignored."""
+class _ResumableMeasurement:
+    """Measures networks, and stores their records in a file. Records of a different machine or recipe are ignored."""
 
-    def __init__(self, path: Path | None, inputs: str, device: Device) -> None:
-        self.path, self.device = path, device
+    def __init__(self, recipe: ProfileRecipe, inputs: str, path: Path | None) -> None:
+        self.recipe, self.path = recipe, path
         self._content: dict[str, Any] = {"inputs": inputs, "blocks": {}, "whole": {}}
         if path and path.exists():
             content = read_json(path, DeviceError)
-            if content["inputs"] == inputs and content["environment"] == conditions(device):
+            if content["inputs"] == inputs and content["environment"] == conditions(recipe.device):
                 self._content = content
 
-    def measured(self, kind: str) -> dict[str, LatencyRecord]:
-        environment = self._content.get("environment", {})
-        return {
-            name: LatencyRecord(tuple(samples), self.device, environment, when, noisy=noisy, reference_ms=reference)
-            for name, (samples, when, noisy, reference) in self._content[kind].items()
+    def records(
+        self, kind: str, networks: Mapping[str, Network], rounds: int, title: str, tokens: Mapping[str, int]
+    ) -> dict[str, LatencyRecord]:
+        """Return the records of the networks, which are measured unless their records are stored under `kind`."""
+        recipe, stored, environment = self.recipe, self._content[kind], self._content.get("environment", {})
+        known = {
+            name: LatencyRecord(tuple(samples), recipe.device, environment, when, noisy=noisy, reference_ms=reference)
+            for name, (samples, when, noisy, reference) in stored.items()
         }
 
-    def storing(self, kind: str) -> Any:
         def store(records: Mapping[str, LatencyRecord]) -> None:
             for name, record in records.items():
                 self._content["environment"] = record.environment
-                self._content[kind][name] = (record.samples_ms, record.measured_at, record.noisy, record.reference_ms)
+                stored[name] = (record.samples_ms, record.measured_at, record.noisy, record.reference_ms)
             if self.path:
                 write_json(self.path, self._content)
 
-        return store
+        missing = {name: network for name, network in networks.items() if name not in known}
+        if missing:
+            title, timed = f"Measuring {title} on {recipe.device.name}", recipe.with_reference(missing)
+            known |= measure(recipe.device, timed, rounds, title, recipe.texts, tokens, store)
+        return known
 
 
 def fitted(parts: Sequence[PartSums], measured: Sequence[float]) -> Fit:

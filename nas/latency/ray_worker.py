@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from nas.cluster import connect_for_device
 from nas.device import Device
 from nas.errors import DeviceError
-from nas.latency.workers import LocalWorker, Rounds
+from nas.latency.workers import LocalWorker, MeasurementWorker, Rounds
 from nas.progress import say
 from nas.runtimes import runtime_of
 
@@ -72,7 +72,7 @@ class _MeasurementActor:
         return group | {"networks": items}
 
 
-class RayWorker:
+class RayWorker(MeasurementWorker):
     """Measures networks on the Ray node that offers a resource named after the device.
 
     The worker waits until there is such a node. If the node or its process is lost, the current group is measured again
@@ -160,9 +160,6 @@ class RayWorker:
             return ray.get(call)
         except RayTaskError as problem:
             raise DeviceError(str(problem.cause)) from problem
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self._actor is not None:

@@ -52,12 +52,13 @@ class MeasurementWorker(Protocol):
         Return None if the operating system does not report the peak memory; see `runner.peak_memory_mb`.
         """
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *error: object) -> None: ...
 
 
-class LocalWorker:
+class LocalWorker(MeasurementWorker):
     """A measurement worker whose process runs on this machine.
 
     Raises `DeviceError` if the process fails, and `MachineError` if the operating system kills the process.
@@ -139,9 +140,6 @@ class LocalWorker:
         raise DeviceError(
             f"{task} failed: {reason}; check that {self.device.runtime} is installed and runs on this device"
         )
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         with suppress(ProcessLookupError):

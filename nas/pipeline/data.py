@@ -47,22 +47,16 @@ class ReadTask:
         """The teacher's tokenizer."""
         return self.teacher.tokenizer
 
-    def encode(self, splits: Splits | None = None) -> TaskData:
-        """Tokenise `splits`, or by default the splits of this task, with the teacher's tokenizer.
+    def encode(self, tokenizer: PreTrainedTokenizerBase | None = None) -> TaskData:
+        """Tokenise the splits with `tokenizer`, or by default with the teacher's tokenizer.
 
-        Raises `TeacherError` if a text contains a token for which the teacher has no embedding.
+        Raises `TeacherError` if the teacher's tokenizer returns a token for which the teacher has no embedding.
         """
-        data = self.encode_with(self.tokenizer, splits)
-        for split in data.splits.values():
-            self._check_ids(split)
+        data = self.splits.encode(tokenizer or self.tokenizer, self.max_length, self._has_types)
+        if tokenizer is None:
+            for split in data.splits.values():
+                self._check_ids(split)
         return data
-
-    def encode_with(self, tokenizer: PreTrainedTokenizerBase, splits: Splits | None = None) -> TaskData:
-        """Tokenise `splits`, or by default the splits of this task, with `tokenizer`.
-
-        Unlike `encode`, this method does not check whether the teacher has an embedding for each token.
-        """
-        return (splits or self.splits).encode(tokenizer, self.max_length, self._has_types)
 
     def tokenised(self, texts: Sequence[Sequence[Text]], tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
         """Tokenise columns of unlabelled texts with `tokenizer`, or by default with the teacher's tokenizer.
@@ -140,7 +134,7 @@ def make_data(run: Run, stopwatch: Stopwatch) -> None:
             say(f"Vocabulary: {len(kept_ids):,} of {task.teacher.config.vocab_size:,} tokens are kept")
             tokenizer.save_pretrained(run.data / TOKENIZER_FOLDER)
             write_json(run.data / KEPT_TOKENS_FILE, kept_ids)
-            data = task.encode_with(tokenizer)
+            data = task.encode(tokenizer)
         metric = task_kind(run.study.task.kind).metric(run.study.task, data.label_names)
         rows_to_show = metric.rows_to_compare(truth_of(data.test))
         write_json(run.data / SAMPLE_FILE, sample_of(task.splits.texts["test"], data.test["length"], rows_to_show))

@@ -67,9 +67,7 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     records, peaks = _profile_job(recipe).read(result)
     blocks = {name: record for name, record in records.items() if name not in recipe.sub_networks}
     whole_networks = {name: records[name] for name in recipe.sub_networks}
-    profile = recipe.profile(
-        blocks, whole_networks, {name.removeprefix("memory/"): peak for name, peak in peaks.items()}
-    )
+    profile = recipe.profile(blocks, whole_networks, peaks)
     is_teacher_too_fast = profile.teacher_p50_ms < (1.0 - _MOST_ERROR) * profile.smallest_p50_ms
     if is_teacher_too_fast or profile.error["mape"] > _MOST_ERROR:
         implausible = (
@@ -106,7 +104,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     reference = _reference(run, device)
     timings = timing_entries(
         mixed(records, exits_of(on_this_device.get("exits", ()))),
-        {name.removeprefix("memory/"): peak for name, peak in peaks.items()},
+        peaks,
         requested_budget.on(device),
         {name: on_this_device[name] for name in ("size_mb", "params")},
         stored_metrics(Artefact(reference.folder, job.device)),
@@ -141,14 +139,13 @@ def _check_off_cluster(run: Run, name: str) -> None:
 
 def _profile_job(recipe: ProfileRecipe) -> Job:
     blocks, whole_networks = recipe.blocks(), recipe.whole()
-    block_networks = {name: network for name, (network, _) in blocks.items()}
     return Job(
         recipe.device,
         digest([VERSION, "profile", recipe.digest]),
-        [(recipe.with_reference(block_networks), BLOCK_ROUNDS), (recipe.with_reference(whole_networks), WHOLE_ROUNDS)],
+        [(recipe.with_reference(blocks), BLOCK_ROUNDS), (recipe.with_reference(whole_networks), WHOLE_ROUNDS)],
         recipe.texts,
         recipe.tokens_of(blocks),
-        {f"memory/{name}": whole_networks[name] for name in recipe.memory_measured()},
+        {name: whole_networks[name] for name in recipe.memory_measured()},
     )
 
 
@@ -174,13 +171,12 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
     exits = on_this_device.get("exits", ())
     served = served_networks(artefact, reference, exits)
     files = [*artefact.digests, *Artefact(reference.folder, recipe.device).digests]
-    memory = {f"memory/{name}": network for name, network in served.items()} if limits.peak_memory_mb else {}
     job = Job(
         recipe.device,
         digest([VERSION, "verification", files, recipe.device.model_dump(mode="json")]),
         [(at_each_depth(served, exits_of(exits)), recipe.device.repeats)],
         Texts(input_texts.ids, recipe.config.vocab_size),
-        memory=memory,
+        memory=served if limits.peak_memory_mb else {},
     )
     return job, requested_budget, verification
 

@@ -22,7 +22,6 @@ from nas.evaluate.spread import SELECTION_BIAS
 from nas.files import digest, read_json, write_folder, write_json
 from nas.model import CompactBert
 from nas.pipeline import division
-from nas.pipeline.data import splits
 from nas.pipeline.floors import floors_of_exports
 from nas.pipeline.outputs import drop_outputs
 from nas.pipeline.run import Run, once
@@ -229,7 +228,7 @@ def train_together(
     halving = Halving.of(groups, schedule.steps, _RUNGS, goals)
     accuracies_at_rungs = []
     if networks:
-        training = distillation(run, splits(run), schedule, folder, origin)
+        training = distillation(run, schedule, folder, origin)
         accuracies_at_rungs = training.train_cohort(networks, halving, evaluator.accuracy_of, title)
     outcomes = {}
     for number, (architecture, network) in enumerate(zip(architectures, networks, strict=True)):
@@ -287,8 +286,7 @@ def _decide_steps(
 
 
 def _seconds_per_step(run: Run, evaluator: Evaluator, architectures: Sequence[Architecture]) -> float:
-    settings = run.study.export
-    with to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
+    with to_be_timed(run, run.study.export) as training:
         return training.time_cohort([evaluator.network(each) for each in architectures], division.WARM_UP_STEPS)
 
 
@@ -301,7 +299,7 @@ def training_steps(run: Run) -> int:
     """
     if run.study.training.hours:
         return decided(run, "finalists") or supernet_steps(run)
-    return run.study.final_steps(len(distilled_texts(run, splits(run))))
+    return run.study.final_steps(len(distilled_texts(run)))
 
 
 def trained(folder: Path) -> dict[str, Finalist]:

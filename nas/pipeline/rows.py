@@ -158,7 +158,7 @@ def look_at_rows(run: Run) -> Rows | None:
 def _describe_rows(study: Study, task: ReadTask, unlabelled: Unlabelled | None) -> Rows:
     check_exits(study, len(task.splits.label_names) or 1)
     sampled_splits = _with_sample(_with_sample(task.splits, "train"), "test")
-    data = task.encode(splits=sampled_splits)
+    data = replace(task, splits=sampled_splits).encode()
     counts = {name: _token_counts(split) for name, split in data.splits.items()}
     if study.compressed.prune_vocabulary:  # raises an error if the tokenizer cannot be pruned
         task.pruned(np.flatnonzero(counts["train"]).tolist())

@@ -72,6 +72,32 @@ class Run:
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.folder = folder
+        self.embedded = folder / "embedded"
+        """The folder of the built-in task's data and teacher."""
+        self.data = folder / "data"
+        """The folder of the tokenised splits."""
+        self.unlabelled = folder / "unlabelled"
+        """The folder of the tokenised unlabelled texts."""
+        self.teacher = folder / "teacher"
+        """The folder of the model to compress: the student if the study has one, else the teacher."""
+        self.separate_teacher = folder / "separate-teacher"
+        """The folder of a student's separate teacher, used only if this run fine-tunes that teacher."""
+        self.teacher_logits = folder / "teacher-logits"
+        """The folder with the logits that a student's separate teacher computes for each text."""
+        self.supernet = folder / "supernet"
+        """The folder of the trained supernet."""
+        self.ordered_teacher = self.supernet / "ordered"
+        """The folder of the teacher whose units are ordered by importance, the start of the supernet's training."""
+        self.outputs = self.supernet / "outputs"
+        """The folder of the teacher's outputs for all training texts, deleted after the last training stage."""
+        self.journal = folder / "search" / "journal.log"
+        """The file in which Optuna stores the trials of the search, unless the study names a database."""
+        self.front = folder / "search" / "front.json"
+        """The file with the Pareto front and the measured candidates."""
+        self.finalists = folder / "finalists"
+        """The folder of the final training, in which the best candidates of all budgets are trained."""
+        self.snapshots = folder / "hub.json"
+        """The file with the commits of the models and the data set that come from the Hugging Face hub."""
         self.callbacks: list[TrainerCallback] = []
         """Callbacks for transformers' Trainer, used in every training stage of this process."""
         self._listeners: list[Listener] = []
@@ -107,64 +133,9 @@ class Run:
         self.callbacks.append(callback)
         return self
 
-    @property
-    def embedded(self) -> Path:
-        """The folder of the built-in task's data and teacher."""
-        return self.folder / "embedded"
-
-    @property
-    def data(self) -> Path:
-        """The folder of the tokenised splits."""
-        return self.folder / "data"
-
-    @property
-    def unlabelled(self) -> Path:
-        """The folder of the tokenised unlabelled texts."""
-        return self.folder / "unlabelled"
-
-    @property
-    def teacher(self) -> Path:
-        """The folder of the model to compress: the student if the study has one, else the teacher."""
-        return self.folder / "teacher"
-
-    @property
-    def separate_teacher(self) -> Path:
-        """The folder of a student's separate teacher, used only if this run fine-tunes that teacher."""
-        return self.folder / "separate-teacher"
-
-    @property
-    def teacher_logits(self) -> Path:
-        """The folder with the logits that a student's separate teacher computes for each text."""
-        return self.folder / "teacher-logits"
-
-    @property
-    def supernet(self) -> Path:
-        """The folder of the trained supernet."""
-        return self.folder / "supernet"
-
-    @property
-    def ordered_teacher(self) -> Path:
-        """The folder of the teacher whose units are ordered by importance, the start of the supernet's training."""
-        return self.supernet / "ordered"
-
-    @property
-    def outputs(self) -> Path:
-        """The folder of the teacher's outputs for all training texts, deleted after the last training stage."""
-        return self.supernet / "outputs"
-
-    @property
-    def journal(self) -> Path:
-        """The file in which Optuna stores the trials of the search, unless the study names a database."""
-        return self.folder / "search" / "journal.log"
-
     def evaluations(self, identity: str) -> Path:
         """Return the path of a file with accuracies. `identity` identifies the evaluated networks and the settings."""
         return self.folder / "evaluations" / f"{identity}.jsonl"
-
-    @property
-    def front(self) -> Path:
-        """The file with the Pareto front and the measured candidates."""
-        return self.folder / "search" / "front.json"
 
     def profile(self, device: str) -> Path:
         """Return the file of a device's latency profile."""
@@ -178,11 +149,6 @@ class Run:
         """Return the folder of a device's baselines: the teacher, its int8 form and the static model."""
         return self.folder / "baselines" / device
 
-    @property
-    def finalists(self) -> Path:
-        """The folder of the final training, in which the best candidates of all budgets are trained."""
-        return self.folder / "finalists"
-
     def trainings(self, export: str) -> Path:
         """Return the folder of candidates trained individually for an export. Each candidate has a subfolder."""
         return self.folder / "fine-tuning" / export
@@ -190,11 +156,6 @@ class Run:
     def missed(self, budget: str) -> Path:
         """Return the file that lists the architectures whose exports missed a budget on an off-cluster device."""
         return self.folder / "missed" / f"{budget}.json"
-
-    @property
-    def snapshots(self) -> Path:
-        """The file with the commits of the models and the data set that come from the Hugging Face hub."""
-        return self.folder / "hub.json"
 
     def _record_path(self, step: str) -> Path:
         return self.folder / "steps" / f"{step}.json"

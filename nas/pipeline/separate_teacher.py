@@ -47,7 +47,7 @@ _RESULT_VERSION = 1
 """Increase this when the same files lead to a different teacher or different logits, so that older ones are rebuilt."""
 _TEXTS_PER_PART = 8192
 """Number of texts whose logits are stored in one file. An interruption loses the logits of at most this many texts."""
-_LOGITS_FILE, _ABOUT_FILE, _SCALE_FILE = "logits.safetensors", "about.json", "scale.json"
+_LOGITS_FILE, _ABOUT_FILE = "logits.safetensors", "about.json"
 _ROLE: Role = "separate teacher"
 
 
@@ -277,7 +277,7 @@ class _LogitsInParts:
         self._processor = training_processor()
         nn.Module.to(model, self._processor)
         self._forward = forward_of(model, processor=self._processor)
-        self._dtype = torch.bfloat16 if uses_bf16(model.config.hidden_size, self._processor) else torch.float32
+        self._uses_bf16 = uses_bf16(model.config.hidden_size, self._processor)
 
     def stored(self, name: str, texts: Dataset) -> np.ndarray:
         """Return the logits of texts as an array of shape (texts, outputs), with outputs in the order of the labels.
@@ -301,5 +301,5 @@ class _LogitsInParts:
             return predict(lambda _: next(results), batches)
 
     def _batch_logits(self, batch: Any) -> np.ndarray:
-        with torch.autocast(self._processor, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+        with torch.autocast(self._processor, dtype=torch.bfloat16, enabled=self._uses_bf16):
             return self._forward(batch)

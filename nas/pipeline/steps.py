@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from nas.budget import Budget
 from nas.device import Device
 from nas.pipeline import (
     allowance,
@@ -26,7 +25,6 @@ from nas.pipeline import (
 )
 from nas.pipeline.run import Run
 from nas.pipeline.step import Check, Step
-from nas.study import Study
 from nas.tasks import task_kind
 
 
@@ -35,66 +33,73 @@ def steps_of(run: Run, fine_tune: bool = True) -> tuple[Step | Check, ...]:
 
     If `fine_tune` is not set, exports keep the weights that they inherit from the supernet.
     """
+    return tuple(_steps(run, fine_tune and run.study.export.fine_tune))
+
+
+def _steps(run: Run, fine_tune: bool) -> Iterator[Step | Check]:
     study = run.study
-    embedded = study.task.train == "embedded"
     reachable = [device for device in study.devices if device.where != "elsewhere"]
     off_cluster = [device for device in study.devices if device.where == "elsewhere"]
-    return (
-        Check("storage", (), lambda run: searches.check_storage(run.study)),
-        Check("reports", (), watching.check_reports),
-        Check("other training", (), supernets.refuse_other_training),
-        Check("hours", (), partial(_refuse_hours, fine_tune=fine_tune)),
-        *([_embedded_step(run)] if embedded else []),
-        Check("sources", ("embedded",) if embedded else (), sources.settle_sources),
-        Step("data", ("sources",), sources.data_inputs, data.make_data, run.data, estimates.data),
-        Check("labels", ("data",), data.check_labels),
-        *([_unlabelled_step(run)] if study.task.unlabelled else []),
-        *([Check("taught labels", ("data",), _check_separate_teacher)] if study.student else []),
-        Step(
-            "teacher",
-            ("labels", "reports"),
-            sources.teacher_inputs,
-            teachers.make_teacher,
-            run.teacher,
-            estimates.teacher,
+    yield Check("storage", (), lambda run: searches.check_storage(run.study))
+    yield Check("reports", (), watching.check_reports)
+    yield Check("other training", (), supernets.refuse_other_training)
+    yield Check("hours", (), partial(_refuse_hours, fine_tune=fine_tune))
+    is_embedded = study.task.train == "embedded"
+    if is_embedded:
+        yield Step("embedded", (), sources.embedded_inputs, data.make_embedded, run.embedded, estimates.embedded)
+    yield Check("sources", ("embedded",) if is_embedded else (), sources.settle_sources)
+    yield Step("data", ("sources",), sources.data_inputs, data.make_data, run.data, estimates.data)
+    yield Check("labels", ("data",), data.check_labels)
+    if study.task.unlabelled:
+        inputs, make = unlabelled.unlabelled_inputs, unlabelled.make_unlabelled
+        yield Step("unlabelled", ("data",), inputs, make, run.unlabelled, estimates.unlabelled)
+    if study.student:
+        yield Check("taught labels", ("data",), _check_separate_teacher)
+    inputs, make = sources.teacher_inputs, teachers.make_teacher
+    yield Step("teacher", ("labels", "reports"), inputs, make, run.teacher, estimates.teacher)
+    if study.student:
+        yield from _separate_teacher_steps(run)
+    yield from (_profile_step(run, device) for device in reachable)
+    yield Check("imports", ("teacher", *_profile_names(reachable)), profiles.refuse_unmeasured)
+    yield from (_profile_step(run, device) for device in off_cluster)
+    yield Check("budgets", _profile_names(study.devices), profiles.check_feasible)
+    yield from (_baselines_step(run, device) for device in study.devices)  # their duration predicts that of exports
+    if task_kind(study.task.kind).has_static:
+        yield from (_static_step(run, device) for device in study.devices)
+    yield Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune))
+    yield Step(
+        "supernet",
+        (
+            "other training",
+            "hours",
+            *(["budgets"] if study.is_near_budgets else []),
+            *(["unlabelled"] if study.task.unlabelled else []),
+            *(["teacher-logits"] if study.student else []),
+            "hours left",
         ),
-        *(_separate_teacher_steps(run) if study.student else ()),
-        *(_profile_step(run, device) for device in reachable),
-        Check("imports", ("teacher", *_profile_names(reachable)), profiles.refuse_unmeasured),
-        *(_profile_step(run, device) for device in off_cluster),
-        Check("budgets", _profile_names(study.devices), profiles.check_feasible),
-        *(_baselines_step(run, device) for device in study.devices),  # their duration predicts how long exports take
-        *(_static_step(run, device) for device in study.devices if task_kind(study.task.kind).has_static),
-        Check("hours left", ("teacher",), partial(_refuse_hours, fine_tune=fine_tune)),
-        Step(
-            "supernet",
-            (
-                "other training",
-                "hours",
-                *(["budgets"] if study.is_near_budgets else []),
-                *_distillation_needs(study),
-                "hours left",
-            ),
-            supernets.supernet_inputs,
-            supernets.make_supernet,
-            run.supernet,
-            estimates.supernet,
-            shares_hours=True,
-        ),
-        Step(
-            "search",
-            ("storage", "budgets", "supernet"),
-            searches.search_inputs,
-            searches.make_search,
-            run.journal.parent,
-            estimates.search,
-            current=searches.is_searched,
-            shares_hours=True,
-        ),
-        Step("front", ("search",), searches.front_inputs, searches.make_front, run.front, estimates.front),
-        *([_finalists_step(run)] if fine_tune and study.export.fine_tune else []),
-        *(_budget_export_step(run, budget, fine_tune) for budget in study.budgets),
+        supernets.supernet_inputs,
+        supernets.make_supernet,
+        run.supernet,
+        estimates.supernet,
+        shares_hours=True,
     )
+    yield Step(
+        "search",
+        ("storage", "budgets", "supernet"),
+        searches.search_inputs,
+        searches.make_search,
+        run.journal.parent,
+        estimates.search,
+        current=searches.is_searched,
+        shares_hours=True,
+    )
+    yield Step("front", ("search",), searches.front_inputs, searches.make_front, run.front, estimates.front)
+    if fine_tune:
+        inputs, make = finalists.finalists_inputs, finalists.make_finalists
+        yield Step("finalists", ("front",), inputs, make, run.finalists, estimates.finalists, shares_hours=True)
+    for budget in study.budgets:
+        inputs, make = partial(exports.export_inputs, budget=budget), partial(exports.make_export, budget=budget)
+        yield _export_step(run, budget.name, ("front", *(["finalists"] if fine_tune else [])), inputs, make, fine_tune)
 
 
 def seconds(run: Run) -> dict[str, float]:
@@ -105,7 +110,8 @@ def seconds(run: Run) -> dict[str, float]:
 def trial_step(run: Run, candidate: dict[str, Any], fine_tune: bool) -> Step:
     """Return the step that exports a single candidate of the search, given its entry in `front.json`."""
     inputs, make = partial(exports.trial_inputs, candidate=candidate), partial(exports.make_trial, candidate=candidate)
-    return _export_step(run, exports.trial_name(candidate), ("front",), inputs, make, fine_tune)
+    is_fine_tuned = fine_tune and run.study.export.fine_tune
+    return _export_step(run, exports.trial_name(candidate), ("front",), inputs, make, is_fine_tuned)
 
 
 def _refuse_hours(run: Run, fine_tune: bool) -> None:
@@ -120,16 +126,7 @@ def _check_separate_teacher(run: Run) -> None:
     separate_teacher.check_separate_teacher(run, data.splits(run).label_names)
 
 
-def _embedded_step(run: Run) -> Step:
-    return Step("embedded", (), sources.embedded_inputs, data.make_embedded, run.embedded, estimates.embedded)
-
-
-def _unlabelled_step(run: Run) -> Step:
-    inputs, make = unlabelled.unlabelled_inputs, unlabelled.make_unlabelled
-    return Step("unlabelled", ("data",), inputs, make, run.unlabelled, estimates.unlabelled)
-
-
-def _separate_teacher_steps(run: Run) -> Iterable[Step]:
+def _separate_teacher_steps(run: Run) -> Iterator[Step]:
     """Yield the steps of a student's separate teacher.
 
     If the study asks for fine-tuning, the first step fine-tunes this teacher. The last step stores its logits.
@@ -143,11 +140,6 @@ def _separate_teacher_steps(run: Run) -> Iterable[Step]:
         )
     inputs, make = separate_teacher.logits_inputs, separate_teacher.make_logits
     yield Step("teacher-logits", tuple(needs), inputs, make, run.teacher_logits, estimates.teacher_logits)
-
-
-def _distillation_needs(study: Study) -> tuple[str, ...]:
-    """Return the names of the steps that distillation needs in addition to the step `teacher`."""
-    return (*(["unlabelled"] if study.task.unlabelled else []), *(["teacher-logits"] if study.student else []))
 
 
 def _profile_names(devices: Iterable[Device]) -> tuple[str, ...]:
@@ -192,17 +184,6 @@ def _static_step(run: Run, device: Device) -> Step:
     )
 
 
-def _finalists_step(run: Run) -> Step:
-    inputs, make = finalists.finalists_inputs, finalists.make_finalists
-    return Step("finalists", ("front",), inputs, make, run.finalists, estimates.finalists, shares_hours=True)
-
-
-def _budget_export_step(run: Run, budget: Budget, fine_tune: bool) -> Step:
-    inputs, make = partial(exports.export_inputs, budget=budget), partial(exports.make_export, budget=budget)
-    needs = ("front", "finalists") if fine_tune and run.study.export.fine_tune else ("front",)
-    return _export_step(run, budget.name, needs, inputs, make, fine_tune)
-
-
 def _export_step(
     run: Run,
     name: str,
@@ -215,15 +196,14 @@ def _export_step(
 
     `inputs` and `make` are called with the keyword `fine_tune`, which states whether the network is fine-tuned.
     """
-    is_fine_tuned = fine_tune and run.study.export.fine_tune
     baseline_kinds = ("baselines", *(["static"] if task_kind(run.study.task.kind).has_static else []))
     return Step(
         f"export-{name}",
         (*needs, *(f"{kind}-{device.name}" for device in run.study.devices for kind in baseline_kinds)),
-        partial(inputs, fine_tune=is_fine_tuned),
-        partial(make, fine_tune=is_fine_tuned),
+        partial(inputs, fine_tune=fine_tune),
+        partial(make, fine_tune=fine_tune),
         run.export(name),
         estimates.export,
         other_outputs=(run.trainings(name),),
-        current=partial(exports.is_current, name=name, inputs=inputs, fine_tune=is_fine_tuned),
+        current=partial(exports.is_current, name=name, inputs=inputs, fine_tune=fine_tune),
     )

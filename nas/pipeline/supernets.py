@@ -18,7 +18,6 @@ from accelerate import PartialState
 
 from nas.architecture import Architecture
 from nas.budget import Budget
-from nas.data import TaskData
 from nas.files import digest, draft_folder, write_folder
 from nas.model import CompactBert
 from nas.model.tokenizer import load_tokenizer
@@ -36,8 +35,8 @@ from nas.progress import Stopwatch, busy, say, tracked
 from nas.report.numbers import duration
 from nas.search.costs import Costs
 from nas.space import SearchSpace
-from nas.study import Study
-from nas.supernet import BertSupernet, SupernetWeights
+from nas.study import Export, Study, Supernet
+from nas.supernet import SupernetWeights
 from nas.supernet.checkpoints import refuse_others, remove_checkpoints
 from nas.supernet.distillation import LossWeights
 from nas.supernet.importance import measure_importance, reorder
@@ -127,11 +126,11 @@ def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
     workers = run.study.supernet.workers
     torch.manual_seed(run.study.seed)
     if not run.ordered_teacher.exists():
-        teacher, data = load_teacher(run), splits(run)
-        order(run, data, teacher)
-        write_folder(run.ordered_teacher, untrained(run, data, teacher).save_pretrained)
+        teacher = load_teacher(run)
+        order(run, teacher)
+        write_folder(run.ordered_teacher, untrained(run, teacher).save_pretrained)
     stopwatch.end("ordering")
-    keep_outputs(run, distilled_texts(run, splits(run)), load_ordered(run))  # so that workers need not compute them
+    keep_outputs(run, distilled_texts(run), load_ordered(run))  # so that workers need not compute them
     stopwatch.end("outputs")
     if run.study.training.hours and decided(run, "supernet") is None:
         _decide_steps(run, stopwatch)
@@ -150,7 +149,7 @@ def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
 def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
     """Time a few training steps, and record how many steps fit into the supernet's share of the time left."""
     study, settings = run.study, run.study.supernet
-    with busy("Timing a few steps"), to_be_timed(run, settings.learning_rate, settings.batch_size) as training:
+    with busy("Timing a few steps"), to_be_timed(run, settings) as training:
         seconds_per_step = training.time_supernet(
             load_ordered(run), draws_of(run, WARM_UP_STEPS + TIMED_STEPS), WARM_UP_STEPS
         )
@@ -164,11 +163,11 @@ def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
 
 
 @contextmanager
-def to_be_timed(run: Run, learning_rate: float | None, batch_size: int) -> Iterator[Distillation]:
+def to_be_timed(run: Run, settings: Supernet | Export) -> Iterator[Distillation]:
     """Yield a short distillation run, to measure its speed. The run's folder is removed when the `with` block ends."""
-    schedule = Schedule(learning_rate, batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
+    schedule = Schedule(settings.learning_rate, settings.batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with draft_folder(run.folder / "timing") as folder:
-        yield distillation(run, splits(run), schedule, folder, {})
+        yield distillation(run, schedule, folder, {})
 
 
 def draws_of(run: Run, steps: int) -> Draws:
@@ -225,15 +224,15 @@ def _train_ordered(run: Run, origin: dict[str, Any]) -> None:
         watchers=watchers_of(run),
     )
     weights = load_ordered(run)
-    training = distillation(run, splits(run), schedule, run.supernet, origin)
+    training = distillation(run, schedule, run.supernet, origin)
     training.train_supernet(weights, draws_of(run, schedule.steps))
     if PartialState().is_main_process:
         weights.save_pretrained(run.supernet)
 
 
-def distillation(run: Run, data: TaskData, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
+def distillation(run: Run, schedule: Schedule, folder: Path, origin: dict[str, Any]) -> Distillation:
     """Return the inputs of a distillation run, which stores its checkpoints in `folder`."""
-    teacher, texts = load_ordered(run), distilled_texts(run, data)
+    teacher, texts = load_ordered(run), distilled_texts(run)
     return Distillation(
         teacher=teacher,
         train=texts,
@@ -258,36 +257,31 @@ def loss_weights(run: Run) -> LossWeights:
     return LossWeights(settings.logits_weight, settings.hidden_weight, settings.relation_weight)
 
 
-def load_supernet(run: Run) -> BertSupernet:
-    """Load the trained supernet."""
-    return BertSupernet.load(run.supernet)
-
-
 def load_ordered(run: Run) -> SupernetWeights:
     """Load the teacher whose units are ordered by importance. The supernet's training starts from this model."""
     return SupernetWeights.from_pretrained(run.ordered_teacher).eval()
 
 
-def order(run: Run, data: TaskData, model: CompactBert) -> None:
+def order(run: Run, model: CompactBert) -> None:
     """Reorder a model's units in place, by their importance for the study's task."""
-    reorder(model, measure_importance(model, ranking_batches(run, data, "Ordering units")))
+    reorder(model, measure_importance(model, ranking_batches(run, "Ordering units")))
 
 
-def untrained(run: Run, data: TaskData, largest: CompactBert) -> SupernetWeights:
+def untrained(run: Run, largest: CompactBert) -> SupernetWeights:
     """Return an untrained supernet of the study's space with the weights of `largest`, its largest sub-network."""
     space = run.study.space
     has_exits = bool(space.dimensions.exit_threshold)
     weights = SupernetWeights.of(largest, space.dimensions.hidden_size, space.compression, has_exits)
-    weights.fit(ranking_batches(run, data, "Fitting small sub-networks"))
+    weights.fit(ranking_batches(run, "Fitting small sub-networks"))
     return weights
 
 
-def ranking_batches(run: Run, data: TaskData, title: str) -> Iterator[dict[str, torch.Tensor]]:
+def ranking_batches(run: Run, title: str) -> Iterator[dict[str, torch.Tensor]]:
     """Return batches of the training set, to rank units or to fit small sub-networks before the training.
 
     Iterating over them shows a progress bar with the title `title`.
     """
     settings, tokenizer = run.study.supernet, load_tokenizer(run.teacher)
     count, size, has_words = settings.importance_batches, settings.batch_size, task_kind(run.study.task.kind).has_words
-    batches = labelled_batches(data.train, tokenizer, count, size, run.study.seed, has_words)
+    batches = labelled_batches(splits(run).train, tokenizer, count, size, run.study.seed, has_words)
     return tracked(list(batches), title)

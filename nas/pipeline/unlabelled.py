@@ -11,13 +11,13 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 
-from nas.data import TaskData, Unlabelled, read_unlabelled
+from nas.data import Unlabelled, read_unlabelled
 from nas.data.files import read_table, values_of, write_table
 from nas.data.truth import LABEL_COLUMNS
 from nas.data.unlabelled import Counts
 from nas.errors import DataError
 from nas.files import digest, read_json, write_json
-from nas.pipeline.data import ReadTask, read_task, tokenizer_of
+from nas.pipeline.data import ReadTask, read_task, splits, tokenizer_of
 from nas.pipeline.run import Run, once
 from nas.pipeline.snapshots import commit, errors_with_hub_ids, pinned_task
 from nas.pipeline.sources import content_of, data_inputs
@@ -80,12 +80,13 @@ def unlabelled_texts(run: Run) -> Dataset:
     return read_table(run.unlabelled / _TEXTS_FILE)
 
 
-def distilled_texts(run: Run, data: TaskData) -> Dataset:
+def distilled_texts(run: Run) -> Dataset:
     """Return the texts for the distillation: first the training set, then the unlabelled texts.
 
     The columns with labels are removed. The distillation draws each of these texts equally often.
     """
-    train = data.train.remove_columns([name for name in data.train.column_names if name in LABEL_COLUMNS])
+    train = splits(run).train
+    train = train.remove_columns([name for name in train.column_names if name in LABEL_COLUMNS])
     if not run.study.task.unlabelled:
         return train
     return concatenate_datasets([train, unlabelled_texts(run).select_columns(train.column_names)])

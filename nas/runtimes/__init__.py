@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Collection
-from typing import Protocol
 
 from nas.errors import DeviceError
 from nas.runtimes.base import DeviceSettings, FileRuntime, ModuleRuntime, Operation, Runtime, runner_arguments
@@ -38,21 +37,7 @@ RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (ONNX_RUNTI
 """All runtimes, keyed by the value of `devices.runtime` in a study file."""
 
 
-class _MeasuringDevice(DeviceSettings, Protocol):
-    @property
-    def runtime(self) -> str: ...
-    @property
-    def where(self) -> str: ...
-    @property
-    def pin_to(self) -> Collection[int]: ...
-
-
-class _HasRuntime(Protocol):
-    @property
-    def runtime(self) -> str: ...
-
-
-def runtime_of(device: _HasRuntime) -> Runtime:
+def runtime_of(device: DeviceSettings) -> Runtime:
     """Return the runtime of a device."""
     return RUNTIMES[device.runtime]
 
@@ -68,7 +53,7 @@ def names_of(runtimes: Collection[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def check_runtime(device: _MeasuringDevice) -> None:
+def check_runtime(device: DeviceSettings) -> None:
     """Raise `DeviceError` if the runtime of a device is not installed on this machine.
 
     Even if the device is a different machine, the runtime is needed here, because accuracy is computed on this machine.
@@ -85,7 +70,7 @@ def check_runtime(device: _MeasuringDevice) -> None:
         runtime.check(device)
 
 
-def _check_cores(device: _MeasuringDevice) -> None:
+def _check_cores(device: DeviceSettings) -> None:
     """Raise `DeviceError` if this process may not use the cores that a device needs.
 
     Nothing is checked if the operating system does not report the available cores.

@@ -101,19 +101,16 @@ class Costs:
         """
         return {name: profile.predict(architecture, exits)["p50_ms"] for name, profile in self.profiles.items()}
 
-    def teacher(self, device: str) -> dict[str, float]:
-        """Return the uncompressed teacher's metrics on a device, keyed by metric name.
-
-        The metrics are `size_mb`, `params`, and those that the device's profile contains.
-        """
-        return self._teachers[device]
-
     @cached_property
     def _sizes(self) -> Sizes:
         return Sizes(self.config)
 
     @cached_property
-    def _teachers(self) -> dict[str, dict[str, float]]:
+    def teachers(self) -> dict[str, dict[str, float]]:
+        """The uncompressed teacher's metrics on each device, keyed by device name and then by metric name.
+
+        The metrics are `size_mb`, `params`, and those that the device's profile contains.
+        """
         stored = self.stored(self.config.architecture)
         return {name: profile.teacher | stored for name, profile in self.profiles.items()}
 
@@ -131,7 +128,7 @@ class Costs:
         for metrics in predicted.values():
             for name in metrics:
                 metrics[name] *= _slowdown_factor(name, slowdown)
-        return max(limits.violation(predicted[limits.device], self.teacher(limits.device)) for limits in budget.limits)
+        return max(limits.violation(predicted[limits.device], self.teachers[limits.device]) for limits in budget.limits)
 
     def cautious_violation(self, architecture: Architecture, budget: Budget, exits: Sequence[float] = ()) -> float:
         """Return the predicted violation of one budget, including a safety margin; see `cautious_violations`."""
@@ -165,7 +162,7 @@ class Costs:
 
         T and A are the values of the metric `floor.minimise` for the teacher and the architecture.
         """
-        return math.log(self.teacher(floor.device)[floor.minimise] / self.minimised(architecture, floor, exits))
+        return math.log(self.teachers[floor.device][floor.minimise] / self.minimised(architecture, floor, exits))
 
     def cost_vector(self, architecture: Architecture, exits: Sequence[float] = ()) -> tuple[float, ...]:
         """Return the predicted costs of an architecture: one value for each pair in `_device_metrics`.
@@ -216,7 +213,7 @@ class Costs:
             for name in metrics:
                 metrics[name] *= safety_factor(name, self.profiles[device])
         return tuple(
-            max(limits.violation(predicted[limits.device], self.teacher(limits.device)) for limits in budget.limits)
+            max(limits.violation(predicted[limits.device], self.teachers[limits.device]) for limits in budget.limits)
             for budget in self.budgets
         )
 
@@ -236,7 +233,7 @@ class Costs:
         for budget in self.budgets:
             for limits in budget.limits:
                 profile = self.profiles[limits.device]
-                for name, limit in limits.values(self.teacher(limits.device)).items():
+                for name, limit in limits.values(self.teachers[limits.device]).items():
                     cost = partial(self._best_case_cost, name, limits.device)
                     lowest_cost = cost(cheapest(space, cost))
                     lowest_cost *= safety_factor(name, profile)

@@ -7,8 +7,9 @@ settings name. `CachingExecutor` wraps an executor and reuses the results of ear
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, Self
+from typing import Self
 
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult, EvaluationRecipe, Memory
@@ -32,14 +33,16 @@ def pop_longest_prefix(waiting: list[Waiting], previous_keys: list[Key]) -> Wait
     return waiting.pop(longest_prefix([architecture for _, architecture, _ in waiting[:AHEAD]], previous_keys))
 
 
-class Executor(Protocol):
-    """Evaluates candidates.
+class Executor(ABC):
+    """Evaluates candidates. Subclasses take the next candidate from the list `_waiting`.
 
     If possible, candidates that share their first layers are evaluated one after the other.
     """
 
-    capacity: int
-    """The maximum number of submitted candidates whose results have not been returned yet."""
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        """The maximum number of submitted candidates whose results have not been returned yet."""
+        self._waiting: list[Waiting] = []
 
     def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
         """Queue a candidate for evaluation.
@@ -47,34 +50,34 @@ class Executor(Protocol):
         `ticket` is a number, chosen by the caller, that identifies the result. The evaluation may stop early if the
         candidate is very unlikely to reach the objective `to_beat`.
         """
+        self._waiting.append((ticket, architecture, to_beat))
 
+    @abstractmethod
     def next_result(self) -> tuple[int, CandidateResult]:
         """Wait until one of the submitted candidates has been evaluated, and return its ticket and its result.
 
         Raises `SearchError` if the supernet's weights have changed since the search started.
         """
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        """Release the workers and other resources, if there are any."""
+        return
 
 
-class InlineExecutor:
+class InlineExecutor(Executor):
     """Evaluates candidates in this process, so that breakpoints work.
 
     A candidate is evaluated when `next_result` is called.
     """
 
-    capacity = AHEAD
-
     def __init__(self, recipe: EvaluationRecipe) -> None:
+        super().__init__(AHEAD)
         self._recipe = recipe
         self._evaluator = recipe.load()
-        self._waiting: list[Waiting] = []
         self._previous_keys: list[Key] = []
-
-    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        self._waiting.append((ticket, architecture, to_beat))
 
     def next_result(self) -> tuple[int, CandidateResult]:
         ticket, architecture, to_beat = pop_longest_prefix(self._waiting, self._previous_keys)
@@ -83,18 +86,13 @@ class InlineExecutor:
         self._recipe.check()
         return ticket, result
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._waiting.clear()
-
-
-class Forwarding:
+class Forwarding(Executor):
     """Forwards all calls to a wrapped executor. Subclasses override individual methods."""
 
     def __init__(self, executor: Executor) -> None:
-        self.capacity, self._executor = executor.capacity, executor
+        super().__init__(executor.capacity)
+        self._executor = executor
 
     def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
         self._executor.submit(ticket, architecture, to_beat)

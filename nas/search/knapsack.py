@@ -25,8 +25,6 @@ from nas.search.costs import Costs
 from nas.search.executors import Executor, evaluate_all
 from nas.space import SearchSpace
 
-_SHARES = (1.0, 0.5, 0.25, 0.125)
-"""For a budget with an accuracy floor, the limit on the minimised metric is multiplied by each of these factors."""
 _MAX_TARGETS, _MIN_STEP = 50, 0.001
 """`_MAX_TARGETS` is the maximum number of targets that are tried for a limit.
 
@@ -71,7 +69,7 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
     may yield several networks. Early exits, dropped tokens and borrowed weights are not considered.
     """
     networks = dict[Architecture, None]()
-    targets = [target for budget in costs.budgets for target in _targets(budget)]
+    targets = [target for budget in costs.budgets for target in _targets(budget, costs.shares)]
     costs = replace(costs, budgets=tuple(targets))
     for budget in targets:
         solutions = [_best_sum(space, costs, budget, limit, accuracies) for limit in _single_limits(budget)]
@@ -88,19 +86,19 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
     return list(networks)
 
 
-def _targets(budget: Budget) -> list[Budget]:
+def _targets(budget: Budget, shares: Sequence[float]) -> list[Budget]:
     """Return the budgets for which the knapsack problem is solved.
 
     A budget without an accuracy floor is returned unchanged. A budget with a floor is replaced by several budgets
     without a floor. In each of these, the limit on the minimised metric is multiplied by one of the factors in
-    `_SHARES`. Several factors are tried, because the sums of losses do not show at which cost a network reaches the
+    `shares`. Several factors are tried, because the sums of losses do not show at which cost a network reaches the
     required accuracy.
     """
     if not budget.has_floor:
         return [budget]
     first, *other_limits = budget.limits
     name, targets = str(budget.minimise), list[Budget]()
-    for share in _SHARES:
+    for share in shares:
         full_limit = first.given[name]
         limit = f"{share * float(full_limit.rstrip('% ')):g}%" if isinstance(full_limit, str) else share * full_limit
         limits = Limits.model_validate({"device": first.device, **first.given, name: limit})
@@ -110,7 +108,7 @@ def _targets(budget: Budget) -> list[Budget]:
 
 def _single_limits(budget: Budget) -> list[Budget]:
     return [
-        Budget(name=budget.name, limits=(Limits.model_validate({"device": limits.device, name: limit}),))
+        Budget.model_validate({"name": budget.name, "device": limits.device, name: limit})
         for limits in budget.limits
         for name, limit in limits.given.items()
     ]

@@ -1,12 +1,12 @@
 """Evaluates candidates on Ray. All Ray actors on a node share one copy of the supernet.
 
-`RayExecutor` implements the protocol `executors.Executor`. `executors.executor_for` creates a `RayExecutor`.
+`RayExecutor` is an `executors.Executor`. `executors.executor_for` creates a `RayExecutor`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -17,7 +17,7 @@ from nas.errors import NasError, SearchError
 from nas.evaluate import CandidateResult, EvaluationParts, EvaluationRecipe
 from nas.evaluate.shared import Key, prefix_keys
 from nas.progress import say
-from nas.search.executors import AHEAD, Waiting, evaluating_processor, pop_longest_prefix
+from nas.search.executors import AHEAD, Executor, Waiting, evaluating_processor, pop_longest_prefix
 from nas.study import Search
 
 _MAX_LOSSES = 5
@@ -51,7 +51,7 @@ class _Slot:
     previous_keys: list[Key] = field(default_factory=list)
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """Evaluates candidates on up to `settings.workers` actors of a Ray cluster.
 
     `nas.cluster.join` connects this process to a cluster or starts a local one. Weights and texts are sent to each node
@@ -61,12 +61,11 @@ class RayExecutor:
     """
 
     def __init__(self, recipe: EvaluationRecipe, settings: Search) -> None:
-        self.capacity = settings.workers - 1 + AHEAD
+        super().__init__(settings.workers - 1 + AHEAD)
         self._recipe, self._settings = recipe, settings
         self._owns_cluster = join(settings.workers * settings.worker_cpus, "search.executor")
         self._idle: list[_Slot] = []
         self._busy: dict[Any, _Slot] = {}
-        self._waiting: list[Waiting] = []
         self._losses: dict[int, int] = {}
         self._lost_starts = 0
         try:
@@ -96,9 +95,6 @@ class RayExecutor:
         slot = _Slot(ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker).remote())
         loading = slot.actor.load.remote(self._parts, max(1, int(cpus)), evaluating_processor(self._settings))
         self._busy[loading] = slot
-
-    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        self._waiting.append((ticket, architecture, to_beat))
 
     def _start_waiting(self) -> None:
         """Assign a waiting candidate to each idle worker; `pop_longest_prefix` chooses the candidate."""
@@ -161,9 +157,6 @@ class RayExecutor:
             )
         say(f"search: a worker was lost; evaluating {architecture.digest} again")
         self._waiting.insert(0, candidate)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         for slot in [*self._idle, *self._busy.values()]:

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.budget import COST_METRICS, LATENCIES, RATES, STORED, Budget, Floor, Limits
+from nas.budget import COST_METRICS, LATENCIES, RATES, STORED, Budget, Floor
 from nas.evaluate import CandidateResult
 from nas.latency.exits import measure_with_exits
 from nas.latency.measure import Texts, measure_peak_memory
@@ -71,8 +71,8 @@ def compared_at(costs: Costs, results: Sequence[CandidateResult], count: int) ->
         if floor and candidate:
             limit = costs.minimised(candidate.architecture, floor, candidate.exits)
             limit *= safety_factor(floor.minimise, costs.profiles[floor.device])
-            limits = Limits.model_validate({"device": floor.device, floor.minimise: limit})
-            budgets.append(Budget(name=budget.name, limits=(limits,)))
+            limited = {"name": budget.name, "device": floor.device, floor.minimise: limit}
+            budgets.append(Budget.model_validate(limited))
         else:
             budgets.append(budget)
     return replace(costs, budgets=tuple(budgets))
@@ -271,7 +271,7 @@ def _measure_candidates(
         violation = max(
             limits.violation(
                 _with_margin(metrics_by_device[limits.device][name]) | stored,
-                costs.teacher(limits.device) | metrics_by_device[limits.device][_TEACHER],
+                costs.teachers[limits.device] | metrics_by_device[limits.device][_TEACHER],
             )
             for limits in budget.limits
         )

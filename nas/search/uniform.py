@@ -6,9 +6,8 @@ with the candidates. The guided search starts with similar networks (`starts.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import chain, islice, product
+from collections.abc import Callable, Iterator
+from itertools import islice, product
 
 from nas.architecture import Architecture, Layer, compress_all
 from nas.budget import Budget
@@ -73,14 +72,14 @@ def widths(space: SearchSpace) -> list[tuple[int, int]]:
     return [(heads, nearest(neurons_per_head * heads)) for heads in sizes.num_attention_heads]
 
 
-def every_uniform(space: SearchSpace, costs: Costs) -> list[Architecture]:
-    """Return the uniform networks for all budgets that have no accuracy floor, without repetition."""
-    return list(dict.fromkeys(chain.from_iterable(_by_budget(space, costs).values())))
-
-
-def _by_budget(space: SearchSpace, costs: Costs) -> dict[str, list[Architecture]]:
-    limited = (budget for budget in costs.budgets if not budget.has_floor)
-    return {budget.name: list(uniform_networks(space, costs, budget)) for budget in limited}
+def every_uniform(space: SearchSpace, costs: Costs) -> dict[Architecture, list[str]]:
+    """Return the uniform networks for all budgets that have no accuracy floor, each with the names of its budgets."""
+    networks = dict[Architecture, list[str]]()
+    for budget in costs.budgets:
+        if not budget.has_floor:
+            for network in uniform_networks(space, costs, budget):
+                networks.setdefault(network, []).append(budget.name)
+    return networks
 
 
 def best_uniform(
@@ -93,30 +92,19 @@ def best_uniform(
     they do not define a cost at which networks can be compared. `make_executor` is called only if there are networks to
     evaluate. A network that belongs to several budgets is evaluated once.
     """
-    networks = _by_budget(space, costs)
-    all_networks = every_uniform(space, costs)
-    best = {name: list[CandidateResult]() for name in networks}
-    if not all_networks:
+    budgets_of = every_uniform(space, costs)
+    best = {budget.name: list[CandidateResult]() for budget in costs.budgets if not budget.has_floor}
+    if not budgets_of:
         return best
-    to_beat = partial(_objective_to_exceed, networks=networks, best=best)
-    with make_executor() as executor, track("Evaluating uniform networks", len(all_networks)) as progress:
-        for done, result in enumerate(evaluate_all(executor, all_networks, to_beat), start=1):
-            for name in _budgets_of(result.architecture, networks) if result.complete else ():
+
+    def objective_to_exceed(network: Architecture) -> float:
+        """Return the objective that a network must exceed to be among the best ones of at least one of its budgets."""
+        lists = (best[name] for name in budgets_of[network])
+        return min(found[-1].objective if len(found) == _KEPT_PER_BUDGET else 0.0 for found in lists)
+
+    with make_executor() as executor, track("Evaluating uniform networks", len(budgets_of)) as progress:
+        for done, result in enumerate(evaluate_all(executor, list(budgets_of), objective_to_exceed), start=1):
+            for name in budgets_of[result.architecture] if result.complete else ():
                 best[name] = sorted([*best[name], result], key=lambda result: -result.objective)[:_KEPT_PER_BUDGET]
             progress(done)
     return best
-
-
-def _budgets_of(architecture: Architecture, networks: Mapping[str, Sequence[Architecture]]) -> list[str]:
-    """Return the names of the budgets for which a network is evaluated."""
-    return [name for name, budget_networks in networks.items() if architecture in budget_networks]
-
-
-def _objective_to_exceed(
-    architecture: Architecture,
-    networks: Mapping[str, Sequence[Architecture]],
-    best: Mapping[str, Sequence[CandidateResult]],
-) -> float:
-    """Return the objective that a network must exceed to be among the best ones of at least one of its budgets."""
-    budgets = _budgets_of(architecture, networks)
-    return min(best[name][-1].objective if len(best[name]) == _KEPT_PER_BUDGET else 0.0 for name in budgets)

@@ -210,5 +210,4 @@ if __name__ == "__main__":
     parser.add_argument(
         "--steps", type=int, default=1000, help="steps of the layer reduction, of 64 texts each (default: 1000)"
     )
-    options = parser.parse_args()
-    common.main(options, lambda run: measure(run, options))
+    common.main(parser.parse_args(), measure)

@@ -136,7 +136,7 @@ def _show(record: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__, with_study=False)
     parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
     parser.add_argument("--pairs", type=int, default=20, help="number of random budgets")
@@ -144,8 +144,4 @@ def _arguments() -> argparse.Namespace:
         "--only", action="append", choices=[device.name for device in DEVICES], help="only this device; may be repeated"
     )
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    common.run_benchmark(_arguments(), measure_all)
+    common.run_benchmark(parser.parse_args(), measure_all)

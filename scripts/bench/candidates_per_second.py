@@ -129,20 +129,18 @@ class Variant:
         return [result.architecture for result in front]
 
 
-def measure(run: Run, count: int, seed: int, fast: bool) -> dict[str, Any]:
-    """Measure the variants, print a table, and return the candidates per second of each variant.
-
-    If `fast` is true, only the naive variant and the variant with all optimisations are measured.
-    """
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the variants, print a table, and return the candidates per second of each variant."""
+    count = arguments.candidates
     costs, metric, parts = costs_of(run), metric_of(run), evaluation(run).read()
     supernet, texts = parts.evaluator().supernet, Dataset(parts.texts)
-    candidates = proposals(run.study.space, costs, count, random.Random(seed))
+    candidates = proposals(run.study.space, costs, count, random.Random(arguments.seed))
 
     evaluators: dict[str, Naive | Evaluator] = {NAIVE: Naive(supernet, texts, metric)}
-    if not fast:
+    if not arguments.fast:
         evaluators["batches by length"] = Naive(supernet, texts, metric, by_length=True)
     for name, optimisations in VARIANTS.items():
-        if name == ALL or not fast:
+        if name == ALL or not arguments.fast:
             evaluators[name] = Evaluator(supernet, texts, metric, *optimisations)
     variants = [Variant(name, evaluator, candidates, costs) for name, evaluator in evaluators.items()]
     for _ in candidates:
@@ -218,16 +216,11 @@ def proposals(space: SearchSpace, costs: Costs, count: int, rng: random.Random) 
     return candidates[:count]
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--candidates", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--fast", action="store_true", help="measure only the naive variant and all optimisations together"
     )
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    arguments = _arguments()
-    common.main(arguments, lambda run: measure(run, arguments.candidates, arguments.seed, arguments.fast))
+    common.main(parser.parse_args(), measure)

@@ -36,14 +36,14 @@ RANKS = (1 / 6, 1 / 4, 1 / 3)
 """The ranks of `low_rank`, as shares of the hidden size."""
 
 
-def measure_all(run: Run) -> dict[str, Any]:
+def measure_all(run: Run, _: argparse.Namespace) -> dict[str, Any]:
     """Measure each method for each kind of block, print a table, and return accuracies, milliseconds and megabytes."""
     data = prepare_teacher(run)
     config, space = teacher_config(run), _space_of_teacher_size(run.study.space)
     teacher = load_teacher(run)
-    order(run, data, teacher)
+    order(run, teacher)
     weights = SupernetWeights.of(teacher, space.dimensions.hidden_size, space.compression, False)
-    weights.fit(ranking_batches(run, data, "Fitting"))
+    weights.fit(ranking_batches(run, "Fitting"))
     evaluator = Evaluator(BertSupernet(weights), data.search, metric_of(run), raced=False)
     latency = _block_ms(run, space)
     teacher_accuracy = evaluator.evaluate(space.largest()).accuracy
@@ -109,16 +109,10 @@ def _block_ms(run: Run, space: SearchSpace) -> dict[tuple[str, str], float]:
         if compression(choice).runs_on(recipe.device.runtime, recipe.device.processor)
     }
     blocks = recipe.blocks()
-    chosen = {name: blocks[name][0] for name in names.values()}
-    records = measure(
-        recipe.device, chosen, 12, "Measuring blocks", recipe.texts, {name: blocks[name][1] for name in chosen}
-    )
+    chosen = {name: blocks[name] for name in names.values()}
+    records = measure(recipe.device, chosen, 12, "Measuring blocks", recipe.texts, dict.fromkeys(chosen, tokens))
     return {key: records[name].p50_ms / COPIES for key, name in names.items()}
 
 
-def _arguments() -> argparse.Namespace:
-    return common.parser(__doc__).parse_args()
-
-
 if __name__ == "__main__":
-    common.main(_arguments(), measure_all)
+    common.main(common.parser(__doc__).parse_args(), measure_all)

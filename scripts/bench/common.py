@@ -69,7 +69,7 @@ def table(title: str, *columns: str, left: Collection[str] = ()) -> Table:
     return new_table
 
 
-def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]) -> None:
+def main(arguments: argparse.Namespace, measure: Callable[[Run, argparse.Namespace], dict[str, Any]]) -> None:
     """Call `measure` with the run that the arguments name, and print its result if `--json` is given.
 
     The run is locked in the meantime. Errors are handled as in `run_benchmark`.
@@ -78,7 +78,7 @@ def main(arguments: argparse.Namespace, measure: Callable[[Run], dict[str, Any]]
     def measure_run(_: argparse.Namespace) -> dict[str, Any]:
         run = Run.of(study_of(arguments), arguments.runs)
         with run.locked():
-            return measure(run)
+            return measure(run, arguments)
 
     run_benchmark(arguments, measure_run)
 

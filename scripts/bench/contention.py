@@ -31,8 +31,6 @@ from transformers import Trainer
 
 from nas.pipeline import Run
 
-_CONDITIONS = ("one", "all", "busy", "processes")
-
 
 @contextmanager
 def _copies(count: int, make_trainer: Callable[[], Trainer]) -> Iterator[None]:
@@ -55,7 +53,7 @@ def _copies(count: int, make_trainer: Callable[[], Trainer]) -> Iterator[None]:
             os.waitpid(child, 0)
 
 
-def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure training steps under all conditions, print the results, and return seconds per step and ratios."""
     threads = torch.get_num_threads()
     results: dict[str, Any] = {"threads": threads, "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default")}
@@ -75,7 +73,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
                 "processes": (1, partial(_copies, threads - 1, make_trainer)),
             }
             timed(make_trainer())  # warms up
-            seconds: dict[str, list[float]] = {condition: [] for condition in _CONDITIONS}
+            seconds: dict[str, list[float]] = {condition: [] for condition in conditions}
             for _ in range(arguments.rounds):
                 for condition, (count, surroundings) in conditions.items():
                     torch.set_num_threads(count)
@@ -84,7 +82,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
                         seconds[condition].append(timed(trainer))
                     curves[f"{kind} {condition}"] = losses(trainer)
             torch.set_num_threads(threads)
-            one_thread, all_threads, busy, processes = (median(seconds[condition]) for condition in _CONDITIONS)
+            one_thread, all_threads, busy, processes = map(median, seconds.values())
             limit = threads * one_thread / processes
             for condition, measured in seconds.items():
                 rounds = ", ".join(f"{value:.3f}" for value in measured)
@@ -93,7 +91,7 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
                 f"{kind:11} speed-up of all threads {one_thread / all_threads:.2f} (limit {limit:.2f}); "
                 f"slow-down if busy {busy / all_threads:.2f}"
             )
-            results |= {f"{kind}_{condition}_s": round(median(seconds[condition]), 4) for condition in _CONDITIONS}
+            results |= {f"{kind}_{condition}_s": round(median(measured), 4) for condition, measured in seconds.items()}
             results |= {
                 f"{kind}_speed_up": round(one_thread / all_threads, 3),
                 f"{kind}_limit": round(limit, 3),
@@ -110,5 +108,4 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=40, help="steps per kind and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--random-subnets", type=int, default=2)
-    arguments = parser.parse_args()
-    common.main(arguments, partial(measure, arguments))
+    common.main(parser.parse_args(), measure)

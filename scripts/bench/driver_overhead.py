@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import common
 from rich.console import Console
@@ -27,7 +27,7 @@ from nas.evaluate import CandidateResult
 from nas.latency.profile import Fit, Profile
 from nas.search import search
 from nas.search.costs import Costs
-from nas.search.executors import AHEAD
+from nas.search.executors import AHEAD, Executor
 from nas.search.sampler import Trials
 from nas.search.storage import Storage
 from nas.space import SearchSpace
@@ -38,32 +38,24 @@ _WINDOW = 100
 _EXAMPLES = 5000
 
 
-class InstantExecutor:
+class InstantExecutor(Executor):
     """An executor that returns results immediately and in order.
 
     For each result, `times` holds the wall-clock time and the processor time, in seconds, at which the result was
     requested.
     """
 
-    capacity = AHEAD
-
     def __init__(self, space: SearchSpace) -> None:
+        super().__init__(AHEAD)
         self._largest = _size(space.largest())
-        self._waiting: list[tuple[int, Architecture]] = []
         self.times: list[tuple[float, float]] = []
 
-    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        self._waiting.append((ticket, architecture))
-
     def next_result(self) -> tuple[int, CandidateResult]:
-        ticket, architecture = self._waiting.pop(0)
+        ticket, architecture, _ = self._waiting.pop(0)
         self.times.append((time.perf_counter(), time.process_time()))
         noise = int(hashlib.sha256(repr(architecture).encode()).hexdigest()[:8], 16) / 2**32 - 0.5
         accuracy = 0.9 - 0.25 * math.exp(-4.0 * _size(architecture) / self._largest) + 0.02 * noise
         return ticket, CandidateResult(architecture, round(accuracy * _EXAMPLES) / _EXAMPLES, _EXAMPLES, 0.1)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.times.append((time.perf_counter(), time.process_time()))
@@ -152,15 +144,11 @@ def _show(times_at: dict[str, tuple[float, float]]) -> None:
     Console().print(table)
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__, with_study=False)
     parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
     parser.add_argument("--trials", type=int, default=10_000, help="number of evaluations in the search")
     parser.add_argument("--sampler", default="nsga2", choices=["nsga2", "tpe", "random", "guided"])
     parser.add_argument("--storage", help="URL of an empty database (default: a journal in a temporary folder)")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    common.run_benchmark(_arguments(), measure)
+    common.run_benchmark(parser.parse_args(), measure)

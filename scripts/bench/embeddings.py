@@ -27,10 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.data import read_rows
-from nas.data.batches import batches_by_length
 from nas.data.files import values_of
 from nas.data.task import tokenised
-from nas.evaluate.accuracy import forward_of, predict
+from nas.evaluate.accuracy import logits_of
 from nas.export.verification import as_compact
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
@@ -54,7 +53,7 @@ def encoders(run: Run, max_length: int) -> dict[str, Encode]:
         return tokenised([texts], tokenizer, max_length, types)
 
     def encode(model: Any, title: str, texts: Sequence[str]) -> np.ndarray:
-        return predict(forward_of(model), batches_by_length(tokens(texts)), title)
+        return logits_of(model, tokens(texts), title)
 
     def averaged(texts: Sequence[str]) -> np.ndarray:
         return np.stack([vectors[ids].mean(axis=0) for ids in values_of(tokens(texts), "input_ids")])
@@ -100,7 +99,7 @@ class Retrieval:
         return float(ndcg_at_10(queries, documents, numbers, list(self._relevant.values())).mean())
 
 
-def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the embeddings of every network, print a table, and return the results."""
     encode_of = encoders(run, arguments.max_length)
     pairs = {path.stem if path.stem != "test" else path.parent.name: read_rows(str(path)) for path in arguments.pairs}
@@ -139,8 +138,7 @@ def _show(results: dict[str, Any], pairs: dict[str, Dataset]) -> None:
     Console(stderr=True).print(table)
 
 
-def arguments_of() -> argparse.Namespace:
-    """Parse the arguments of the command line."""
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument(
         "--pairs", type=Path, nargs="+", default=[], help="files with columns sentence1, sentence2, and score or label"
@@ -148,12 +146,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--without", metavar="COLUMN", help="leave out pairs whose value in this column is not empty")
     parser.add_argument("--retrieval", type=Path, help="folder with corpus, queries and qrels_test as Parquet files")
     parser.add_argument("--max-length", type=int, default=256, help="texts are truncated to this number of tokens")
-    arguments = parser.parse_args()
-    if not arguments.pairs and not arguments.retrieval:
+    given = parser.parse_args()
+    if not given.pairs and not given.retrieval:
         parser.error("give --pairs or --retrieval")
-    return arguments
-
-
-if __name__ == "__main__":
-    given = arguments_of()
-    common.main(given, partial(measure, given))
+    common.main(given, measure)

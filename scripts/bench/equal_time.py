@@ -52,14 +52,14 @@ class _UntilDeadline(Forwarding):
         return super().next_result()
 
 
-def measure(run: Run, seconds: float, seeds: list[int]) -> dict[str, Any]:
-    """Run both searches with each seed for `seconds` seconds, print a table, and return the results."""
-    study, costs, recipe = run.study, costs_of(run), evaluation(run)
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run both searches with each seed for the given time, print a table, and return the results."""
+    study, costs, recipe, seconds = run.study, costs_of(run), evaluation(run), arguments.seconds
     parts = recipe.read()
     naive = Naive(parts.evaluator().supernet, Dataset(parts.texts), metric_of(run), by_length=True)
     first_version = study.search.model_copy(update={"sampler": "nsga2"})
     searches: dict[str, Any] = {"at first": [], "now": []}
-    for seed in seeds:
+    for seed in arguments.seeds:
         for name, settings in {"at first": first_version, "now": study.search}.items():
             executor = TimingExecutor(naive.evaluate) if name == "at first" else InlineExecutor(recipe)
             results = _search(executor, seconds, study.space, costs, settings, seed)
@@ -95,13 +95,8 @@ def _search(
         return trials.results()
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    arguments = _arguments()
-    common.main(arguments, lambda run: measure(run, arguments.seconds, arguments.seeds))
+    common.main(parser.parse_args(), measure)

@@ -41,6 +41,7 @@ from nas.files import digest, read_json, write_json
 from nas.model import CompactBert
 from nas.pipeline import Run, export
 from nas.pipeline.data import metric_of, splits
+from nas.pipeline.exports import verification
 from nas.pipeline.finalists import evaluator_of
 from nas.pipeline.profiles import costs_of
 from nas.pipeline.searches import front
@@ -126,7 +127,7 @@ class SeparateTraining:
         """Train networks in place. After an interruption, the training resumes from its checkpoint."""
         schedule = Schedule(self.settings.learning_rate, self.settings.batch_size, steps=steps)
         origin = {"steps": steps, "networks": [network.config.architecture.digest for network in networks]}
-        training = distillation(self.run, splits(self.run), schedule, folder, origin)
+        training = distillation(self.run, schedule, folder, origin)
         training.train_cohort(networks, Halving.never(len(networks)), self.judge.accuracy_of, title)
 
     def narrowed(self, architecture: Architecture, steps: int) -> CompactBert:
@@ -145,7 +146,7 @@ def compare(run: Run, budget: Budget, seconds: float, folder: Path, narrowed: bo
     All networks are trained for as many steps as the fastest network completes in `seconds` seconds. Checkpoints are
     kept in `folder`. An interrupted comparison resumes from them.
     """
-    exported = read_json(run.export(budget.name) / "verification.json", NasError)
+    exported = verification(run, budget.name)
     chosen = by_hand(run, budget) | {"same, alone": Architecture.from_json(exported["architecture"])}
     separate = SeparateTraining(run, folder)
     seconds_per_step = separate.timed(chosen)
@@ -190,13 +191,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for budget in run.study.budgets:
                 if arguments.budgets and budget.name not in arguments.budgets:
                     continue
-                inputs_digest = digest(
-                    [
-                        step_seconds,
-                        arguments.no_narrowed,
-                        read_json(run.export(budget.name) / "verification.json", NasError),
-                    ]
-                )
+                inputs_digest = digest([step_seconds, arguments.no_narrowed, verification(run, budget.name)])
                 folder = run.folder / "equal_training" / f"{budget.name}-{inputs_digest}"
                 file = folder.with_name(f"{folder.name}.json")
                 if not file.exists():
@@ -223,7 +218,7 @@ def _with_error(values: Sequence[float]) -> str:
     return f"{100 * fmean(values):.1f}{error}"
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budgets", nargs="+", default=[], metavar="NAME", help="only these budgets of the study")
@@ -231,8 +226,4 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--no-narrowed", action="store_true", help="leave out `narrowed`, which needs a separate training run"
     )
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    common.run_benchmark(_arguments(), measure)
+    common.run_benchmark(parser.parse_args(), measure)

@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.budget import Budget
-from nas.errors import ExportError, InfeasibleBudgetError, MissedBudgetsError, StudyError
-from nas.export.artefact import VERIFICATION_FILE
+from nas.errors import InfeasibleBudgetError, MissedBudgetsError, StudyError
 from nas.files import read_json, write_json, write_text
 from nas.pipeline import Run, export, profile
 from nas.pipeline.commands import prepare_teacher
+from nas.pipeline.exports import verification
 from nas.pipeline.finalists import training_steps
 from nas.pipeline.supernets import supernet_steps
 from nas.pipeline.teachers import teacher_config
-from nas.report.style import NUM_METHOD_COLOURS, standalone_style
-from nas.report.svg import AxisScale, drawing, element, frame, path, text, tooltip
+from nas.report.style import NUM_METHOD_COLOURS
+from nas.report.svg import AxisScale, element, frame, path, picture, text, tooltip
 from nas.search.costs import Costs
 from nas.space import SearchSpace
 from nas.study import Study
@@ -38,18 +38,18 @@ _SHOWN_RANGE = 0.1
 STUDY = Path(__file__).parents[2] / "studies" / "one-technique-or-many"
 
 
-def measure(run: Run, only: list[str]) -> dict[str, Any]:
-    """Run the study with all spaces, or only with the spaces in `only`. Return the records of all spaces."""
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the study with all spaces, or only with those that `--only` names. Return the records of all spaces."""
     folder = run.study.path.parent
     spaces = sorted((folder / "spaces").glob("*.toml"))
     prepare_teacher(run)
     for space in spaces:
-        if not only or space.stem in only:
+        if not arguments.only or space.stem in arguments.only:
             _replace_records(folder / "results.json", space.stem, _records(run, space))
     records = read_json(folder / "results.json", StudyError)
     _show(records)
     by_size = any(limits.size_mb for budget in run.study.budgets for limits in budget.limits)
-    write_text(folder / "families.svg", _picture(records, by_size) + "\n")
+    write_text(folder / "families.svg", _picture(records, by_size))
     return {"records": records}
 
 
@@ -78,10 +78,9 @@ def _records(run: Run, path: Path) -> list[dict[str, Any]]:
         except MissedBudgetsError as problem:  # the other budgets have exports
             missed = problem.reasons
         for name in (budget.name for budget in reached):
-            file = space_run.export(name) / VERIFICATION_FILE
             is_exported = name not in missed
             record_of_budget[name] = (
-                _record(read_json(file, ExportError)) if is_exported else {"reached": False, "why": missed[name]}
+                _record(verification(space_run, name)) if is_exported else {"reached": False, "why": missed[name]}
             )
     details = {"space": path.stem, "sequence_length": study.devices[0].sequence_length}
     details |= {
@@ -197,25 +196,13 @@ def _picture(records: list[dict[str, Any]], by_size: bool) -> str:
         )
         content += element("circle", cx=590.0, cy=60.0 + 22 * number, r=6, class_=style)
         content += text(604.0, 64.0 + 22 * number, space, "label")
-    ground = element("rect", x=0.5, y=0.5, width=719, height=439, rx=10, class_="ground")
-    return drawing(
-        720,
-        440,
-        "families",
-        "picture",
-        standalone_style() + ground + element("g", content, class_="chart", transform="translate(6 8)"),
-    )
+    return picture(720, 440, "families", element("g", content, class_="chart", transform="translate(6 8)"))
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.set_defaults(study=str(STUDY))
     parser.add_argument(
         "--only", action="append", default=[], metavar="SPACE", help="run only this space; may be repeated"
     )
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    arguments = _arguments()
-    common.main(arguments, lambda run: measure(run, arguments.only))
+    common.main(parser.parse_args(), measure)

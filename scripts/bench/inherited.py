@@ -8,18 +8,19 @@ half of the layers is evaluated at half width. If the supernet is not trained ye
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import common
 from rich.console import Console
 
 from nas.architecture import Architecture, Layer
-from nas.data import TaskData
 from nas.evaluate.accuracy import Evaluator
 from nas.pipeline import Run, train
-from nas.pipeline.data import metric_of
-from nas.pipeline.supernets import load_ordered, load_supernet
+from nas.pipeline.data import metric_of, splits
+from nas.pipeline.supernets import load_ordered
 from nas.space import Shape
+from nas.supernet import BertSupernet
 
 
 def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_size: int | None = None) -> Architecture:
@@ -32,7 +33,7 @@ def uniform(shape: Shape, layers: tuple[int, ...], width: float = 1.0, hidden_si
     return Architecture(hidden_size=hidden_size or shape.hidden_size, layers=kept)
 
 
-def measure(run: Run) -> dict[str, Any]:
+def measure(run: Run, _: argparse.Namespace) -> dict[str, Any]:
     """Evaluate all sub-networks. Return the accuracy of the teacher and the points that each sub-network loses."""
     train(run)
     shape, space = run.study.space.teacher, run.study.space
@@ -49,10 +50,10 @@ def measure(run: Run) -> dict[str, Any]:
             chosen[name] = (uniform(shape, kept), 0.8)
         elif len(kept) == total // 2:
             chosen[f"{name}, half width"] = (uniform(shape, kept, 0.5), 1.5)
-    data = TaskData.load(run.data)
-    evaluator = Evaluator(load_supernet(run), data.search, metric_of(run))
+    search_set = splits(run).search
+    evaluator = Evaluator(BertSupernet.load(run.supernet), search_set, metric_of(run))
     teacher = evaluator.accuracy_of(load_ordered(run))
-    title = f"{metric_of(run).label} on {len(data.search):,} examples of the search set, inherited weights"
+    title = f"{metric_of(run).label} on {len(search_set):,} examples of the search set, inherited weights"
     table = common.table(title, "sub-network", "value", "below the teacher", "target")
     table.add_row("teacher", f"{teacher:.4f}", "", "")
     points_below = {}

@@ -60,13 +60,14 @@ class Outcome:
         return values | {"double": values.pop("evaluated_twice")}
 
 
-def measure(run: Run, kills: int, nodes: int, seed: int, variables: list[str]) -> dict[str, Any]:
-    """Run `kills` searches with one kill each, print a table, and return the outcomes."""
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run searches with one kill each, print a table, and return the outcomes."""
+    kills, seed, variables = arguments.kills, arguments.seed, arguments.variables
     common.journal_of(run)
     train(run)
     profile(run)
     outcomes = list[Outcome]()
-    with TemporaryDirectory(prefix="nas-kills-") as folder, _cluster(nodes) as cluster:
+    with TemporaryDirectory(prefix="nas-kills-") as folder, _cluster(arguments.nodes) as cluster:
         for number in range(kills):
             kind, tries = KINDS[number % len(KINDS)], 0
             while (
@@ -211,7 +212,12 @@ def _wait_for_end(driver: subprocess.Popen[bytes]) -> None:
         )
 
 
-def _arguments() -> argparse.Namespace:
+def _search(run: Run, arguments: argparse.Namespace) -> dict[str, int]:
+    connect(arguments.search, "--search")
+    return evaluate_candidates(Run(run.study.on_ray(cpu_count()), run.folder)).outcomes
+
+
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.set_defaults(study="quickstart")
     parser.add_argument("--kills", type=int, default=30)
@@ -220,18 +226,5 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--search", metavar="ADDRESS", help="internal: only search, on the cluster at this address")
-    return parser.parse_args()
-
-
-def _search(run: Run, address: str) -> dict[str, int]:
-    connect(address, "--search")
-    return evaluate_candidates(Run(run.study.on_ray(cpu_count()), run.folder)).outcomes
-
-
-if __name__ == "__main__":
-    arguments = _arguments()
-    if arguments.search:
-        common.main(arguments, lambda run: _search(run, arguments.search))
-    else:
-        counts = arguments.kills, arguments.nodes, arguments.seed
-        common.main(arguments, lambda run: measure(run, *counts, arguments.variables))
+    given = parser.parse_args()
+    common.main(given, _search if given.search else measure)

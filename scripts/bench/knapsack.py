@@ -29,9 +29,9 @@ _EARLY_EVALUATIONS = 10
 """The number of evaluations after which the mean over budgets is reported. The mean at the end is also reported."""
 
 
-def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Score all single changes, solve the knapsack problem, search, print a table, and return all results."""
-    space, costs, recipe = run.study.space, costs_of(run), evaluation(run)
+    space, costs, recipe, evaluations = run.study.space, costs_of(run), evaluation(run), arguments.evaluations
     largest_limit(costs)  # raises for a study without a suitable budget before minutes are spent on scoring
     with TemporaryDirectory() as folder:
         memory = Memory(Path(folder) / "evaluations.jsonl", recipe.precision(recipe.processor))
@@ -47,7 +47,7 @@ def measure(run: Run, evaluations: int, seeds: list[int]) -> dict[str, Any]:
         score(executor(), sums)
         solutions = [known for network in sums if (known := memory.get(network))]
         rows = [("solutions", _best(costs, solutions), None, None)]
-        for seed in seeds:
+        for seed in arguments.seeds:
             for title, first_candidates in (("without", []), ("with", sums)):
                 outcome = run_one(
                     run.study.search.sampler, seed, evaluations, space, costs, executor(), first_candidates
@@ -81,13 +81,8 @@ def _best(costs: Costs, results: list[CandidateResult]) -> dict[str, float]:
     return {budget.name: accuracy for budget, accuracy in zip(costs.budgets, best, strict=True) if accuracy}
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--evaluations", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    arguments = _arguments()
-    common.main(arguments, lambda run: measure(run, arguments.evaluations, arguments.seeds))
+    common.main(parser.parse_args(), measure)

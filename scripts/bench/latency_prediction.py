@@ -57,7 +57,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return errors
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__, with_study=False)
     parser.add_argument("--space", default="minilm-l6", help="name of a shipped search space, or path of a TOML file")
     parser.add_argument("--only", action="append", choices=list(CASES), help="measure only this case; may be repeated")
@@ -65,8 +65,4 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--busy", action="store_true", help="keep one more core busy during the measurement")
     parser.add_argument("--keep", type=Path, help="folder in which to save the profiles and their samples")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    common.run_benchmark(_arguments(), measure)
+    common.run_benchmark(parser.parse_args(), measure)

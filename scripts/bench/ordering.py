@@ -8,6 +8,7 @@ hidden sizes of the search space except the largest. `Taylor, made up` also comp
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -45,20 +46,20 @@ def narrowed(space: SearchSpace) -> dict[str, Architecture]:
     return architectures
 
 
-def measure(run: Run) -> dict[str, Any]:
+def measure(run: Run, _: argparse.Namespace) -> dict[str, Any]:
     """Measure the accuracies, print a table, and return the accuracies, keyed first by order and then by width."""
     data = prepare_teacher(run)
     orders: dict[str, Callable[[CompactBert], None]] = {
         "unordered": lambda model: None,
         "magnitude": lambda model: reorder(model, magnitude(model)),
-        "Taylor": lambda model: order(run, data, model),
-        "Taylor, made up": lambda model: order(run, data, model),
+        "Taylor": lambda model: order(run, model),
+        "Taylor, made up": lambda model: order(run, model),
     }
     accuracy: dict[str, dict[str, float]] = {}
     for name, put_in_order in orders.items():
         model = load_teacher(run)
         put_in_order(model)
-        weights = untrained(run, data, model) if name.endswith("made up") else model
+        weights = untrained(run, model) if name.endswith("made up") else model
         evaluator = Evaluator(BertSupernet(weights), data.search, metric_of(run))
         sub_networks = {"whole teacher": run.study.space.largest()} | narrowed(run.study.space)
         accuracy[name] = {

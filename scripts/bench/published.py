@@ -17,8 +17,7 @@ from rich.table import Table
 
 from nas.errors import StudyError
 from nas.files import read_json, write_text
-from nas.report.style import standalone_style
-from nas.report.svg import AxisScale, drawing, element, frame, text, tooltip
+from nas.report.svg import AxisScale, element, frame, picture, text, tooltip
 
 _WIDTH, _HEIGHT = 640.0, 420.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 624.0, 28.0, 360.0
@@ -60,7 +59,7 @@ def published_points(folder: Path) -> list[Point]:
     return [Point(**item) for item in read_json(folder / "published.json", StudyError)]
 
 
-def picture(own: list[Point], published: list[Point]) -> str:
+def _picture(own: list[Point], published: list[Point]) -> str:
     """Return a chart as the text of an SVG file.
 
     Points in `own` are diamonds, and points in `published` are rectangles.
@@ -69,11 +68,10 @@ def picture(own: list[Point], published: list[Point]) -> str:
     y = AxisScale.around([0.0, *(point.points_lost for point in [*own, *published])], _BOTTOM, _TOP, logarithmic=False)
     marks = "".join(_mark(point, x, y, is_own=False) for point in published)
     marks += "".join(_mark(point, x, y, is_own=True) for point in own)
-    ground = element("rect", x=0.5, y=0.5, width=_WIDTH - 1, height=_HEIGHT - 1, rx=10, class_="ground")
     axes = frame(x, y, "speed-up over the teacher", "accuracy lost (points)")
     chart = element("g", axes + marks, class_="chart")
     label = "Accuracy lost against speed-up, for the exports of this study and for published networks"
-    return drawing(_WIDTH, _HEIGHT, label, "picture", standalone_style() + ground + chart) + "\n"
+    return picture(_WIDTH, _HEIGHT, label, chart)
 
 
 def _mark(point: Point, x: AxisScale, y: AxisScale, is_own: bool) -> str:
@@ -99,7 +97,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             point.name, f"{point.speed_up:.1f}x", f"{point.points_lost:.1f}", f"{point.accuracy:.1f}", point.hardware
         )
     Console().print(table)
-    write_text(folder / "speedup.svg", picture(own, published))
+    write_text(folder / "speedup.svg", _picture(own, published))
     return {"own": [point._asdict() for point in own], "published": [point._asdict() for point in published]}
 
 

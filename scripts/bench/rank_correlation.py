@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
-from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -33,16 +32,15 @@ from rich.console import Console
 from scipy.stats import kendalltau
 
 from nas.architecture import Architecture
-from nas.data import TaskData, batches_by_length
 from nas.errors import NasError
-from nas.evaluate.accuracy import forward_of, predict
+from nas.evaluate.accuracy import logits_of
 from nas.files import digest, read_json, write_json
 from nas.model import CompactBert
 from nas.model.sizes import count_parameters
 from nas.pipeline import Run, train
-from nas.pipeline.data import metric_of
+from nas.pipeline.data import metric_of, splits
 from nas.pipeline.reports import RANKING_FILE
-from nas.pipeline.supernets import distillation, load_ordered, load_supernet, supernet_inputs
+from nas.pipeline.supernets import distillation, load_ordered, supernet_inputs
 from nas.progress import say
 from nas.supernet import BertSupernet
 from nas.supernet.loops import Schedule
@@ -66,36 +64,36 @@ def interval(first: list[float], second: list[float]) -> tuple[float, float]:
 
 def accuracies(model: CompactBert, split: Dataset, metric: Metric) -> dict[str, float]:
     """Return the score of a model on all rows of a split, on its even rows only, and on its odd rows only."""
-    logits, labels = predict(forward_of(model), batches_by_length(split)), np.asarray(split["labels"])
+    logits, labels = logits_of(model, split), np.asarray(split["labels"])
     parts = {"whole": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
     return {name: metric.score(logits[rows], labels[rows]) for name, rows in parts.items()}
 
 
-def compare(run: Run, data: TaskData, architecture: Architecture, schedule: Schedule) -> dict[str, Any]:
+def compare(run: Run, architecture: Architecture, schedule: Schedule) -> dict[str, Any]:
     """Return the accuracies of an architecture with inherited weights and after two kinds of training.
 
     In the first kind, training starts from the inherited weights. In the second kind, it starts without a supernet.
     """
-    folder, metric = run.folder / "rank_correlation" / "training", metric_of(run)
+    folder, metric, search_set = run.folder / "rank_correlation" / "training", metric_of(run), splits(run).search
     record: dict[str, Any] = {"architecture": architecture.to_json(), "description": architecture.describe()}
     teacher = BertSupernet(load_ordered(run))
-    for name, supernet in (("tuned", load_supernet(run)), ("alone", teacher)):
+    for name, supernet in (("tuned", BertSupernet.load(run.supernet)), ("alone", teacher)):
         model = supernet.extract(architecture)
         if name == "tuned":
             record["params"] = count_parameters(model.config)
-            record["inherited"] = accuracies(model, data.search, metric)
+            record["inherited"] = accuracies(model, search_set, metric)
         shutil.rmtree(folder, ignore_errors=True)
-        training = distillation(run, data, schedule, folder, {"architecture": architecture.to_json(), "start": name})
+        training = distillation(run, schedule, folder, {"architecture": architecture.to_json(), "start": name})
         training.train_subnetwork(model, f"{record['description']} {name}")
-        record[name] = accuracies(model, data.search, metric)
+        record[name] = accuracies(model, search_set, metric)
     shutil.rmtree(folder, ignore_errors=True)
     return record
 
 
-def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the accuracies of all architectures, print a table, and return the rank correlations."""
     train(run)
-    data, settings = TaskData.load(run.data), run.study.export
+    settings = run.study.export
     schedule = Schedule(
         settings.learning_rate, settings.batch_size, steps=arguments.steps, checkpoint_steps=arguments.steps
     )
@@ -107,13 +105,15 @@ def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
         file = run.folder / "rank_correlation" / f"{architecture.digest}-{inputs}.json"
         if not file.exists():
             say(f"architecture {number} of {count}: {architecture.describe()}")
-            write_json(file, compare(run, data, architecture, schedule))
+            write_json(file, compare(run, architecture, schedule))
         rows.append(read_json(file, NasError))
 
     def column(name: str, part: str = "whole") -> list[float]:
         return [row[name][part] for row in rows]
 
-    title = f"{metric_of(run).label} on {len(data.search):,} examples; {arguments.steps} steps of separate training"
+    title = (
+        f"{metric_of(run).label} on {len(splits(run).search):,} examples; {arguments.steps} steps of separate training"
+    )
     names = ("inherited", "tuned", "alone")
     table = common.table(title, "architecture", *names)
     for row in sorted(rows, key=lambda row: float(row["inherited"]["whole"])):
@@ -140,5 +140,4 @@ if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--architectures", type=int, default=24)
     parser.add_argument("--steps", type=int, default=500, help="training steps per architecture")
-    arguments = parser.parse_args()
-    common.main(arguments, partial(measure, arguments))
+    common.main(parser.parse_args(), measure)

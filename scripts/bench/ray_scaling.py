@@ -32,9 +32,10 @@ from nas.search.ray_executor import RayExecutor
 from nas.study import Search
 
 
-def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) -> dict[str, Any]:
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Evaluate the candidates, print a table, and return the candidates per second for each number of workers."""
-    candidates = proposals(run.study.space, costs_of(run), count, random.Random(seed))
+    workers, count = arguments.workers, arguments.candidates
+    candidates = proposals(run.study.space, costs_of(run), count, random.Random(arguments.seed))
     seconds: dict[int, list[float]] = {number: [] for number in workers}
     join(sum(workers), "ray_scaling")
     if (available := cpu_count()) < sum(workers):
@@ -50,13 +51,13 @@ def measure(run: Run, workers: list[int], count: int, rounds: int, seed: int) ->
         for number, executor in executors.items():
             while executor.placed < number:
                 _evaluate(executor, candidates)
-        for _ in range(rounds):
+        for _ in range(arguments.rounds):
             for number, executor in executors.items():
                 seconds[number].append(_evaluate(executor, candidates))
     ray.shutdown()
     rates = {number: count / median(times) for number, times in seconds.items()}
     columns = ("workers", "candidates/s", "fastest and slowest round", "speed-up over the first row")
-    table = common.table(f"{count} candidates, {rounds} rounds", *columns)
+    table = common.table(f"{count} candidates, {arguments.rounds} rounds", *columns)
     for number, rate in rates.items():
         spread = f"{count / min(seconds[number]):.2f}, {count / max(seconds[number]):.2f}"
         table.add_row(str(number), f"{rate:.2f}", spread, f"{rate / rates[workers[0]]:.2f}")
@@ -76,16 +77,10 @@ def _evaluate(executor: RayExecutor, candidates: list[Architecture]) -> float:
     return time.monotonic() - started
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--candidates", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    arguments = _arguments()
-    counts = arguments.candidates, arguments.rounds, arguments.seed
-    common.main(arguments, lambda run: measure(run, arguments.workers, *counts))
+    common.main(parser.parse_args(), measure)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,7 +20,6 @@ import common
 import numpy as np
 from datasets import Dataset
 from rich.console import Console
-from rich.table import Table
 
 from nas.architecture import compress_all
 from nas.data import truth_of
@@ -55,7 +53,7 @@ FORMATS = (
 _WARM_UP = 3
 
 
-def measure_all(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def measure_all(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the teacher in each format, print a table, and return the results, keyed by format."""
     prepare_teacher(run)
     supernet, test = BertSupernet(load_teacher(run)), splits(run).test
@@ -139,9 +137,8 @@ def _gains(latencies: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, 
 
 
 def _print_table(results: Mapping[str, Mapping[str, Any]], lengths: Sequence[int]) -> None:
-    table = Table(title="the teacher on one thread")
-    for column in ("", *(f"ms, {length} tokens" for length in lengths), "accuracy", "agreement"):
-        table.add_column(column, justify="left" if not column else "right")
+    columns = ("", *(f"ms, {length} tokens" for length in lengths), "accuracy", "agreement")
+    table = common.table("the teacher on one thread", *columns)
     for name, result in results.items():
         agreement = "" if result["agreement"] is None else f"{result['agreement']:.4f}"
         milliseconds = (f"{result['p50_ms'][str(length)]:.2f}" for length in lengths)
@@ -149,14 +146,9 @@ def _print_table(results: Mapping[str, Mapping[str, Any]], lengths: Sequence[int
     Console().print(table)
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 25], help="lengths of the measured texts")
     parser.add_argument("--rounds", type=int, default=20, help="number of rounds of the latency measurement")
     parser.add_argument("--examples", type=int, help="number of texts of the test set; by default, all")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    given = _arguments()
-    common.main(given, partial(measure_all, given))
+    common.main(parser.parse_args(), measure_all)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, Self
+from typing import Any
 
 import common
 import numpy as np
@@ -109,33 +109,23 @@ def _negative_log_error(accuracy: np.ndarray) -> np.ndarray:
     return transformed
 
 
-class TimingExecutor:
+class TimingExecutor(Executor):
     """An executor that records the total time of its evaluations.
 
     Its queue has the same length as that of `InlineExecutor`.
     """
 
-    capacity = AHEAD
-
     def __init__(self, evaluate: Callable[[Architecture, float], CandidateResult]) -> None:
-        self._evaluate, self._queue = evaluate, list[tuple[int, Architecture, float]]()
+        super().__init__(AHEAD)
+        self._evaluate = evaluate
         self.seconds = 0.0
-
-    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        self._queue.append((ticket, architecture, to_beat))
 
     def next_result(self) -> tuple[int, CandidateResult]:
         started = time.monotonic()
-        ticket, *candidate = self._queue.pop(0)
+        ticket, *candidate = self._waiting.pop(0)
         result = self._evaluate(*candidate)
         self.seconds += time.monotonic() - started
         return ticket, result
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._queue.clear()
 
 
 def run_one(
@@ -152,7 +142,7 @@ def run_one(
     The search evaluates the architectures in `first_candidates` first.
     """
     settings = Search(sampler="random" if name in RIVALS else name, evaluations=count)
-    limit, teacher = largest_limit(costs), costs.teacher(costs.budgets[0].device)["p50_ms"]
+    limit, teacher = largest_limit(costs), costs.teachers[costs.budgets[0].device]["p50_ms"]
     started = time.monotonic()
     kind: Callable[..., Trials] = partial(Rival, name) if name in RIVALS else Trials
     with common.temporary_trials(space, costs, settings, seed, kind) as trials:
@@ -176,7 +166,7 @@ def largest_limit(costs: Costs) -> float:
     limits = [limits for budget in costs.budgets if (limits := budget.on(device)) and limits.p50_ms is not None]
     if not limits:
         raise SearchError(f"budgets: this benchmark needs a budget that limits p50_ms on {device}; add one")
-    return max(limits.value("p50_ms", costs.teacher(device)) for limits in limits)
+    return max(limits.value("p50_ms", costs.teachers[device]) for limits in limits)
 
 
 def hypervolumes(results: list[CandidateResult], costs: Costs, limit: float) -> list[float]:
@@ -282,7 +272,7 @@ def compare_recorded(arguments: argparse.Namespace) -> dict[str, Any]:
     return compare(searches, table.seconds)
 
 
-def compare_live(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def compare_live(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare the samplers with real evaluations on the search set of a run.
 
     With `--record`, also add these evaluations to the table of recorded evaluations.
@@ -330,7 +320,7 @@ def record(path: Path, run: Run, results: list[CandidateResult]) -> None:
     write_text(path, json.dumps(values) + "\n")
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--evaluations", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=5)
@@ -338,12 +328,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--live", action="store_true", help="evaluate candidates on the run of --study")
     parser.add_argument("--record", action="store_true", help="with --live: add the evaluations to the table --table")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    given = _arguments()
+    given = parser.parse_args()
     if given.live:
-        common.main(given, partial(compare_live, given))
+        common.main(given, compare_live)
     else:
         common.run_benchmark(given, compare_recorded)

@@ -26,8 +26,7 @@ from nas.evaluate import CandidateResult
 from nas.files import write_text
 from nas.pipeline import Run
 from nas.pipeline.profiles import costs_of
-from nas.report.style import standalone_style
-from nas.report.svg import AxisScale, drawing, element, frame, path, text
+from nas.report.svg import AxisScale, element, frame, path, picture, text
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.front import ranking
@@ -210,12 +209,10 @@ def _picture(rates: dict[str, list[dict[str, float]]]) -> str:
         482, 38, "workers that never wait", "label"
     )
     chart = element("g", content, class_="chart", transform=f"translate({_MARGIN:g} {_MARGIN:g})")
-    width, height = _WIDTH + 2 * _MARGIN, _HEIGHT + 2 * _MARGIN
-    ground = element("rect", x=0.5, y=0.5, width=width - 1, height=height - 1, rx=10, class_="ground")
-    return drawing(width, height, "Candidates per second", "picture", standalone_style() + ground + chart) + "\n"
+    return picture(_WIDTH + 2 * _MARGIN, _HEIGHT + 2 * _MARGIN, "Candidates per second", chart)
 
 
-def _arguments() -> argparse.Namespace:
+if __name__ == "__main__":
     parser = common.parser(__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 10, 30, 100, 300, 1000])
     parser.add_argument("--evaluations", type=int, default=1000, help="evaluations per simulated search")
@@ -229,9 +226,4 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, default=3, help="number of searches in the comparison of accuracies")
     parser.add_argument("--picture", type=Path, help="path of an SVG file to which the chart of rates is written")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    arguments = _arguments()
-    common.main(arguments, lambda run: measure(run, arguments))
+    common.main(parser.parse_args(), measure)

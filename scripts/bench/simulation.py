@@ -17,7 +17,7 @@ from typing import Self
 from nas.architecture import Architecture
 from nas.evaluate import CandidateResult
 from nas.evaluate.shared import Key, prefix_keys
-from nas.search.executors import AHEAD, Waiting, pop_longest_prefix
+from nas.search.executors import AHEAD, Executor, Waiting, pop_longest_prefix
 
 Evaluate = Callable[[Architecture, float], CandidateResult]
 """A function that returns the result of a candidate. The second argument is the accuracy to beat. The `seconds` of the
@@ -43,7 +43,7 @@ class _Worker:
     last: list[Key]
 
 
-class SimulatedExecutor:
+class SimulatedExecutor(Executor):
     """An executor that simulates the workers of a pool.
 
     All times are in simulated seconds. `now_s` is the time since the start, and `driver_s` is the part of it that the
@@ -52,18 +52,14 @@ class SimulatedExecutor:
     """
 
     def __init__(self, evaluate: Evaluate, pool: Pool, seed: int = 0) -> None:
-        self.capacity = pool.workers - 1 + AHEAD
+        super().__init__(pool.workers - 1 + AHEAD)
         self.now_s = self.driver_s = self.busy_s = 0.0
         self.lost = 0
         self._evaluate, self._pool, self._rng = evaluate, pool, random.Random(f"simulation/{seed}")
         self._idle = [_Worker([]) for _ in range(pool.workers)]
-        self._waiting: list[Waiting] = []
         self._order = count()
         self._events: list[tuple[float, int, _Worker, Waiting | None, CandidateResult | None]] = []
         self._driver_since = time.process_time()
-
-    def submit(self, ticket: int, architecture: Architecture, to_beat: float) -> None:
-        self._waiting.append((ticket, architecture, to_beat))
 
     def next_result(self) -> tuple[int, CandidateResult]:
         while True:
@@ -115,6 +111,3 @@ class SimulatedExecutor:
     def __enter__(self) -> Self:
         self._driver_since = time.process_time()
         return self
-
-    def __exit__(self, *error: object) -> None:
-        self._waiting.clear()

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
@@ -46,7 +45,7 @@ def matrix_rate(tokens: int, hidden_size: int, intermediate_size: int, kind: tor
     return 2.0 * tokens * hidden_size * intermediate_size / median(seconds)
 
 
-def measure(arguments: argparse.Namespace, run: Run) -> dict[str, Any]:
+def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure all three kinds of steps, print the results, and return seconds per step and ratios."""
     settings, shape = run.study.supernet, run.study.space.teacher
     seconds: dict[str, list[float]] = {"plain": [], "lean": [], "supernet": []}
@@ -85,5 +84,4 @@ if __name__ == "__main__":
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--random-subnets", type=int, default=2)
-    arguments = parser.parse_args()
-    common.main(arguments, partial(measure, arguments))
+    common.main(parser.parse_args(), measure)

@@ -111,7 +111,7 @@ def test_a_floor_has_knapsack_solutions_for_fractions_of_its_limit_and_no_unifor
     found = best_sums(SPACE, costs, {one: _accuracy(one) for one in changes})
     prices = [costs.minimised(one, FLOOR) / 3.2 for one in found]
     assert len(found) >= 3 and prices == sorted(prices, reverse=True) and prices[0] > 0.5 > 0.25 > prices[-1]
-    assert every_uniform(SPACE, costs) == []
+    assert every_uniform(SPACE, costs) == {}
 
 
 def test_the_view_shows_the_cheapest_candidate_that_meets_the_floor(costs):

@@ -94,7 +94,7 @@ def _trained(folder, factor, shift):
     weights = SupernetWeights.of(from_stock(teacher), space.dimensions.hidden_size, space.compression, False)
     weights.save_pretrained(run.ordered_teacher)
     small = BertSupernet(weights).extract(space.smallest())
-    training = distillation(run, data, Schedule(2e-3, 16, steps=20), folder / "training", {})
+    training = distillation(run, Schedule(2e-3, 16, steps=20), folder / "training", {})
     training.train_subnetwork(small, "small")
     found = Evaluator(BertSupernet(weights), data.search, Correlation("pearson")).evaluate(space.largest())
     return run, data, _outputs(teacher, data), _outputs(small, data), found.accuracy

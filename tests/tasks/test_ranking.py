@@ -353,7 +353,7 @@ def test_unlabelled_texts_have_queries_of_their_own(tmp_path):
     run = Run.of(Study.load(study), tmp_path / "runs")
     data = prepare_data(run)
     bring_up_to_date(run, steps_of(run), "unlabelled")
-    texts = distilled_texts(run, data)
+    texts = distilled_texts(run)
     own, others = texts[GROUP][: len(data.train)], texts[GROUP][len(data.train) :]
     assert list(own) == list(data.train[GROUP]) and max(others) < 0 <= min(own) and len(set(others)) == 20
     assert "labels" not in texts.column_names and truth_of(data.train).dtype.names == ("label", GROUP)
