@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from nas.cli.app import JsonOption, OptionalStudyArgument, SetOption, app, examples, finish, import_packages, load
-from nas.cli.task_answers import TaskAnswers, ask, read_columns, settle_task, settle_texts
 from nas.errors import StudyError
 
 
@@ -107,6 +106,7 @@ def init(  # noqa: PLR0913 (one option per answer)
     missing options.
     """
     import_packages()
+    from nas.cli.task_answers import TaskAnswers, ask, read_columns, settle_task, settle_texts
     from nas.proposal import LENGTH, STUDY_FILE, Answers, TeacherProperties, write_study
     from nas.space import shipped_spaces
     from nas.study import Study
