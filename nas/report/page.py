@@ -35,6 +35,7 @@ def render(contents: Contents) -> str:
     methods = methods_of(architectures_of([*on_front, *contents.exports.values()]))  # the same colours everywhere
     ranking = contents.rank_correlation
     return fill(
+        "nas.report",
         "page.html",
         contents=contents,
         style=page_style(),
