@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 from simulated import samples_ms
-from tiny import FEW_BLOCKS, TINY_STUDY
+from tiny import TINY_STUDY
 
 from nas.errors import DeviceError, StudyError
 from nas.pipeline import Run, devices, export
@@ -53,7 +53,6 @@ def study(finished_study, tmp_path):
     """The finished tiny study with two more devices, which have not been measured."""
     path = shutil.copytree(finished_study.parent, tmp_path / "tiny") / finished_study.name
     first, last = TINY_STUDY.index("[[budgets]]"), TINY_STUDY.index("[supernet]")
-    (path.parent / "few.toml").write_text(FEW_BLOCKS)
     path.write_text(TINY_STUDY[:first].replace('"tiny"', '"few.toml"') + DEVICES + BUDGETS + TINY_STUDY[last:])
     return path
 

@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 from datasets import Dataset
-from tiny import make_labelled, make_ranked, make_rows, make_teacher, make_tokenizer
+from tiny import make_labelled, make_ranked, make_rows, make_teacher, make_tokenizer, save_teacher
 from transformers import BertConfig, BertForSequenceClassification
 
 from nas.proposal import fitting_space
@@ -22,14 +22,25 @@ def here(tmp_path, monkeypatch):
     """Return the working directory, which contains a teacher and data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
-    make_teacher(vocab_size=64).save_pretrained(tmp_path / "my-bert")
-    make_tokenizer().save_pretrained(tmp_path / "my-bert")
+    save_teacher(tmp_path / "my-bert")
     make_rows(300, 0).to_csv(tmp_path / "train.csv")
     make_rows(50, 1).to_csv(tmp_path / "test.csv")
     return tmp_path
 
 
 GIVEN = ["--teacher", "my-bert", "--train", "train.csv", "--test", "test.csv"]
+GIVEN_ODD = ["--teacher", "odd", *GIVEN[2:], "--fine-tune"]
+"""The options for the teacher of `odd_sizes`."""
+
+
+@pytest.fixture
+def odd_sizes(here):
+    """Save a teacher `odd` whose sizes no shipped search space has. Return its sizes."""
+    sizes = {"hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6, "intermediate_size": 100}
+    config = BertConfig(vocab_size=64, max_position_embeddings=64, **sizes)
+    BertForSequenceClassification(config).save_pretrained(here / "odd")
+    make_tokenizer().save_pretrained(here / "odd")
+    return sizes
 
 
 def test_the_study_is_proposed_from_the_teacher_and_the_data_and_passes_the_check(here, nas):
@@ -66,26 +77,17 @@ def test_relative_paths_of_unlabelled_texts_become_relative_to_the_study(here, n
     assert code == 2 and "none.csv: no such data file" in error and not (here / "other").exists()
 
 
-def test_a_search_space_is_written_for_a_teacher_of_other_sizes_and_for_the_runtime(here, nas):
-    sizes = {"hidden_size": 48, "num_hidden_layers": 5, "num_attention_heads": 6, "intermediate_size": 100}
-    config = BertConfig(vocab_size=64, max_position_embeddings=64, **sizes)
-    BertForSequenceClassification(config).save_pretrained(here / "odd")
-    make_tokenizer().save_pretrained(here / "odd")
-    arguments = ["--teacher", "odd", *GIVEN[2:], "--runtime", "torch", "--fine-tune"]
-    assert nas("init", *arguments)[0] == 0
+def test_a_search_space_is_written_for_a_teacher_of_other_sizes_and_for_the_runtime(here, odd_sizes, nas):
+    assert nas("init", *GIVEN_ODD, "--runtime", "torch")[0] == 0
     study = Study.load(".")
-    assert (here / "search_space.toml").is_file() and study.space.teacher.model_dump() == sizes
+    assert (here / "search_space.toml").is_file() and study.space.teacher.model_dump() == odd_sizes
     assert study.space.dimensions.intermediate_size[-1] == 100 and study.space.count() > 10_000
     assert study.teacher.fine_tune is not None and study.space.largest().choices == {"none"}
 
 
 @pytest.mark.parametrize(("runtime", "method"), [("onnxruntime", "int8"), ("openvino", "static_int8")])
-def test_a_written_search_space_offers_the_8_bit_method_of_the_runtime(here, nas, runtime, method):
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 96}
-    config = BertConfig(vocab_size=64, max_position_embeddings=64, **sizes)
-    BertForSequenceClassification(config).save_pretrained(here / "odd")
-    make_tokenizer().save_pretrained(here / "odd")
-    code, _, error = nas("init", "--teacher", "odd", *GIVEN[2:], "--runtime", runtime, "--fine-tune")
+def test_a_written_search_space_offers_the_8_bit_method_of_the_runtime(odd_sizes, nas, runtime, method):
+    code, _, error = nas("init", *GIVEN_ODD, "--runtime", runtime)
     assert code == 0, error
     study = Study.load(".")
     assert {choices for _, choices in study.space.compression} == {("none", method)}
@@ -411,25 +413,20 @@ def test_a_folder_that_is_a_file_or_has_too_long_a_name_is_refused(here, nas):
         assert code == 2 and output == "" and words in error and error.count("\n") == 1, error
 
 
-def test_an_interrupted_init_leaves_nothing_and_a_killed_one_can_be_repeated(here, nas, monkeypatch):
-    odd = BertConfig(vocab_size=64, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, intermediate_size=100)
-    BertForSequenceClassification(odd).save_pretrained(here / "odd")
-    make_tokenizer().save_pretrained(here / "odd")
-    given = ["--teacher", "odd", *GIVEN[2:]]
-
+def test_an_interrupted_init_leaves_nothing_and_a_killed_one_can_be_repeated(here, odd_sizes, nas, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("nas.proposal.study_file.check_sources", interrupt)
-        assert nas("init", "deep/mine", *given)[0] != 0
+        assert nas("init", "deep/mine", *GIVEN_ODD)[0] != 0
     assert not (here / "deep").exists()
-    assert nas("init", "mine", *given)[0] == 0
+    assert nas("init", "mine", *GIVEN_ODD)[0] == 0
     (here / "mine" / "study.toml").unlink()  # as if killed between the two files
-    assert nas("init", "mine", *given)[0] == 0 and Study.load("mine").space.teacher.hidden_size == 48
+    assert nas("init", "mine", *GIVEN_ODD)[0] == 0 and Study.load("mine").space.teacher.hidden_size == 48
     (here / "mine" / "study.toml").unlink()
     (here / "mine" / "search_space.toml").write_text("mine")
-    code, _, error = nas("init", "mine", *given)
+    code, _, error = nas("init", "mine", *GIVEN_ODD)
     assert code == 2 and "search_space.toml: already exists" in error
     assert (here / "mine" / "search_space.toml").read_text() == "mine" and not (here / "mine" / "study.toml").exists()
 
@@ -483,6 +480,23 @@ def test_the_names_of_columns_may_have_white_space_around_them(here, nas):
 def test_budgets_that_make_no_sense_are_refused_by_name(here, nas, budget, message):
     code, _, error = nas("init", "mine", *GIVEN, f"--budget={budget}")
     assert code == 2 and f"--budget {budget}: " in error and message in error
+
+
+def test_init_accepts_budgets_in_points_of_accuracy(here, nas):
+    options = [*GIVEN, "--fine-tune"]
+    code, _, error = nas("init", "mine", *options, "--budget", "1pt", "--budget", "close=0.5pt", "--budget", "20%")
+    assert code == 0, error
+    assert [(budget.name, budget.accuracy_loss) for budget in Study.load("mine").budgets] == [
+        ("1-point", 1.0), ("close", 0.5), ("20-percent", None),
+    ]  # fmt: skip
+    written = tomllib.loads((here / "mine" / "study.toml").read_text())["budgets"][0]
+    assert written == {"name": "1-point", "device": "here", "accuracy_loss": 1.0}
+    code, output, _ = nas("check", "mine")
+    assert (
+        code == 0 and "accuracy >= the teacher's minus 0.5 points" in output and "is less than the standard" in output
+    )
+    code, _, error = nas("init", "other", *options, "--budget", "manypt")
+    assert code == 2 and "1pt" in error
 
 
 def test_data_without_a_column_of_texts_needs_an_option(here, nas):
