@@ -23,7 +23,9 @@ from transformers import logging as transformers_logging
 
 from nas.model import CompactBertConfig
 from nas.model.stock import compact_config, from_stock
+from nas.pipeline import Run
 from nas.space import SearchSpace
+from nas.study import Study
 from nas.supernet import SupernetWeights, sampling
 
 torch.set_num_threads(1)
@@ -101,6 +103,12 @@ def batch(config: CompactBertConfig) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def tiny_study(tmp_path: Path) -> Path:
     return write_tiny_study(tmp_path / "tiny")
+
+
+@pytest.fixture
+def run(tiny_study: Path, tmp_path: Path) -> Run:
+    """A run of the tiny study, without any result."""
+    return Run.of(Study.load(tiny_study), tmp_path / "runs")
 
 
 @pytest.fixture

@@ -7,14 +7,7 @@ import json
 import pytest
 
 from nas.files import write_json
-from nas.pipeline import Run
 from nas.pipeline.seeds import keep_spread, runs_of_seeds, spread, spread_of
-from nas.study import Study
-
-
-@pytest.fixture
-def run(tiny_study, tmp_path):
-    return Run.of(Study.load(tiny_study), tmp_path / "runs")
 
 
 def _verified(accuracy):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import simulated
 import torch
+import without_nas
 from datasets import Dataset
 from scipy.stats import pearsonr, spearmanr
 from tiny import (
@@ -35,9 +35,7 @@ from nas.files import read_json, write_json
 from nas.form import NetworkForm
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
-from nas.pipeline.commands import export
 from nas.pipeline.data import splits
-from nas.pipeline.reports import report
 from nas.pipeline.rows import look_at_rows
 from nas.pipeline.teacher_checks import check_teacher
 from nas.pipeline.teachers import load_teacher
@@ -46,7 +44,6 @@ from nas.study import Study, Task
 from nas.tasks import GROUP, PairCorrelation, in_groups, task_kind
 
 KIND = task_kind("embedding")
-EXPORT = Path(__file__).parents[1] / "export"
 TEXTS = ["w1 w2 w3", "w40 w41 w42 w43", "unheard w5", "w9 " * 40]
 
 
@@ -321,12 +318,7 @@ def test_nas_init_finds_the_columns_of_texts_and_of_pairs(tmp_path, nas, monkeyp
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of the tiny study."""
-    folder = tmp_path_factory.mktemp("embedding")
-    run = Run.of(Study.load(write_embedding_study(folder)), folder / "runs")
-    with simulated.times():
-        export(run)
-        report(run)
-    return run
+    return simulated.finished_run(write_embedding_study(tmp_path_factory.mktemp("embedding")))
 
 
 @pytest.mark.slow
@@ -366,11 +358,7 @@ def inputs_of(ids):
 @pytest.mark.slow
 def test_sentence_transformers_and_infer_give_the_same_embeddings(finished):
     folder = finished.export("only")
-    scripts = [str(EXPORT / f"{name}.py") for name in ("without_nas", "sentence_encoder")]
-    command = [sys.executable, "-I", *scripts, str(folder), json.dumps(TEXTS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    given = np.array(json.loads(done.stdout.splitlines()[-1]))
+    given = np.array(without_nas.run("sentence_encoder", folder, json.dumps(TEXTS)))
     tokenizer, own = load_tokenizer(folder), []
     for loaded in (reload(folder), reload_alone(folder)):
         for text in TEXTS:

@@ -21,7 +21,6 @@ from nas.pipeline import Run
 from nas.pipeline.commands import prepare_data
 from nas.pipeline.rows import look_at_rows
 from nas.pipeline.teacher_checks import load_classifier
-from nas.space import shipped_spaces
 from nas.study import Study, Task
 from nas.tasks import Head, LabelColumn, LabelMetric, task_kind
 from nas.tasks.multi_label import best_threshold, counts, f1, probabilities
@@ -167,15 +166,6 @@ def test_settings_that_do_not_suit_several_labels_are_refused(tmp_path, changes,
     (tmp_path / "study.toml").write_text(text.replace('label = "labels"\n', "") if "label" in changes else text)
     with pytest.raises(StudyError, match=message):
         Study.load(tmp_path / "study.toml")
-
-
-def test_early_exits_are_refused(tmp_path):
-    study = write_label_study(tmp_path)
-    study.write_text(LABEL_STUDY.replace('"few.toml"', '"early.toml"'))
-    space = shipped_spaces()["tiny"].read_text().replace("[dimensions]", "[dimensions]\nexit_threshold = [0.8]")
-    (tmp_path / "early.toml").write_text(space)
-    with pytest.raises(StudyError, match=r"has early exits .* but a text may have several labels"):
-        Study.load(study)
 
 
 def random_answers(texts=300, labels=5, seed=0):

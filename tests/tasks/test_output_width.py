@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import subprocess
-import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import simulated
 import torch
+import without_nas
 from datasets import Dataset
 from tiny import TEACHER_TABLE, write_agreement_study, write_embedding_study, write_retrieval_study
 from tolerance import assert_same
@@ -30,9 +29,8 @@ from nas.latency.profiling import ProfileRecipe, _block_networks
 from nas.model.stock import compact_config
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
-from nas.pipeline.commands import export, prepare_teacher
+from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.data import metric_of, splits
-from nas.pipeline.reports import report
 from nas.pipeline.sources import task_identity, teacher_inputs
 from nas.pipeline.teachers import load_teacher
 from nas.sentence_modules import write_modules
@@ -186,12 +184,7 @@ def test_metrics_without_scored_pairs_evaluate_networks_of_every_width(tmp_path,
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of the tiny study."""
-    folder = tmp_path_factory.mktemp("own-width")
-    run = Run.of(Study.load(_write_study(folder)), folder / "runs")
-    with simulated.times():
-        export(run)
-        report(run)
-    return run
+    return simulated.finished_run(_write_study(tmp_path_factory.mktemp("own-width")))
 
 
 @pytest.mark.slow
@@ -214,11 +207,7 @@ def test_a_finished_study_has_a_verified_export_without_a_projection(finished):
 @pytest.mark.slow
 def test_all_programs_give_the_same_embeddings_of_the_hidden_size(finished):
     folder, texts = finished.export("only"), ["w1 w2 w3", "w40 w41 w42 w43", "unheard w5", "w9 " * 40]
-    scripts = [str(ROOT / "tests" / "export" / f"{name}.py") for name in ("without_nas", "sentence_encoder")]
-    command = [sys.executable, "-I", *scripts, str(folder), json.dumps(texts)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    given = np.array(json.loads(done.stdout.splitlines()[-1]))
+    given = np.array(without_nas.run("sentence_encoder", folder, json.dumps(texts)))
     assert given.shape == (4, 16)
     assert_same(np.linalg.norm(given, axis=1), np.ones(4))
     tokenizer, served = load_tokenizer(folder), Classifier(folder)

@@ -40,7 +40,6 @@ from nas.pipeline import Run
 from nas.pipeline.commands import prepare_data
 from nas.pipeline.rows import look_at_rows
 from nas.pipeline.teacher_checks import load_classifier
-from nas.space import shipped_spaces
 from nas.study import Study, Task
 from nas.supernet.loops import LOG_FILE, FineTuning, Schedule
 from nas.supernet.side_by_side import _weight, split
@@ -230,22 +229,6 @@ def test_settings_that_do_not_suit_tagging_are_refused(tmp_path, old, new, messa
     study = write_tag_study(tmp_path)
     text = TAG_STUDY.replace(old, new)
     study.write_text(text.replace('label = "tags"\n', "") if "label =" in new else text)
-    with pytest.raises(StudyError, match=message):
-        Study.load(study)
-
-
-@pytest.mark.parametrize(
-    ("dimension", "message"),
-    [
-        ("exit_threshold = [0.8]", "each word of a text has its own tag"),
-        ("keep_tokens = [4]", "needs all tokens"),
-    ],
-)
-def test_exits_and_dropped_tokens_are_refused(tmp_path, dimension, message):
-    study = write_tag_study(tmp_path)
-    study.write_text(TAG_STUDY.replace('name = "few.toml"', 'name = "other.toml"'))
-    space = shipped_spaces()["tiny"].read_text().replace("[dimensions]", f"[dimensions]\n{dimension}")
-    (tmp_path / "other.toml").write_text(space)
     with pytest.raises(StudyError, match=message):
         Study.load(study)
 
