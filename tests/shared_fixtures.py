@@ -165,20 +165,21 @@ def searched_study(_shared_finished_run: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
-def nas(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Run `nas` in this process. Return the exit code, standard output and standard error."""
+def nas(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
+    """Run `nas` in this process, and check its exit code. Return standard output and standard error."""
     from nas import cli
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["nas", *arguments])
+    def call(*arguments: object, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr("sys.argv", ["nas", *map(str, arguments)])
         capsys.readouterr()
+        found = 0
         try:
             cli.main()
-            code = 0
         except SystemExit as stop:
-            code = int(stop.code or 0)
+            found = int(stop.code or 0)
         captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        assert found == code, captured.err
+        return captured.out, captured.err
 
     return call
 

@@ -98,10 +98,7 @@ def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_anot
 
     with pytest.raises(StudyError, match="needs no bundle"):
         bundle_profile(run, "cpu", tmp_path / "cpu.zip")
-    code, output, error = nas(
-        "device", "bundle", str(study), "pi", "--output", str(tmp_path / "pi.zip"), "--runs", str(runs), "--json"
-    )
-    assert code == 0, error
+    output, _ = nas("device", "bundle", study, "pi", "--output", tmp_path / "pi.zip", "--runs", runs, "--json")
     assert json.loads(output.splitlines()[-1])["bundle"] == str(tmp_path / "pi.zip")
     result = _measure(tmp_path / "pi.zip", tmp_path / "pi")
     _simulate_times(result.parent)
@@ -109,8 +106,7 @@ def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_anot
     broken.write_text(result.read_text().replace('"job": "', '"job": "x'))
     with pytest.raises(DeviceError, match="a different bundle"):
         import_profile(run, "pi", broken)
-    code, output, error = nas("device", "import", str(study), "pi", str(result), "--runs", str(runs), "--json")
-    assert code == 0, error
+    output, _ = nas("device", "import", study, "pi", result, "--runs", runs, "--json")
     assert json.loads(output.splitlines()[-1])["pi"]["networks"] == 24
 
     verified = export(run)
@@ -138,7 +134,6 @@ def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_anot
     with pytest.raises(DeviceError, match="a different bundle"):  # the measurements belong to the first export
         import_verification(run, "away", "pi", result)
 
-    code, _, error = nas("report", str(study), "--runs", str(runs))
-    assert code == 0, error
+    nas("report", study, "--runs", runs)
     page = (runs / "tiny" / "report.html").read_text()
     assert "not measured yet" in page and "throughput" in page

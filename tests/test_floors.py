@@ -175,10 +175,10 @@ def test_the_page_the_model_card_and_the_tables_show_the_floors(run, nas):
     assert "accuracy at most 30 points below the teacher" in page and "minimum size" in page
     assert "accuracy floor on the search set" in page and page.count('class="budget"') >= 3
     assert "The accuracy floor is" in (run.export("kept") / "README.md").read_text()
-    code, output, _ = nas("front", str(run.study.path), "--runs", str(run.folder.parent))
-    assert code == 0 and "at least 0.5000 after the final training" in output
-    code, output, error = nas("check", str(run.study.path), "--runs", str(run.folder.parent))
-    assert code == 0 and "with the lowest size_mb" in output, error
+    output, _ = nas("front", run.study.path, "--runs", run.folder.parent)
+    assert "at least 0.5000 after the final training" in output
+    output, _ = nas("check", run.study.path, "--runs", run.folder.parent)
+    assert "with the lowest size_mb" in output
 
 
 @pytest.mark.slow

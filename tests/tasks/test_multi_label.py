@@ -254,8 +254,8 @@ def test_nas_check_counts_the_rows_of_each_label(tmp_path, nas):
     rows = make_labelled(200, 1)
     assert found.classes["low"]["test"] == sum("low" in labels for labels in rows["labels"])
     assert found.metric == "f1_macro" and 0.0 < found.standard_error < 0.1
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0 and "labels: 3; in the training set: " in printed, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
+    assert "labels: 3; in the training set: " in printed
 
 
 @pytest.mark.slow
@@ -264,8 +264,7 @@ def test_an_export_gives_the_same_labels_in_the_pipeline_and_in_infer(tmp_path, 
     from transformers import pipeline
 
     study = write_label_study(tmp_path)
-    code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    nas("run", study, "--runs", tmp_path / "runs")
     run = Run.of(Study.load(study), tmp_path / "runs")
     folder = run.export("only")
     found, config = (read_json(folder / name, DataError) for name in ("verification.json", "config.json"))

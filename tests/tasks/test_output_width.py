@@ -102,13 +102,11 @@ def test_the_form_has_the_teachers_pooling_but_no_projection(tmp_path):
 
 def test_nas_check_describes_the_embeddings(tmp_path, nas):
     given = ("check", str(_write_study(tmp_path)), "--runs", str(tmp_path / "runs"))
-    code, printed, error = nas(*given)
-    assert code == 0, error
+    printed, _ = nas(*given)
     described = "dimensions, the network's hidden size, not in the teacher's space\n"
     assert f"outputs: embeddings of 16 or 32 {described}" in printed and "task.output_width" not in printed
     (tmp_path / "narrow.toml").write_text(NARROW.replace("[16, 32]", "[32]"))
-    code, printed, error = nas(*given)
-    assert code == 0, error
+    printed, _ = nas(*given)
     assert f"outputs: embeddings of 32 {described}" in printed
     assert (
         "warning: task.output_width is 'own', but the only hidden size of the search space is the teacher's" in printed
@@ -118,16 +116,15 @@ def test_nas_check_describes_the_embeddings(tmp_path, nas):
 def test_an_unknown_width_is_refused(tmp_path, nas):
     study = _write_study(tmp_path)
     study.write_text(study.read_text().replace('"own"', '"small"'))
-    code, _, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 2 and "task.output_width" in error and "'teacher' or 'own'" in error and "'small'" in error
+    _, error = nas("check", study, "--runs", tmp_path / "runs", code=2)
+    assert "task.output_width" in error and "'teacher' or 'own'" in error and "'small'" in error
 
 
 def test_nas_init_proposes_the_setting(tmp_path, nas):
     write_embedding_study(tmp_path)
     files = {option: str(tmp_path / f"{option}.parquet") for option in ("train", "search", "test")}
     given = [word for option, path in files.items() for word in (f"--{option}", path)]
-    code, _, error = nas("init", str(tmp_path / "mine"), "--teacher", str(tmp_path / "teacher"), *given)
-    assert code == 0, error
+    nas("init", tmp_path / "mine", "--teacher", tmp_path / "teacher", *given)
     written = tmp_path / "mine" / "study.toml"
     assert Study.load(written).task.output_width == "teacher"
     assert '\n# output_width = "own"  # the hidden size of each network' in written.read_text()
@@ -166,8 +163,8 @@ def test_the_measured_networks_have_no_last_layer(tmp_path):
 def test_metrics_without_scored_pairs_evaluate_networks_of_every_width(tmp_path, nas, write, metric, least, width):
     """`least` is the least score of the teacher, and `width` that of the labels, if these are embeddings."""
     study = _write_study(tmp_path, write)
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0 and "outputs: embeddings of 16 or 32 dimensions" in printed, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
+    assert "outputs: embeddings of 16 or 32 dimensions" in printed
     run = Run.of(Study.load(study), tmp_path / "runs")
     prepare_teacher(run)
     teacher, data, space = load_teacher(run), splits(run), run.study.space

@@ -377,8 +377,7 @@ def test_nas_check_says_how_many_queries_are_left_out(tmp_path, nas):
     left_out = found.figures["queries without a relevant passage, which no metric counts"]["test"]
     assert left_out == 50 - len(relevant) > 0
     assert found.metric == "ndcg@10" and 0.0 < found.standard_error < 0.1 and not found.classes
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
     assert f"{50 - len(relevant)} in the test set" in printed and "queries with a relevant passage (" in printed
 
 
