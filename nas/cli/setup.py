@@ -128,19 +128,11 @@ def init(  # noqa: PLR0913 (one option per answer)
     length = str(min(LENGTH, teacher_properties.positions) if teacher_properties else LENGTH)
     answers = Answers(
         teacher=teacher,
-        fine_tune=bool(task.fine_tune),
         hub=hub,
         config=config,
         train=train,
         test=test,
         unlabelled=unlabelled or [],
-        text=task.text,
-        label=task.label,
-        kind=str(task.kind),
-        query=task.query,
-        search=task.search,
-        pair=task.pair,
-        metric=str(task.metric),
         space=space,
         runtime=ask("--runtime", "Runtime", runtime, "onnxruntime"),
         threads=ask("--threads", "Threads", threads, 1),
@@ -153,6 +145,7 @@ def init(  # noqa: PLR0913 (one option per answer)
             None,
             "20%",
         ).split(),
+        **vars(task),
     )
     written_files = write_study(folder, answers, teacher_properties, columns)
     for path in written_files:

@@ -48,7 +48,10 @@ def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
 
 @dataclass
 class TaskAnswers:
-    """The answers about the task. The options provide some of them; `settle_texts` or `settle_task` adds the rest."""
+    """The answers about the task. The options provide some of them; `settle_texts` or `settle_task` adds the rest.
+
+    Each field has the name of the field of `nas.proposal.Answers` that gets its value.
+    """
 
     text: list[str]
     label: list[str]
