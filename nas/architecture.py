@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nas.compression import Block, compression
-from nas.errors import SearchSpaceError
+from nas.errors import SearchSpaceError, first_line
 from nas.files import digest
 from nas.form import Readout
 
@@ -90,9 +90,10 @@ class Architecture:
                 compression(name)
             return architecture
         except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise SearchSpaceError(
-                f"architecture: not the JSON form of an architecture ({problem}); "
-                "it must have hidden_size, embedding and layers"
+                "architecture: must be a JSON object with hidden_size, embedding and layers, but cannot be read "
+                f"({reason}); use the unmodified architecture of an export or a trial"
             ) from None
 
     @property

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from nas.device import Name
+from nas.errors import shown
 from nas.files import Settings
 
 LATENCIES = ("p50_ms", "p95_ms", "expected_ms", "worst_ms")
@@ -71,15 +72,18 @@ class Limits(Settings):
         is_number = isinstance(value, int | float | None) and not isinstance(value, bool)
         is_share = isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?\s?%", value)
         if not is_number and not is_share:
-            raise ValueError(f'must be a number or a share such as "20%", but got {value!r}')
+            raise ValueError(f'must be a number or a percentage such as "20%", but got {shown(value)}')
         if value is not None and not 0.0 < _number(value) < float("inf"):
-            raise ValueError(f"must be above zero and finite, but got {value!r}")
+            raise ValueError(f"must be above zero and finite, but got {shown(value)}")
         return value
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Limits:
         if not self.given:
-            raise ValueError(f"a budget needs at least one of {', '.join(COST_METRICS)}; add a limit or accuracy_loss")
+            raise ValueError(
+                f"must set at least one of {', '.join(COST_METRICS)}, but sets none; add a limit or, for the first "
+                "device of a budget, set accuracy_loss"
+            )
         return self
 
     @cached_property
@@ -216,11 +220,13 @@ class Budget(Settings):
     @classmethod
     def _not_reserved(cls, name: str) -> str:
         if name.casefold().startswith(TRIAL):
-            raise ValueError(f"must not begin with {TRIAL!r} (reserved for trials), but got {name!r}; rename it")
+            raise ValueError(
+                f"must not begin with {TRIAL!r} (reserved for trials), but got {name!r}; rename the budget"
+            )
         if name.casefold() in _BASELINES:
             raise ValueError(
                 f"must not be one of {', '.join(_BASELINES)} (reserved for the networks with which exports are "
-                f"compared), but got {name!r}; rename it"
+                f"compared), but got {name!r}; rename the budget"
             )
         return name
 
@@ -228,7 +234,9 @@ class Budget(Settings):
     def _each_device_once(self) -> Budget:
         repeated = next((name for name in self.devices if self.devices.count(name) > 1), None)
         if repeated:
-            raise ValueError(f"limits: each device may occur only once, but {repeated!r} occurs twice; merge them")
+            raise ValueError(
+                f"limits: each device may occur only once, but {repeated!r} occurs more than once; merge its limits"
+            )
         return self
 
     @property

@@ -33,14 +33,15 @@ def connect(address: str, setting: str) -> None:
             socket.create_connection((host, int(port)), timeout=_TIMEOUT_S).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except OSError:
+        place = "on this machine" if address == "auto" else f"at {address!r}"
         raise ClusterError(
-            f"{setting}: needs a Ray cluster, but none is found at {address!r}; start one with `ray start --head`, or "
+            f"{setting}: needs a Ray cluster, but none was found {place}; start one with `ray start --head`, or "
             "give the address of a running one with RAY_ADDRESS or --address"
         ) from None
     except (RuntimeError, ValueError) as problem:
         raise ClusterError(
             f"{setting}: cannot join the Ray cluster at {address!r}: {first_line(problem)}; this machine must be one "
-            "of its nodes (`ray start --address=...`), with the same Python and Ray"
+            "of its nodes (`ray start --address=...`), with the same versions of Python and Ray"
         ) from None
 
 

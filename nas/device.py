@@ -5,24 +5,35 @@ A study file declares one or more `Device`s. `nas.latency` measures on them, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from nas.files import Flag, Positive, Settings, Whole
 from nas.runtimes import RUNTIMES, names_of
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+NAME_RULE = "must consist of letters, digits, dots, dashes and underscores, and begin with a letter or digit"
 Length = Annotated[int, Field(ge=1, le=512, strict=True)]
 _QUANTILES = 8
 """The number of quantiles that represent the text lengths of a task."""
 _MAX_TEXTS = 64
 _LENGTH_KINDS: dict[type, str] = {str: "word", list: "several", tuple: "several", dict: "weighted"}
 _LENGTH_DISCRIMINATOR = Discriminator(lambda value: _LENGTH_KINDS.get(type(value), "number"))
+
+
+def _valid_name(name: str) -> str:
+    """Return the name of a device, budget or study. Raises `ValueError` if files cannot be named after it."""
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"{NAME_RULE}, but got {name!r}; change the name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_valid_name)]
 
 
 def _registered(runtime: object) -> str:
@@ -92,7 +103,7 @@ class Device(Settings):
         supported = number_formats[self.processor]
         if self.number_format not in supported:
             raise ValueError(
-                f"number_format: {self.runtime} on {self.processor} supports {' and '.join(supported)}, "
+                f"number_format: {self.runtime} on {self.processor} supports only {' and '.join(supported)}, "
                 f"but got {self.number_format!r}; change the number format, the runtime or the processor"
             )
         if self.compiled and not RUNTIMES[self.runtime].compiles:
@@ -103,8 +114,8 @@ class Device(Settings):
         if self.where == "elsewhere" and not RUNTIMES[self.runtime].runner_suffices:
             in_archives = names_of([name for name, runtime in RUNTIMES.items() if runtime.runner_suffices])
             raise ValueError(
-                f"runtime: a device with where = 'elsewhere' is measured with {in_archives}, but got "
-                f"{self.runtime!r}; change the runtime, or join the device to a Ray cluster"
+                f"runtime: must be {in_archives} if where = 'elsewhere', but got {self.runtime!r}; change the runtime, "
+                "or join the device to a Ray cluster and set where = 'ray'"
             )
         if len(set(self.pin_to)) != len(self.pin_to):
             raise ValueError(f"pin_to: each core may occur only once, but got {list(self.pin_to)}; remove the repeats")

@@ -271,13 +271,14 @@ def _search_findings(study: Study) -> Iterator[Finding]:
     from nas.pipeline.plan import check_choices
     from nas.pipeline.searches import check_storage
 
-    yield _run_check("choices", "all compression methods can be exported", partial(check_choices, study))
+    yield _run_check("compression", "all compression methods can be exported", partial(check_choices, study))
     if study.search.storage:
         yield _run_check("storage", "the database answers", partial(check_storage, study))
     gpus_per_worker, gpu_count = study.search.worker_gpus, torch.cuda.device_count()
     if gpus_per_worker > gpu_count and "RAY_ADDRESS" not in os.environ:
-        detail = f"each worker needs {gpus_per_worker:g} GPUs, but this machine has {gpu_count}; "
-        detail += "lower worker_gpus, or set RAY_ADDRESS"
+        needed = f"{gpus_per_worker:g} GPU{'' if gpus_per_worker == 1.0 else 's'}"
+        detail = f"each worker needs {needed}, but this machine has {gpu_count}; "
+        detail += "lower search.worker_gpus, or set RAY_ADDRESS to a cluster with more GPUs"
         yield Finding("study", "GPUs", "missing", detail)
 
 
@@ -334,8 +335,8 @@ def _memory(study: Study) -> Finding:
 
     needed_gb = _TRAINED_BYTES * study.space.teacher.layer_weights * study.supernet.workers / _GB
     free_gb = psutil.virtual_memory().available / _GB
-    state: State = "ok" if needed_gb < free_gb else "missing"
-    detail = (
-        f"training needs at least {needed_gb:.1f} GB for weights, gradients and moments, and {free_gb:.1f} GB are free"
-    )
-    return Finding("study", "memory", state, detail)
+    needed = f"training needs at least {needed_gb:.1f} GB for weights, gradients and optimiser moments"
+    if needed_gb < free_gb:
+        return Finding("study", "memory", "ok", f"{needed}, and {free_gb:.1f} GB are free")
+    detail = f"{needed}, but only {free_gb:.1f} GB are free; close other programs, or use a machine with more memory"
+    return Finding("study", "memory", "missing", detail)

@@ -5,6 +5,7 @@ The command line prints the message of such an exception as one line and exits w
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _LONGEST_VALUE = 120
@@ -12,9 +13,14 @@ _LONGEST_VALUE = 120
 
 
 def shown(value: Any) -> str:
-    """Return a value as a Python literal for a message. A long one is cut off, so that the message stays readable."""
-    text = repr(value)
+    """Return a value as a Python literal in one line for a message. A long one is cut off."""
+    text = re.sub(r"\s*\n\s*", " ", repr(value))
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with a noun, such as `1 label` or `2,000 labels`. The noun is given in the singular."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 class NasError(Exception):

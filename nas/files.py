@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from nas.errors import NasError
+from nas.errors import NasError, counted, shown
 from nas.limits import working_on
 
 
@@ -39,6 +41,25 @@ Real = Annotated[float, Field(ge=0.0, strict=True, allow_inf_nan=False)]
 PositiveReal = Annotated[float, Field(gt=0.0, strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 
+_RULES = {
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be finite",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+    "string_too_short": "must not be empty",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "literal_error": "must be {expected}",
+}
+"""Rules for messages, keyed by the type of pydantic's error."""
+
 S = TypeVar("S", bound=Settings)
 C = TypeVar("C")
 
@@ -52,8 +73,10 @@ def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file; give the path of an existing TOML file") from None
-    except (IsADirectoryError, UnicodeDecodeError) as problem:
-        raise error(f"{path}: cannot be read as TOML text ({type(problem).__name__}); give another file") from None
+    except IsADirectoryError:
+        raise error(f"{path}: is a folder; give the path of a TOML file") from None
+    except UnicodeDecodeError:
+        raise error(f"{path}: is not UTF-8 text; save the file as UTF-8, or give another file") from None
     except ValueError as problem:  # TOMLDecodeError, or an integer with thousands of digits
         raise error(f"{path}: not valid TOML: {problem}; correct the file at that position") from None
     if any("\0" in text for text in _strings_in(values)):
@@ -81,28 +104,74 @@ def validate(model: type[S], values: Mapping[str, Any], path: Path, error: type[
     try:
         return model.model_validate(dict(values))
     except ValidationError as problem:
-        raise error(f"{path}: {_validation_message(problem, model)}") from None
+        raise error(f"{path}: {_validation_message(problem, model, values)}") from None
 
 
-def _validation_message(problem: ValidationError, model: type[BaseModel]) -> str:
-    first_error = problem.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first_error["loc"]) or "file"
-    kind, value = first_error["type"], first_error["input"]
-    fields = _settings_at(model, first_error["loc"][:-1]).model_fields
+def _validation_message(problem: ValidationError, model: type[BaseModel], values: Mapping[str, Any]) -> str:
+    errors = problem.errors(include_url=False)
+    location, kind, value = errors[0]["loc"], errors[0]["type"], errors[0]["input"]
+    written = _as_written(location, values, kind == "missing")
+    key = ".".join(map(str, written))
+    fields = _settings_at(model, location[:-1]).model_fields
     if kind == "extra_forbidden":
-        valid = sorted(field.alias or name for name, field in fields.items())
-        return f"{key}: unknown key; remove it or use one of: {', '.join(valid)}"
+        # A validator may have moved the settings of a table into a table inside it, as for budgets.
+        valid = _settings_at(model, written[:-1]).model_fields | fields
+        names = sorted(field.alias or name for name, field in valid.items() if field.annotation is not Path)
+        return f"{key}: unknown key; remove it or use one of: {', '.join(names)}"
     if kind == "missing":
         return f"{key}: required key is missing; add it"
-    message = first_error["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
     if kind == "value_error":
-        return f"{key}: {message}"
-    field = fields.get(str(first_error["loc"][-1]))
-    # If the setting is a table or a secret, its value may contain a password, so the message does not show it.
-    hidden = field and any(_subclass_in(field.annotation, kind) for kind in (SecretStr, BaseModel))
-    shown = not hidden and not isinstance(value, dict | list)
-    return f"{key}: {message}{f', but got {value!r}' if shown else ''}"
+        message = errors[0]["msg"].removeprefix("Value error, ")
+        is_about_field = message.partition(":")[0].partition(".")[0] in _settings_at(model, location).model_fields
+        return f"{key}{'.' if is_about_field else ': '}{message}" if key else message
+    # If a setting may have values of several types, there is an error for each type.
+    rules = [_rule(each) for each in errors if each["input"] is value and len(each["loc"]) == len(location)]
+    others = (rule.removeprefix("must be ").removeprefix("must ") for rule in dict.fromkeys(rules[1:]))
+    got = "" if _may_hold_secret(value, fields.get(str(location[-1]))) else f", but got {shown(value)}"
+    return f"{key}: {' or '.join([rules[0], *others])}{got}"
+
+
+def _may_hold_secret(value: Any, field: FieldInfo | None) -> bool:
+    """Whether a value may contain a password, because its setting is a secret or a table, or because it has tables."""
+    if value == []:
+        return False
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item, dict | list) for item in items) or (
+        field is not None and any(_subclass_in(field.annotation, kind) is not None for kind in (SecretStr, BaseModel))
+    )
+
+
+def _rule(error: ErrorDetails) -> str:
+    """Return the rule that a value breaks, as a clause that begins with "must"."""
+    limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in error.get("ctx", {}).items()}
+    if error["type"] == "too_short":
+        return f"must have at least {counted(int(limits['min_length']), 'item')}"
+    if error["type"] == "too_long":
+        return f"must have at most {counted(int(limits['max_length']), 'item')}"
+    if error["type"] in _RULES:
+        return _RULES[error["type"]].format(**limits)
+    message = error["msg"].replace("Input should", "must")
+    return message[:1].lower() + message[1:]
+
+
+def _as_written(location: tuple[int | str, ...], values: Any, is_missing: bool) -> tuple[int | str, ...]:
+    """Return the location of a validation error without the parts that are not in `values`, the user's settings.
+
+    Such parts are pydantic's names for the types that a value may have, and tables that a validator has inserted. If
+    `is_missing` is true, the last part is the name of a missing setting.
+    """
+    written: list[int | str] = []
+    for part in location:
+        if isinstance(values, BaseModel):
+            values = dict(values)
+        if isinstance(values, Mapping):
+            names = [name for name in (part, str(part)) if name in values]
+        else:
+            names = [part] if isinstance(values, list | tuple) and part in range(len(values)) else []
+        if names:
+            written.append(part)
+            values = values[names[0]]
+    return (*written, location[-1]) if is_missing else tuple(written)
 
 
 def _settings_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
@@ -274,6 +343,8 @@ def read_json(path: Path, error: type[NasError]) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise error(f"{path}: no such file; first run the step that writes it") from None
+        raise error(f"{path}: no such file; run the step that writes it (`nas run` runs all steps)") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise error(f"{path}: not valid JSON; remove it, then run the step that writes it") from None
+        raise error(
+            f"{path}: not valid JSON; remove the file, then run the step that writes it (`nas run` runs all steps)"
+        ) from None

@@ -15,8 +15,8 @@ from typing import Any
 from datasets import Dataset
 
 from nas.data.files import write_table
-from nas.device import NAME, Device
-from nas.errors import NasError, StudyError, TeacherError
+from nas.device import NAME, NAME_RULE, Device
+from nas.errors import NasError, StudyError, TeacherError, shown
 from nas.files import draft_folder, file_digest, given_path, toml_literal, write_text
 from nas.limits import working_on
 from nas.pipeline.run import Run
@@ -47,7 +47,7 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
     Raises a `NasError` if an argument is invalid.
     """
     if not re.fullmatch(NAME, name):
-        raise StudyError(f"name: must consist of letters, digits, dots, dashes and underscores, but got {name!r}")
+        raise StudyError(f"name: {NAME_RULE}, but got {name!r}; change the name")
     folder = Path(runs).resolve() / name
     is_new = not folder.exists()
     with working_on(folder):
@@ -74,7 +74,7 @@ def _write_study(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str,
     for key in ("task", *_MODEL_KEYS):
         if not isinstance(tables.get(key, {}), Mapping):
             raise StudyError(
-                f"{key}: must be a mapping with the settings of [{key}], but got {tables[key]!r}; give a mapping"
+                f"{key}: must be a mapping with the settings of [{key}], but got {shown(tables[key])}; give a mapping"
             )
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()}
     values["task"] = _with_files(folder, values.get("task", {}))

@@ -9,6 +9,7 @@ how it compares embeddings: `text_settings` reads them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import TeacherError
-from nas.files import read_json, write_json
+from nas.files import write_json
 from nas.form import NetworkForm, Readout
 
 MODULES_FILE = "modules.json"
@@ -99,11 +100,11 @@ def read_modules(folder: Path) -> SentenceModules:
     if not (folder / MODULES_FILE).is_file():
         return SentenceModules(NetworkForm("encoder", "mean"))
     try:
-        listed = read_json(folder / MODULES_FILE, TeacherError)
+        listed = _read_json(folder / MODULES_FILE)
         modules = [(module["type"].rpartition(".")[2], module["path"]) for module in listed]
     except (TypeError, KeyError, AttributeError):
         raise _modules_error(
-            folder, "must be a list of modules, each with a type and a path, but it is not; copy or download it again"
+            folder, "must be a list of modules, each with a type and a path, but is not; copy or download it again"
         ) from None
     kinds = [kind for kind, _ in modules]
     dense_count, is_normalized = kinds.count("Dense"), "Normalize" in kinds
@@ -111,7 +112,7 @@ def read_modules(folder: Path) -> SentenceModules:
         raise _modules_error(
             folder,
             "must list Transformer, Pooling, any number of Dense and at most one Normalize, in this order, but lists "
-            f"{', '.join(kinds)}; give another encoder",
+            f"{', '.join(kinds) or 'no module'}; give another encoder",
         )
     if modules[0][1]:
         raise _modules_error(
@@ -135,9 +136,7 @@ def read_modules(folder: Path) -> SentenceModules:
 def _read_dense(folder: Path) -> Dense:
     """Return the projection in a module's folder. Raises `TeacherError` if its settings are not supported."""
     path = folder / "config.json"
-    settings = read_json(path, TeacherError)
-    if not isinstance(settings, dict):
-        raise TeacherError(f"teacher.model: {path}: must hold a JSON object, but does not; copy or download it again")
+    settings = _read_object(path)
     for name, only in _DENSE_SETTINGS.items():
         if (value := settings.get(name)) not in (None, only):
             text = f"{name} must be {only!r}, but is {value!r}; give another encoder"
@@ -169,8 +168,8 @@ def _check_chain(projections: Sequence[Dense]) -> None:
         if first.activation is not None:
             raise TeacherError(
                 f"teacher.model: {first.folder / 'config.json'}: of several Dense modules, only the last may have an "
-                f"activation_function other than {_IDENTITY}, because they become a single linear layer, but this is "
-                f"{_PATH_OF_ACTIVATION[first.activation]}; give another encoder"
+                f"activation_function other than {_IDENTITY}, because the modules are merged into a single linear "
+                f"layer, but this one has {_PATH_OF_ACTIVATION[first.activation]}; give another encoder"
             )
 
 
@@ -209,12 +208,30 @@ def text_settings(folder: Path) -> TextSettings:
 
 
 def _read_if_present(path: Path) -> dict[str, Any]:
-    settings: Any = read_json(path, TeacherError) if path.is_file() else {}
+    settings: Any = _read_json(path) if path.is_file() else {}
     return settings if isinstance(settings, dict) else {}
 
 
+def _read_json(path: Path) -> Any:
+    """Return the contents of a JSON file of an encoder. Raises `TeacherError` if it is missing or not valid JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TeacherError(f"teacher.model: {path}: no such file; copy or download the encoder again") from None
+    except ValueError:  # the text is not valid JSON or not UTF-8
+        raise TeacherError(f"teacher.model: {path}: is not valid JSON; copy or download the file again") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object in a file of an encoder. Raises `TeacherError` if the file holds something else."""
+    settings = _read_json(path)
+    if not isinstance(settings, dict):
+        raise TeacherError(f"teacher.model: {path}: must hold a JSON object, but does not; copy or download it again")
+    return settings
+
+
 def _readout(path: Path) -> Readout:
-    settings = read_json(path, TeacherError)
+    settings = _read_object(path)
     mode = settings.get("pooling_mode")
     modes = [mode] if isinstance(mode, str) else mode
     if not isinstance(modes, list):

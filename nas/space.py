@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +21,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from nas.architecture import LAYER_BLOCKS, Architecture, Layer, kept_tokens
 from nas.compression import BLOCKS, REGISTRY, Block, compression
-from nas.errors import SearchSpaceError
+from nas.errors import SearchSpaceError, shown
 from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
 T = TypeVar("T")
@@ -151,17 +151,17 @@ class SearchSpace(Settings):
         for item in self.dimensions.layers:
             kept = (item,) if isinstance(item, int) else item
             if not kept or (isinstance(item, int) and item > total):
-                raise ValueError(f"dimensions.layers: between 1 and {total} layers can be kept, but got {item!r}")
+                raise ValueError(
+                    f"dimensions.layers: between 1 and {total} layers can be kept, but got {shown(item)}; change or "
+                    "remove this entry"
+                )
             if not isinstance(item, int) and (list(item) != sorted(set(item)) or item[-1] >= total):
                 raise ValueError(
                     f"dimensions.layers: a list must contain ascending, distinct numbers from 0 to {total - 1}, but "
-                    f"got {list(item)}"
+                    f"got {list(item)}; correct this list"
                 )
-        if len(set(self.layer_sets)) != len(self.layer_sets):
-            raise ValueError(
-                "dimensions.layers: two entries keep the same layers "
-                f"({[list(kept) for kept in self.layer_sets]}); remove one"
-            )
+        if repeated := [list(one) for one, next_one in pairwise(self.layer_sets) if one == next_one]:
+            raise ValueError(f"dimensions.layers: two entries keep the same layers, {repeated[0]}; remove one of them")
         for block in LAYER_BLOCKS:
             usable = {choice for _, choice in self.options(block)}
             for name in getattr(self.compression, block):
@@ -212,15 +212,15 @@ class SearchSpace(Settings):
         """
         if "none" in choices:
             raise SearchSpaceError(
-                f"{self.name}: 'none' cannot be excluded, because the teacher must belong to the space; remove it from "
-                "exclude_compression"
+                "search_space.exclude_compression: 'none' cannot be excluded, because the search space must contain "
+                "the teacher; remove 'none'"
             )
         offered = {spec for block in BLOCKS for spec in getattr(self.compression, block)}
         for choice in choices:
             if choice not in REGISTRY and choice not in offered:
                 raise SearchSpaceError(
-                    f"{self.name}: only the space's own compression methods can be excluded "
-                    f"({', '.join(sorted(offered - {'none'}))}), but got {choice!r}"
+                    "search_space.exclude_compression: must name compression methods of the search space "
+                    f"{self.name!r} ({', '.join(sorted(offered - {'none'})) or 'none'}), but got {choice!r}; remove it"
                 )
         kept = {
             block: [
@@ -467,7 +467,8 @@ class SearchSpace(Settings):
 
 
 def _unsuitable_error(block: Block, name: str, hidden: Sequence[int], condition: str = "") -> ValueError:
-    sizes = " or ".join(map(str, hidden))
+    *others, last = map(str, hidden)
+    sizes = f"{', '.join(others)} and {last}" if others else last
     return ValueError(
         f"compression.{block}: {name!r} must be applicable and save space at every hidden_size, but fails at "
         f"{sizes}{condition}; change or remove the method or these sizes"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiny import make_rows, make_tokenizer, randomise
+from tiny import make_rows, prepare, randomise
 
-from nas.data import prepare
 from nas.device import Device
 from nas.latency.profile import Fit, Profile
 from nas.model import CompactBert, CompactBertConfig
@@ -25,7 +24,7 @@ def write_search(folder: Path) -> Path:
     make_rows(20, 1).to_parquet(folder / "test.parquet")
     task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 120})
     files = (str(folder / "train.parquet"), str(folder / "test.parquet"))
-    prepare(task, *files, make_tokenizer(), 0).save(folder / "data")
+    prepare(task, *files).save(folder / "data")
     table = {}
     for hidden in space.dimensions.hidden_size:
         scale = hidden / 32

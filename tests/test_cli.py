@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import typer.main
@@ -48,6 +49,13 @@ def test_brackets_in_the_name_of_a_space_are_not_interpreted_as_markup(nas, tiny
     tiny_study.write_text(tiny_study.read_text().replace('name = "tiny"', 'name = "mine.toml"'))
     output, _ = nas("check", tiny_study, "--runs", tmp_path / "runs")
     assert "search space: a [/b] [v2], 295,704 architectures" in output
+
+
+def test_search_prints_the_number_of_candidates_with_each_outcome(nas, tiny_study, tmp_path, monkeypatch):
+    state = SimpleNamespace(outcomes={"evaluated": 12, "repeated": 3, "over_budget": 4, "lost": 0})
+    monkeypatch.setattr("nas.pipeline.search_candidates", lambda run: state)
+    output, _ = nas("search", tiny_study, "--runs", tmp_path / "runs")
+    assert output == "candidates: 12 evaluated, 3 repeated, 4 over budget, 0 lost\n"
 
 
 def _completions(line):

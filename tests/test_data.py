@@ -8,9 +8,10 @@ import tracemalloc
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset
-from tiny import make_rows, make_tokenizer
+from tiny import make_rows, prepare
 
-from nas.data import TaskData, batches_by_length, held_out, prepare
+from nas.data import TaskData, batches_by_length
+from nas.data.splits import held_out
 from nas.errors import DataError
 from nas.study import Task
 from nas.tasks import ClassMetric, Correlation
@@ -66,7 +67,7 @@ def files(tmp_path):
 
 
 def test_splits_are_disjoint_and_can_be_saved_and_loaded(files, tmp_path):
-    data = prepare(_task(holdout={"size": 60}), *files, make_tokenizer(), 0)
+    data = prepare(_task(holdout={"size": 60}), *files)
     assert len(data.train) + len(data.search) == 300 and len(data.search) >= 60
     texts = [{tuple(ids) for ids in split["input_ids"]} for split in (data.train, data.search)]
     assert not texts[0] & texts[1]
@@ -79,17 +80,17 @@ def test_text_pairs_from_csv_and_jsonl_files_get_token_types_if_the_model_has_th
     make_rows(80, 0).add_column("other", ["w1 w2"] * 80).to_csv(tmp_path / "train.csv", index=False)
     make_rows(80, 1).add_column("other", ["w1 w2"] * 80).to_json(tmp_path / "test.jsonl")
     task = _task(train="train.csv", test="test.jsonl", text=("text", "other"), holdout={"size": 10})
-    data = prepare(task, str(tmp_path / "train.csv"), str(tmp_path / "test.jsonl"), make_tokenizer(), 0)
+    data = prepare(task, str(tmp_path / "train.csv"), str(tmp_path / "test.jsonl"))
     assert all(max(types) == 1 for types in data.test["token_type_ids"])
     assert max(data.train["length"]) <= 16
     files = (str(tmp_path / "train.csv"), str(tmp_path / "test.jsonl"))
-    typeless = prepare(task, *files, make_tokenizer(), 0, token_types=False)
+    typeless = prepare(task, *files, token_types=False)
     assert typeless.test["input_ids"] == data.test["input_ids"] and "token_type_ids" not in typeless.test.column_names
     assert set(next(batches_by_length(typeless.test)).inputs) == {"input_ids"}
 
 
 def test_labels_of_regression_are_numbers(files):
-    data = prepare(_task(kind="regression", metric="spearman", holdout={"size": 60}), *files, make_tokenizer(), 0)
+    data = prepare(_task(kind="regression", metric="spearman", holdout={"size": 60}), *files)
     assert data.num_labels == 1 and isinstance(data.train["labels"][0], float)
 
 
@@ -99,7 +100,7 @@ def test_labels_are_matched_by_name_if_the_files_declare_them_in_different_order
         rows = Dataset.from_parquet(path, keep_in_memory=True)
         rows.cast_column("label", ClassLabel(names=names)).to_parquet(tmp_path / f"{name}.parquet")
     paths = [str(tmp_path / f"{name}.parquet") for name in named]
-    data = prepare(_task(holdout={"size": 60}), *paths, make_tokenizer(), 0)
+    data = prepare(_task(holdout={"size": 60}), *paths)
     original = Dataset.from_parquet(files[1], keep_in_memory=True)["label"]
     assert data.label_names == ("bad", "good") and list(data.test["labels"]) == [1 - label for label in original]
 
@@ -109,7 +110,7 @@ def test_labels_that_are_lists_are_refused(files, tmp_path):
     Dataset.from_dict({"text": ["w1", "w2"], "label": [[0], [1]]}).to_parquet(path)
     for train, test in ((path, files[1]), (files[0], path)):
         with pytest.raises(DataError, match=r"lists\.parquet: column 'label' must hold one label per row"):
-            prepare(_task(), train, test, make_tokenizer(), 0)
+            prepare(_task(), train, test)
 
 
 def test_the_error_tells_an_unknown_label_from_a_missing_one(files, tmp_path):
@@ -122,22 +123,20 @@ def test_the_error_tells_an_unknown_label_from_a_missing_one(files, tmp_path):
         match=r"test\.parquet: column 'label', row \d+ \(counted from 0\): label [01] is not a class of .*, "
         "which has 2 classes such as 'bad'; use",
     ):
-        prepare(_task(holdout={"size": 60}), named["train"], files[1], make_tokenizer(), 0)
+        prepare(_task(holdout={"size": 60}), named["train"], files[1])
     hidden = Dataset.from_parquet(named["test"], keep_in_memory=True)
     hidden = Dataset.from_dict({"text": hidden["text"], "label": [-1] * len(hidden)}, features=hidden.features)
     hidden.to_parquet(tmp_path / "hidden.parquet")
     with pytest.raises(DataError, match=r"row 0 .* has no label \(50 of 50 rows have none\); .* labels are public"):
-        prepare(_task(holdout={"size": 60}), named["train"], str(tmp_path / "hidden.parquet"), make_tokenizer(), 0)
+        prepare(_task(holdout={"size": 60}), named["train"], str(tmp_path / "hidden.parquet"))
 
 
 def test_regression_needs_a_number_in_every_row(files, tmp_path):
     path = str(tmp_path / "words.csv")
     Dataset.from_dict({"text": ["w1", "w2"], "label": ["1.5", "high"]}).to_csv(path)
     task = _task(kind="regression", metric="spearman", holdout={"size": 60})
-    with pytest.raises(
-        DataError, match=r"words\.csv: column 'label': regression needs a number in every row, but row 1"
-    ):
-        prepare(task, files[0], path, make_tokenizer(), 0)
+    with pytest.raises(DataError, match=r"words\.csv: column 'label': every row must hold a finite number, but row 1"):
+        prepare(task, files[0], path)
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
@@ -145,9 +144,9 @@ def test_a_correlation_needs_at_least_two_texts(files, tmp_path, metric):
     Dataset.from_dict({"text": ["w1 w2"], "label": [0.5]}).to_parquet(tmp_path / "one.parquet")
     task = _task(kind="regression", metric=metric, holdout={"size": 60})
     with pytest.raises(DataError, match=f"one.parquet: the test set needs at least 2 texts for {metric}, but has 1"):
-        prepare(task, files[0], str(tmp_path / "one.parquet"), make_tokenizer(), 0)
+        prepare(task, files[0], str(tmp_path / "one.parquet"))
     with pytest.raises(
-        DataError, match=f"search.least_tokens.* needs at least 2 texts for {metric}, but has 1; give more"
+        DataError, match=f"search.least_tokens.* needs at least 2 texts for {metric}, but has 1; give more texts"
     ):
         Correlation(metric).score(np.array([[0.5]]), np.array([0.5]))
 
@@ -157,33 +156,38 @@ def test_a_correlation_needs_at_least_two_texts(files, tmp_path, metric):
     [
         ({"text": ("body",)}, "no column 'body'; use one of text, label"),
         ({"label": "gold"}, "no column 'gold'"),
-        ({"holdout": {"size": 5000}}, "change holdout.size"),
+        ({"holdout": {"size": 5000}}, "reduce task.holdout.size"),
         ({"text": ("label",), "label": "text"}, "column 'label' must hold"),
     ],
 )
 def test_data_that_does_not_match_the_study_is_refused(files, changes, message):
     with pytest.raises(DataError, match=message):
-        prepare(_task(**{"holdout": {"size": 60}} | changes), *files, make_tokenizer(), 0)
+        prepare(_task(**{"holdout": {"size": 60}} | changes), *files)
 
 
 @pytest.mark.parametrize(
     ("texts", "labels", "changes", "message"),
     [
         (["w1", None, "w2"], [0, 1, 0], {}, "row 1 holds None"),
-        (["1", "2", "3"], [0.5, float("nan"), 1.0], {"kind": "regression", "metric": "pearson"}, "number in every row"),
+        (
+            ["1", "2", "3"],
+            [0.5, float("nan"), 1.0],
+            {"kind": "regression", "metric": "pearson"},
+            "every row must hold a finite number",
+        ),
     ],
 )
 def test_rows_with_missing_values_are_refused(files, tmp_path, texts, labels, changes, message):
     path = tmp_path / "holes.parquet"
     Dataset.from_dict({"text": texts, "label": labels}).to_parquet(path)
     with pytest.raises(DataError, match=message):
-        prepare(_task(holdout={"size": 60}, **changes), files[0], str(path), make_tokenizer(), 0)
+        prepare(_task(holdout={"size": 60}, **changes), files[0], str(path))
 
 
 def test_training_rows_that_are_also_in_the_test_set_are_removed(files, tmp_path):
     tested = make_rows(300, 0).select(range(40))
     tested.to_parquet(tmp_path / "overlap.parquet")
-    data = prepare(_task(holdout={"size": 60}), files[0], str(tmp_path / "overlap.parquet"), make_tokenizer(), 0)
+    data = prepare(_task(holdout={"size": 60}), files[0], str(tmp_path / "overlap.parquet"))
     texts = [{tuple(ids) for ids in split["input_ids"]} for split in (data.train, data.search, data.test)]
     assert not texts[0] & texts[2] and not texts[1] & texts[2] and len(data.train) + len(data.search) <= 260
 
@@ -192,11 +196,11 @@ def test_a_file_whose_content_does_not_match_its_suffix_is_refused(files, tmp_pa
     broken = tmp_path / "broken.parquet"
     broken.write_text("no parquet")
     with pytest.raises(DataError, match=r"broken\.parquet"):
-        prepare(_task(), str(broken), files[1], make_tokenizer(), 0)
+        prepare(_task(), str(broken), files[1])
 
 
 def test_batches_need_no_padding_and_contain_each_row_once(files):
-    data = prepare(_task(holdout={"size": 60}), *files, make_tokenizer(), 0)
+    data = prepare(_task(holdout={"size": 60}), *files)
     batches = list(batches_by_length(data.train, max_tokens=64))
     assert all(ids.numel() <= 64 and not (ids == 0).any() for ids in (batch.inputs["input_ids"] for batch in batches))
     assert sorted(np.concatenate([batch.rows for batch in batches])) == list(range(len(data.train)))

@@ -42,10 +42,10 @@ def test_a_budget_can_have_limits_on_several_devices():
     ("settings", "message"),
     [
         ({"runtime": "openvino", "processor": "cuda"}, "openvino is supported only on the cpu"),
-        ({"runtime": "onnxruntime", "number_format": "bfloat16"}, "supports float32"),
+        ({"runtime": "onnxruntime", "number_format": "bfloat16"}, "supports only float32"),
         ({"runtime": "torch", "number_format": "float16"}, "float32 and bfloat16"),
         ({"runtime": "onnxruntime", "compiled": True}, "only torch compiles"),
-        ({"runtime": "torch", "where": "elsewhere"}, "'elsewhere' is measured with onnxruntime"),
+        ({"runtime": "torch", "where": "elsewhere"}, "runtime: must be onnxruntime if where = 'elsewhere'"),
         ({"threads": 2, "pin_to": [1]}, "2 threads need at least as many cores"),
         ({"pin_to": [1, 1]}, "each core may occur only once"),
         ({"sequence_length": "task", "batch_size": 8}, "must be 1 if sequence_length is 'task'"),

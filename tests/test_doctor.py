@@ -61,7 +61,7 @@ def test_a_study_that_lacks_nothing_exits_with_0(nas, tiny_study):
     output, _ = nas("doctor", tiny_study, "--json")
     result = json.loads(output.splitlines()[-1])
     needs = {item["name"]: item["state"] for item in result["findings"] if item["about"] == "study"}
-    expected = ("device cpu", "choices", "teacher", "train", "test", "rows", "memory")
+    expected = ("device cpu", "compression", "teacher", "train", "test", "rows", "memory")
     assert needs == dict.fromkeys(expected, "ok")
 
 
@@ -99,12 +99,12 @@ def test_a_cluster_that_does_not_answer_is_missing(tiny_study, monkeypatch):
     tiny_study.write_text(text)
     found = {(item.about, item.name): item for item in doctor.examine(lambda: Study.load(tiny_study))}
     assert found["machine", "ray"].state == found["study", "cluster for cpu"].state == "missing"
-    assert "none is found at '127.0.0.1:1'" in found["machine", "ray"].detail
+    assert "none was found at '127.0.0.1:1'" in found["machine", "ray"].detail
 
 
 def test_the_built_in_study_needs_no_files():
     found = [item for item in doctor.examine(lambda: Study.load("quickstart")) if item.about == "study"]
-    assert [item.name for item in found] == ["device cpu-1-thread", "choices", "teacher", "memory"]
+    assert [item.name for item in found] == ["device cpu-1-thread", "compression", "teacher", "memory"]
 
 
 def test_it_reports_free_space_and_folders_that_are_not_writable(monkeypatch):

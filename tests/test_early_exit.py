@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import make_rows, make_tokenizer, mixed_space, write_label_study, write_rank_study, write_tag_study
+from tiny import make_rows, make_tokenizer, mixed_space, prepare, write_label_study, write_rank_study, write_tag_study
 from tolerance import assert_same
 
 from nas.budget import Budget
-from nas.data import prepare
 from nas.device import Device
 from nas.errors import StudyError
 from nas.evaluate.accuracy import Evaluator
@@ -94,7 +93,7 @@ def searched(tmp_path):
     make_rows(160, 0).to_parquet(tmp_path / "train.parquet")
     make_rows(20, 1).to_parquet(tmp_path / "test.parquet")
     task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": 120})
-    data = prepare(task, str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet"), make_tokenizer(), 0)
+    data = prepare(task, str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet"))
     return data.search
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
@@ -117,13 +118,15 @@ def test_a_space_is_proposed_for_a_teacher_of_other_sizes(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"task": {"metric": "bleu"}}, StudyError, "mine/given/study.toml: task: metric: 'bleu' is not a metric of"),
+        ({"task": {"metric": "bleu"}}, StudyError, "mine/given/study.toml: task.metric: 'bleu' is not a metric of"),
         ({"task": {"text": "sentence"}}, DataError, ""),
         ({"tokenizer": None}, TeacherError, "teacher.tokenizer: a loaded model needs its tokenizer"),
         ({"tables": {"supernet": {"stepz": 3}}}, StudyError, "supernet.stepz: unknown key"),
         ({"tables": {"budgets": ["fast"]}}, StudyError, '--budget fast: must be a percentage ("20%") or'),
         ({"tables": {"budgets": []}}, StudyError, "budgets: "),
         ({"tables": {"teacher": "./my-bert"}}, StudyError, "teacher: must be a mapping with the settings of [teacher]"),
+        ({"tables": {"student": pandas.DataFrame({"text": ["a"]})}}, StudyError, "student: must be a mapping"),
+        ({"tables": {"seed": "one"}}, StudyError, "study.toml: seed: must be a whole number, but got 'one'"),
         ({"name": "a/b"}, StudyError, "name: must consist of letters, digits, dots"),
     ],
 )

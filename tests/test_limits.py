@@ -21,7 +21,7 @@ from tiny import TINY_STUDY, make_rows, make_tokenizer
 
 from nas.data.files import read_rows, write_table
 from nas.device import Device
-from nas.errors import DataError, MachineError
+from nas.errors import DataError, DeviceError, MachineError
 from nas.files import write_atomically, write_folder, write_json, write_text
 from nas.latency.workers import LocalWorker
 from nas.limits import error_line, machine_limit_of, working_on
@@ -251,6 +251,21 @@ def test_a_measuring_process_imports_no_modules_of_the_working_directory_and_its
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(MachineError, match="was killed, probably because memory ran out"):
             worker.measure({"networks": [], "rounds": 1}, lambda done: None)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (signal.SIGTERM, DeviceError, "on cpu failed: the process ended with exit code -15; check that"),
+        (signal.SIGKILL, MachineError, "was killed, probably because memory ran out"),
+    ],
+)
+def test_the_end_of_a_measuring_process_without_a_message_is_explained(number, kind, message, monkeypatch):
+    """The line `disturbed` is not a message. It only says that the measurement is repeated."""
+    code = f"import os; print('answer {{}}\\ndisturbed', flush=True); os.kill(os.getpid(), {int(number)})"
+    monkeypatch.setattr("nas.latency.workers._WORKER_PROGRAM", code)
+    with LocalWorker(Device(name="cpu", runtime="torch")) as worker, pytest.raises(kind, match=message):
+        worker.measure({"networks": [], "rounds": 1}, lambda done: None)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

@@ -91,15 +91,45 @@ STUDIES = {
     "only one file embedded": ('train = "train.parquet"', 'train = "embedded"', ["embedded"]),
     "unknown runtime": ('name = "cpu"', 'name = "cpu"\nruntime = "tvm"', ["devices.0.runtime", "'tvm'"]),
     "runtime without int8": ('name = "cpu"', 'name = "cpu"\nruntime = "torch"', ["'torch'", "'int8'", "onnxruntime"]),
-    "no sequence length": ("sequence_length = 32", "sequence_length = []", ["sequence_length", "at least 1"]),
+    "no sequence length": (
+        "sequence_length = 32",
+        "sequence_length = []",
+        ["devices.0.sequence_length: must have at least 1 item, but got []"],
+    ),
     "sequence length in other words": (
         "sequence_length = 32",
         'sequence_length = "long"',
-        ["sequence_length", "'task'", "'long'"],
+        ["devices.0.sequence_length: must be 'task', but got 'long'"],
+    ),
+    "sequence length of zero in a list": (
+        "sequence_length = 32",
+        "sequence_length = [16, 0]",
+        ["devices.0.sequence_length.1: must be at least 1, but got 0"],
+    ),
+    "key of a table of lengths": (
+        "sequence_length = 32",
+        "sequence_length = { short = 3 }",
+        ["devices.0.sequence_length.short: must be a whole number, but got 'short'"],
+    ),
+    "a threshold of neither type": (
+        "max_length = 32",
+        'threshold = "best"',
+        ["task.threshold: must be a number or 'search', but got 'best'"],
+    ),
+    "text as a string": ('text = ["text"]', 'text = "text"', ["task.text: must be a list, but got 'text'"]),
+    "misspelt limit on the loss": (
+        'p50_ms = "80%"',
+        "accuracy_los = 1.0",
+        ["budgets.0.accuracy_los: unknown key", "accuracy_loss"],
+    ),
+    "device file that is not a path": (
+        'name = "cpu"',
+        'name = "cpu"\nfile = 3',
+        ["devices: file must be the path of a TOML file, but got 3"],
     ),
     "too many tokens replaced": ("steps = 30", "steps = 30\nreplaced_tokens = 0.9", ["replaced_tokens", "0.5", "0.9"]),
     "worst latency is not a share": ('p50_ms = "80%"', 'worst_ms = "much"', ["worst_ms", "'much'"]),
-    "budget without a limit": ('p50_ms = "80%"', "", ["at least one of p50_ms"]),
+    "budget without a limit": ('p50_ms = "80%"', "", ["budgets.0: must set at least one of p50_ms"]),
     "budget is not a share": ('"80%"', '"a lot"', ["p50_ms", "'a lot'"]),
     "budget of zero": ('"80%"', '"0%"', ["above zero"]),
     "budget of unknown device": ('device = "cpu"', 'device = "phone"', ["'phone'", "cpu"]),
@@ -122,22 +152,22 @@ STUDIES = {
     "device twice in a budget": (
         'device = "cpu"\np50_ms = "80%"',
         'limits = [{ device = "cpu", p50_ms = 1.0 }, { device = "cpu", size_mb = 1.0 }]',
-        ["budgets.0", "'cpu' occurs twice"],
+        ["budgets.0", "'cpu' occurs more than once"],
     ),
-    "budget is a list": ('"80%"', "[1.0]", ["p50_ms", "a number or a share"]),
+    "budget is a list": ('"80%"', "[1.0]", ["budgets.0.p50_ms", "a number or a percentage"]),
     "infinite budget": ('"80%"', "inf", ["p50_ms", "finite"]),
     "budget too large for a float": ('"80%"', "9" * 400, ["p50_ms", "finite"]),
     "number with too many digits": ('"80%"', "9" * 5000, ["study.toml", "not valid TOML", "digits"]),
-    "two budgets with the same name": ('name = "small"', 'name = "large"', ["'large'", "twice"]),
+    "two budgets with the same name": ('name = "small"', 'name = "large"', ["'large'", "more than once"]),
     "budget named like a candidate": (
         'name = "large"',
         'name = "trial-7"',
-        ["budgets.0.name", "'trial-7'", "rename it"],
+        ["budgets.0.name", "'trial-7'", "rename the budget"],
     ),
     "budget named like a baseline": (
         'name = "large"',
         'name = "Teacher"',
-        ["budgets.0.name", "'Teacher'", "rename it"],
+        ["budgets.0.name", "'Teacher'", "rename the budget"],
     ),
     "budgets whose names differ in case": ('name = "small"', 'name = "Large"', ["'large'", "'Large'", "rename one"]),
     "device named like a file of another": (
@@ -145,7 +175,11 @@ STUDIES = {
         '[[devices]]\nname = "cpu.samples"\n[[budgets]]',
         ["devices", "'cpu.samples'", "'cpu'", "rename one"],
     ),
-    "name of a budget is a path": ('name = "large"', 'name = "../large"', ["budgets.0.name", "'../large'"]),
+    "name of a budget is a path": (
+        'name = "large"',
+        'name = "../large"',
+        ["budgets.0.name: must consist of letters", "'../large'"],
+    ),
     "seed too large": ("[task]", "seed = 4294967296\n[task]", ["seed", "4294967296"]),
     "null character in a path": (
         'test = "test.parquet"',
@@ -193,11 +227,12 @@ STUDIES = {
     "password in a wrong table": (
         "[search]",
         "[[search]]\nstorage = 'postgresql://u:s3cret@h/n'",
-        ["search: input should be a valid dictionary"],
+        ["search: must be a table"],
     ),
     "population too small": ("population = 8", "population = 1", ["search.population", "4"]),
     "undeclared variable": ('"train.parquet"', '"${DATA}/train.parquet"', ["DATA", "[variables]"]),
     "unset variable": ("[task]", '[variables]\nNOWHERE_SET = "a folder"\n[task]', ["NOWHERE_SET", "a folder", "--set"]),
+    "unknown key of the study": ("[task]", "seeed = 1\n[task]", ["seeed: unknown key", "name, search, search_space"]),
     "path is reserved": ("[task]", 'path = "x"\n[task]', ["path", "unknown key"]),
     "teacher missing": ('"./teacher"', '"./nobody"', ["nobody", "is not a folder"]),
     "teacher of another shape": ('name = "tiny"', 'name = "minilm-l6"', ["6 layers", "3 layers"]),
@@ -306,5 +341,5 @@ def test_a_broken_data_file_is_refused_by_check_and_doctor(nas, tiny_study, tmp_
 
 def test_an_address_without_a_ray_cluster_is_refused(nas, tiny_study, tmp_path):
     _, errors = nas("search", tiny_study, "--address", "127.0.0.1:1", "--runs", tmp_path / "runs", code=2)
-    assert errors.startswith("error: --address: needs a Ray cluster, but none is found at '127.0.0.1:1'")
+    assert errors.startswith("error: --address: needs a Ray cluster, but none was found at '127.0.0.1:1'")
     assert len(errors.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()

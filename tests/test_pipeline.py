@@ -332,7 +332,7 @@ def test_a_teacher_of_another_task_is_refused(nas, tiny_study, tmp_path):
     tiny_study.write_text(text.replace('text = ["text"]', 'text = ["text"]\nkind = "regression"\nmetric = "spearman"'))
     _, error = nas("train", tiny_study, "--runs", tmp_path / "runs", code=2)
     last = error.splitlines()[-1]
-    assert "with 2 label(s), but a task of kind 'regression' needs regression" in last
+    assert "with 2 labels, but a task of kind 'regression' needs regression" in last
 
 
 FROM_A_WHEEL = """

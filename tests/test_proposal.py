@@ -135,7 +135,7 @@ def test_a_study_with_data_on_the_hub_needs_columns_and_a_search_space(here, nas
     assert task["hub"] == "nyu-mll/glue" and task["text"] == ["sentence1", "sentence2"] and task["train"] == "train"
     given = ("--space", "bert-base", "--label", "label", "--metric", "f1")
     output, _ = nas("init", "given", *arguments, *given)
-    assert "not inspected: nyu-mll/glue" in output and "assumed" not in output
+    assert "data set: nyu-mll/glue (not inspected)" in output and "assumed" not in output
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_study_with_data_on_the_hub_needs_columns_and_a_search_space(here, nas
         (["--teacher", "my-bert", "--train", "no.csv", "--test", "test.csv"], ["no.csv", "no such data file"]),
         (
             ["--teacher", "my-bert", "--train", "my-bert/config.json", "--test", "test.csv"],
-            ["config.json", ".parquet, .csv, .jsonl"],
+            ["config.json", ".parquet, .csv or .jsonl"],
         ),
         ([*GIVEN[:4], "--test", "no.csv"], ["no.csv", "no such data file"]),
         ([*GIVEN, "--label", "lable"], ["no column 'lable'", "text, label"]),
@@ -236,7 +236,7 @@ def test_a_teacher_with_another_number_of_classes_needs_fine_tuning(here, nas):
     _write(here, text=TEXTS, label=["a", "b", "c"] * 20)
     _, error = nas("init", "mine", *GIVEN, code=2)
     assert not (here / "mine").exists()
-    assert "the teacher's classifier has 2 outputs, but label has 3 classes: give --fine-tune" in error
+    assert "the teacher's classifier has 2 outputs, but 'label' has 3 classes: give --fine-tune" in error
     nas("init", "mine", *GIVEN, "--no-fine-tune", code=2)
     output, _ = nas("init", "mine", *GIVEN, "--fine-tune")
     assert Study.load("mine").teacher.fine_tune is not None
@@ -304,7 +304,7 @@ def test_data_of_queries_with_several_passages_can_be_ranked_or_classified(here,
     _, error = nas("init", "other", *GIVEN, "--kind", "ranking", "--query", "question_ids", code=2)
     assert "no column 'question_ids'" in error
     _, error = nas("init", "other", *GIVEN, "--kind", "classification", "--query", "question_id", code=2)
-    assert "classification evaluates each row separately, but got 'question_id'; remove it" in error
+    assert "classification, which evaluates each row separately, but got 'question_id'; remove query" in error
 
 
 def test_the_outputs_of_the_teacher_decide_between_ranking_and_classification(here, nas):
@@ -330,9 +330,9 @@ def test_a_column_of_lists_of_labels_makes_a_multi_label_task(here, nas):
     nas("init", "macro", *given, "--label", "labels", "--metric", "f1_macro")
     assert (Study.load("macro").task.kind, Study.load("macro").task.metric) == ("multi_label", "f1_macro")
     _, error = nas("init", "other", *given, "--label", "labels", "--kind", "classification", code=2)
-    assert "labels: a classification task cannot have lists of labels; give a different --kind" in error
+    assert "--label labels: a task of kind classification cannot have lists of labels; give a different --kind" in error
     _, error = nas("init", "other", *given, "--label", "low", "--kind", "multi_label", code=2)
-    assert "low: a multi_label task cannot have one label per row; give a different --kind" in error
+    assert "--label low: a task of kind multi_label cannot have one label per row; give a different --kind" in error
 
 
 def test_several_label_columns_make_a_multi_label_task(here, nas):
@@ -352,7 +352,7 @@ def test_a_single_label_teacher_is_fine_tuned_and_one_with_other_labels_is_refus
     assert "so it is fine-tuned first" in output
     given = _write_multi_label(here, 4, problem_type="multi_label_classification")
     _, error = nas("init", "other", *given, "--label", "labels", code=2)
-    assert "the teacher's classifier has 4 outputs, but labels has 3 labels" in error
+    assert "the teacher's classifier has 4 outputs, but 'labels' has 3 labels" in error
 
 
 def test_missing_values_are_counted_and_options_that_do_not_suit_the_labels_are_refused(here, nas):
@@ -363,7 +363,7 @@ def test_missing_values_are_counted_and_options_that_do_not_suit_the_labels_are_
     for arguments, words in (
         (["--label", "tags"], "--label tags: the column holds lists that are not lists of labels"),
         (["--kind", "poetry"], "--kind poetry: is not a kind of task; use one of classification, regression"),
-        (["--kind", "regression"], "label: regression needs numbers, but the column holds 'no'"),
+        (["--kind", "regression"], "--label label: regression needs numbers, but the column holds 'no'"),
         (["--kind", "classification", "--metric", "pearson"], "'pearson' is not a metric of classification"),
     ):
         _, error = nas("init", "other", *GIVEN, *arguments, code=2)
@@ -397,7 +397,7 @@ def test_a_study_gets_a_valid_name_from_any_folder_name(here, nas, monkeypatch, 
     given = ["--teacher", "../my-bert", "--train", "../train.csv", "--test", "../test.csv", "--", folder]
     output, _ = nas("init", *given)
     study = Study.load(home / folder)
-    assert study.name == name and (f"name: {name} (" in output) == (name != study.path.parent.name)
+    assert study.name == name and (f"name: {name}, because" in output) == (name != study.path.parent.name)
     if name != study.path.parent.name:  # the name is in the study file
         assert tomllib.loads(study.path.read_text())["name"] == name
         study.path.write_text(study.path.read_text().replace(f'name = "{name}"', "", 1))

@@ -109,7 +109,7 @@ def test_warnings_name_truncated_repeated_and_contradictory_rows_and_rare_classe
         "50.0% of the test set; the longest has 22 tokens",
         "2 training rows have the text of a test row and are not trained on",
         "1 training row has the text of an earlier row but a different label",
-        "the test set has no row of 'no'",
+        "the test set has no row labelled 'no'",
         "fewer than 10 training rows for",
         "standard error of",
     ):

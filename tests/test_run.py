@@ -87,6 +87,8 @@ def test_the_seconds_of_a_running_step_survive_if_the_process_is_killed(run, mon
         killed = path.read_bytes()
     assert seconds == [0.0, 30.0, 30.0]
     path.write_bytes(killed)
-    with run.step("step", "inputs", run.folder / "result", allowed=100.0):
-        now[0] = 142.0
-    assert read_json(path, StudyError)["seconds"] == 37.0
+    with run.step("step", "inputs", run.folder / "result", allowed=100.0), track("Work", 3) as progress:
+        now[0] = 148.0
+        progress(1)
+        now[0] = 160.0
+    assert read_json(path, StudyError)["seconds"] == 55.0

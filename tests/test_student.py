@@ -112,11 +112,11 @@ def _texts(run, *names):
 
 
 REFUSED = {
-    "no logits": ("steps = 30", "steps = 30\nlogits_weight = 0.0", "logits_weight: must be above 0, because a student"),
-    "replaced tokens": ("steps = 30", "steps = 30\nreplaced_tokens = 0.1", "replaced_tokens: .* got 0.1; set it to 0"),
-    "an embedded teacher": ("./mpnet", "embedded", "teacher.model: the teacher 'embedded' is itself compressed"),
+    "no logits": ("steps = 30", "steps = 30\nlogits_weight = 0.0", "logits_weight: must be above 0 if there is"),
+    "replaced tokens": ("steps = 30", "steps = 30\nreplaced_tokens = 0.1", "replaced_tokens: .* got 0.1; remove"),
+    "an embedded teacher": ("./mpnet", "embedded", "teacher.model: must not be 'embedded' if there is a student"),
     "a pruned teacher": ('"./mpnet"', '"./mpnet"\nprune_vocabulary = true', "set student.prune_vocabulary instead"),
-    "an embedded student": ("./teacher", "embedded", "the teacher 'embedded' and the task 'embedded' need each other"),
+    "an embedded student": ("./teacher", "embedded", "student.model: .* must both be 'embedded', or neither"),
 }  # fmt: skip
 
 
@@ -268,13 +268,17 @@ def test_outputs_of_a_teacher_without_a_model_are_read_from_columns(nas, tiny_st
 
 WRONG_OUTPUTS = {
     "no such column": ('"high"', '"none"', "no column 'none'; use one of"),
-    "no such label": ("1 =", "2 =", "teacher.outputs: must name a column for each of the labels '0', '1', but names"),
+    "no such label": ("1 =", "2 =", "teacher.outputs: its keys must be exactly the labels '0', '1', but got"),
     "not a number": ('"high"', '"text"', "an output of the teacher must be a finite number, but row 0 .* holds 'w"),
-    "fine-tuning": ("outputs", "fine_tune = {}\noutputs", "teacher.fine_tune: .* is not loaded; remove fine_tune"),
+    "fine-tuning": (
+        "outputs",
+        "fine_tune = {}\noutputs",
+        "teacher.fine_tune: .* is then not loaded; remove teacher.fine_tune",
+    ),
     "outputs of the student": (
         "[student]",
         '[student]\noutputs = { 0 = "low" }',
-        "student.outputs: the model to compress must be loaded",
+        "student.outputs: must not be set, because .* set teacher.outputs instead",
     ),
 }
 
@@ -289,7 +293,9 @@ def test_invalid_columns_of_teacher_outputs_are_refused(nas, tiny_study, tmp_pat
 
 def test_a_teacher_that_is_compressed_needs_a_model_not_only_outputs(tiny_study):
     tiny_study.write_text(TINY_STUDY.replace("[teacher]", '[teacher]\noutputs = { 0 = "low", 1 = "high" }'))
-    with pytest.raises(StudyError, match=r"teacher.outputs: .* set student to the model to compress"):
+    with pytest.raises(
+        StudyError, match=r"teacher.outputs: may be set only if .* add \[student\], or remove teacher.outputs"
+    ):
         Study.load(tiny_study)
 
 
@@ -386,6 +392,27 @@ def test_errors_about_the_student_name_its_table(nas, study, tmp_path):
     assert "student.model: " in error and "is not a folder" in error
     output, _ = nas("doctor", study, code=2)
     assert "student" in output
+    study.write_text(WITH_STUDENT)
+    config = study.parent / "teacher" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "t5"}))
+    _, error = nas("check", study, "--runs", tmp_path / "runs", code=2)
+    assert "student.model: model_type must be bert, " in error
+
+
+def test_messages_about_the_student_do_not_call_it_the_teacher(run, capsys):
+    """The tokenizer of this student has code of its own, and its classifier has too many labels."""
+    folder = run.study.path.parent / "teacher"
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"auto_map": {"AutoTokenizer": [None, "own.A"]}})
+    )
+    config = AutoConfig.from_pretrained(folder)
+    config.num_labels = 5
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    prepare_teacher(run)
+    said = capsys.readouterr().err
+    assert "Student: the code of its tokenizer" in said and "Student: its classifier has 5 labels, but the task" in said
+    assert "Teacher:" not in said and "the teacher" not in said
 
 
 def test_a_teacher_without_a_classifier_needs_fine_tuning(run, study):

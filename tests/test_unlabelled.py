@@ -160,7 +160,7 @@ def test_invalid_texts_are_refused_as_in_the_training_set(tmp_path, capsys):
 
 def test_a_name_that_is_neither_a_data_file_nor_a_split_is_refused(tiny_study):
     tiny_study.write_text(WITH_TEXTS.replace("more.parquet", "more.txt"))
-    with pytest.raises(StudyError, match=r"unlabelled: a data file must end in .*'more.txt'; convert it"):
+    with pytest.raises(StudyError, match=r"unlabelled: a data file must end in .*'more.txt'; convert the file"):
         Study.load(tiny_study)
     tiny_study.write_text(WITH_TEXTS.replace("more.parquet", "embedded"))
     with pytest.raises(StudyError, match="unlabelled: a data file must end in"):

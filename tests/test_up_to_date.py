@@ -162,6 +162,13 @@ def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
     (checkpoints / "checkpoint-10" / "complete").touch()
     (run.folder / "steps" / "supernet.json").unlink()
     supernets.refuse_other_training(run)
+    other = run.study.model_copy(update={"seed": 5})  # it also changes the digest of the teacher's inputs
+    with pytest.raises(TrainingError, match="was started with seed = 0, which is 5 now; undo this change"):
+        supernets.refuse_other_training(Run(other, run.folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(supernets, "teacher_inputs", lambda run: "0" * 16)
+        with pytest.raises(TrainingError, match=r"with other inputs \(files: digest [0-9a-f]{16}, now 0{16}\); undo"):
+            supernets.refuse_other_training(Run(run.study, run.folder))
     monkeypatch.setattr(supernets, "_RESULT_VERSION", 99)
     with pytest.raises(TrainingError, match="different version of nas started; finish it with that version, or remove"):
         supernets.refuse_other_training(Run(run.study, run.folder))

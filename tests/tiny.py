@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from nas.architecture import Architecture, Layer
-from nas.data import TaskData, prepare
+from nas.data import TaskData, read_splits
 from nas.form import NetworkForm
 from nas.sentence_modules import write_modules
 from nas.space import SearchSpace
@@ -74,12 +74,17 @@ def make_teacher(kind: str = "bert", outputs: int = 2, vocab_size: int = 90) -> 
     return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **settings))
 
 
+def prepare(task: Task, train: str, test: str, token_types: bool = True) -> TaskData:
+    """Read, split and tokenise the data of a task."""
+    return read_splits(task, train, test, 0).encode(make_tokenizer(), task.max_length, token_types)
+
+
 def prepare_rows(folder: Path, train: int, test: int) -> TaskData:
     """Return tokenised splits of `train` training rows, `test` of which form the search set, and `test` test rows."""
     for name, count, seed in (("train", train, 0), ("test", test, 1)):
         make_rows(count, seed).to_parquet(folder / f"{name}.parquet")
     task = Task(train="train.parquet", test="test.parquet", text=("text",), max_length=16, holdout={"size": test})
-    return prepare(task, *(str(folder / f"{name}.parquet") for name in ("train", "test")), make_tokenizer(), 0)
+    return prepare(task, *(str(folder / f"{name}.parquet") for name in ("train", "test")))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

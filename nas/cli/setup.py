@@ -62,7 +62,11 @@ def init(  # noqa: PLR0913 (one option per answer)
     ] = None,
     pair: Annotated[
         list[str] | None,
-        _option("--pair", "For embeddings: column of texts to compare, or of queries and passages. Twice.", "COLUMN"),
+        _option(
+            "--pair",
+            "For embeddings: column of texts to compare, or of queries and passages. Give it twice.",
+            "COLUMN",
+        ),
     ] = None,
     query: Annotated[
         str | None, _option("--query", "For ranking: column that identifies the query of each row.", "COLUMN")
@@ -153,14 +157,15 @@ def init(  # noqa: PLR0913 (one option per answer)
     written_study = Study.load(folder)
     if written_study.name != folder.resolve().name:
         print(
-            f"name: {written_study.name} (only letters, digits, dots, dashes and underscores are allowed in a study's "
-            "name)"
+            f"name: {written_study.name}, because only letters, digits, dots, dashes and underscores of the folder's "
+            "name can be used"
         )
     if columns:
         print(columns.described(task.pair or task.text, task.label, answers.kind, answers.metric, task.query))
     else:
         label_names = ", ".join(answers.label)
-        print(f"not inspected: {hub}; text: {', '.join(answers.text)}; label: {label_names or 'none'} ({answers.kind})")
+        label_text = f"{label_names or 'none'} ({answers.kind})"
+        print(f"data set: {hub} (not inspected); text: {', '.join(answers.text)}; label: {label_text}")
         assumed = {"--label": (label, label_names), "--kind": (kind or metric, answers.kind)}
         if assumptions := [
             f"{flag} {assumed_value}" for flag, (option, assumed_value) in assumed.items() if option is None

@@ -127,7 +127,8 @@ def search(
         return (join_search if join else search_candidates)(run).outcomes
 
     result = work_on(study, runs, set_, work, address, locked=not join)
-    print(", ".join(f"{count} {outcome}" for outcome, count in result.items()))
+    counts = ", ".join(f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in result.items())
+    print(f"candidates: {counts}")
     finish(json_, result)
 
 

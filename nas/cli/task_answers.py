@@ -227,13 +227,13 @@ def _check_label(kind: TaskKind, columns: Columns, answers: TaskAnswers) -> None
     if not _suits(kind, label_column):
         list_form = f"lists of {'tags' if label_column.form == 'tags' else 'labels'}"
         values = list_form if label_column.has_lists else "one label per row"
-        raise DataError(f"{name}: a {kind.name} task cannot have {values}; give a different --kind")
+        raise DataError(f"--label {name}: a task of kind {kind.name} cannot have {values}; give a different --kind")
     if kind.has_words:
         columns.check_words(answers.text, name)
     if kind.meaning == "scale" and label_column.numbers is None:
         raise DataError(
-            f"{name}: {kind.name} needs numbers, but the column holds {min(label_column.counts)!r}; "
-            "correct the column, or give --kind classification"
+            f"--label {name}: {kind.name} needs numbers, but the column holds {min(label_column.counts)!r}; correct "
+            "the column, or give a different --label or --kind"
         )
 
 

@@ -67,7 +67,7 @@ def compression(spec: str) -> Compression:
     kind, stored = REGISTRY[parts[1]], compression(parts[3]) if parts[3] else None
     if stored is not None and not (isinstance(stored, Format) and kind.takes(type(stored))):
         formats = " or ".join(formats_of(kind))
-        rule = f"can be stored as {formats}" if formats else "cannot be combined with a format"
+        rule = f"can be stored only as {formats}" if formats else "cannot be combined with a format"
         raise ValueError(
             f"{kind.name} {rule}, but got {stored.spec!r}; "
             f"{'use one of these formats' if formats else 'use only one of the two'}"

@@ -19,6 +19,7 @@ from nas.data.text_files import read_csv, read_json, require_columns
 from nas.errors import DataError, first_line
 from nas.files import write_atomically
 from nas.hub import find, read_split
+from nas.runtimes import names_of
 from nas.study import DATA_SUFFIXES
 
 
@@ -99,15 +100,15 @@ def check_file(path: Path) -> None:
 
 def _reader_of(path: Path) -> Callable[[Path, Sequence[str]], pyarrow.Table]:
     if not path.is_file():
-        raise DataError(f"{path}: no such data file; correct the path in the study's [task]")
+        raise DataError(f"{path}: no such data file; correct the path")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: a data file must end in {', '.join(DATA_SUFFIXES)}; convert it")
+        raise DataError(f"{path}: a data file must end in {names_of(DATA_SUFFIXES)}; convert the file")
     with path.open("rb") as stream:
         start = stream.read(max(map(len, _OTHER_FORMATS)))
     for first_bytes, (description, remedy) in _OTHER_FORMATS.items():
         if start.startswith(first_bytes) and not (reader is _read_parquet and first_bytes == b"PAR1"):
-            raise DataError(f"{path}: is {description}, which cannot be read as {path.suffix}; {remedy}")
+            raise DataError(f"{path}: is {description}, so it cannot be read as {path.suffix}; {remedy}")
     return reader
 
 
@@ -142,7 +143,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
         try:
             values.validate(full=True)
         except pyarrow.ArrowInvalid as problem:
-            raise DataError(f"{path}: column {field.name!r}: {problem}; write it as UTF-8") from None
+            raise DataError(f"{path}: column {field.name!r}: {problem}; write the column as UTF-8") from None
     return _with_readable_features(table)
 
 

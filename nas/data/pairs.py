@@ -6,7 +6,7 @@ The training, search and test sets are separate files or splits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -32,49 +32,33 @@ def read_paired(task: Task, train: str | Sequence[str], search: str, test: str) 
     }
     columns = {name: texts_in(task, parts, task.pair) for name, parts in rows_by_set.items()}
     check_distinct(columns, pair_sources)
-    pairs = {name: _interleaved(parts) for name, parts in columns.items()}
+    pairs = {name: [_interleaved(parts)] for name, parts in columns.items()}
     labels = labels_of(task, rows_by_set["search"], rows_by_set["test"], None)
     scores = {"search": _each_twice(labels.values["train"]), "test": _each_twice(labels.values["test"])}
-    groups = {name: _each_twice(range(len(values) // 2)) for name, values in scores.items()}
-    return with_training_texts(task, train, pair_sources, EvaluationSets(pairs, scores, groups))
+    groups = {name: {GROUP: _each_twice(range(len(values) // 2))} for name, values in scores.items()}
+    return with_training_texts(task, train, pair_sources, Splits(pairs, scores, (), more=groups))
 
 
-@dataclass(frozen=True)
-class EvaluationSets:
-    """The search set and the test set of a task that is trained on texts without labels.
+def with_training_texts(task: Task, train: str | Sequence[str], sources: Mapping[str, str], sets: Splits) -> Splits:
+    """Add the training set to the splits of a task that is trained on texts without labels.
 
-    Each mapping is keyed by `search` and `test`.
-    """
-
-    texts: Mapping[str, Sequence[Text]]
-    labels: Mapping[str, Sequence[Any]]
-    groups: Mapping[str, Sequence[int]]
-
-
-def with_training_texts(
-    task: Task, train: str | Sequence[str], sources: Mapping[str, str], sets: EvaluationSets
-) -> Splits:
-    """Return the splits of a task, given its search and test sets, and read its training set from `train`.
-
-    A training text that also occurs in the search or test set is left out. `sources` holds the files or splits of the
-    search and test sets. Raises `DataError` if no training text is left, or if the search set or the test set is too
-    small for the metric.
+    The training texts are read from `train`. A text that also occurs in the search or test set is left out. `sets`
+    holds the search set and the test set, and `sources` their files or splits. Raises `DataError` if no training text
+    is left, or if the search set or the test set is too small for the metric.
     """
     training_rows = read_sources(task, train, task.text)
     texts = texts_in(task, training_rows, task.text)
-    kept_rows = outside(texts, [[*sets.texts["search"], *sets.texts["test"]]])
+    kept_rows = outside(texts, [[*sets.texts["search"][0], *sets.texts["test"][0]]])
     if not kept_rows:
         raise DataError(
             f"{names_of(training_rows)}: every text also occurs in a pair of {sources['search']} or {sources['test']}; "
             "give other texts"
         )
-    splits = Splits(
-        {"train": [[texts[0][row] for row in kept_rows]], **{name: [column] for name, column in sets.texts.items()}},
-        sets.labels,
-        (),
+    splits = replace(
+        sets,
+        texts={"train": [[texts[0][row] for row in kept_rows]], **sets.texts},
         in_test=len(texts[0]) - len(kept_rows),
         rows={"train": kept_rows},
-        more={name: {GROUP: numbers} for name, numbers in sets.groups.items()},
     )
     splits.check_sizes(task, sources)
     return splits

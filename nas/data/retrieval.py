@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from datasets import Dataset
-
 from nas.data.files import values_of
-from nas.data.pairs import EvaluationSets, check_distinct, with_training_texts
+from nas.data.pairs import check_distinct, with_training_texts
 from nas.data.splits import numbered
-from nas.data.task import RowSource, Splits, label_columns_of, read_columns, texts_of
+from nas.data.task import RowSource, Splits, label_columns_of, read_source, texts_of
 from nas.data.words import joined
 from nas.errors import DataError, shown
 from nas.study import Task
+from nas.tasks import GROUP
 from nas.tasks.ranking import grades_of
 from nas.tasks.retrieval import passage_group
 
@@ -45,30 +44,32 @@ def read_retrieval(task: Task, train: str | Sequence[str], search: str, test: st
     sources = {"search": search, "test": test}
     sets = {name: _read_set(task, source) for name, source in sources.items()}
     check_distinct({name: [found.queries] for name, found in sets.items()}, sources, "query", "queries")
-    evaluation_sets = EvaluationSets(
-        {name: [*found.queries, *found.passages] for name, found in sets.items()},
+    groups = {
+        name: {GROUP: [*range(len(found.queries)), *map(passage_group, range(len(found.passages)))]}
+        for name, found in sets.items()
+    }
+    evaluation_sets = Splits(
+        {name: [[*found.queries, *found.passages]] for name, found in sets.items()},
         {name: [*found.judgements, *([] for _ in found.passages)] for name, found in sets.items()},
-        {
-            name: [*range(len(found.queries)), *map(passage_group, range(len(found.passages)))]
-            for name, found in sets.items()
-        },
+        (),
+        more=groups,
     )
     return with_training_texts(task, train, sources, evaluation_sets)
 
 
-def _read_set(task: Task, source: str) -> _RetrievalSet:
+def _read_set(task: Task, name: str) -> _RetrievalSet:
     """Read the queries, passages and grades of one file or split. Raises the same errors as `read_retrieval`."""
     query_column, passage_column = task.pair
-    rows = read_columns(task, source, (*task.pair, *task.label_columns))
-    (texts,), queries = texts_of(task, source, (passage_column,), rows), _read_queries(source, query_column, rows)
+    source = read_source(task, name, (*task.pair, *task.label_columns))
+    (texts,), queries = texts_of(task, source, (passage_column,)), _read_queries(source, query_column)
     passages = list(map(joined, texts))
-    (labels,) = label_columns_of(task, [RowSource(source, rows)])
+    (labels,) = label_columns_of(task, [source])
     # If a row has no query, its grade is ignored and may be missing.
     values = [value if query else 0 for query, value in zip(queries, labels.values, strict=True)]
     grades = grades_of(replace(labels, values=values))
     judged_rows = [row for row, query in enumerate(queries) if query]
     if not judged_rows:
-        raise DataError(f"{source}: column {query_column!r} has no query, only empty values; add rows with queries")
+        raise DataError(f"{name}: column {query_column!r} has no query, only empty values; add rows with queries")
     query_numbers, passage_numbers = numbered(queries[row] for row in judged_rows), numbered(passages)
     judgements: list[dict[int, int]] = [{} for _ in range(max(query_numbers) + 1)]
     for row, query in zip(judged_rows, query_numbers, strict=True):
@@ -85,16 +86,16 @@ def _read_set(task: Task, source: str) -> _RetrievalSet:
     )
 
 
-def _read_queries(source: str, column: str, rows: Dataset) -> list[str]:
+def _read_queries(source: RowSource, column: str) -> list[str]:
     """Return the query of each row.
 
     A missing query becomes an empty text. Raises `DataError` for other types of values.
     """
-    values = values_of(rows, column)
+    values = values_of(source.rows, column)
     for row, value in enumerate(values):
         if value is not None and not isinstance(value, str):
             raise DataError(
-                f"{source}: column {column!r} must hold texts, or nothing in rows that only add a passage, but row "
-                f"{row} (counted from 0) holds {shown(value)}; correct such rows"
+                f"{source.name}: column {column!r} must hold texts, or nothing in rows that only add a passage, but "
+                f"row {row} (counted from 0) holds {shown(value)}; correct such rows"
             )
     return [value if value and value.strip() else "" for value in values]

@@ -11,7 +11,7 @@ from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 import numpy as np
 
 from nas.data.words import Text, joined
-from nas.errors import DataError
+from nas.errors import DataError, counted
 from nas.study import Task
 
 Texts = Sequence[Sequence[Text]]
@@ -47,9 +47,9 @@ def divided(
         search_positions = held_out(kept_texts, task.holdout.by, size, seed)
     if not 0 < len(search_positions) < len(kept_rows):
         raise DataError(
-            f"{sources['train']}: holding out {size} examples by {task.group_column or task.holdout.by} needs "
-            f"{len(search_positions)} of {len(kept_rows)} rows, but search and training set must both have rows; "
-            "change holdout.size"
+            f"{sources['train']}: some rows must be left for training, but the search set of {counted(size, 'row')}, "
+            f"held out by {task.group_column or task.holdout.by}, needs {len(search_positions)} of "
+            f"{counted(len(kept_rows), 'row')}; reduce task.holdout.size, or give more rows"
         )
     in_search = set(search_positions)
     return {

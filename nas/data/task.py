@@ -21,7 +21,7 @@ from nas.data.files import read_rows, read_table, values_of, write_table
 from nas.data.splits import divided, normal, numbered
 from nas.data.truth import LABELS, as_array
 from nas.data.words import Text, are_words, joined, on_first_tokens, tokens_of
-from nas.errors import DataError, shown
+from nas.errors import DataError, counted, shown
 from nas.files import read_json, write_json
 from nas.progress import say
 from nas.study import Task
@@ -191,18 +191,6 @@ def tokenised(
     return Dataset.from_dict({**tokens, **(labels or {}), "length": lengths})
 
 
-def prepare(
-    task: Task,
-    train: str | Sequence[str],
-    test: str,
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-    token_types: bool = True,
-) -> TaskData:
-    """Read, split and tokenise the data of a task; see `read_splits` and `Splits.encode`."""
-    return read_splits(task, train, test, seed).encode(tokenizer, task.max_length, token_types)
-
-
 @dataclass(frozen=True)
 class RowSource:
     """The rows of one file, or of one split on the hub."""
@@ -232,7 +220,7 @@ def read_splits(task: Task, train: str | Sequence[str], test: str, seed: int, he
         for name, parts_of_set in sources.items():
             _check_tags(task, parts_of_set, texts[name][0], task_labels.values[name])
     groups = {
-        name: numbered(chain.from_iterable(groups_in(task, source.name, source.rows) for source in parts_of_set))
+        name: numbered(chain.from_iterable(groups_in(task, source) for source in parts_of_set))
         for name, parts_of_set in sources.items()
     }
     source_names = {name: names_of(parts_of_set) for name, parts_of_set in sources.items()}
@@ -261,7 +249,7 @@ def _divide(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[int
     }
 
 
-def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
+def groups_in(task: Task, source: RowSource) -> list[Hashable]:
     """Return the name of each row's group. Empty if rows are not evaluated in groups.
 
     Raises `DataError` if a row does not name a group.
@@ -269,12 +257,12 @@ def groups_in(task: Task, source: str, rows: Dataset) -> list[Hashable]:
     column = task.group_column
     if column is None:
         return []
-    values = values_of(rows, column)
+    values = values_of(source.rows, column)
     is_text = column in task.text  # an empty text is a query like any other
     rows_without_group = [row for row, value in enumerate(values) if not _can_name_group(value, is_text)]
     if rows_without_group:
         raise DataError(
-            f"{source}: column {column!r} must name the query of each row, but row {rows_without_group[0]} "
+            f"{source.name}: column {column!r} must name the query of each row, but row {rows_without_group[0]} "
             f"holds {shown(values[rows_without_group[0]])} (rows are counted from 0; affected rows: "
             f"{len(rows_without_group)} of {len(values)}); fill or drop these rows, or name another column in "
             "task.query"
@@ -301,8 +289,8 @@ def _check_tags(task: Task, sources: Sequence[RowSource], texts: Sequence[Text],
             if len(words) != len(row_tags):
                 raise DataError(
                     f"{source.name}: row {row} (counted from 0) must have one tag per word, but column "
-                    f"{task.text[0]!r} has {len(words)} words and column {task.label_columns[0]!r} has {len(row_tags)} "
-                    "tags; correct or drop such rows"
+                    f"{task.text[0]!r} has {counted(len(words), 'word')} and column {task.label_columns[0]!r} has "
+                    f"{counted(len(row_tags), 'tag')}; correct or drop such rows"
                 )
 
 
@@ -314,23 +302,21 @@ def _rows_at(columns: Sequence[Sequence[Text]], numbers: Sequence[int]) -> list[
     return [_values_at(column, numbers) for column in columns]
 
 
-def read_columns(task: Task, source: str, columns: Sequence[str], is_file: bool = False) -> Dataset:
-    """Return the columns `columns` of a data file, or of a split of the task's hub data set.
+def read_source(task: Task, name: str, columns: Sequence[str], is_file: bool = False) -> RowSource:
+    """Read the columns `columns` of a data file, or of a split of the task's hub data set.
 
-    `source` is the path of a file if `is_file` is true or if the task has no hub data set. Otherwise, it is the name of
-    a split. Raises `DataError` if there are no rows, and the same errors as `read_rows`.
+    `name` is the path of a file if `is_file` is true or if the task has no hub data set. Otherwise, it is the name of a
+    split. Raises `DataError` if there are no rows, and the same errors as `read_rows`.
     """
-    rows = read_rows(source, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
+    rows = read_rows(name, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
     if not len(rows):
-        raise DataError(f"{source}: has no rows; give a data set with examples")
-    return rows
+        raise DataError(f"{name}: has no rows; give a data set with examples")
+    return RowSource(name, rows)
 
 
 def read_sources(task: Task, names: str | Sequence[str], columns: Sequence[str]) -> list[RowSource]:
-    """Read the columns `columns` of each file or split in `names`. Raises the same errors as `read_columns`."""
-    return [
-        RowSource(name, read_columns(task, name, columns)) for name in ([names] if isinstance(names, str) else names)
-    ]
+    """Read the columns `columns` of each file or split in `names`. Raises the same errors as `read_source`."""
+    return [read_source(task, name, columns) for name in ([names] if isinstance(names, str) else names)]
 
 
 def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -> list[list[Text]]:
@@ -338,11 +324,11 @@ def texts_in(task: Task, sources: Sequence[RowSource], columns: Sequence[str]) -
 
     Raises the same errors as `texts_of`.
     """
-    columns_by_source = [texts_of(task, source.name, columns, source.rows) for source in sources]
+    columns_by_source = [texts_of(task, source, columns) for source in sources]
     return [list(chain.from_iterable(parts)) for parts in zip(*columns_by_source, strict=True)]
 
 
-def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> list[list[Text]]:
+def texts_of(task: Task, source: RowSource, columns: Sequence[str]) -> list[list[Text]]:
     """Return the columns `columns`, which hold texts or, for some kinds of task, lists of words.
 
     Raises `DataError` if a value has a different type. Prints the number of empty texts.
@@ -351,19 +337,19 @@ def texts_of(task: Task, source: str, columns: Sequence[str], rows: Dataset) -> 
     remedy = f"write {expected} into the column (in Parquet or JSONL), or name another column"
     text_columns = []
     for column in columns:
-        values = values_of(rows, column)
+        values = values_of(source.rows, column)
         bad_rows = [number for number, value in enumerate(values) if not is_valid(value)]
         if bad_rows:
             raise DataError(
-                f"{source}: column {column!r} must hold {expected}, but row {bad_rows[0]} holds "
+                f"{source.name}: column {column!r} must hold {expected}, but row {bad_rows[0]} holds "
                 f"{shown(values[bad_rows[0]])} (rows are counted from 0; affected rows: {len(bad_rows)} of "
                 f"{len(values)}); {remedy if len(bad_rows) == len(values) else 'fill or drop these rows'}"
             )
         empty_rows = [number for number, value in enumerate(values) if not joined(value).strip()]
         if empty_rows:
             say(
-                f"{source}: column {column!r}: {len(empty_rows)} of {len(values):,} texts are empty, the first in row "
-                f"{empty_rows[0]} (counted from 0); they are not removed"
+                f"{source.name}: column {column!r}: {len(empty_rows)} of {len(values):,} texts are empty, the first in "
+                f"row {empty_rows[0]} (counted from 0); they are not removed"
             )
         text_columns.append(values)
     return text_columns

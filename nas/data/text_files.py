@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import pyarrow
 
-from nas.errors import DataError, first_line, shown
+from nas.errors import DataError, counted, first_line, shown
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -62,8 +62,8 @@ def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     for count, (line, row) in enumerate(rows):
         if len(row) != len(names):
             raise DataError(
-                f"{path}: line {line}: row {count} (counted from 0) has {len(row)} cells, but the header names "
-                f"{len(names)} columns; put texts with commas in quotes, or complete the row"
+                f"{path}: line {line}: row {count} (counted from 0) has {counted(len(row), 'cell')}, but the header "
+                f"names {counted(len(names), 'column')}; put texts with commas in quotes, or complete the row"
             )
         for number, column in zip(kept_columns, cells, strict=True):
             column.append(row[number])

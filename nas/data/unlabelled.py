@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from nas.data.splits import normal, numbered, same_in_groups
-from nas.data.task import Splits, groups_in, read_columns, texts_of
+from nas.data.task import Splits, groups_in, read_source, texts_of
 from nas.data.words import Text
 from nas.errors import DataError
 from nas.study import Task
@@ -70,40 +70,33 @@ def read_unlabelled(task: Task, sources: Sequence[tuple[str, bool]], splits: Spl
     hub data set. Raises `DataError` if a file or column is missing, if a row has no text, or if all rows are left out.
     """
     query_columns = same_in_groups(splits.texts["train"], splits.more.get("train", {}).get(GROUP, ()))
-    set_by_query = {
-        normal(query): name
+    outcome_by_query = {
+        normal(query): f"in_{name}"
         for name in ("search", "test")
         for query in zip(*(splits.texts[name][column] for column in query_columns), strict=True)
     }
-    outcome_by_text = {normal(row): "train" for row in zip(*splits.texts["train"], strict=True)}
-    counts_by_set = dict.fromkeys(("kept", "repeated", *splits.texts), 0)
+    outcome_by_text = {normal(row): "in_train" for row in zip(*splits.texts["train"], strict=True)}
+    count_by_outcome = dict.fromkeys(("kept", "in_test", "in_search", "in_train", "repeated"), 0)
     kept_rows: list[tuple[Text, ...]] = []
     kept_numbers: list[list[int]] = []
     groups: list[tuple[str, Hashable]] = []
-    for source, is_file in sources:
-        rows = read_columns(task, source, task.unlabelled_columns, is_file)
-        source_groups = groups_in(task, source, rows)
+    for name, is_file in sources:
+        source = read_source(task, name, task.unlabelled_columns, is_file)
+        source_groups = groups_in(task, source)
         kept_numbers.append([])
-        for number, row in enumerate(zip(*texts_of(task, source, task.text, rows), strict=True)):
+        for number, row in enumerate(zip(*texts_of(task, source, task.text), strict=True)):
             text, query = normal(row), normal([row[column] for column in query_columns])
-            outcome = set_by_query.get(query) or outcome_by_text.get(text, "kept")
-            counts_by_set[outcome] += 1
+            outcome = outcome_by_query.get(query) or outcome_by_text.get(text, "kept")
+            count_by_outcome[outcome] += 1
             if outcome == "kept":
                 outcome_by_text[text] = "repeated"
                 kept_rows.append(row)
                 kept_numbers[-1].append(number)
-                groups += [(source, source_groups[number])] if source_groups else []
-    counts = Counts(
-        read=sum(counts_by_set.values()),
-        kept=counts_by_set["kept"],
-        in_test=counts_by_set["test"],
-        in_search=counts_by_set["search"],
-        in_train=counts_by_set["train"],
-        repeated=counts_by_set["repeated"],
-    )
+                groups += [(name, source_groups[number])] if source_groups else []
+    counts = Counts(read=sum(count_by_outcome.values()), **count_by_outcome)
     if not kept_rows:
         raise DataError(
-            f"task.unlabelled: {', '.join(source for source, _ in sources)}: {counts.summary()}; give other texts, or "
+            f"task.unlabelled: {', '.join(name for name, _ in sources)}: {counts.summary()}; give other texts, or "
             "remove the setting"
         )
     texts = [list(column) for column in zip(*kept_rows, strict=True)]

@@ -237,7 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--pairs", action="store_true", help="treat each input as a pair of texts with a tab between them"
     )
-    parser.add_argument("--all", action="store_true", help="print every label, the most likely first, or every span")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="print every label, the most likely first; if the model tags words, also those outside of spans (O)",
+    )
     options = parser.parse_args(arguments)
     classifier = Classifier(Path(__file__).resolve().parent)
     pairs = options.pairs or bool(classifier.config.get("text_pairs"))

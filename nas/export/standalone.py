@@ -77,6 +77,11 @@ def _import_order(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[:1].isupper() else 2), name.lower()
 
 
+def _origin_in_words(origin: str | Import) -> str:
+    """Return the module of a definition, or the module and the original name of an import, such as `torch.nn`."""
+    return origin if isinstance(origin, str) else ".".join(filter(None, origin))
+
+
 @cache
 def _inherited_names(cls: type) -> frozenset[str]:
     """Return the attribute names that a class inherits from base classes that are not copied, such as `nn.Module`."""
@@ -164,8 +169,8 @@ class _CopiedCode:
         earlier_origin = self.definitions.get(name) or self.imports.get(name) or origin
         if earlier_origin != origin:
             raise ExportError(
-                f"{name!r}: a name may have only one meaning in an export, but this one comes from {earlier_origin} "
-                f"and from {origin}; rename one of them"
+                f"{name!r}: a name may have only one meaning in an export, but this one comes from "
+                f"{_origin_in_words(earlier_origin)} and from {_origin_in_words(origin)}; rename one of them"
             )
         table[name] = origin
 

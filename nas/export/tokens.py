@@ -34,8 +34,8 @@ def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]
                 raise ExportError(
                     f"{folder.name}: {name} must give the network the tokens on which its accuracy was measured, but "
                     f"for row {row} (counted from 0) of the test set it gives {_first_ids(ids)}, not "
-                    f"{_first_ids(measured_ids)}; save the teacher's tokenizer with its tokenizer.json again, or use "
-                    "another teacher"
+                    f"{_first_ids(measured_ids)}; save the teacher's tokenizer again, including its tokenizer.json, "
+                    "or use another teacher"
                 )
 
 

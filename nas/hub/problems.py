@@ -127,9 +127,10 @@ def _error(kind: Kind, name: str, revision: str | None, problem: Exception) -> N
 def _reason(kind: Kind, name: str, problem: Exception) -> str:
     """Return the part of the message that says what is wrong with the repository and what the user can do about it."""
     if isinstance(problem, HFValidationError):
-        return f"is not a hub id; give an id of the form owner/name, or the path of {_local_alternative(kind)}"
+        return f"is not a hub id; give an id of the form owner/name, or {_local_alternative(kind)}"
     if is_out_of_reach(problem):
-        return f"{why_out_of_reach(problem)}, and it was not downloaded before; {_offline_remedy(kind, name, problem)}"
+        reason = f"{why_out_of_reach(problem)}, and the {_NOUNS[kind]} was not downloaded before"
+        return f"{reason}; {_offline_remedy(kind, name, problem)}"
     if isinstance(problem, HfHubHTTPError):
         return _refusal(kind, name, problem)
     if isinstance(problem, FileMetadataError) or not isinstance(problem, OSError):

@@ -140,7 +140,7 @@ def split_names_in(split: str) -> list[str]:
 def check_split(snapshot: Snapshot, splits_by_name: Mapping[str, Split], name: str) -> None:
     """Raise `DataError` if `name` is not a key of `splits_by_name`, which holds the splits of the data set."""
     if name not in splits_by_name:
-        raise DataError(f"{snapshot}: has no split {name!r}; use one of {', '.join(splits_by_name)} for train and test")
+        raise DataError(f"{snapshot}: has no split {name!r}; use one of {', '.join(splits_by_name)}")
 
 
 def _create_outline(outline: Path, files: list[str], descriptions: Path) -> None:
@@ -173,7 +173,7 @@ def _splits_in(snapshot: Snapshot, outline: Path, config: str | None) -> dict[st
     if builder.name not in _TABLE_BUILDERS:
         raise DataError(
             f"task.hub: {snapshot}: does not consist of tables (the datasets library reads it as {builder.name!r}); "
-            "give one of Parquet, CSV or JSONL files"
+            "give a data set of Parquet, CSV or JSONL files"
         )
     defaults = type(builder.config)()
     options = {

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     OfflineModeIsEnabled,
 )
 
-from nas.errors import ExportError, NasError, first_line
+from nas.errors import ExportError, NasError, counted, first_line
 from nas.hub.problems import LOG_IN, REFUSED_TOKEN, is_out_of_reach, is_refused_token, quiet, why_out_of_reach
 
 _CREATED_BY_HUB = {".gitattributes", "README.md"}
@@ -71,8 +71,8 @@ def _upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Up
     files = {file.rfilename for file in repository.siblings or ()}
     if files - _CREATED_BY_HUB and mark not in files:
         raise ExportError(
-            f"{name}: must be empty or hold an earlier export, but has no {mark} among its {len(files)} files; give "
-            "another name"
+            f"{name}: must be empty or hold an earlier export, but has no {mark} among its "
+            f"{counted(len(files), 'file')}; give another name"
         )
     commit = api.upload_folder(
         repo_id=name, folder_path=folder, commit_message=title, ignore_patterns=list(_HIDDEN_FILES), delete_patterns="*"
@@ -99,4 +99,4 @@ def _reason(problem: Exception) -> str:
             f"the hub does not let you write to it ({code}: {server_message}); use a token with write access, or give "
             "a name under your own account"
         )
-    return f"the hub answers with status {code}: {server_message}; correct that, or try again later"
+    return f"the hub answers with status {code}: {server_message}; resolve this problem, or try again later"

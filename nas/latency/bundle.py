@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from nas.device import Device
-from nas.errors import DeviceError
+from nas.errors import DeviceError, counted
 from nas.files import Flag, Positive, Real, Settings, write_atomically
 from nas.latency.measure import Network, Texts, grouped, item_of, on_one_scale, records_of
 from nas.latency.record import LatencyRecord
@@ -148,8 +148,8 @@ class Job:
             counts = {len(samples) for samples in samples_by_length}
             if len(samples_by_length) != lengths or 0 in counts or len(counts) != 1 or name not in group.spread:
                 raise DeviceError(
-                    f"{path}: {name!r} must have the same number of samples for each sequence length ({lengths} "
-                    "lengths expected); measure again"
+                    f"{path}: {name!r} must have samples of {counted(lengths, 'sequence length')}, and equally many "
+                    "of each, but does not; measure again"
                 )
 
 

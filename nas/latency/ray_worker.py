@@ -155,7 +155,7 @@ class RayWorker:
         call = getattr(self._actor, method).remote(*arguments)
         while not ray.wait([call], timeout=_WAIT_TIMEOUT_S)[0]:
             if not ray.cluster_resources().get(self.device.name):
-                say(f"{self.device.name}: waiting for a Ray node that offers this resource")
+                say(f"{self.device.name}: waiting for a Ray node that offers the resource {self.device.name!r}")
         try:
             return ray.get(call)
         except RayTaskError as problem:

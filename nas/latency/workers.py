@@ -127,15 +127,17 @@ class LocalWorker:
                 return json.loads(line.removeprefix(runner.ANSWER))
             elif line.startswith(runner.PROBLEM):
                 raise DeviceError(f"{task} failed: {line.removeprefix(runner.PROBLEM).strip()}")
-            else:
+            elif line.strip() != runner.DISTURBED:
                 last_line = line.strip() or last_line
-        if self._process.wait() == -signal.SIGKILL and not last_line:
+        code = self._process.wait()
+        if code == -signal.SIGKILL and not last_line:
             raise MachineError(
                 f"{task}: the process was killed, probably because memory ran out; close other "
                 "programs, or lower the device's batch size, and run the same command again"
             )
+        reason = last_line or f"the process ended with exit code {code}"
         raise DeviceError(
-            f"{task} failed: {last_line}; check that {self.device.runtime} is installed and runs on this device"
+            f"{task} failed: {reason}; check that {self.device.runtime} is installed and runs on this device"
         )
 
     def __enter__(self) -> Self:

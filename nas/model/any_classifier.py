@@ -144,7 +144,7 @@ class AnyClassifier:
             )
         except Exception as problem:  # safetensors and transformers raise bare exceptions
             raise _teacher_error(
-                self.source, f"its weights cannot be loaded: {first_line(problem)}; repair them"
+                self.source, f"its weights cannot be loaded: {first_line(problem)}; copy or download them again"
             ) from None
         self._check_loaded(model, loading, head_may_be_new=outputs is not None)
         return model

@@ -8,6 +8,7 @@ that they are saved with its weights and written to its ONNX graph.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -45,13 +46,11 @@ def calibrate(model: CompactBert, batches: Iterable[Mapping[str, torch.Tensor]])
 
     for linear in methods:
         linear.input_range = None
-    handles = [linear.register_forward_pre_hook(record) for linear in methods]
-    try:
+    with ExitStack() as hooks:
+        for linear in methods:
+            hooks.enter_context(linear.register_forward_pre_hook(record))
         for batch in batches:
             model(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     for linear, method in methods.items():
         linear.input_range = method.range_of(torch.cat(extremes[linear]))
     model.config.calibrated = True

@@ -128,10 +128,10 @@ class Checkpoint:
         encoder = self.shapes.keys() - self.head
         missing = sorted(encoder - self.tensors.keys())
         if missing:
-            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            more = f" and {len(missing) - 1} more of" if missing[1:] else ", one of"
             remedy = wrapper_remedy(self.tensors) or _COMPLETE_REMEDY
             raise self._teacher_error(
-                f"has no {missing[0]}{more} of the {len(encoder)} weights that {CONFIG_FILE} requires; {remedy}"
+                f"lacks {missing[0]}{more} the {len(encoder)} weights that {CONFIG_FILE} requires; {remedy}"
             )
         stored = {name for name in self.tensors if name.startswith(base) and not name.startswith(f"{base}pooler.")}
         extra = sorted(name for name in stored - encoder if not name.endswith(_BUFFERS))
@@ -303,10 +303,8 @@ def _under_family_names(
     norm parameters (`gamma`, `beta`) are replaced by the current names (`weight`, `bias`).
     """
     by_stored_name = {tensor.name: tensor for tensor in tensors}
-    base, anchor = (
-        f"{family.base}.",
-        family.token_embeddings,
-    )  # in the name of the token embeddings, the part before the anchor is the encoder's prefix
+    # In the name of the token embeddings, the part before the anchor is the encoder's prefix.
+    base, anchor = f"{family.base}.", family.token_embeddings
     anchors = [name for name in by_stored_name if name == anchor or name.endswith(f".{anchor}")]
     standard = [name for name in anchors if name == base + anchor]
     if len(standard or anchors) != 1:

@@ -11,8 +11,6 @@ are dynamic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx
 import torch
@@ -131,7 +129,7 @@ def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) 
     All parts but the readout are optional.
     """
     readout, pooler = model.config.readout, model.bert.pooler
-    features = _READOUTS[readout](graph, hidden, mask)
+    features = _emit_readout(graph, readout, hidden, mask)
     linear = _emit_linear_of_tokens if readout == "every" else _emit_dense
     if pooler is not None and model.config.pooler_act is not None:
         features = _emit_activation(graph, model.config.pooler_act, linear(graph, pooler.dense, features))
@@ -146,9 +144,15 @@ def _emit_head(graph: GraphBuilder, model: CompactBert, hidden: str, mask: str) 
     return graph.add("Div", outputs, graph.add("Max", length, least))
 
 
-def _emit_first_state(graph: GraphBuilder, hidden: str, mask: str = "") -> str:
-    """Select the features of the first token, (batch, features)."""
-    return graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
+def _emit_readout(graph: GraphBuilder, readout: Readout, hidden: str, mask: str) -> str:
+    """Add the readout, which `modeling.READOUTS` computes in torch. `mask` is a result of `emit_mask`."""
+    match readout:
+        case "first":
+            return _emit_first_state(graph, hidden)
+        case "mean":
+            return _emit_mean_state(graph, hidden, mask)
+        case "every":
+            return hidden
 
 
 def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
@@ -160,18 +164,9 @@ def _emit_mean_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
     return graph.add("Div", total, graph.add("ReduceSum", is_real, two, keepdims=0))
 
 
-def _emit_every_state(graph: GraphBuilder, hidden: str, mask: str) -> str:
-    """Return the features of every token (batch, tokens, features) without adding an operator."""
-    return hidden
-
-
-_READOUTS: dict[Readout, Callable[[GraphBuilder, str, str], str]] = {
-    "first": _emit_first_state,
-    "mean": _emit_mean_state,
-    "every": _emit_every_state,
-}
-"""The ONNX counterparts of the functions in `modeling.READOUTS`, keyed by readout. The mask is a result of `emit_mask`.
-"""
+def _emit_first_state(graph: GraphBuilder, hidden: str) -> str:
+    """Select the features of the first token, (batch, features)."""
+    return graph.add("Gather", hidden, graph.constant(np.array(0)), axis=1)
 
 
 def emit_embeddings(graph: GraphBuilder, embeddings: Embeddings, ids: str, token_types: str | None) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 
 from nas.architecture import LAYER_BLOCKS, Architecture, Layer
 from nas.compression import Block, MatrixCompression, compression, matrix_compression
-from nas.model.axes import Axes, Axis, labelled
+from nas.model.axes import Axis, labelled
 from nas.model.configuration import CompactBertConfig
 from nas.model.layers import BlockLinear, CompactBertLayer
 from nas.model.modeling import CompactBert
@@ -170,11 +170,11 @@ def _linear_extents(linear: BlockLinear) -> _Linear:
 
 def _parameter_extents(modules: Iterable[nn.Module]) -> tuple[tuple[_Extent, ...], ...]:
     """Return the extents of each parameter of the modules. Parameters of their submodules are left out."""
-    return tuple(_extents(parameter, axes) for module in modules for parameter, axes in labelled(module))
-
-
-def _extents(parameter: nn.Parameter, axes: Axes) -> tuple[_Extent, ...]:
-    return tuple(length if axis is None else axis for axis, length in zip(axes, parameter.shape, strict=True))
+    return tuple(
+        tuple(length if axis is None else axis for axis, length in zip(axes, parameter.shape, strict=True))
+        for module in modules
+        for parameter, axes in labelled(module)
+    )
 
 
 def _length(extent: _Extent, lengths: Mapping[Axis, int]) -> int:

@@ -56,8 +56,8 @@ def shape_of(config: PreTrainedConfig) -> Shape:
     values = {name: family.read(config, name) for name in sizes}
     if values["hidden_size"] % values["num_attention_heads"]:
         raise TeacherError(
-            f"teacher: num_attention_heads must divide hidden_size, but got {values['num_attention_heads']} and "
-            f"{values['hidden_size']}; use another teacher"
+            f"teacher.model: num_attention_heads must divide hidden_size, but got {values['num_attention_heads']} and "
+            f"{values['hidden_size']}; use another model"
         )
     return Shape(**values)
 
@@ -67,10 +67,13 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
     for setting, (value, supported) in family.rules(config).items():
         if value not in supported:
             raise TeacherError(
-                f"teacher: {setting} must be {' or '.join(map(str, supported))}, but got {value!r}; use another teacher"
+                f"teacher.model: {setting} must be {' or '.join(map(str, supported))}, but got {value!r}; use another "
+                "model"
             )
     if family.positions_follow_padding and config.pad_token_id is None:
-        raise TeacherError("teacher: pad_token_id must be a number, but got None; set it in the teacher's config.json")
+        raise TeacherError(
+            "teacher.model: pad_token_id must be a number, but got None; set it in the model's config.json"
+        )
 
 
 def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBertConfig:

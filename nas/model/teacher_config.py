@@ -9,32 +9,57 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from nas.errors import TeacherError
 from nas.model.families import FAMILIES, Family, family_names, family_of
+from nas.sentence_modules import MODULES_FILE
 from nas.tasks import Problem
 
 SUPPORTED = f"a {family_names()}"
 CONFIG_FILE = "config.json"
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
-_COUNTS = (
-    "vocab_size",
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "embedding_size",
-)
-_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-_NULLABLE = ("classifier_dropout", "pad_token_id")
+
+
+class _Rule(NamedTuple):
+    """The rule that the value of a setting must satisfy."""
+
+    words: str
+    """The rule as a phrase for messages."""
+    holds: Callable[[float], bool]
+    is_whole: bool = False
+    """Whether the value must be a whole number."""
+    is_nullable: bool = False
+    """Whether the value may be null."""
+
+
+_COUNT = _Rule("a whole number above 0", lambda number: number > 0.0, is_whole=True)
+_POSITIVE = _Rule("a number above 0", lambda number: number > 0.0)
+_RATE = _Rule("a number of at least 0 and below 1", lambda number: 0.0 <= number < 1.0)
+_RULES = {
+    "vocab_size": _COUNT,
+    "num_hidden_layers": _COUNT,
+    "hidden_size": _COUNT,
+    "num_attention_heads": _COUNT,
+    "intermediate_size": _COUNT,
+    "max_position_embeddings": _COUNT,
+    "type_vocab_size": _COUNT,
+    "embedding_size": _COUNT,
+    "hidden_dropout_prob": _RATE,
+    "attention_probs_dropout_prob": _RATE,
+    "classifier_dropout": _RATE._replace(is_nullable=True),
+    "layer_norm_eps": _POSITIVE,
+    "initializer_range": _Rule("a number of at least 0", lambda number: number >= 0.0),
+    "pad_token_id": _Rule(
+        "a whole number of at least 0, or null", lambda number: number >= 0.0, is_whole=True, is_nullable=True
+    ),
+}
+"""The rules for the values of numeric settings, keyed by the setting's name in `CompactBertConfig`."""
 _UNSUPPORTED_SETTINGS = {
     "is_decoder": "give an encoder",
     "add_cross_attention": "give an encoder",
@@ -60,8 +85,8 @@ def read_config(source: str) -> PreTrainedConfig:
     values = _read(source)
     kind = values.get("model_type")
     if not isinstance(kind, str):
-        supported = " or ".join(f'"{name}"' for name in FAMILIES)
-        raise _setting_error(source, "model_type", f"must be {supported}", kind, "add it")
+        *others, last = (f'"{name}"' for name in FAMILIES)
+        raise _setting_error(source, "model_type", f"must be {', '.join(others)} or {last}", kind, "set it")
     family, config_class = family_of(kind), CONFIG_MAPPING[kind]
     for alias, name in config_class.attribute_map.items():
         if alias in values:
@@ -89,12 +114,7 @@ def read_config(source: str) -> PreTrainedConfig:
 def teacher_settings(source: str) -> dict[str, Any]:
     """Return all settings in a teacher's `config.json` and, if it exists, `config_sentence_transformers.json`."""
     path = teacher_file(source, _SENTENCE_TRANSFORMERS)
-    try:
-        further = json.loads(path.read_bytes()) if path else {}
-    except ValueError as problem:
-        raise TeacherError(
-            f"teacher.model: {source}: {_SENTENCE_TRANSFORMERS} is not valid JSON: {problem}; repair the file"
-        ) from None
+    further = _read_json(source, path) if path else {}
     return _read(source) | (further if isinstance(further, dict) else {})
 
 
@@ -109,26 +129,34 @@ def _is_model(path: Path) -> bool:
 def _read(source: str) -> dict[str, Any]:
     path = teacher_file(source, CONFIG_FILE)
     if path is None:
-        merged = "; merge the adapter into its model first (merge_and_unload of peft)"
-        adapter = merged if teacher_file(source, "adapter_config.json") else ""
+        remedies = []
+        if teacher_file(source, "adapter_config.json"):
+            remedies.append("merge the adapter into its model (merge_and_unload of peft), and give the result")
         nested = next((path.parent for path in sorted(Path(source).glob(f"*/{CONFIG_FILE}")) if _is_model(path)), None)
-        moved = f"; move the files of its subfolder {nested.name} into it (and correct modules.json)" if nested else ""
-        raise TeacherError(
-            f"teacher.model: {source}: the model has no {CONFIG_FILE}{adapter}{moved}; give the folder or hub id of "
-            f"{SUPPORTED}"
-        )
-    try:
-        values = json.loads(path.read_bytes())
-    except ValueError as problem:  # not JSON, or not text
-        raise TeacherError(
-            f"teacher.model: {source}: {CONFIG_FILE} is not valid JSON: {problem}; repair the file"
-        ) from None
+        if nested and teacher_file(source, MODULES_FILE):
+            remedies.append(
+                f"move the files of the subfolder {nested.name} into this folder, and correct {MODULES_FILE}"
+            )
+        elif nested:
+            remedies.append(f"give the subfolder {nested.name}")
+        remedies.append(f"give the folder or hub id of {SUPPORTED}")
+        raise TeacherError(f"teacher.model: {source}: the model has no {CONFIG_FILE}; {', or '.join(remedies)}")
+    values = _read_json(source, path)
     if not isinstance(values, dict):
         raise TeacherError(
             f"teacher.model: {source}: {CONFIG_FILE} must hold a JSON object, but holds "
             f"{type(values).__name__}; give the folder or hub id of {SUPPORTED}"
         )
     return values
+
+
+def _read_json(source: str, path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as problem:  # not JSON, or not text
+        raise TeacherError(
+            f"teacher.model: {source}: {path.name} is not valid JSON: {problem}; repair the file"
+        ) from None
 
 
 def _settings(source: str, family: Family, config_class: Any, values: Mapping[str, Any]) -> Any:
@@ -138,51 +166,23 @@ def _settings(source: str, family: Family, config_class: Any, values: Mapping[st
     keep their defaults.
     """
     defaults = config_class()
-    for setting in (*_COUNTS, *_RATES, "layer_norm_eps", "initializer_range", "pad_token_id"):
-        name = family.name(setting)
-        if setting in family.constants or name not in values or not hasattr(defaults, name):
+    names = {setting: family.name(setting) for setting in _RULES if setting not in family.constants}
+    rules = {name: _RULES[setting] for setting, name in names.items() if hasattr(defaults, name)}
+    rules |= dict.fromkeys(family.own_counts, _COUNT) | dict.fromkeys(family.own_numbers, _POSITIVE)
+    for name, rule in rules.items():
+        if name not in values:
             continue
-        value, rule = values[name], _rule(setting)
-        if value is None and setting in _NULLABLE:
+        if values[name] is None and rule.is_nullable:
             yield name, None
             continue
-        number = _number(value)
-        if number is None or not _is_valid(setting, number):
-            raise _setting_error(source, name, f"must be {rule}", value)
-        yield name, int(number) if _is_whole(setting) else number
-    for name in (*family.own_counts, *family.own_numbers):
-        if name in values:
-            number, is_whole = _number(values[name]), name in family.own_counts
-            if number is None or number <= 0 or (is_whole and not number.is_integer()):
-                raise _setting_error(
-                    source, name, f"must be a {'whole ' if is_whole else ''}number above 0", values[name]
-                )
-            yield name, int(number) if is_whole else number
+        number = _number(values[name])
+        if number is None or not rule.holds(number) or (rule.is_whole and not number.is_integer()):
+            raise _setting_error(source, name, f"must be {rule.words}", values[name])
+        yield name, int(number) if rule.is_whole else number
     for name in (family.name("hidden_act"), "position_embedding_type"):
         # Older versions of transformers wrote null for absolute positions.
         if name in values and (values[name] is not None or name != "position_embedding_type"):
             yield name, str(values[name])
-
-
-def _is_whole(setting: str) -> bool:
-    return setting in _COUNTS or setting == "pad_token_id"
-
-
-def _rule(setting: str) -> str:
-    """Return the rule that the value of a setting must satisfy, as a phrase for messages."""
-    if _is_whole(setting):
-        return "a whole number above 0" if setting in _COUNTS else "a whole number of at least 0, or null"
-    if setting in _RATES:
-        return "a number of at least 0 and below 1"
-    return "a number of at least 0" if setting == "initializer_range" else "a number above 0"
-
-
-def _is_valid(setting: str, number: float) -> bool:
-    if _is_whole(setting):
-        return number.is_integer() and number >= (setting in _COUNTS)
-    if setting in _RATES:
-        return 0.0 <= number < 1.0
-    return number >= 0.0 if setting == "initializer_range" else number > 0.0
 
 
 def _number(value: Any) -> float | None:

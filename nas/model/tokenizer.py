@@ -150,10 +150,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
     unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
     _check_embedded(np.array([tokenizer.pad_token_id, *unknown]), tokenizer, source, config)
     check_ids(added["input_ids"], tokenizer, source, config)
-    types, type_count = (
-        max(added["token_type_ids"], default=0),
-        family_of(config.model_type).read(config, "type_vocab_size"),
-    )
+    types = max(added["token_type_ids"], default=0)
+    type_count = family_of(config.model_type).read(config, "type_vocab_size")
     if 1 < type_count <= types:
         raise TeacherError(
             f"{start} uses token types up to {types}, but config.json has type_vocab_size {type_count}; correct the "
@@ -174,8 +172,8 @@ def check_ids(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase, source: st
     if skipped is not None and skipped != tokenizer.pad_token_id and (values == skipped).any():
         remedy = f"set pad_token_id in config.json to the tokenizer's, {tokenizer.pad_token_id}, or "
         raise TeacherError(
-            f"teacher.model: {source}: a {family.title} skips token {skipped}, its padding token, when it counts "
-            f"positions, but the texts contain that token, {tokenizer.convert_ids_to_tokens(skipped)!r}; "
+            f"teacher.model: {source}: {family.title} models skip their padding token, token {skipped}, when they "
+            f"count positions, but the texts contain this token, {tokenizer.convert_ids_to_tokens(skipped)!r}; "
             f"{remedy if family.positions_follow_padding else ''}remove the token from the texts"
         )
 

@@ -70,8 +70,8 @@ def refuse(study: Study, work: Workload, fixed: float) -> None:
     if 3600 * hours <= fixed:
         least_hours = ceil(1000 * (fixed + _shortest_seconds(study, work)) / 3600) / 1000
         raise StudyError(
-            f"training.hours: {hours:g} is too little: the steps with a fixed cost already take {fixed / 3600:.3f} "
-            f"hours; give at least {least_hours:g}"
+            f"training.hours: must be more than {fixed / 3600:.3f}, the hours that the steps other than the supernet's "
+            f"training, the search and the final training take, but got {hours:g}; set it to at least {least_hours:g}"
         )
 
 

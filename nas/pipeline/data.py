@@ -107,7 +107,8 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     sources = {name: tuple(map(str, files_by_set.get(name, names))) for name, names in task.sets.items()}
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
     if code := ignored_code(source):
-        say(f"Teacher: the code of its tokenizer ({code}) is not run; its tokenizer.json is used instead")
+        role = study.compressed_table.capitalize()
+        say(f"{role}: the code of its tokenizer ({code}) is not run; its tokenizer.json is used instead")
     with student_named(study):
         splits = read_sets(task, sources, study.seed, teacher.head(study))
     return ReadTask(splits, teacher, task.max_length)
@@ -167,8 +168,8 @@ def check_exits(study: Study, labels: int) -> None:
     for threshold in study.space.dimensions.exit_threshold:
         if threshold * labels <= 1.0:
             raise SearchSpaceError(
-                f"search_space: exit_threshold must be above 1/{labels}, but is {threshold:g}; raise it (the likeliest "
-                f"of the task's {labels} classes always has at least this probability)"
+                f"search_space: exit_threshold must be above 1/{labels}, because the likeliest of the task's {labels} "
+                f"classes never has a lower probability, but is {threshold:g}; raise it"
             )
 
 

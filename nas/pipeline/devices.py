@@ -72,12 +72,14 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
     )
     is_teacher_too_fast = profile.teacher_p50_ms < (1.0 - _MOST_ERROR) * profile.smallest_p50_ms
     if is_teacher_too_fast or profile.error["mape"] > _MOST_ERROR:
-        raise DeviceError(
-            f"{result}: the measurements are implausible: the sums of block latencies deviate by "
-            f"{profile.error['mape']:.0%} from the latencies of networks measured end to end, the teacher takes "
-            f"{profile.teacher_p50_ms:.4g} ms, and the smallest sub-network takes {profile.smallest_p50_ms:.4g} ms; "
-            "measure again while nothing else runs on the device"
+        implausible = (
+            "the teacher must not be much faster than the smallest sub-network, but takes "
+            f"{profile.teacher_p50_ms:.4g} ms, and the sub-network takes {profile.smallest_p50_ms:.4g} ms"
+            if is_teacher_too_fast
+            else f"latencies predicted from those of blocks may deviate by at most {_MOST_ERROR:.0%} from those of "
+            f"complete networks, but deviate by {profile.error['mape']:.0%}"
         )
+        raise DeviceError(f"{result}: {implausible}; measure again while nothing else runs on the device")
     path = run.profile(device)
     with run.step(f"profile-{device}", inputs, path):
         profile.save(path)
@@ -159,7 +161,7 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
         budget_names = ", ".join(item.name for item in run.study.budgets if item.on(device))
         raise StudyError(
             f"{run.study.path}: there is no budget {budget!r} with limits on device {device}; use "
-            f"{budget_names or 'a different device'}"
+            f"{f'one of {budget_names}' if budget_names else 'a different device'}"
         )
     folder = run.export(budget)
     if not is_exported(run, requested_budget):

@@ -128,7 +128,7 @@ def candidate_of(run: Run, trial: str) -> dict[str, Any]:
         raise ExportError(
             f"--trial {trial}: must be the number of one trial, or the first digits of one digest, but "
             f"{len(matches) or 'none'} of the {len(candidates)} candidates {'match' if matches else 'matches'}; "
-            "`nas front` lists them"
+            "`nas front` lists the best ones"
         )
     return dict(matches[0])
 
@@ -245,7 +245,7 @@ def _calibrated_metric(run: Run, model: CompactBert) -> Metric:
     if metric.is_calibrated:
         return metric
     search_set = splits(run).search
-    logits = logits_of(model, search_set, "Answers to the search set")
+    logits = logits_of(model, search_set, "Outputs for the search set")
     return metric.calibrated(logits, truth_of(search_set))
 
 
@@ -299,16 +299,20 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
         shutil.rmtree(run.export(budget.name))
     if floor and below_floor:
         setting = "training.hours" if is_time_limited else "supernet.steps, search.evaluations or export.epochs"
-        remedy = f"lower the floor, or raise {setting}"
+        changes = {"accuracy": "lower accuracy", "accuracy_loss": "raise accuracy_loss"}
+        lower = " and ".join(text for key, text in changes.items() if getattr(budget, key) is not None)
+        remedy = f"{lower}, or raise {setting}"
         raise ExportError(f"budgets.{budget.name}: {_missed_floor_message(floor, below_floor)}; {remedy}")
     setting_to_raise = "training.hours" if run.study.training.hours else "search.evaluations"
-    problem, remedy = "no candidate is predicted to meet this budget", f"{setting_to_raise} or the budget"
+    problem = "no candidate is predicted to meet this budget"
     if measured:
-        problem, remedy = (
-            f"none of the {len(measured)} measured candidates meets this budget",
-            f"export.candidates, {remedy}",
+        count = len(measured)
+        problem = (
+            f"none of the {count} measured candidates meets" if count > 1 else "the measured candidate does not meet"
         )
-    raise ExportError(f"budgets.{budget.name}: {problem}; raise {remedy}")
+        problem += " this budget"
+        setting_to_raise = f"export.candidates or {setting_to_raise}"
+    raise ExportError(f"budgets.{budget.name}: {problem}; raise {setting_to_raise}, or relax a limit of the budget")
 
 
 def _missed_floor_message(floor: Floor, below_floor: list[tuple[float, dict[str, Any]]]) -> str:
@@ -400,8 +404,8 @@ class _Writer:
         if finalist.is_gain:
             return _WithWeights(load_trained(folder, architecture), finalist, True)
         say(
-            f"{name}: training changed the search accuracy from {finalist.inherited:.4f} to "
-            f"{finalist.accuracies[-1][1]:.4f}; the inherited weights are exported instead"
+            f"{name}: training lowered the accuracy on the search set from {finalist.inherited:.4f} to "
+            f"{finalist.accuracies[-1][1]:.4f}; the weights from before the training are exported instead"
         )
         return _WithWeights(self.evaluator.network(architecture), finalist, False)
 

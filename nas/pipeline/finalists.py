@@ -31,6 +31,7 @@ from nas.pipeline.supernets import decided, distillation, supernet_inputs, super
 from nas.pipeline.unlabelled import distilled_texts
 from nas.pipeline.watching import watchers_of
 from nas.progress import Stopwatch, busy, say
+from nas.report.numbers import duration
 from nas.search.selection import FLOOR_FACTOR
 from nas.space import evenly_spaced
 from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
@@ -279,10 +280,9 @@ def _decide_steps(
     seconds_per_step = division.mean_step(_RUNGS, trained_counts, few, many)
     steps = division.training_steps(stopwatch.left - seconds_per_evaluation * sum(trained_counts), seconds_per_step)
     run.add_note("finalists", steps=steps)
-    minutes_left = max(0.0, stopwatch.left) / 60
     say(
-        f"The final training: {steps:,} steps of {seconds_per_step:.2f} s each, in the remaining {minutes_left:.0f} "
-        "minutes"
+        f"The final training: {steps:,} steps of {seconds_per_step:.2f} s each, in the remaining "
+        f"{duration(max(0.0, stopwatch.left))}"
     )
 
 

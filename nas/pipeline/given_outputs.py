@@ -13,8 +13,8 @@ import numpy as np
 
 from nas.data import Unlabelled
 from nas.data.files import values_of
-from nas.data.task import read_columns
-from nas.errors import DataError, TeacherError
+from nas.data.task import read_source
+from nas.errors import DataError, TeacherError, shown
 from nas.pipeline.data import ReadTask
 from nas.pipeline.run import Run
 from nas.pipeline.snapshots import pinned_task
@@ -34,13 +34,13 @@ def output_columns(outputs: Mapping[str, str], label_names: Sequence[str]) -> li
         if len(outputs) != 1:
             raise TeacherError(
                 f"teacher.outputs: must name one column, since the task predicts one number, but names {len(outputs)}; "
-                'write for example { score = "..." }'
+                'write, for example, { score = "..." }'
             )
         return list(outputs.values())
     if set(outputs) != set(label_names):
         raise TeacherError(
-            f"teacher.outputs: must name a column for each of the labels {', '.join(map(repr, label_names))}, but "
-            f"names {', '.join(map(repr, outputs)) or 'none'}; name exactly these labels"
+            f"teacher.outputs: its keys must be exactly the labels {', '.join(map(repr, label_names))}, but got "
+            f"{', '.join(map(repr, outputs)) or 'none'}; correct the keys"
         )
     return [outputs[name] for name in label_names]
 
@@ -66,7 +66,7 @@ def read_outputs(run: Run, task: ReadTask, unlabelled: Unlabelled | None) -> dic
 
 
 def _read_output_columns(run: Run, source: str, columns: Sequence[str], is_file: bool) -> np.ndarray:
-    rows = read_columns(pinned_task(run), source, columns, is_file)
+    rows = read_source(pinned_task(run), source, columns, is_file).rows
     return np.array(
         [_finite_numbers(source, column, values_of(rows, column)) for column in columns], dtype=np.float32
     ).T
@@ -78,6 +78,6 @@ def _finite_numbers(source: str, column: str, values: Sequence[object]) -> list[
     if bad_row is not None:
         raise DataError(
             f"{source}: column {column!r}: an output of the teacher must be a finite number, but row {bad_row} "
-            f"(counted from 0) holds {values[bad_row]!r}; correct this value"
+            f"(counted from 0) holds {shown(values[bad_row])}; correct this value"
         )
     return numbers

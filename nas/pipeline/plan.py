@@ -13,6 +13,7 @@ from typing import Any
 
 from nas.budget import RATES, Budget
 from nas.data.files import check_file
+from nas.errors import counted
 from nas.export.standalone import source_of
 from nas.hub import Snapshot
 from nas.pipeline.allowance import divided_seconds
@@ -74,7 +75,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     outputs = study.task.variant.describe_outputs(space.dimensions.hidden_size, form)
     return {
         "study": study.name,
-        "task": f"{study.task.kind}, {metric_of(run).label}, {len(study.task.text)} text column(s)"
+        "task": f"{study.task.kind}, {metric_of(run).label}, {counted(len(study.task.text), 'text column')}"
         + (f", {snapshots['dataset']}" if "dataset" in snapshots else ""),
         "teacher": _model_in_words(study.teacher, snapshots.get("separate teacher" if study.student else "model")),
         **({"student": _model_in_words(study.student, snapshots.get("model"))} if study.student else {}),
@@ -82,8 +83,8 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         "space": space.name,
         "architectures": space.count(),
         "devices": [
-            f"{device.name}: {device.runtime_in_words}, {device.threads} thread(s), batch {device.batch_size}, "
-            f"{device.lengths_in_words}" + _PLACE_IN_WORDS[device.where]
+            f"{device.name}: {device.runtime_in_words}, {counted(device.threads, 'thread')}, "
+            f"batch {device.batch_size}, {device.lengths_in_words}" + _PLACE_IN_WORDS[device.where]
             for device in study.devices
         ],
         "budgets": [line for budget in study.budgets for line in _budget_in_words(budget)],

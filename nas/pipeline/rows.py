@@ -366,7 +366,8 @@ def _class_warnings(rows: Rows) -> Iterator[str]:
     unit = "word" if rows.sets["train"].words else "row"
     for name in ("train", "search", "test"):
         if absent_classes := [label for label, counts in rows.classes.items() if not counts[name]]:
-            yield f"the {name} set has no {unit} of {_listed_names(absent_classes)}; check how the rows were divided"
+            absent = _listed_names(absent_classes)
+            yield f"the {name} set has no {unit} labelled {absent}; check how the rows were divided"
     rare_classes = [label for label, counts in rows.classes.items() if 0 < counts["train"] < _FEWEST_ROWS]
     if rare_classes:
         yield (

@@ -247,6 +247,8 @@ class Run:
             write_json(path, entry)
         started = recorded = time.monotonic()
         finished = entry["finished"]
+        # `entry` is not changed from here on. The file is read again before it is written, because the block may have
+        # added notes.
         stopwatch = Stopwatch(entry.get("parts", {}), allowed - entry["seconds"])
 
         def spent() -> dict[str, Any]:
@@ -256,7 +258,7 @@ class Run:
         def record_time(event: Event) -> None:
             nonlocal recorded
             if time.monotonic() - recorded >= _SECONDS_BETWEEN_RECORDS:
-                write_json(path, entry | self._record(step) | spent())  # the block may have added notes
+                write_json(path, entry | self._record(step) | spent())
                 recorded = time.monotonic()
 
         self._clear_cache()
@@ -272,8 +274,7 @@ class Run:
                 raise
             finally:
                 times = spent()
-                entry |= self._record(step)  # read again, since the block may have added notes
-                write_json(path, entry | {"finished": finished} | times)
+                write_json(path, entry | self._record(step) | {"finished": finished} | times)
                 self._clear_cache()
             log("finished", step=step, **times)
 

@@ -26,6 +26,7 @@ from nas.pipeline.run import Run, once
 from nas.pipeline.supernets import decided, supernet_inputs
 from nas.pipeline.teachers import load_teacher
 from nas.progress import Stopwatch, say
+from nas.report.numbers import duration
 from nas.search import SearchState, search
 from nas.search.costs import Costs
 from nas.search.database import check_database, database
@@ -193,7 +194,7 @@ def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
     run.add_note("search", steps=steps)
     say(
         f"search: {steps} evaluations of {seconds_each:.2f} s each "
-        f"({max(0.0, stopwatch.left) / 60:.0f} minutes are left for search and training)"
+        f"(time left for search and training: {duration(max(0.0, stopwatch.left))})"
     )
 
 

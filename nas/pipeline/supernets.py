@@ -33,6 +33,7 @@ from nas.pipeline.teachers import load_teacher, scale_of
 from nas.pipeline.unlabelled import distilled_texts, unlabelled_inputs
 from nas.pipeline.watching import watchers_of
 from nas.progress import Stopwatch, busy, say, tracked
+from nas.report.numbers import duration
 from nas.search.costs import Costs
 from nas.space import SearchSpace
 from nas.study import Study
@@ -158,7 +159,7 @@ def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
     run.add_note("supernet", steps=steps, hours=study.training.hours)
     say(
         f"The supernet: {steps:,} steps of {seconds_per_step:.2f} s each "
-        f"({max(0.0, stopwatch.left) / 60:.0f} minutes are left for training and search)"
+        f"(time left for training and search: {duration(max(0.0, stopwatch.left))})"
     )
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from nas.compression import compression
 from nas.data import TaskData
 from nas.data.truth import as_array
-from nas.errors import SearchSpaceError, TeacherError
+from nas.errors import SearchSpaceError, TeacherError, counted
 from nas.model import CompactBertConfig
 from nas.model.checkpoint import Checkpoint, wrapper_remedy
 from nas.model.modeling import AUTO_MODELS
@@ -64,13 +64,13 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
     if study.space.dimensions.keep_tokens and compact.knows_distances:
         raise SearchSpaceError(
             f"search_space: {study.space.name!r} drops tokens (keep_tokens), but attention in {config.model_type} "
-            "models depends on the distance between tokens, which would change; use a different space"
+            "models depends on the distance between tokens, which would change; use a space without keep_tokens"
         )
     for name in study.space.compression.embedding:
         if not compression(name).suits(compact.vocab_size, compact.embedding_width):
             raise SearchSpaceError(
                 f"search_space: {name!r} does not suit the teacher's token embeddings of {compact.vocab_size:,} by "
-                f"{compact.embedding_width}; set search_space.exclude_compression = [{name!r}]"
+                f"{compact.embedding_width}; add {name!r} to search_space.exclude_compression"
             )
     lengths = {"task.max_length": study.task.max_length}
     fixed_length_devices = (device for device in study.devices if device.sequence_length != "task")
@@ -126,8 +126,8 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
         config.num_labels = labels
     if labels and labels != config.num_labels:
         raise TeacherError(
-            f"{message_start}: config.json: id2label names {config.num_labels} label(s), but the classifier has "
-            f"{labels}; correct id2label, or set teacher.fine_tune"
+            f"{message_start}: config.json: id2label names {counted(config.num_labels or 0, 'label')}, but the "
+            f"classifier has {labels}; correct id2label, or set teacher.fine_tune"
         )
     if missing := [name for name in checkpoint.new if name not in checkpoint.tensors]:
         raise TeacherError(
@@ -143,8 +143,8 @@ def check_kind(study: Study, source: str, config: PreTrainedConfig, labels: int 
     if not kind.accepts(config.problem_type, labels):
         raise TeacherError(
             f"teacher.model: {source}: config.json: problem_type is {problem_of(config.problem_type, labels)} with "
-            f"{labels} label(s), but a task of kind {kind.name!r} needs {kind.teacher_requirement}; give a teacher "
-            "fine-tuned for such a task, or set teacher.fine_tune"
+            f"{counted(labels or 0, 'label')}, but a task of kind {kind.name!r} needs {kind.teacher_requirement}; give "
+            "a teacher fine-tuned for such a task, or set teacher.fine_tune"
         )
 
 
@@ -163,11 +163,11 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
         config.id2label, config.label2id = names, {name: number for number, name in names.items()}
     elif config.num_labels != data.num_labels:
         raise TeacherError(
-            f"teacher.model: {source} has {config.num_labels} labels, but the task has {data.num_labels}; "
-            "give a teacher fine-tuned for this task, or set teacher.fine_tune"
+            f"teacher.model: {source} has {counted(config.num_labels or 0, 'label')}, but the task has "
+            f"{data.num_labels}; give a teacher fine-tuned for this task, or set teacher.fine_tune"
         )
     checkpoint = Checkpoint.of(source, config, kind.network_form.network_type)
-    _report_replaced_head(checkpoint, config, kind.problem_type)
+    _report_replaced_head(study.compressed_table.capitalize(), checkpoint, config, kind.problem_type)
     config.problem_type = kind.problem_type
     model = checkpoint.load(config)
     if checkpoint.classifier in checkpoint.new:
@@ -178,14 +178,20 @@ def load_classifier(study: Study, source: str, data: TaskData) -> tuple[PreTrain
     return model, teacher.tokenizer
 
 
-def _report_replaced_head(checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
-    """Tell the user which parts of the checkpoint's classification head are replaced, if the checkpoint has a head."""
+def _report_replaced_head(role: str, checkpoint: Checkpoint, config: PreTrainedConfig, needed: Problem) -> None:
+    """Tell the user which parts of the checkpoint's classification head are replaced, if the checkpoint has a head.
+
+    `role` is the name of the model in messages: `Teacher` or `Student`.
+    """
     labels = checkpoint.labels
-    if checkpoint.new and labels not in (None, config.num_labels):
+    if checkpoint.new and labels is not None and labels != config.num_labels:
         say(
-            f"Teacher: its classifier has {labels} label(s), but the task has {config.num_labels}; a new one is trained"
+            f"{role}: its classifier has {counted(labels, 'label')}, but the task has {config.num_labels}; a new "
+            "classifier is trained"
         )
     elif checkpoint.new and labels:
-        say(f"Teacher: its classifier is incomplete; {', '.join(checkpoint.new)} are trained from scratch")
+        say(
+            f"{role}: its classifier is incomplete; these weights are trained from scratch: {', '.join(checkpoint.new)}"
+        )
     if config.problem_type not in (None, needed):
-        say(f"Teacher: its problem_type is changed from {config.problem_type} to {needed}, which the task needs")
+        say(f"{role}: its problem_type is changed from {config.problem_type} to {needed}, which the task needs")

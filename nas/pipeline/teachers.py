@@ -94,7 +94,7 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
     kind = task_kind(study.task.kind)
     metric = kind.metric(study.task, data.label_names)
     texts = first_rows(data.search, EVALUATED_TEXTS)
-    with busy("Looking at the teacher's answers"):
+    with busy(f"Evaluating the {study.compressed_table}"):
         logits, labels = logits_of(model, texts), truth_of(texts)
     accuracy = metric.score(logits, labels)
     constant_logits = metric.constant_answer(labels, logits.shape[1])
@@ -102,9 +102,15 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
     role = study.compressed_table.capitalize()
     say(f"{role}: {metric.label} {accuracy:.3f} on {metric.describe_size(labels)} of the search set")
     if accuracy <= constant_accuracy:
+        table = study.compressed_table
+        remedy = (
+            f"give a different {table}, or other settings in {table}.fine_tune"
+            if study.compressed.fine_tune
+            else f"give a different {table}, number the labels as this {table} does, or set {table}.fine_tune"
+        )
         say(
-            f"Warning: giving every text the same answer scores {constant_accuracy:.3f}, so there is nothing to learn "
-            "from this teacher; give a different teacher, number the labels as this one does, or set teacher.fine_tune"
+            f"Warning: the {table} is not better than giving every text the same answer, which scores "
+            f"{constant_accuracy:.3f}; {remedy}"
         )
     if not kind.has_one_output:
         return STANDARD

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from nas.device import NAME
+from nas.device import NAME, NAME_RULE
 from nas.errors import StudyError
 
 
@@ -20,8 +20,8 @@ def budget_table(budget: str, device: str) -> dict[str, Any]:
     name, limit = name.strip(), "".join(limit.split())
     if name and not re.fullmatch(NAME, name):
         raise StudyError(
-            f"--budget {budget}: the budget's name must consist of letters, digits, dots, dashes and underscores and "
-            f"begin with a letter or digit, but is {name!r}; change it (for several budgets, repeat --budget)"
+            f"--budget {budget}: the budget's name {NAME_RULE}, but is {name!r}; change the name (for several budgets, "
+            "repeat --budget)"
         )
     is_share, is_loss = limit.endswith("%"), limit.endswith("pt")
     try:

@@ -32,8 +32,8 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
     ]
     if named_like_texts:
         return Unclear(
-            f"{' and '.join(named_like_texts)} may hold the texts according to the name, but the values do not look "
-            "like texts",
+            f"{' and '.join(map(repr, named_like_texts))} may hold the texts according to the name, but the values do "
+            "not look like texts",
             (*named_like_texts, *names),
         )
     if not candidates:

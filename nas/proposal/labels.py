@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from nas.errors import counted
 from nas.proposal.column import Column
 from nas.proposal.decision import Clear, Unclear
 from nas.proposal.names import GRADE_WORDS, LABEL_LIKE_WORDS
@@ -53,8 +54,8 @@ def meaning(column: Column, outputs: int | None) -> Clear[Meaning] | Unclear:
     if missing_value and classes > 2 and outputs != classes and (numbers is None or numbers[0] == -1):
         row_count = column.counts[missing_value]
         return Unclear(
-            f"column {column.name} holds {missing_value!r} in {row_count:,} rows: remove these rows if the value means "
-            "that the label is missing, or use the value as a class.",
+            f"column {column.name} holds {missing_value!r} in {counted(row_count, 'row')}: remove such rows if the "
+            "value means that the label is missing, or use the value as a class.",
             ("classes",),
         )
     if not column.classes and outputs != classes and (joined_value := _joined_labels(column)):

@@ -105,7 +105,7 @@ class Columns:
     def check_words(self, text: Sequence[str], tags: str) -> None:
         """Raise `DataError` unless `text` is a single column of lists with one word per tag of the column `tags`."""
         if text and tuple(text) not in [(words,) for words in self.words.get(tags, ())]:
-            possible = ", ".join(self.words.get(tags, ())) or "a file that has such a column"
+            possible = " or ".join(map(repr, self.words.get(tags, ()))) or "a file that has such a column"
             raise DataError(
                 f"--text {' and '.join(text)}: must be a column of lists with a word for each tag of {tags!r}; use "
                 f"{possible}"

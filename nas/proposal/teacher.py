@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.errors import TeacherError
+from nas.errors import TeacherError, counted
 from nas.files import given_path
 from nas.form import NetworkType
 from nas.model.modeling import types_named
@@ -77,11 +77,9 @@ class TeacherProperties:
         Also return None if `outputs_for` does.
         """
         outputs, needed = self.outputs_for(kind), data.outputs(label, kind)
-        if outputs in (None, needed):
+        if outputs is None or outputs == needed:
             return None
         rules = task_kind(kind)
-        verb = "have" if len(label) > 1 else "has"
-        requirement = f"a {kind} needs 1" if rules.has_one_output else f"{' and '.join(label)} {verb} {needed}"
-        return f"the teacher's classifier has {outputs} outputs, but {requirement}" + (
-            "" if rules.has_one_output else f" {rules.label_word}"
-        )
+        columns = f"{' and '.join(map(repr, label))} {'have' if len(label) > 1 else 'has'}"
+        requirement = f"a {kind} needs 1" if rules.has_one_output else f"{columns} {needed} {rules.label_word}"
+        return f"the teacher's classifier has {counted(outputs, 'output')}, but {requirement}"

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from nas.architecture import Architecture, Layer
 from nas.compression import compression
+from nas.errors import counted
 from nas.report.contents import Record
 from nas.report.style import NUM_METHOD_COLOURS
 from nas.report.svg import drawing, element, legend_mark, picture, text, tooltip
@@ -65,8 +66,8 @@ def in_words(architecture: Architecture) -> list[str]:
     lines = [marked(f"hidden size {architecture.hidden_size}", architecture.embedding) + early]
     for layer, resolved in zip(architecture.layers, architecture.resolved, strict=True):
         heads, size = resolved.num_attention_heads, resolved.intermediate_size
-        attention = marked(f"{heads} head{'s' * (heads != 1)}", layer.attention) if heads else "no attention"
-        feed_forward = marked(f"{size:,}", layer.feed_forward) if size else "no feed-forward"
+        attention = marked(counted(heads, "head"), layer.attention) if heads else "no attention"
+        feed_forward = marked(f"feed-forward {size:,}", layer.feed_forward) if size else "no feed-forward"
         kept = f", {layer.keep_tokens} tokens kept" if layer.keep_tokens else ""
         lines.append(f"layer {layer.source}: {attention}, {feed_forward}{kept}")
     return lines

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nas.errors import counted
 from nas.report.style import standalone_style
 from nas.report.svg import AxisScale, drawing, element, frame, path, text, tooltip
 
@@ -98,7 +99,7 @@ class GrowingFront:
         points = [(x(self._ms(candidate, None)), y(candidate.accuracy)) for candidate in reversed(front)]
         dots = "".join(self._dot(candidate, x, y, candidate in front) for candidate in self.candidates)
         label = f"predicted p50 ms, {device}{' (logarithmic)' if x.logarithmic else ''}"
-        title = f"score on the search set; {len(self.candidates)} candidates, {len(front)} on the front"
+        title = f"score on the search set; {counted(len(self.candidates), 'candidate')}, {len(front)} on the front"
         line = path(points, "front") if len(points) > 1 else ""
         content = standalone_style() + frame(x, y, label, title) + line + dots
         return drawing(_WIDTH, _HEIGHT, "Pareto front of the search so far", "chart", content)

@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.budget import RATES, STORED, Budget
 from nas.device import Device
+from nas.errors import counted
 
 _MINUS, _TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
@@ -162,7 +163,7 @@ def verdict(met: bool | None) -> str:
 
 def conditions(device: Any, environment: Any) -> str:
     """Return how a latency was measured: runtime, version, threads, batch size, text lengths and processor."""
-    threads = f"{device['threads']} thread" + ("s" if device["threads"] != 1 else "")
+    threads = counted(device["threads"], "thread")
     runtime = Device.model_validate(device).runtime_in_words
     parts = [f"{runtime} {environment.get('runtime_version', '')}".strip(), threads]
     parts += [f"batch {device['batch_size']}", _tokens(device["sequence_length"])]
@@ -173,4 +174,6 @@ def _tokens(lengths: int | list[int] | dict[str, int]) -> str:
     if isinstance(lengths, int):
         return f"{lengths} tokens"
     lengths = [int(length) for length in lengths]
+    if min(lengths) == max(lengths):
+        return f"{lengths[0]} tokens"
     return f"texts of {min(lengths)} to {max(lengths)} tokens"

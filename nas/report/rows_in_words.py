@@ -23,7 +23,7 @@ def rows_in_words(rows: dict[str, Any]) -> Iterator[str]:
         yield f"{description}: {', '.join(f'{count:,} in the {name} set' for name, count in counts.items())}"
     shared_part = "the text" if rows["shared"] == "text" else f"the {rows['shared']}"
     yield (
-        f"repeated: {rows['repeated']:,} rows have the text of an earlier row; {rows['in_test']:,} have {shared_part} "
+        f"repeated rows: {rows['repeated']:,} with the text of an earlier row, {rows['in_test']:,} with {shared_part} "
         "of a test row"
     )
     if unlabelled := rows["unlabelled"]:

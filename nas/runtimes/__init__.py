@@ -77,7 +77,8 @@ def check_runtime(device: _MeasuringDevice) -> None:
     runtime = runtime_of(device)
     if importlib.util.find_spec(runtime.module) is None:
         raise DeviceError(
-            f"devices.{device.name}: the runtime {runtime.name!r} is not installed; pip install {runtime.package}"
+            f"devices.{device.name}: the runtime {runtime.name!r} is not installed on this machine; run pip install "
+            f"{runtime.package}"
         )
     if device.where == "here":
         _check_cores(device)

@@ -49,7 +49,7 @@ class OnnxRuntime(FileRuntime):
 
         if device.processor == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise DeviceError(
-                f"devices.{device.name}: this ONNX Runtime has no CUDA; pip install onnxruntime-gpu in place of "
+                f"devices.{device.name}: this ONNX Runtime has no CUDA; install onnxruntime-gpu in place of "
                 'onnxruntime, or set processor = "cpu"'
             )
 

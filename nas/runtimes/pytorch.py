@@ -62,7 +62,9 @@ class Torch(ModuleRuntime):
         if device.processor == "cuda" and not torch.cuda.is_available():
             raise DeviceError(f'devices.{device.name}: PyTorch finds no GPU on this machine; set processor = "cpu"')
         if device.compiled and device.processor == "cpu" and not shutil.which("g++"):
-            raise DeviceError(f"devices.{device.name}: PyTorch needs g++ to compile for the CPU; install it")
+            raise DeviceError(
+                f"devices.{device.name}: PyTorch needs g++ to compile for the CPU; install g++, or remove compiled"
+            )
 
     def details(self, device: DeviceSettings) -> list[str]:
         import torch

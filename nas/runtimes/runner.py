@@ -45,6 +45,8 @@ ANSWER, ROUND, PROBLEM = "answer ", "round ", "problem "
 
 Libraries may print lines without these prefixes.
 """
+DISTURBED = "disturbed"
+"""The line that this program prints if it repeats the measurement of a group, because the machine was disturbed."""
 _SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
 """At the start of each turn, a network runs untimed for `_SETTLING_SECONDS`, but at most `_SETTLING_RUNS` times.
 
@@ -121,7 +123,7 @@ def measure_group(
         best["attempts"] = attempt
         if not best["noisy"]:
             break
-        say("disturbed")
+        say(DISTURBED)
     return best
 
 

@@ -29,7 +29,7 @@ def translated_errors(where: Path | str) -> Iterator[None]:
     except ImportError as problem:
         package = getattr(problem.__cause__, "name", None) or problem.name
         extra = {"psycopg": "postgresql", "pymysql": "mysql"}.get(package or "")
-        remedy = f"pip install 'compact-bert-nas[{extra}]'" if extra else "install it"
+        remedy = f"run pip install 'compact-bert-nas[{extra}]'" if extra else "install it"
         raise SearchError(
             f"search.storage: {printable(where)} needs the package {package}, which is not installed; {remedy}"
         ) from None
@@ -86,7 +86,7 @@ def connect(url: str) -> BaseStorage:
     except RuntimeError:
         raise SearchError(
             f"search.storage: {printable(url)} was created by a different version of Optuna; name a different "
-            "database, or upgrade this one with `optuna storage upgrade`"
+            "database, or upgrade this one with `optuna storage upgrade --storage URL`"
         ) from None
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nas.architecture import LAYER_BLOCKS, Architecture
-from nas.budget import Budget, Limits
+from nas.budget import RATES, Budget, Limits
 from nas.compression import Block, compression
 from nas.progress import say, track
 from nas.search.costs import Costs
@@ -79,7 +79,12 @@ def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture
         if solved:
             networks[min(solved, key=lambda solution: solution[0])[1]] = None
         else:
-            say(f"{budget.name}: the knapsack solver found no network that meets this budget")
+            conditions = (
+                f"{name} {'>=' if name in RATES else '<='} {limit} on {limits.device}"
+                for limits in budget.limits
+                for name, limit in limits.given.items()
+            )
+            say(f"{budget.name}: the knapsack solver found no network with {', '.join(conditions)}")
     return list(networks)
 
 

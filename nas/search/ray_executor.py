@@ -82,8 +82,8 @@ class RayExecutor:
         available, needed = ray.cluster_resources().get("GPU", 0.0), self._settings.worker_gpus
         if self._owns_cluster and needed > available:
             raise SearchError(
-                f"search.worker_gpus: each worker needs {needed:g} GPUs, but this machine has {available:g}; lower "
-                "search.worker_gpus, or connect to a cluster with --address"
+                f"search.worker_gpus: must be at most {available:g}, the number of GPUs of this machine, but got "
+                f"{needed:g}; lower search.worker_gpus, or connect to a cluster with --address"
             )
 
     @property

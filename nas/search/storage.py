@@ -82,7 +82,7 @@ class Storage:
             remedy = (
                 "remove this file"
                 if isinstance(self._where, Path)
-                else f"run `optuna delete-study --study-name {self._name}`"
+                else f"run `optuna delete-study --study-name {self._name} --storage URL` with the URL of this database"
             )
             raise SearchError(
                 f"{printable(self._where)}: the search was started with different {name} (digest {recorded}, "

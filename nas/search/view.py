@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from nas.architecture import Architecture
+from nas.errors import counted
 from nas.evaluate import CandidateResult
 from nas.search.front import cheapest_reaching, pareto_front, ranking
 from nas.search.sampler import Trials
@@ -56,7 +57,7 @@ class View:
         for budget, best in self._best.items():
             self._add_row(table, budget, best[:1])
         for number, index in enumerate(evenly_spaced(min(_FRONT_ROWS, len(self._front)), len(self._front))):
-            title = f"front, {len(self._front)} candidates" if number == 0 else ""
+            title = f"front, {counted(len(self._front), 'candidate')}" if number == 0 else ""
             self._add_row(table, title, [self._front[index]])
         return Group(self._outcome_shares(), table)
 
@@ -84,7 +85,7 @@ class View:
     def _outcome_shares(self) -> str:
         """Return a line with the share of each outcome, and the share of evaluations that were stopped early."""
         outcomes = self._trials.outcomes()
-        proposals = sum(outcomes.values()) or 1
-        shares = (f"{count / proposals:.0%} {name.replace('_', ' ')}" for name, count in outcomes.items())
+        proposals = sum(outcomes.values())
+        shares = (f"{count / max(proposals, 1):.0%} {name.replace('_', ' ')}" for name, count in outcomes.items())
         stopped = f"{self._stopped_early / max(self.done, 1):.0%} of the evaluated candidates were stopped early"
-        return f"{proposals} proposals: {', '.join(shares)}; {stopped}"
+        return f"{counted(proposals, 'proposal')}: {', '.join(shares)}; {stopped}"

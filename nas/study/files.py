@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.device import NAME, Device
-from nas.errors import StudyError
+from nas.errors import StudyError, shown
 from nas.files import read_toml, validate
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -45,7 +45,7 @@ def study_file(study: str | Path) -> Path:
         path = shipped_studies()[str(study)]
     if not path.is_file():
         raise StudyError(
-            f"{study}: no such study; give the path of a study.toml or its folder, "
+            f"{study}: no such study; give the path of a study.toml or of its folder, "
             f"or the name of a shipped study: {', '.join(sorted(shipped_studies()))}"
         )
     return path.resolve()
@@ -113,8 +113,10 @@ def _device_settings(device: Any, study: Path) -> Any:
 
     If a setting is in both, the setting in the study takes precedence.
     """
-    if not isinstance(device, dict) or not isinstance(device.get("file"), str):
+    if not isinstance(device, dict) or "file" not in device:
         return device
+    if not isinstance(device["file"], str):
+        raise StudyError(f"{study}: devices: file must be the path of a TOML file, but got {shown(device['file'])}")
     given_settings = {key: value for key, value in device.items() if key != "file"}
     path = study.parent / device["file"]
     values = read_toml(path, StudyError) | given_settings

@@ -84,8 +84,8 @@ class Search(Settings):
         if self.executor == "inline" and (self.worker_cpus, self.worker_gpus) != (1.0, 0.0):
             key = "worker_cpus" if self.worker_cpus != 1.0 else "worker_gpus"
             raise ValueError(
-                f"{key}: the inline executor uses the resources of this process, but got {getattr(self, key):g}; "
-                "set executor = 'ray'"
+                f"{key}: must not be set for the inline executor, which uses the resources of this process, but got "
+                f"{getattr(self, key):g}; set executor = 'ray'"
             )
         for key in ("worker_cpus", "worker_gpus"):
             value = getattr(self, key)

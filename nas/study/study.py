@@ -58,32 +58,39 @@ class Study(Settings):
         for budget in self.budgets:
             for name in budget.devices:
                 if name not in known:
-                    raise ValueError(f"budgets.{budget.name}: no device is named {name!r}; use {', '.join(known)}")
+                    raise ValueError(
+                        f"budgets.{budget.name}: no device is named {name!r}; use {names_of(list(map(repr, known)))}"
+                    )
         if self.compressed.outputs is not None:
             raise ValueError(
-                f"{self.compressed_table}.outputs: the model to compress must be loaded, so it "
-                "cannot be given by its outputs; use teacher.outputs, and set student to the model to compress"
+                "student.outputs: must not be set, because the student is compressed, so it must be loaded; set "
+                "teacher.outputs instead"
+                if self.student
+                else "teacher.outputs: may be set only if there is a student to compress, because the teacher is then "
+                "not loaded; add [student], or remove teacher.outputs"
             )
         self._check_models()
         if self.compressed.model == "embedded" and self.compressed.revision:
             raise ValueError(
-                f"teacher.revision: is {self.compressed.revision!r}, but only hub models have revisions; remove it"
+                f"{self.compressed_table}.revision: is {self.compressed.revision!r}, but only hub models have "
+                "revisions; remove it"
             )
         if (self.compressed.model == "embedded") != (self.task.train == "embedded"):
             raise ValueError(
-                "teacher.model: the teacher 'embedded' and the task 'embedded' need each other; set both or neither"
+                f"{self.compressed_table}.model: this model and task.train must both be 'embedded', or neither, but "
+                f"the model is {self.compressed.model!r}; change one of them"
             )
         needs_all_sizes = {"supernet.progressive": self.supernet.progressive, "search.knapsack": self.search.knapsack}
         for key, is_set in needs_all_sizes.items():
             if is_set and self.supernet.sampling == "budgets":
                 raise ValueError(
                     f"{key}: needs a supernet trained on sub-networks of all sizes, but supernet.sampling is "
-                    "'budgets'; set it to 'spread'"
+                    "'budgets'; set supernet.sampling to 'spread'"
                 )
         if self.training.hours and self.supernet.workers > 1:
             raise ValueError(
                 "training.hours: requires training in one process, whose speed can be measured, but supernet.workers "
-                f"is {self.supernet.workers}; remove one of them"
+                f"is {self.supernet.workers}; remove training.hours or supernet.workers"
             )
         return self
 
@@ -93,7 +100,9 @@ class Study(Settings):
             names = [item.name for item in getattr(self, key)]
             repeated = next((name for name in names if names.count(name) > 1), None)
             if repeated:
-                raise ValueError(f"{key}: each name may occur only once, but {repeated!r} occurs twice; rename one")
+                raise ValueError(
+                    f"{key}: each name may occur only once, but {repeated!r} occurs more than once; rename one"
+                )
             for first, second in combinations(names, 2):
                 if first.casefold() == second.casefold():
                     raise ValueError(
@@ -104,13 +113,19 @@ class Study(Settings):
         for name in names:
             samples = f"{name}.samples"  # the file with the measurements of a device is <device>.samples.json
             if samples in names:
-                raise ValueError(f"devices: {samples!r} is the name of a file of the device {name!r}; rename one")
+                raise ValueError(
+                    f"devices: {samples!r} must not be the name of a device, because a file with the measurements of "
+                    f"the device {name!r} has this name; rename one of the two devices"
+                )
 
     def _check_models(self) -> None:
         """Raise `ValueError` if the teacher or the student does not suit the kind of task."""
         kind = task_kind(self.task.kind)
         if self.student and kind.why_no_student:
-            raise ValueError(f"student: {kind.why_no_student}; remove it")
+            raise ValueError(
+                f"student: a task of kind {kind.name!r} cannot have a student, because {kind.why_no_student}; remove "
+                "[student]"
+            )
         if kind.learns_from_texts and self.compressed.fine_tune:
             raise ValueError(
                 f"teacher.fine_tune: the teacher of a task of kind {kind.name!r} is never fine-tuned; remove fine_tune"
@@ -121,24 +136,29 @@ class Study(Settings):
     def _check_student(self) -> None:
         if self.teacher.model == "embedded":
             raise ValueError(
-                "teacher.model: the teacher 'embedded' is itself compressed, so it has no student; remove student"
+                "teacher.model: must not be 'embedded' if there is a student, because the built-in task compresses its "
+                "teacher; remove [student]"
             )
         if self.teacher.prune_vocabulary:
             raise ValueError(
-                "teacher.prune_vocabulary: only the vocabulary of the model to compress can be pruned, which is the "
-                "student; set student.prune_vocabulary instead"
+                "teacher.prune_vocabulary: only the vocabulary of the model to compress, the student, can be pruned; "
+                "set student.prune_vocabulary instead"
             )
         if not self.teacher.is_loaded and (self.teacher.fine_tune or self.teacher.revision):
             key = "fine_tune" if self.teacher.fine_tune else "revision"
-            raise ValueError(f"teacher.{key}: a teacher given by its outputs is not loaded; remove {key}")
+            raise ValueError(
+                f"teacher.{key}: must not be set together with teacher.outputs, because the teacher is then not "
+                f"loaded; remove teacher.{key}"
+            )
         if not self.supernet.logits_weight:
             raise ValueError(
-                "supernet.logits_weight: must be above 0, because a student learns only from its teacher's logits"
+                "supernet.logits_weight: must be above 0 if there is a student, because a student learns only from its "
+                "teacher's logits, but got 0; remove supernet.logits_weight"
             )
         if "replaced_tokens" in self.supernet.model_fields_set and self.supernet.replaced_tokens:
             raise ValueError(
-                "supernet.replaced_tokens: must be 0 with a student, because the teacher's outputs are computed on the "
-                f"unchanged texts, but got {self.supernet.replaced_tokens:g}; set it to 0 or remove it"
+                "supernet.replaced_tokens: must be 0 if there is a student, because the teacher's outputs are computed "
+                f"on the unchanged texts, but got {self.supernet.replaced_tokens:g}; remove supernet.replaced_tokens"
             )
 
     @property
@@ -177,12 +197,12 @@ class Study(Settings):
         if self.space.dimensions.keep_tokens and kind.network_form.readout != "first":
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} drops tokens (keep_tokens), but a task of kind "
-                f"{kind.name!r} needs all tokens after the last layer; use a different space"
+                f"{kind.name!r} needs all tokens after the last layer; use a different search space"
             )
         if self.space.dimensions.exit_threshold and (why := kind.why_no_exits):
             raise StudyError(
                 f"{self.path}: search_space: {self.space.name!r} has early exits (exit_threshold), but {why}; use a "
-                "different space"
+                "different search space"
             )
         for device in self.devices:
             try:

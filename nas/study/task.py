@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from nas.files import Positive, Settings
+from nas.runtimes import names_of
 from nas.tasks import Evaluation, OutputWidth, TaskKind, task_kind
 
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -19,6 +20,11 @@ _MOST_HELD_OUT, _TRAIN_ROWS_PER_HELD_OUT = 5000, 5
 def is_data_file(name: str) -> bool:
     """Whether a name ends like that of a data file."""
     return name.lower().endswith(DATA_SUFFIXES)
+
+
+def _as_list(names: str | tuple[str, ...]) -> str | list[str]:
+    """Return several names as a list, as they are written in a study file, and a single name unchanged."""
+    return names if isinstance(names, str) else list(names)
 
 
 def _as_text(value: Any) -> Any:
@@ -93,7 +99,7 @@ class Task(Settings):
         """Replace a list that contains one name by this name. Raises `ValueError` for repeated names."""
         repeated = next((name for name in names if names.count(name) > 1), None) if isinstance(names, tuple) else None
         if repeated:
-            raise ValueError(f"each name may occur only once, but {repeated!r} occurs twice; remove one")
+            raise ValueError(f"each name may occur only once, but {repeated!r} occurs more than once; remove one")
         return names[0] if isinstance(names, tuple) and len(names) == 1 else names
 
     @property
@@ -125,8 +131,10 @@ class Task(Settings):
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Task:
-        if self.label == () or len(set(self.label_columns)) < len(self.label_columns):
-            raise ValueError(f"label: must name distinct columns, but got {list(self.label_columns)}")
+        if self.label == ():
+            raise ValueError("label: must name at least one column, but got []; name the label column")
+        if len(set(self.label_columns)) < len(self.label_columns):
+            raise ValueError(f"label: must name distinct columns, but got {list(self.label)}; name each column once")
         if len(set(self.text)) < len(self.text):
             raise ValueError(f"text: must name distinct columns, but got {list(self.text)}; name two columns or one")
         if shared := set(self.text) & set(self.label_columns):
@@ -141,8 +149,8 @@ class Task(Settings):
         task_kind(self.kind).check(self)
         if self.evaluated_on == "texts" and "label" in self.model_fields_set:
             raise ValueError(
-                f"label: {self.metric} compares networks with the teacher and needs no labels, but got {self.label!r}; "
-                "remove it"
+                f"label: must not be set if the metric is {self.metric}, which compares networks with the teacher, but "
+                f"got {_as_list(self.label)!r}; remove label"
             )
         if self.group_column in self.label_columns:
             raise ValueError(
@@ -150,13 +158,13 @@ class Task(Settings):
             )
         if self.group_column and "by" in self.holdout.model_fields_set:
             raise ValueError(
-                f"holdout.by: a task of kind {self.kind} holds out whole groups of rows, by {self.group_column!r}, but "
-                f"got {self.holdout.by!r}; remove holdout.by"
+                f"holdout.by: must not be set if the kind is {self.kind}, because rows with the same "
+                f"{self.group_column!r} are held out together, but got {self.holdout.by!r}; remove holdout.by"
             )
         if "output_width" in self.model_fields_set and not task_kind(self.kind).has_output_width:
             raise ValueError(
-                f"output_width: a task of kind {self.kind} has as many outputs as labels, but got "
-                f"{self.output_width!r}; remove output_width"
+                f"output_width: must not be set if the kind is {self.kind}, because the labels determine the number of "
+                f"outputs, but got {self.output_width!r}; remove output_width"
             )
         for key in ("config", "revision"):
             if (value := getattr(self, key)) and not self.hub:
@@ -166,13 +174,16 @@ class Task(Settings):
             is_made_here = getattr(self, key) == "embedded"
             if not self.hub and not is_made_here and not is_data_file(name):
                 raise ValueError(
-                    f"{key}: a data file must end in {', '.join(DATA_SUFFIXES)}, but got {name!r}; convert it"
+                    f"{key}: a data file must end in {names_of(DATA_SUFFIXES)}, but got {name!r}; convert the file"
                 )
         for (first, names), (second, second_names) in combinations(self.sets.items(), 2):
             if same := sorted({*names} & {*second_names} - {"embedded"}):
                 raise ValueError(f"{second}: must differ from {first}, but both are {same[0]!r}; change one of them")
         if (self.train == "embedded") != (self.test == "embedded"):
-            raise ValueError("test: train and test must both be 'embedded', or neither; change one")
+            raise ValueError(
+                f"test: train and test must both be 'embedded', or neither, but are {_as_list(self.train)!r} and "
+                f"{self.test!r}; change one of them"
+            )
         return self
 
     @property

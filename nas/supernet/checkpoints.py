@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,9 +31,10 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from nas.errors import TrainingError
+from nas.errors import TrainingError, counted
 from nas.files import digest, read_json, write_json
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,6 +83,7 @@ class _ByLength(LengthGroupedSampler):
 class SafeTrainer(Trainer):
     """A Trainer that raises an error if the loss is not finite, and whose checkpoints contain no pickled objects.
 
+    Subclasses define `gradients`. The logs of transformers are not printed, because `nas` shows the progress itself.
     A batch has `per_device_train_batch_size` texts in total, regardless of how many processes or GPUs share it. A
     resumed training run uses the same batches as an uninterrupted one. The last batch of an epoch is left out if it is
     incomplete, unless it is the only batch.
@@ -88,6 +91,7 @@ class SafeTrainer(Trainer):
 
     def __init__(self, *, train_dataset: Dataset, **kwargs: Any) -> None:
         super().__init__(train_dataset=train_dataset, **kwargs)
+        self.remove_callback(PrinterCallback)
         self.args._n_gpu = min(1, self.args.n_gpu)  # each of several GPUs needs its own process
         self._lengths = list(train_dataset["length"])
         self._restricted_rows: list[int] | None = None
@@ -134,20 +138,18 @@ class SafeTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        loss = self.gradients(model, inputs, num_items_in_batch)
+        loss = self.gradients(inputs)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"{self.args.output_dir}: the loss must be finite, but is {loss.item()} at step "
-                f"{self.state.global_step + 1}; lower the learning_rate, remove this folder and start again "
-                "(the folder holds the last good checkpoint)"
+                f"{self.state.global_step + 1}; lower the learning_rate, and remove this folder, which holds the "
+                "checkpoints so far, to start again"
             )
         return loss
 
-    def gradients(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
-    ) -> torch.Tensor:
+    def gradients(self, inputs: dict[str, Any]) -> torch.Tensor:
         """Compute the loss of one step, add its gradients to the parameters' `grad` tensors, and return the loss."""
-        return super().training_step(model, inputs, num_items_in_batch)
+        raise NotImplementedError
 
     @replaces
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -169,10 +171,10 @@ class SafeTrainer(Trainer):
         else:
             assert model is not None
             saved, trained = load_file(Path(resume_from_checkpoint) / _WEIGHTS), _trained(model)
-            if saved.keys() != trained.keys():
+            if differing := saved.keys() ^ trained.keys():
                 raise TrainingError(
                     f"{resume_from_checkpoint}: the checkpoint must hold exactly the weights that are trained, but "
-                    f"{len(saved.keys() ^ trained.keys())} are missing or unexpected; remove the folder to start again"
+                    f"differs in {counted(len(differing), 'weight')}; remove the folder to start again"
                 )
             model.load_state_dict(saved, strict=False)
 
@@ -288,20 +290,29 @@ def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
             f"{checkpoints}: holds an unfinished training run that a different version of nas started; finish it with "
             "that version, or remove the folder to start again"
         )
-    difference = next(_differences(stored_origin, json.loads(json.dumps(origin))), None)
-    if difference:
+    differences = list(_differences(stored_origin, json.loads(json.dumps(origin))))
+    if differences:
+        # A digest may differ only because a setting does, and says less than the setting.
+        key, stored, current = min(differences, key=lambda difference: any(map(_is_digest, difference[1:])))
+        change = f"{key} = {stored!r}, which is {current!r} now"
+        if _is_digest(stored) or _is_digest(current):
+            change = f"other inputs ({key}: digest {stored}, now {current})"
         raise TrainingError(
-            f"{checkpoints}: holds an unfinished training run that was started with {difference}; "
+            f"{checkpoints}: holds an unfinished training run that was started with {change}; "
             "undo this change to resume it, or remove the folder to start again"
         )
 
 
-def _differences(stored: Any, current: Any, key: str = "") -> Iterator[str]:
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
+
+
+def _differences(stored: Any, current: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(stored, dict) and isinstance(current, dict):
         for name in sorted({*stored, *current}):
             yield from _differences(stored.get(name), current.get(name), f"{key}.{name}" if key else name)
     elif stored != current:
-        yield f"{key} = {stored!r}, which is {current!r} now"
+        yield key, stored, current
 
 
 def remove_checkpoints(folder: Path) -> None:

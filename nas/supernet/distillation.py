@@ -18,7 +18,7 @@ halves. If the kind of task compares the texts of a group, this holds only if no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -83,12 +83,10 @@ def recorded_projections(model: CompactBert) -> Iterator[list[torch.Tensor]]:
     last = model.layers[-1]
     attention = last.attention.self if last.has_attention else None
     modules = (attention.query, attention.key, attention.value) if attention else ()
-    hooks = [module.register_forward_hook(lambda _m, _i, output: projections.append(output)) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(lambda _m, _i, output: projections.append(output)))
         yield projections
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def distillation_loss(

@@ -10,7 +10,7 @@ becomes a supernet, because sub-networks keep the leading units.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -18,23 +18,12 @@ from torch import nn
 from nas.model import CompactBert
 from nas.model.axes import Axis, labelled
 
-_Units = tuple[Axis, int | None]
+Units = tuple[Axis, int | None]
 """A kind of unit, and the index of the layer that contains these units, or None if all layers share them."""
+Importance = dict[Units, torch.Tensor]
+"""The importance scores of all hidden units, heads and neurons, and of the pooler's units if there is a pooler. A unit
+with a higher score is more important."""
 _LAYER_AXES = (Axis.HEADS, Axis.HEAD_FEATURES, Axis.NEURONS)
-
-
-@dataclass
-class Importance:
-    """The importance scores of all units. A unit with a higher score is more important."""
-
-    hidden: torch.Tensor
-    """Scores of the hidden units, of shape (hidden_size,)."""
-    pooled: torch.Tensor | None
-    """Scores (hidden_size,) of the pooler's units, or None if there is no pooler."""
-    heads: list[torch.Tensor]
-    """Scores of the attention heads: one tensor of shape (num_attention_heads,) per layer."""
-    neurons: list[torch.Tensor]
-    """Scores of the intermediate neurons: one tensor of shape (intermediate_size,) per layer."""
 
 
 class _Taylor:
@@ -75,16 +64,15 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
     pooled = _Taylor()
     bert = model.bert
     writers: list[nn.Module] = [bert.embeddings_project or bert.embeddings]
-    hooks = []
-    if bert.pooler is not None:
-        hooks.append(bert.pooler.register_forward_hook(lambda _m, _i, output: pooled.watch(output)))
-    for layer, at_context, at_neurons in zip(layers, context, neurons, strict=True):
-        hooks.append(_watch_input(layer.attention.output.dense, at_context))
-        hooks.append(_watch_input(layer.output.dense, at_neurons))
-        writers += [layer.attention.output, layer.output]
-    for writer, at_state in zip(writers, states, strict=True):
-        hooks.append(writer.register_forward_hook(lambda _m, _i, output, taylor=at_state: taylor.watch(output)))
-    try:
+    with ExitStack() as hooks:
+        if bert.pooler is not None:
+            hooks.enter_context(_watch_output(bert.pooler, pooled))
+        for layer, at_context, at_neurons in zip(layers, context, neurons, strict=True):
+            hooks.enter_context(_watch_input(layer.attention.output.dense, at_context))
+            hooks.enter_context(_watch_input(layer.output.dense, at_neurons))
+            writers += [layer.attention.output, layer.output]
+        for writer, at_state in zip(writers, states, strict=True):
+            hooks.enter_context(_watch_output(writer, at_state))
         model.eval()
         first_size = 0
         for batch in batches:
@@ -95,16 +83,13 @@ def measure_importance(model: CompactBert, batches: Iterable[dict[str, torch.Ten
             first_size = first_size or size
             (loss * (size / first_size)).backward()
             model.zero_grad()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    head_size = model.config.attention_head_size
-    return Importance(
-        hidden=torch.stack([state.score for state in states]).sum(dim=0),
-        pooled=None if bert.pooler is None else pooled.score,
-        heads=[taylor.score.unflatten(0, (-1, head_size)).sum(dim=1) for taylor in context],
-        neurons=[taylor.score for taylor in neurons],
-    )
+    importance: Importance = {(Axis.HIDDEN, None): torch.stack([state.score for state in states]).sum(dim=0)}
+    if bert.pooler is not None:
+        importance[Axis.POOLED, None] = pooled.score
+    for number, (at_context, at_neurons) in enumerate(zip(context, neurons, strict=True)):
+        importance[Axis.HEADS, number] = _of_heads(at_context.score, model)
+        importance[Axis.NEURONS, number] = at_neurons.score
+    return importance
 
 
 def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -116,25 +101,26 @@ def _along_random_directions(outputs: torch.Tensor, generator: torch.Generator) 
 @torch.no_grad()
 def magnitude(model: CompactBert) -> Importance:
     """Return importance scores that need no data: each unit's sum of its squared incoming and outgoing weights."""
-    head_size = model.config.attention_head_size
-    scores: dict[_Units, torch.Tensor] = {}
-    for layer, module in _modules_with_layer(model):
-        for parameter, axes in labelled(module):
-            for dimension, axis in enumerate(axes):
-                if axis is not None and parameter.dim() == 2:
-                    units = axis, layer if axis in _LAYER_AXES else None
-                    scores[units] = scores.get(units, 0.0) + parameter.square().sum(dim=1 - dimension)
-    layers = range(len(model.layers))
-    return Importance(
-        hidden=scores[Axis.HIDDEN, None],
-        pooled=scores.get((Axis.POOLED, None)),
-        heads=[scores[Axis.HEAD_FEATURES, layer].unflatten(0, (-1, head_size)).sum(dim=1) for layer in layers],
-        neurons=[scores[Axis.NEURONS, layer] for layer in layers],
-    )
+    scores: Importance = {}
+    for parameter, dimension, units in _axes_with_units(model):
+        if parameter.dim() == 2:
+            scores[units] = scores.get(units, 0.0) + parameter.square().sum(dim=1 - dimension)
+    for number in range(len(model.layers)):
+        scores[Axis.HEADS, number] = _of_heads(scores.pop((Axis.HEAD_FEATURES, number)), model)
+    return scores
+
+
+def _of_heads(scores: torch.Tensor, model: CompactBert) -> torch.Tensor:
+    """Return the score of each head, given the scores of the features within the heads."""
+    return scores.unflatten(0, (-1, model.config.attention_head_size)).sum(dim=1)
 
 
 def _watch_input(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHandle:
     return module.register_forward_pre_hook(lambda _module, inputs: taylor.watch(inputs[0]))
+
+
+def _watch_output(module: nn.Module, taylor: _Taylor) -> torch.utils.hooks.RemovableHandle:
+    return module.register_forward_hook(lambda _module, _inputs, output: taylor.watch(output))
 
 
 @torch.no_grad()
@@ -145,27 +131,19 @@ def reorder(model: CompactBert, importance: Importance) -> None:
     so its outputs are permuted too.
     """
     head_size = model.config.attention_head_size
-    orders: dict[_Units, torch.Tensor] = {(Axis.HIDDEN, None): _order(importance.hidden)}
-    if importance.pooled is not None:
-        orders[Axis.POOLED, None] = _order(importance.pooled)
-    for number, scores in enumerate(importance.heads):
-        heads = _order(scores)
-        orders[Axis.HEADS, number] = heads
+    orders = {units: torch.argsort(scores, descending=True, stable=True) for units, scores in importance.items()}
+    for number in range(len(model.layers)):
+        heads = orders[Axis.HEADS, number]
         orders[Axis.HEAD_FEATURES, number] = (heads[:, None] * head_size + torch.arange(head_size)).flatten()
-        orders[Axis.NEURONS, number] = _order(importance.neurons[number])
-    for layer, module in _modules_with_layer(model):
+    for parameter, dimension, units in _axes_with_units(model):
+        parameter.copy_(parameter.index_select(dimension, orders[units]))
+
+
+def _axes_with_units(model: CompactBert) -> Iterator[tuple[nn.Parameter, int, Units]]:
+    """Yield each axis of a parameter along which there are units, as a triple (parameter, dimension, units)."""
+    layer_of = {module: number for number, layer in enumerate(model.layers) for module in layer.modules()}
+    for module in model.modules():
         for parameter, axes in labelled(module):
             for dimension, axis in enumerate(axes):
                 if axis is not None:
-                    order = orders[axis, layer if axis in _LAYER_AXES else None]
-                    parameter.copy_(parameter.index_select(dimension, order))
-
-
-def _modules_with_layer(model: CompactBert) -> Iterator[tuple[int | None, nn.Module]]:
-    """Return all modules as pairs (layer index, module). The index is None for modules outside the layers."""
-    layer_of = {module: number for number, layer in enumerate(model.layers) for module in layer.modules()}
-    return ((layer_of.get(module), module) for module in model.modules())
-
-
-def _order(scores: torch.Tensor) -> torch.Tensor:
-    return torch.argsort(scores, descending=True, stable=True)
+                    yield parameter, dimension, (axis, layer_of.get(module) if axis in _LAYER_AXES else None)

@@ -27,7 +27,6 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations.integration_utils import TensorBoardCallback, is_tensorboard_available
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nas.data.batches import padding
 from nas.errors import TrainingError
@@ -187,8 +186,6 @@ def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str
     `origin` holds the inputs of the training run. Raises `TrainingError` if the checkpoints in `folder` were written
     with different inputs, or if some weights are not finite after the last step.
     """
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
     checkpoints = folder / "checkpoints"
     if trainer.is_world_process_zero():
         bind(checkpoints, origin)

@@ -7,7 +7,7 @@ regressions, and the low-rank matrices are leading directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -68,20 +68,17 @@ def recorded_moments(
     with the mask (batch, sequence) of the real tokens.
     """
     masks: list[torch.Tensor] = []
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _m, inputs, moments=moments: moments.add(inputs[0], masks[-1])
-        )
-        for name, moments in read.items()
-    ]
-    hooks += [
-        model.get_submodule(name).register_forward_hook(
-            lambda _m, _i, output, moments=moments: moments.add(output, masks[-1])
-        )
-        for name, moments in written.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, moments in read.items():
+            hooks.enter_context(
+                model.get_submodule(name).register_forward_pre_hook(
+                    lambda _m, inputs, moments=moments: moments.add(inputs[0], masks[-1])
+                )
+            )
+        for name, moments in written.items():
+            hooks.enter_context(
+                model.get_submodule(name).register_forward_hook(
+                    lambda _m, _i, output, moments=moments: moments.add(output, masks[-1])
+                )
+            )
         yield masks.append
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -146,10 +146,8 @@ def _write_outputs(
         states = [state.float().numpy().astype(_STATE_TYPE) for state in output.hidden_states]
         return output.logits.float().numpy(), states
 
-    tokens, texts = (
-        sum(batch.inputs["input_ids"].numel() for batch in batches),
-        sum(len(batch.rows) for batch in batches),
-    )
+    tokens = sum(batch.inputs["input_ids"].numel() for batch in batches)
+    texts = sum(len(batch.rows) for batch in batches)
     width, layers, readout = teacher.config.hidden_size, len(teacher.layers), teacher.config.readout
     with ExitStack() as stack:
 
@@ -162,10 +160,8 @@ def _write_outputs(
         logit_rows = tokens if readout == "every" else texts
         logits = opened("logits", (logit_rows, teacher.config.outputs), np.dtype(np.float32))
         states = [opened(f"states-{number}", (tokens, width), _STATE_TYPE) for number in range(layers)]
-        if readout == "first":
-            states.append(opened("last", (texts, width), _STATE_TYPE))
-        else:
-            states.append(opened(f"states-{layers}", (tokens, width), _STATE_TYPE))
+        last, last_rows = ("last", texts) if readout == "first" else (f"states-{layers}", tokens)
+        states.append(opened(last, (last_rows, width), _STATE_TYPE))
         with track(_TITLE, len(batches)) as progress, side_by_side(outputs, batches) as results:
             for batch_count, (batch_logits, hidden) in enumerate(results, start=1):
                 logits.write(batch_logits.tobytes())

@@ -81,9 +81,7 @@ class SideBySideTrainer(SafeTrainer):
         finally:
             torch.set_num_threads(before)
 
-    def gradients(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
-    ) -> torch.Tensor:
+    def gradients(self, inputs: dict[str, Any]) -> torch.Tensor:
         work_per_thread = self.work_of_threads(self._prepare_inputs(inputs))
         if len(work_per_thread) == 1:
             losses = self._run_work(0, work_per_thread[0])
@@ -123,15 +121,10 @@ def _weight(part: Mapping[str, torch.Tensor], batch: Mapping[str, torch.Tensor],
     If tokens have labels, the weight is the fraction of the batch's labelled tokens that are in this part. Otherwise it
     is `share`, the fraction of the batch's texts that are in this part.
     """
-    part_labels, all_labels = part.get("labels"), batch.get("labels")
-    if (
-        part_labels is None
-        or all_labels is None
-        or part_labels.shape != part["input_ids"].shape
-        or part_labels.is_floating_point()
-    ):
+    labels = batch["labels"]
+    if labels.shape != batch["input_ids"].shape or labels.is_floating_point():
         return share
-    return float((part_labels != IGNORED).sum() / (all_labels != IGNORED).sum().clamp(min=1))
+    return float((part["labels"] != IGNORED).sum() / (labels != IGNORED).sum().clamp(min=1))
 
 
 def _sparse_replica(model: nn.Module) -> nn.Module:

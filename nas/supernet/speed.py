@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from nas.supernet.checkpoints import SafeTrainer
 
@@ -31,8 +30,6 @@ def seconds_per_step(trainer: SafeTrainer, warm_up: int) -> float:
     The batches cover all text lengths of an epoch, as in a longer training run. The steps change the trainer's model,
     so discard the model after this call.
     """
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
     steps = trainer.args.max_steps
     trainer.args.save_strategy = "no"  # type: ignore[assignment]
     trainer.spread(warm_up, steps - warm_up)

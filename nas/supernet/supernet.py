@@ -9,8 +9,8 @@ exactly the network that was trained and evaluated. No units are masked, so a sm
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from nas.architecture import Architecture
 from nas.compression import matrix_compression
-from nas.model import CompactBert
+from nas.model import CompactBert, CompactBertConfig
 from nas.model.layers import BlockLinear
 from nas.model.modeling import CompactBertOutput
 from nas.supernet.narrow import readers_of
@@ -49,6 +49,12 @@ def _view_of_part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice)
     return view
 
 
+def _skeleton(config: CompactBertConfig, architecture: Architecture) -> CompactBert:
+    """Return a sub-network on the meta device, so that its parameters have no storage. It is in evaluation mode."""
+    with torch.device("meta"):
+        return CompactBert(config.with_architecture(architecture)).eval()
+
+
 class BertSupernet:
     """A supernet, which runs and extracts sub-networks of `weights`.
 
@@ -61,7 +67,8 @@ class BertSupernet:
         self.weights = weights
         sources = (layer.source for layer in weights.config.architecture.layers)
         self._layer_of_source = {source: number for number, source in enumerate(sources)}
-        self._skeletons: OrderedDict[Architecture, CompactBert] = OrderedDict()
+        self.skeleton = lru_cache(_MAX_CACHED_SKELETONS)(partial(_skeleton, weights.config))
+        """`_skeleton` for the sub-networks of this supernet. Results are cached."""
 
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:
         """Return the parameters of a sub-network, keyed by name. Most of them are views of the supernet's weights.
@@ -126,30 +133,16 @@ class BertSupernet:
 
         If `copied` is true, its weights are copies of the supernet's weights. Otherwise, they are views where possible.
         """
-        with torch.device("meta"):
-            model = CompactBert(self.weights.config.with_architecture(architecture))
+        model = _skeleton(self.weights.config, architecture)
         with torch.no_grad():
             state = {name: view.clone() if copied else view for name, view in self.slices(architecture).items()}
         model.load_state_dict(state, assign=True)
-        return model.eval()
+        return model
 
     @classmethod
     def load(cls, folder: Path) -> BertSupernet:
         """Return a supernet, in evaluation mode, with the weights that were saved in `folder`."""
         return cls(SupernetWeights.from_pretrained(folder).eval())
-
-    def skeleton(self, architecture: Architecture) -> CompactBert:
-        """Return a sub-network on the meta device, so that its parameters have no storage. Results are cached."""
-        model = self._skeletons.get(architecture)
-        if model is None:
-            with torch.device("meta"):
-                config = self.weights.config.with_architecture(architecture)
-                model = CompactBert(config).eval()
-            self._skeletons[architecture] = model
-            if len(self._skeletons) > _MAX_CACHED_SKELETONS:
-                self._skeletons.popitem(last=False)
-        self._skeletons.move_to_end(architecture)
-        return model
 
     def _supernet_name(self, name: str, architecture: Architecture) -> str:
         """Return the name that a parameter or module of a sub-network has in the supernet.

@@ -123,12 +123,10 @@ class DistillationTrainer(SideBySideTrainer):
         super()._set_signature_columns_if_needed()
         self._signature_columns: Any = [*dict.fromkeys((*self._signature_columns, GROUP))]
 
-    def gradients(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
-    ) -> torch.Tensor:
+    def gradients(self, inputs: dict[str, Any]) -> torch.Tensor:
         """Compute the gradients of a step and return its loss. Both are averaged over all processes."""
         with _attention_for_training(self.args.device):
-            return self._averaged_over_processes(super().gradients(model, inputs, num_items_in_batch))
+            return self._averaged_over_processes(super().gradients(inputs))
 
     def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
         if self.replacement:

@@ -27,21 +27,12 @@ class Agreement(Metric):
     text, with the shape (outputs,), and the field `group` is the number of the text.
     """
 
-    @property
-    def note(self) -> str:
-        return (
-            "The agreement is Spearman's correlation between the teacher's cosine similarities and those of a network, "
-            f"over pairs of texts: each text with {len(_OFFSETS)} others."
-        )
-
-    @property
-    def needs_float32(self) -> bool:
-        """Always true, because two similarities may differ by less than bf16 can represent."""
-        return True
-
-    @property
-    def least_size(self) -> int:
-        return 3
+    note = (
+        "The agreement is Spearman's correlation between the teacher's cosine similarities and those of a network, "
+        f"over pairs of texts: each text with {len(_OFFSETS)} others."
+    )
+    needs_float32 = True  # two similarities may differ by less than bf16 can represent
+    least_size = 3
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         self.check_size(labels)
@@ -62,9 +53,6 @@ class Agreement(Metric):
             drawn = np.repeat(np.arange(len(first)), times[first] * times[second])
             scores.append(correlation("spearman", own[drawn], teacher[drawn]) if len(drawn) else 0.0)
         return scores
-
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        return None
 
     def simulated_labels(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         embeddings = rng.standard_normal((len(labels), _SIMULATED_WIDTH))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.tasks.custom_metric import custom_metric
+from nas.tasks.custom_metric import CustomMetric, custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
-from nas.tasks.labels import LabelColumn, class_names, classes_of, plain_number
+from nas.tasks.labels import LabelColumn, class_names, classes_of, first_names, plain_number
 from nas.tasks.metric import EVALUATED_SET, Metric, is_custom
 from nas.tasks.numbering import Head, check_known, notes_on, numbering
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 _SINGLE_CLASS_METRICS = ("f1", "precision", "recall", "roc_auc")
@@ -73,10 +73,13 @@ class ClassMetric(Metric):
         has_class = self.positive is None or self.name not in _SINGLE_CLASS_METRICS or (labels == self.positive).any()
         if has_class and not (needs_others and len(np.unique(labels)) == 1):
             return
-        needed = "texts of this class" if not has_class else "texts of different classes"
+        rule, found = (
+            ("texts of different classes", f"all of its {len(labels)} texts are of the same class")
+            if has_class
+            else ("texts of this class", f"none of its {len(labels)} texts is of this class")
+        )
         raise DataError(
-            f"{set_name} needs {needed} for {self.label}, but none of its {len(labels)} texts is of "
-            f"{'another' if has_class else 'this'} class; give more texts, or choose a different metric"
+            f"{set_name} needs {rule} for {self.label}, but {found}; give more texts, or choose a different metric"
         )
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -101,6 +104,11 @@ class ClassMetric(Metric):
         shift = np.where(rng.random(len(labels)) < share, 0, rng.integers(1, outputs, len(labels)))
         logits: np.ndarray = np.eye(outputs)[(labels + shift) % outputs]
         return logits
+
+
+@dataclass(frozen=True)
+class CustomClassMetric(CustomMetric, ClassMetric):
+    """A user-defined function of the predicted classes."""
 
 
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:
@@ -143,7 +151,7 @@ class Classification(TaskKind):
         """
         name, positive = settings.metric, settings.positive
         if is_custom(name):
-            return custom_metric(name, ClassMetric(self.metrics[0]))
+            return custom_metric(name, CustomClassMetric)
         if name not in _SINGLE_CLASS_METRICS or (not names and positive is None):
             return ClassMetric(name, " ".join(reversed(name.split("_"))) if name.startswith("f1_") else "")
         if not names:
@@ -159,7 +167,9 @@ class Classification(TaskKind):
         matches = [number for number, name in enumerate(names) if name == positive]
         matches = matches or [number for number, name in enumerate(names) if name.casefold() == positive.casefold()]
         if len(matches) != 1:
-            raise DataError(f"task.positive: {positive!r} does not name one class; use one of {', '.join(names)}")
+            raise DataError(
+                f"task.positive: must name one of the classes, but got {positive!r}; use one of {first_names(names)}"
+            )
         return ClassMetric(name, f"{name} of {names[matches[0]]!r}", matches[0])
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
@@ -177,12 +187,8 @@ class Classification(TaskKind):
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the Kullback-Leibler divergence between the class probabilities of teacher and student."""
         from torch.nn import functional
 

@@ -12,19 +12,20 @@ import hashlib
 import importlib
 import math
 import sysconfig
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from nas.errors import DataError
+from nas.errors import DataError, first_line, shown
 from nas.tasks.metric import Metric
 
 Function = Callable[[np.ndarray, np.ndarray], float]
+C = TypeVar("C", bound="CustomMetric")
 _registered: dict[str, Function] = {}
 
 
@@ -32,36 +33,28 @@ _registered: dict[str, Function] = {}
 class CustomMetric(Metric):
     """A metric whose score is the result of a user-defined function. A higher score must mean a better network.
 
-    The function is called with two arguments: the predictions and the labels. In all other respects, the metric behaves
-    like `base`, which is the first metric of the kind of task. `base` also converts logits to predictions.
+    The function is called with two arguments: the predictions and the labels. The subclass for a kind of task also
+    derives from the kind's own metric, which converts logits to predictions and defines everything but the score.
     """
 
     function: Function = field(kw_only=True)
-    base: Metric = field(kw_only=True)
-
-    @property
-    def needs_float32(self) -> bool:
-        return self.base.needs_float32
-
-    @property
-    def least_size(self) -> int:
-        return self.base.least_size
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         """Return the function's result. Raises `DataError` if the function fails or does not return a finite number."""
-        metric = self.base.calibrated(logits, labels)
+        metric = self.calibrated(logits, labels)
         try:
             result = self.function(metric.predictions(logits, labels), labels)
             number = float(result)
         except Exception as problem:  # a user's function may raise anything
-            reason = (str(problem).splitlines() or [""])[0]
+            reason = f": {first_line(problem)}" if str(problem) else ""
             raise DataError(
-                f"task.metric: {self.name} fails on {len(labels)} predictions: {type(problem).__name__}: {reason}; "
+                f"task.metric: {self.name} fails on {len(labels)} predictions: {type(problem).__name__}{reason}; "
                 "correct the function"
             ) from problem
         if not math.isfinite(number):
             raise DataError(
-                f"task.metric: {self.name} must return a finite number, but returned {result!r}; correct the function"
+                f"task.metric: {self.name} must return a finite number, but returned {shown(result)}; correct the "
+                "function"
             )
         return number
 
@@ -82,42 +75,14 @@ class CustomMetric(Metric):
             raise problem
         return scores
 
-    def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return self.base.predictions(logits, labels)
 
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        return self.base.answers(logits, labels)
-
-    def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:
-        return self.base.constant_answer(labels, outputs)
-
-    def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
-        return self.base.simulated(labels, outputs, share, rng)
-
-    def assumption(self, share: float) -> str:
-        return self.base.assumption(share)
-
-    @property
-    def is_calibrated(self) -> bool:
-        return self.base.is_calibrated
-
-    def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> Metric:
-        return replace(self, base=self.base.calibrated(logits, labels))
-
-    def config_entries(self, outputs: int) -> dict[str, Any]:
-        return self.base.config_entries(outputs)
-
-    def by_label(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        return self.base.by_label(logits, labels, names)
-
-
-def custom_metric(name: str, base: Metric) -> CustomMetric:
-    """Return the metric for the function called `name`.
+def custom_metric(name: str, kind: type[C], **settings: Any) -> C:
+    """Return the metric for the function called `name`, with further settings of the class `kind`.
 
     Raises `ValueError` with a remedy if the function is not found.
     """
     label = name.partition(":")[2].partition("#")[0]
-    return CustomMetric(name, label, function=_find_function(name), base=base)
+    return kind(name, label, function=_find_function(name), **settings)
 
 
 def register(function: Function) -> str:
@@ -130,8 +95,8 @@ def register(function: Function) -> str:
     code = getattr(function, "__code__", None)
     if not isinstance(code, CodeType) or not function.__name__.isidentifier():
         raise ValueError(
-            f"metric: must be a name, or a function that is defined with def, but got {function!r}; wrap it in such a "
-            "function"
+            f"metric: must be a name, or a function that is defined with def, but got {shown(function)}; wrap it in "
+            "such a function"
         )
     module, name = str(function.__module__), function.__name__
     if _is_installed(module) and getattr(importlib.import_module(module), name, None) is function:

@@ -30,7 +30,7 @@ from nas.tasks.regression import correlation
 from nas.tasks.retrieval import RetrievalMetric
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 _SIMILARITY_WEIGHT = 10.0
 """The weight of the error of similarities relative to the error of embeddings. The weight is large because similarities
@@ -49,18 +49,9 @@ class PairCorrelation(Metric):
     shape (texts,). The field `label` is the score of the text's pair, and the field `group` is the number of this pair.
     """
 
-    @property
-    def needs_float32(self) -> bool:
-        """Always true, because two similarities may differ by less than bf16 can represent."""
-        return True
-
-    @property
-    def least_size(self) -> int:
-        return 2
-
-    @property
-    def size_word(self) -> str:
-        return "pairs"
+    size_word = "pairs"
+    needs_float32 = True  # two similarities may differ by less than bf16 can represent
+    least_size = 2
 
     def size(self, labels: np.ndarray) -> int:
         return len(labels) // 2
@@ -76,9 +67,6 @@ class PairCorrelation(Metric):
         cosines, scores = _similarities_and_scores(logits, labels)
         chosen = (rows[: len(scores)] // 2 for rows in draws)
         return [correlation(self.name, cosines[pairs], scores[pairs]) for pairs in chosen]
-
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        return None
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
         """Return simulated embeddings of two dimensions, with the shape (texts, 2).
@@ -157,25 +145,26 @@ class Embedding(TaskKind):
     def check_evaluation(self, settings: TaskSettings) -> None:
         if len(settings.text) != 1:
             raise ValueError(
-                f"text: {self.name} learns from single texts, but got {', '.join(settings.text)}; name one column"
+                f"text: {self.name} learns from single texts, but got {list(settings.text)}; name one column"
             )
         if self.evaluated_on(settings.metric) == "texts":
             for key, value in (("search", settings.search), ("pair", settings.pair)):
                 if value:
                     raise ValueError(
-                        f"{key}: {settings.metric} is measured on texts held out of the training texts, but got "
-                        f"{value!r}; remove {key}, or set a different metric"
+                        f"{key}: must not be set if the metric is {settings.metric}, which is measured on texts held "
+                        f"out of the training texts, but got {list(value) if isinstance(value, tuple) else value!r}; "
+                        f"remove {key}, or set a different metric"
                     )
             return
         if not settings.search:
             raise ValueError(
-                f"search: {self.name} needs a file of text pairs to evaluate candidates; name one, or set "
-                "metric = 'agreement', which needs none"
+                f"search: {self.name} with the metric {settings.metric} needs a file of text pairs to evaluate "
+                "candidates; name one, or set metric = 'agreement', which needs none"
             )
         if len(settings.pair) != 2:
             raise ValueError(
                 f"pair: {self.name} needs the columns of both texts in the search and test sets, but got "
-                f"{', '.join(settings.pair) or 'none'}; name both"
+                f"{list(settings.pair)}; name both columns"
             )
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
@@ -218,12 +207,8 @@ class Embedding(TaskKind):
         return text_settings(Path(teacher)).lower_case
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the squared error of the embeddings plus a multiple of the squared error of their similarities.
 
         The similarities are those of all pairs of texts in the batch. Both errors are relative to the mean squared
@@ -289,12 +274,8 @@ class OwnWidthEmbedding(Embedding):
         return replace(form, own_width=True)
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return a multiple of the squared error of the similarities within a batch, as in `Embedding.divergence`.
 
         The embeddings themselves are not compared, even if they are as wide as the teacher's. The loss is therefore
@@ -315,7 +296,7 @@ class OwnWidthEmbedding(Embedding):
         )
 
 
-def _similarity_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def _similarity_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean squared error of the dot products between the embeddings of a batch.
 
     Before they are compared, all dot products are divided by the mean squared length of the teacher's embeddings. The

@@ -23,7 +23,7 @@ from nas.tasks.metric import Metric, is_custom
 from nas.tasks.numbering import Head
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 """The `problem_type` of a classifier, as transformers defines it."""
@@ -43,44 +43,27 @@ _MANY_LABELS = 8
 class TaskSettings(Protocol):
     """The settings of a study's `[task]` that a kind of task depends on."""
 
-    @property
-    def metric(self) -> str:
-        """The name of the metric, or `module:function` for a user-defined one."""
+    metric: str
+    """The name of the metric, or `module:function` for a user-defined one."""
+    positive: str | None
+    """The class for which f1, precision, recall or roc_auc is computed. None if the study sets no class."""
+    label: str | tuple[str, ...]
+    """The name of the label column, or the names of several label columns."""
+    threshold: float | Literal["search"] | None
+    """The smallest probability at which a label applies.
 
-    @property
-    def positive(self) -> str | None:
-        """The class for which f1, precision, recall or roc_auc is computed. None if the study sets no class."""
-
-    @property
-    def label(self) -> str | tuple[str, ...]:
-        """The name of the label column, or the names of several label columns."""
-
-    @property
-    def threshold(self) -> float | str | None:
-        """The smallest probability at which a label applies.
-
-        `search` stands for the thresholds that score best on the search set. None if the study sets no threshold.
-        """
-
-    @property
-    def text(self) -> tuple[str, ...]:
-        """The names of the text columns: one column, or two for text pairs."""
-
-    @property
-    def query(self) -> str | None:
-        """The name of the column that identifies each row's query. None if the first text column identifies it."""
-
-    @property
-    def search(self) -> str | None:
-        """The file or split of the search set. None if the search set is held out of the training rows."""
-
-    @property
-    def pair(self) -> tuple[str, ...]:
-        """The names of the two columns of the search and test sets that hold the texts of each pair."""
-
-    @property
-    def output_width(self) -> OutputWidth:
-        """The width of a network's outputs. Only kinds with `TaskKind.has_output_width` use this setting."""
+    `search` stands for the thresholds that score best on the search set. None if the study sets no threshold.
+    """
+    text: tuple[str, ...]
+    """The names of the text columns: one column, or two for text pairs."""
+    query: str | None
+    """The name of the column that identifies each row's query. None if the first text column identifies it."""
+    search: str | None
+    """The file or split of the search set. None if the search set is held out of the training rows."""
+    pair: tuple[str, ...]
+    """The names of the two columns of the search and test sets that hold the texts of each pair."""
+    output_width: OutputWidth
+    """The width of a network's outputs. Only kinds with `TaskKind.has_output_width` use this setting."""
 
 
 @dataclass(frozen=True)
@@ -173,41 +156,52 @@ class TaskKind(ABC):
         if settings.metric not in self.metrics:
             self._check_custom_metric(settings)
         if settings.positive is not None and settings.metric not in self.single_class_metrics:
-            reason = (
-                f"only {', '.join(self.single_class_metrics)} can be computed for a single class"
-                if self.single_class_metrics
-                else f"no metric of {self.name} is computed for a single class"
-            )
+            if not self.single_class_metrics:
+                raise ValueError(
+                    f"positive: must not be set if the kind is {self.name}, because none of its metrics is computed "
+                    f"for a single class, but got {settings.positive!r}; remove positive"
+                )
+            *others, last = self.single_class_metrics
             raise ValueError(
-                f"positive: {reason}, but the metric is {settings.metric!r}; remove positive"
-                + (", or set another metric" if self.single_class_metrics else "")
+                f"positive: only {', '.join(others)} and {last} can be computed for a single class, but the metric is "
+                f"{settings.metric!r}; remove positive, or set another metric"
             )
         if not isinstance(settings.label, str) and not self.several_columns:
             raise ValueError(
-                f"label: {self.name} has one column of labels, but got {', '.join(settings.label)}; name one, or set "
+                f"label: {self.name} needs one column of labels, but got {list(settings.label)}; name one, or set "
                 "kind = 'multi_label' if each column is one label"
             )
         if settings.threshold is not None and not self.has_thresholds:
-            raise ValueError(f"threshold: {self.name} has no threshold, but got {settings.threshold!r}; remove it")
+            raise ValueError(
+                f"threshold: must not be set if the kind is {self.name}, which has no thresholds, but got "
+                f"{settings.threshold!r}; remove threshold"
+            )
         if settings.query is not None and not self.judges_groups:
-            raise ValueError(f"query: {self.name} evaluates each row separately, but got {settings.query!r}; remove it")
+            raise ValueError(
+                f"query: must not be set if the kind is {self.name}, which evaluates each row separately, but got "
+                f"{settings.query!r}; remove query"
+            )
         self.check_evaluation(settings)
         if self.needs_pairs and len(settings.text) != 2:
             raise ValueError(
-                f"text: {self.name} needs two columns of texts, but got {', '.join(settings.text)}; name both"
+                f"text: {self.name} needs two columns of texts, but got {list(settings.text)}; name both columns"
             )
         if self.has_words and len(settings.text) != 1:
             raise ValueError(
-                f"text: {self.name} needs one column with lists of words, but got {', '.join(settings.text)}; name one"
+                f"text: {self.name} needs one column with lists of words, but got {list(settings.text)}; name one "
+                "column"
             )
 
     def _check_custom_metric(self, settings: TaskSettings) -> None:
         """Raise `ValueError` unless the metric is a user-defined function and the kind supports such functions."""
-        remedy = f"use {', '.join(self.metrics)}" + (", or module:function" if self.takes_custom_metrics else "")
+        function = ", or a function as module:function" if self.takes_custom_metrics else ""
+        remedy = f"use one of {', '.join(self.metrics)}{function}"
         if not is_custom(settings.metric):
             raise ValueError(f"metric: {settings.metric!r} is not a metric of {self.name}; {remedy}")
         if not self.takes_custom_metrics:
-            raise ValueError(f"metric: {self.name} does not support functions such as {settings.metric!r}; {remedy}")
+            raise ValueError(
+                f"metric: {self.name} does not support user-defined metrics such as {settings.metric!r}; {remedy}"
+            )
         self.metric(settings)
 
     def proposed_metric(self, names: Sequence[str]) -> str:
@@ -230,7 +224,7 @@ class TaskKind(ABC):
             if value:
                 raise ValueError(
                     f"{key}: must not be set if the kind is {self.name}, because the search set is held out of the "
-                    f"training rows, but got {value!r}; remove {key}"
+                    f"training rows, but got {list(value) if isinstance(value, tuple) else value!r}; remove {key}"
                 )
 
     def group_column(self, settings: TaskSettings) -> str | None:
@@ -310,12 +304,8 @@ class TaskKind(ABC):
 
     @abstractmethod
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the distillation loss between the logits of student and teacher: a scalar, averaged over texts.
 
         Logits have the shape (texts, outputs). If each token has a label, logits have the shape (texts, tokens,

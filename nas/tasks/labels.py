@@ -151,9 +151,9 @@ def targets_of(column: LabelColumn) -> list[float]:
     spacing, deviation = float(np.spacing(np.float32(np.abs(numbers).max()))), float(np.std(numbers))
     if len(numbers) > 1 and deviation < _LEAST_STEPS * spacing:
         raise DataError(
-            f"{column.place}: targets must differ by more than a network's outputs can (float32), but their standard "
-            f"deviation is {deviation:.3g} and outputs of this size are multiples of {spacing:.3g}; subtract a "
-            "constant from all targets"
+            f"{column.place}: targets must differ by much more than the precision of a network's outputs (float32), "
+            f"but their standard deviation is {deviation:.3g} and the precision at this size is {spacing:.3g}; "
+            "subtract a constant from all targets"
         )
     return numbers
 
@@ -169,7 +169,7 @@ def _finite_numbers(column: LabelColumn) -> list[float]:
         has_comma = isinstance(values[bad_row], str) and NUMBER.fullmatch(values[bad_row].strip().replace(",", "."))
         remedy = "write a decimal point instead of the comma" if has_comma else "correct the column"
         raise DataError(
-            f"{column.place}: regression needs a number in every row, but row {bad_row} (counted from 0) "
+            f"{column.place}: every row must hold a finite number, but row {bad_row} (counted from 0) "
             f"holds {shown(values[bad_row])}; {remedy}"
         )
     return numbers
@@ -235,7 +235,7 @@ def class_names(column: LabelColumn, classes: Sequence[str], kind: str = "classi
     if not 2 <= len(names) <= MOST_CLASSES:
         shown = f" ({names[0]!r})" if len(names) == 1 else ""
         raise DataError(
-            f"{column.place}: {kind} needs 2 to {MOST_CLASSES} classes, but there are {len(names)}{shown}; choose a "
+            f"{column.place}: {kind} needs 2 to {MOST_CLASSES} classes, but found {len(names)}{shown}; choose a "
             f"column with 2 to {MOST_CLASSES} distinct labels{hint}"
         )
     return tuple(names)

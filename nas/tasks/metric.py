@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ search or test set, a negative number means that the row belongs to every group.
 belong to every query. `REFERENCE` holds the labels for the metric if they differ from the labels for training."""
 IGNORED = -100
 """The label of a token that has no tag and is not evaluated. Transformers uses the same value."""
-EVALUATED_SET = "The evaluated set (search.examples, search.least_tokens)"
+EVALUATED_SET = "The part of the search set that search.examples and search.least_tokens select"
 """The name, in messages, of the part of the search set on which candidates are evaluated."""
 
 
@@ -50,14 +50,15 @@ class Metric(ABC):
     """The value of `task.metric` that selects this metric."""
     label: str = ""
     """The name in tables and messages. By default, it is the same as `name`."""
+    note: ClassVar[str] = ""
+    """An explanation of the score for the report and the model card. Empty if the name of the metric suffices."""
+    size_word: ClassVar[str] = "texts"
+    """The plural noun for the items that `size` counts."""
+    judges_groups: ClassVar[bool] = False
+    """Whether the score is a mean over groups of texts, such as the group of all passages of a query."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name)
-
-    @property
-    def note(self) -> str:
-        """An explanation of the score for the report and the model card. Empty if the name of the metric suffices."""
-        return ""
 
     @property
     def is_share(self) -> bool:
@@ -73,11 +74,6 @@ class Metric(ABC):
     def least_size(self) -> int:
         """The smallest number of items, as returned by `size`, for which the metric is defined."""
         return 1
-
-    @property
-    def size_word(self) -> str:
-        """The plural noun for the items that `size` counts."""
-        return "texts"
 
     def size(self, labels: np.ndarray) -> int:
         """Return the number of items that are scored: texts, pairs, or groups of texts."""
@@ -102,12 +98,12 @@ class Metric(ABC):
         """
         return [self.score(logits[rows], labels[rows]) for rows in draws]
 
-    @abstractmethod
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         """Return the discrete answers, such as class numbers, that follow from the logits, one row per text.
 
         Return None if the outputs are numbers. `labels` is used only to find the tokens that are evaluated.
         """
+        return None
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the predictions that a user-defined metric compares with the labels, one row per text.
@@ -124,11 +120,6 @@ class Metric(ABC):
         Only metrics with `is_share` support this method.
         """
         raise NotImplementedError(f"{self.name} is not a share of right answers")
-
-    @property
-    def judges_groups(self) -> bool:
-        """Whether the score is a mean over groups of texts, such as the group of all passages of a query."""
-        return False
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the score of each group, with the shape (groups,). Only metrics with `judges_groups` support this."""
@@ -210,5 +201,5 @@ class Metric(ABC):
         if (size := self.size(labels)) < self.least_size:
             raise DataError(
                 f"{set_name} needs at least {self.least_size} {self.size_word} for {self.name}, but has {size}; give "
-                "more"
+                f"more {self.size_word}"
             )

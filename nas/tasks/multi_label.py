@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import DataError, shown
-from nas.tasks.custom_metric import custom_metric
+from nas.tasks.custom_metric import CustomMetric, custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, any_of
-from nas.tasks.labels import LabelColumn, file_by_file, log_odds, multi_hot_width, names_in_lists, refuse_missing
+from nas.tasks.labels import (
+    LabelColumn,
+    file_by_file,
+    first_names,
+    log_odds,
+    multi_hot_width,
+    names_in_lists,
+    refuse_missing,
+)
 from nas.tasks.metric import Metric, is_custom
 from nas.tasks.numbering import Head, Numbering, notes_on, number_lists, numbering
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 THRESHOLD = 0.5
 """The smallest probability at which a label applies, unless the study sets a different threshold."""
@@ -60,12 +68,12 @@ class LabelMetric(Metric):
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
         """Return the metric with thresholds. Missing ones are chosen for the best F1 on `logits` and `labels`.
 
-        `f1_micro` gets a single threshold. Every other metric gets one threshold per label.
+        `f1_macro` and `average_precision` get one threshold per label. Every other metric gets a single threshold.
         """
         if self.thresholds is not None:
             return self
         label_probabilities, is_actual = probabilities(logits), labels.astype(bool)
-        if self.name == "f1_micro":
+        if self.name not in ("f1_macro", "average_precision"):
             return replace(self, thresholds=(best_threshold(label_probabilities.ravel(), is_actual.ravel()),))
         thresholds = (
             best_threshold(label_probabilities[:, number], is_actual[:, number]) for number in range(labels.shape[1])
@@ -114,6 +122,11 @@ class LabelMetric(Metric):
         logits = np.full((len(labels), outputs), -_CERTAIN_LOGIT)
         logits[rows, (label_numbers + shift) % outputs] = _CERTAIN_LOGIT
         return logits
+
+
+@dataclass(frozen=True)
+class CustomLabelMetric(CustomMetric, LabelMetric):
+    """A user-defined function of the predicted sets of labels."""
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -185,11 +198,11 @@ class MultiLabel(TaskKind):
     )
 
     def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
-        name = self.metrics[0] if is_custom(settings.metric) else settings.metric
-        label = "average precision" if name == "average_precision" else name
-        fixed = None if isinstance(settings.threshold, str) else (settings.threshold or THRESHOLD,)
-        label_metric = LabelMetric(name, label, fixed)
-        return custom_metric(settings.metric, label_metric) if is_custom(settings.metric) else label_metric
+        thresholds = None if isinstance(settings.threshold, str) else (settings.threshold or THRESHOLD,)
+        if is_custom(settings.metric):
+            return custom_metric(settings.metric, CustomLabelMetric, thresholds=thresholds)
+        label = "average precision" if settings.metric == "average_precision" else settings.metric
+        return LabelMetric(settings.metric, label, thresholds)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
         if len(train) > 1:
@@ -222,19 +235,15 @@ class MultiLabel(TaskKind):
         return {name: int(count) for name, count in zip(names, sums, strict=True)}
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the Kullback-Leibler divergence of the probabilities that labels apply.
 
         The divergence is summed over labels and averaged over texts.
         """
         from torch.nn.functional import logsigmoid
 
-        def term(sign: float) -> torch.Tensor:
+        def term(sign: float) -> Tensor:
             student_log, teacher_log = logsigmoid(sign * student.float()), logsigmoid(sign * teacher.float())
             return teacher_log.exp() * (teacher_log - student_log)
 
@@ -255,7 +264,8 @@ class MultiLabel(TaskKind):
 def _check_rows_differ(column: LabelColumn, rows: Sequence[Sequence[str]]) -> None:
     """Raise `DataError` if all rows of the training data have the same labels."""
     if len(rows) > 1 and len(set(map(frozenset, rows))) == 1:
-        labels = f"the labels {', '.join(map(repr, rows[0]))}" if rows[0] else "no label"
+        noun = "label" if len(set(rows[0])) == 1 else "labels"
+        labels = f"the {noun} {first_names(list(dict.fromkeys(rows[0])))}" if rows[0] else "no label"
         raise DataError(
             f"{column.place}: all {len(rows)} rows have {labels}, so there is nothing to learn; give rows with "
             "different labels"
@@ -302,8 +312,8 @@ def _read_applies(column: LabelColumn) -> list[float | None]:
     if None in values:
         bad_row = values.index(None)
         raise DataError(
-            f"{column.place}: must hold 0 or 1 (or false or true) in every row, because the column is one "
-            f"label, but row {bad_row} (counted from 0) holds {shown(column.values[bad_row])}; write 0 or 1 there"
+            f"{column.place}: must hold 0 or 1 (or false or true) in every row, because the column stands for "
+            f"one label, but row {bad_row} (counted from 0) holds {shown(column.values[bad_row])}; write 0 or 1 there"
         )
     return values
 

@@ -22,29 +22,14 @@ NDCG = f"ndcg_cut_{CUTOFF}"
 class QueryMetric(Metric):
     """A metric that is the mean over all queries with a relevant passage. Subclasses define `group_scores`."""
 
-    @property
-    def needs_float32(self) -> bool:
-        """Always true, because two passages may differ by less than bf16 can represent."""
-        return True
-
-    @property
-    def judges_groups(self) -> bool:
-        return True
-
-    @property
-    def least_size(self) -> int:
-        return 2
-
-    @property
-    def size_word(self) -> str:
-        return "queries with a relevant passage"
+    size_word = "queries with a relevant passage"
+    judges_groups = True
+    needs_float32 = True  # two passages may differ by less than bf16 can represent
+    least_size = 2
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         scores = self.group_scores(logits, labels)
         return float(scores.mean()) if len(scores) else 0.0
-
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        return None
 
 
 def trec_eval(

@@ -21,7 +21,7 @@ from nas.tasks.numbering import Head, check_one_output
 from nas.tasks.query_metric import CUTOFF, NDCG, QueryMetric, trec_eval
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 _TREC_EVAL_NAMES = {"ndcg@10": NDCG, "mrr@10": "recip_rank", "map": "map"}
 """The names of the metrics in trec_eval, keyed by their names in `nas`."""
@@ -52,9 +52,9 @@ class RankingMetric(QueryMetric):
         different = set(zip(records[GROUP].tolist(), grades.tolist(), strict=True))
         if len(different) == self.size(labels):
             raise DataError(
-                f"{set_name} needs queries whose passages differ in relevance, because otherwise {self.name} is the "
-                "same for every ranking, but has none; name the column that identifies queries in task.query, or give "
-                "relevant and irrelevant passages for the same query"
+                f"{set_name} has no query whose passages differ in relevance, so {self.name} is the same for every "
+                "ranking; name the column that identifies queries in task.query, or give relevant and irrelevant "
+                "passages for the same query"
             )
 
     def group_scores(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -172,12 +172,8 @@ class Ranking(TaskKind):
         return log_odds(labels)
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the mean squared error of the scores. If `groups` is set, add a term for the order within queries.
 
         This term is twice the variance of the errors within each query. It equals the mean squared error of the score
@@ -265,7 +261,7 @@ def grades_of(column: LabelColumn) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def _group_means(errors: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+def _group_means(errors: Tensor, groups: Tensor) -> Tensor:
     """For each text, return the mean error of the text's group. The result has the shape (texts, outputs)."""
     import torch
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.tasks.custom_metric import custom_metric
+from nas.tasks.custom_metric import CustomMetric, custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
 from nas.tasks.labels import LabelColumn, targets_of
 from nas.tasks.metric import Metric, is_custom
 from nas.tasks.numbering import Head, check_one_output
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 def correlation(name: str, first: np.ndarray, second: np.ndarray) -> float:
@@ -39,20 +39,12 @@ class Correlation(Metric):
     Labels are numbers on the scale of the data, with the shape (texts,).
     """
 
-    @property
-    def needs_float32(self) -> bool:
-        return True
-
-    @property
-    def least_size(self) -> int:
-        return 2
+    needs_float32 = True
+    least_size = 2
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         self.check_size(labels)
         return correlation(self.name, logits[:, 0], labels)
-
-    def answers(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        return None
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         scores: np.ndarray = logits[:, 0]
@@ -66,6 +58,11 @@ class Correlation(Metric):
 
     def assumption(self, share: float) -> str:
         return f"a correlation of {share:g}"
+
+
+@dataclass(frozen=True)
+class CustomNumberMetric(CustomMetric, Correlation):
+    """A user-defined function of the predicted numbers."""
 
 
 class Regression(TaskKind):
@@ -83,7 +80,7 @@ class Regression(TaskKind):
 
     def metric(self, settings: TaskSettings, names: Sequence[str] = ()) -> Metric:
         if is_custom(settings.metric):
-            return custom_metric(settings.metric, Correlation(self.metrics[0]))
+            return custom_metric(settings.metric, CustomNumberMetric)
         return Correlation(settings.metric)
 
     def read(self, train: Sequence[LabelColumn], test: Sequence[LabelColumn], head: Head | None) -> TaskLabels:
@@ -99,12 +96,8 @@ class Regression(TaskKind):
         return problem_of(problem_type, outputs) == self.problem_type and outputs == 1
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the mean squared difference between the outputs of a network and of its teacher.
 
         The outputs are standardised during training.

@@ -34,12 +34,10 @@ class RetrievalMetric(QueryMetric):
     treated as not relevant.
     """
 
-    @property
-    def note(self) -> str:
-        return (
-            "For ndcg@10, all passages of a set are ranked by the cosine similarity of their embeddings and that of "
-            "the query. The search set may contain the same passages as the test set, with other queries."
-        )
+    note = (
+        "For ndcg@10, all passages of a set are ranked by the cosine similarity of their embeddings and that of the "
+        "query. The search set may contain the same passages as the test set, with other queries."
+    )
 
     def size(self, labels: np.ndarray) -> int:
         return len(_scored_rows(labels))

@@ -21,7 +21,7 @@ from nas.tasks.metric import IGNORED, Metric
 from nas.tasks.numbering import Head, notes_on, number_lists
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 _OUTSIDE_TAG = "O"
 _PREFIXED = re.compile(r"[A-Za-z][-_].")
@@ -196,8 +196,8 @@ class Tagging(TaskKind):
             return TagMetric("accuracy", "accuracy of words", tuple(names))
         if (odd_tag := _first_tag_not_iob2(names)) is not None:
             raise DataError(
-                f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; name "
-                "tags like this in the data (as strings or a ClassLabel) or in the teacher's config.json, or set "
+                f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; use "
+                "IOB2 tags in the data (as strings or a ClassLabel) or in the teacher's config.json, or set "
                 "metric = 'accuracy'"
             )
         return TagMetric("span_f1", "span F1", tuple(names))
@@ -254,12 +254,8 @@ class Tagging(TaskKind):
         return super().counts(list(chain.from_iterable(labels)), names)
 
     def divergence(
-        self,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        groups: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, student: Tensor, teacher: Tensor, groups: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the Kullback-Leibler divergence of tag probabilities.
 
         The divergence is first averaged over the tokens of each text, and then over texts.

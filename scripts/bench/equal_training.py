@@ -35,7 +35,7 @@ from rich.console import Console
 
 from nas.architecture import Architecture, Layer
 from nas.budget import Budget
-from nas.errors import NasError
+from nas.errors import NasError, counted
 from nas.evaluate import Evaluator
 from nas.files import digest, read_json, write_json
 from nas.model import CompactBert
@@ -205,7 +205,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 for name, row in read_json(file, NasError).items():
                     rows_of_budget.setdefault(budget.name, {}).setdefault(name, []).append(row)
     for budget_name, rows in rows_of_budget.items():
-        title = f"{study.name}, {budget_name}: {len(arguments.seeds)} seed(s)"
+        title = f"{study.name}, {budget_name}: {counted(len(arguments.seeds), 'seed')}"
         columns = ("", "search set", "test set", "steps", "architectures")
         table = common.table(title, *columns, left=("architectures",))
         for name, seed_rows in sorted(rows.items(), key=lambda item: -fmean(row["test"] for row in item[1])):

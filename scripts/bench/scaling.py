@@ -228,7 +228,7 @@ def _arguments() -> argparse.Namespace:
         "--quality", type=int, default=800, help="evaluations per search in the comparison of accuracies"
     )
     parser.add_argument("--seeds", type=int, default=3, help="number of searches in the comparison of accuracies")
-    parser.add_argument("--picture", type=Path, help="path of an SVG of the rates to write")
+    parser.add_argument("--picture", type=Path, help="path of an SVG file to which the chart of rates is written")
     return parser.parse_args()
 
 

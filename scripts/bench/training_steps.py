@@ -17,7 +17,6 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
-from transformers.trainer_callback import PrinterCallback
 
 from nas.data import TaskData
 from nas.model.stock import from_stock
@@ -105,7 +104,6 @@ class _Clock(TrainerCallback):
 def timed(trainer: Trainer) -> float:
     """Run the trainer to the end and return the seconds per step."""
     clock = _Clock()
-    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(clock)
     trainer.train()
     return (clock.ended - clock.began) / trainer.state.global_step

@@ -172,8 +172,8 @@ def test_a_method_that_suits_no_size_is_refused():
         ("attention", "low_rank(12)", "16 even with num_attention_heads 4; change"),  # 24 and 32 are suitable
         ("feed_forward", "low_rank(14)", "16 even with intermediate_size 64; change"),
         ("embedding", "low_rank(20)", "16; change"),
-        ("embedding", "low_rank(25)", "16 or 24; change"),
-        ("attention", "sparse(0.1)+int8", "16 or 24 or 32 even with"),  # its bits take more than its zeros save
+        ("embedding", "low_rank(25)", "16 and 24; change"),
+        ("attention", "sparse(0.1)+int8", "16, 24 and 32 even with"),  # its bits take more than its zeros save
     ],
 )
 def test_the_hidden_sizes_that_a_method_does_not_suit_are_named(block, choice, sizes):

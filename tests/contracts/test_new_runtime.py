@@ -40,9 +40,9 @@ def device():
     ("settings", "message"),
     [
         ({"processor": "cuda"}, "reference is supported only on the cpu"),
-        ({"number_format": "bfloat16"}, "reference on cpu supports float32, but got 'bfloat16'"),
+        ({"number_format": "bfloat16"}, "reference on cpu supports only float32, but got 'bfloat16'"),
         ({"compiled": True}, "only torch compiles networks, but the runtime is 'reference'"),
-        ({"where": "elsewhere"}, "is measured with onnxruntime, but got 'reference'"),
+        ({"where": "elsewhere"}, "runtime: must be onnxruntime if where = 'elsewhere', but got 'reference'"),
         ({"runtime": "tflite"}, "'onnxruntime', 'torch', 'openvino' or 'reference'"),
     ],
 )

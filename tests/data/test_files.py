@@ -119,7 +119,7 @@ def _as_bytes(content):
         ("a.csv", "text,label\na,0\n".encode("utf-16-le"), "line 1: .* seems to be UTF-16; save the file as UTF-8"),
         ("a.csv", "text,label\na,0".encode("utf-16") + b"\n", "line 2: is not UTF-16 text"),
         ("a.csv", 'text,label\na,0\n"b\nc",d,e\n', r"line 3: row 1 \(counted from 0\) has 3 cells, .* names 2 columns"),
-        ("a.csv", "text,label\na,0\nb\n", r"line 3: row 1 \(counted from 0\) has 1 cells, .* names 2 columns"),
+        ("a.csv", "text,label\na,0\nb\n", r"line 3: row 1 \(counted from 0\) has 1 cell, .* names 2 columns"),
         ("a.csv", 'text,label\na,0\n"b" c,0\n', "line 3: the row that begins here is not valid CSV"),
         ("a.csv", 'text,label\na,0\n"b,0\nc,0\n', "line 3: the row that begins here is not valid CSV"),
         ("a.csv", "", "is empty; give a file with a header"),
@@ -137,15 +137,15 @@ def _as_bytes(content):
         ("a.jsonl", '{"text": "a", "label": true}\n{"text": "b", "label": 1}', "a boolean, True, but row 1"),
         ("a.jsonl", '{"text": "a"}\n', "no column 'label'; use one of text"),
         ("a.parquet", "no parquet", "cannot be read as Parquet: .*; write the file again"),
-        ("a.csv", b"\x1f\x8b\x08\0\0\0\0\0text", r"is compressed with gzip, which .* as \.csv; decompress it"),
+        ("a.csv", b"\x1f\x8b\x08\0\0\0\0\0text", r"is compressed with gzip, so it .* as \.csv; decompress it"),
         ("a.jsonl", b"\x28\xb5\x2f\xfd\0\0", "is compressed with zstd"),
         ("a.csv", b"PK\x03\x04\x14\0", "is a ZIP archive or an Excel file"),
-        ("a.csv", b"PAR1\x15\x04", r"is a Parquet file, which cannot be read as \.csv; rename it"),
+        ("a.csv", b"PAR1\x15\x04", r"is a Parquet file, so it cannot be read as \.csv; rename it"),
         ("a.jsonl", '{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y", 1]}', r"row 1 .* \['y', 1\]; use"),
         ("a.jsonl", '{"text": "a", "label": ["x"]}\n{"text": "b", "label": [1]}', r"row 1 .* \[1\]; use one type"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "' + "x" * 999 + '"}', r"x\.\.\.; use one type"),
         ("a.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "is a Git LFS pointer"),
-        ("a.tsv", "text\tlabel", r"must end in \.parquet, \.csv, \.jsonl; convert it"),
+        ("a.tsv", "text\tlabel", r"must end in \.parquet, \.csv or \.jsonl; convert the file"),
     ],
 )  # fmt: skip
 def test_an_error_names_the_file_and_the_place_in_it(tmp_path, name, content, message):
@@ -210,7 +210,7 @@ def test_malformed_descriptions_of_columns_are_ignored(tmp_path, metadata):
 def test_a_parquet_column_of_texts_with_invalid_utf_8_is_refused(tmp_path):
     broken = pyarrow.array([b"a", b"\xff"]).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": broken}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"column 'text': .*Invalid UTF8 .*index 1; write it as UTF-8"):
+    with pytest.raises(DataError, match=r"column 'text': .*Invalid UTF8 .*index 1; write the column as UTF-8"):
         read_rows(str(tmp_path / "a.parquet"))
 
 

@@ -84,7 +84,7 @@ def test_two_files_are_read_like_one_file_with_all_rows(tmp_path, kind):
 BAD_ROWS = {
     "a missing text": ("classification", "text", None, "column 'text' must hold texts, but row 3 holds None"),
     "a missing label": ("classification", "label", None, r"column 'label': row 3 .* has no label \(1 of 80 rows"),
-    "not a number": ("regression", "label", "high", "column 'label': regression needs .* row 3 .* holds 'high'"),
+    "not a number": ("regression", "label", "high", "column 'label': every row must .* row 3 .* holds 'high'"),
     "no tags": ("tagging", "tags", None, "column 'tags': row 3 .* has no label"),
     "too many tags": ("tagging", "tags", ["O"] * 40, "row 3 .* must have one tag per word"),
     "no query": ("ranking", "question_id", None, "column 'question_id' .* row 3 holds None"),
@@ -218,7 +218,7 @@ def test_outputs_of_a_teacher_are_read_from_all_files(study):
 
 REFUSED = {
     "no file": ([], "task.train"),
-    "one file twice": (["a.csv", "b.csv", "a.csv"], "task.train.*'a.csv' occurs twice; remove one"),
+    "one file twice": (["a.csv", "b.csv", "a.csv"], "task.train.*'a.csv' occurs more than once; remove one"),
     "the test set": (["a.csv", "test.parquet"], "test: must differ from train, but both are 'test.parquet'"),
     "not a data file": (["a.csv", "b.txt"], "train: a data file must end in .*, but got 'b.txt'"),
     "the built-in task": (["embedded", "b.csv"], "train: a data file must end in .*, but got 'embedded'"),

@@ -26,7 +26,7 @@ from nas.errors import ExportError
 from nas.export.artefact import INFER_FILE, ONNX_FILE, write_artefact
 from nas.export.infer import Classifier, probabilities
 from nas.export.infer import answers as answers_of
-from nas.export.standalone import MODELING_FILE, modeling_source
+from nas.export.standalone import MODELING_FILE, _CopiedCode, modeling_source
 from nas.model.stock import fits_stock, from_stock
 from nas.pipeline.plan import plan
 from nas.runtimes.runner import onnx_session
@@ -252,6 +252,13 @@ def test_a_name_with_two_definitions_is_refused(config, monkeypatch):
     with pytest.raises(ExportError, match="'_TABLE_LEVELS': a name may have only one meaning in an export"):
         modeling_source(config.with_architecture(replace(config.architecture, embedding="coarse")))
     compression.cache_clear()
+
+
+def test_the_message_about_a_name_with_two_origins_names_modules():
+    copied = _CopiedCode({}, "sequence_classifier")
+    copied.imports["nn"] = ("torch", "nn")
+    with pytest.raises(ExportError, match=r"'nn': a name .* comes from torch\.nn and from own\.layers; rename one"):
+        copied._record(copied.definitions, "nn", "own.layers")
 
 
 def test_a_compression_method_may_import_from_its_own_package(config, monkeypatch, tmp_path):

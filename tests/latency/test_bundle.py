@@ -131,7 +131,7 @@ BAD = {
     "a network in two groups": (GOOD | {"groups": GOOD["groups"] * 2}, "once, but 'teacher' is repeated"),
     "a length missing": (
         _changed(samples_ms=GOOD["groups"][0]["samples_ms"] | {"export": [[1.0]]}),
-        "2 lengths expected",
+        "samples of 2 sequence lengths, and equally many of each",
     ),
     "negative time": (_changed(samples_ms={"export": [[-1.0], [2.0]], "teacher": [[1.0], [1.0]]}), "greater than"),
     "not a number": (_changed(samples_ms={"export": [["1"], [2.0]], "teacher": [[1.0], [1.0]]}), "valid number"),

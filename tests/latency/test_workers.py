@@ -84,7 +84,7 @@ def test_a_worker_waits_for_a_lost_node_and_measures_again(cluster, supernet_wei
         cluster.add_node(**NODE)  # in the main thread, because Ray sets signal handlers
         found = waiting.result(timeout=120)
     assert sum(map(len, found["samples_ms"]["model"])) >= 8
-    assert "its node or process was lost" in messages
+    assert "its node or process was lost" in messages and f"offers the resource '{DEVICE.name}'" in messages
 
 
 @pytest.mark.slow

@@ -138,10 +138,13 @@ _QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda found: {name: found[name] for name in found if name != _QUERY}, [f"has no {_QUERY} of the 53 weights"]),
+        (
+            lambda found: {name: found[name] for name in found if name != _QUERY},
+            [f"lacks {_QUERY}, one of the 53 weights"],
+        ),
         (
             lambda found: {name: found[name] for name in found if ".layer.2." not in name},
-            ["has no bert.encoder.layer.2.attention.output.LayerNorm.bias and 15 more of the 53 weights"],
+            ["lacks bert.encoder.layer.2.attention.output.LayerNorm.bias and 15 more of the 53 weights"],
         ),
         (lambda found: {"classifier.weight": found["classifier.weight"]}, ["no bert.embeddings.word_embeddings"]),
         (
@@ -164,7 +167,7 @@ _QUERY = "bert.encoder.layer.1.attention.self.query.weight"
                 for name, value in found.items()
                 for part in ("query.base_layer.weight", "query.lora_A.default.weight")
             },
-            ["has no bert.encoder.layer.0.attention.self.query.weight and 2 more", "merge the adapter"],
+            ["lacks bert.encoder.layer.0.attention.self.query.weight and 2 more", "merge the adapter"],
         ),
         (
             lambda found: found | {"bert.encoder.layer.0.attention.self.query.lora_A.weight": torch.ones(4, 32)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -13,11 +14,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nas.architecture import Architecture, Layer
 from nas.errors import ExportError, TeacherError
-from nas.form import OUTPUT_NAMES
+from nas.form import OUTPUT_NAMES, Readout
 from nas.graph import GraphBuilder
 from nas.model import CompactBert
 from nas.model.modeling import READOUTS
-from nas.model.onnx import _READOUTS as ONNX_READOUTS
 from nas.model.onnx import to_onnx
 from nas.model.sizes import MB, count_parameters, stored_mb
 from nas.model.stock import AUTO_CLASSES, compact_config, fits_stock, from_stock, shape_of, to_stock
@@ -49,8 +49,8 @@ def test_a_network_compiles_to_a_single_graph(config, name, batch):
         assert_same(compiled(**batch).logits, model(**batch).logits)
 
 
-def test_every_readout_has_a_torch_and_an_onnx_form():
-    assert READOUTS.keys() == ONNX_READOUTS.keys() == {"first", "mean", "every"}
+def test_every_readout_and_every_network_type_is_defined():
+    assert READOUTS.keys() == set(get_args(Readout))
     assert AUTO_CLASSES.keys() == OUTPUT_NAMES.keys() == {"sequence_classifier", "token_classifier", "encoder"}
 
 

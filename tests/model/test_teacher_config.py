@@ -78,7 +78,7 @@ def test_numbers_of_other_types_are_converted(written, name, value, expected):
         ("id2label", {"0": "bad", "2": "good"}, "0, 1, 2 and so on"),
         ("id2label", {"first": "bad"}, "0, 1, 2 and so on"),
         ("id2label", "bad", "0, 1, 2 and so on"),
-        ("model_type", ..., "but got null; add it"),
+        ("model_type", ..., "but got null; set it"),
     ],
 )
 def test_invalid_values_are_refused_in_one_line(written, name, value, rule):
@@ -150,5 +150,22 @@ def test_a_file_that_is_not_a_json_object_is_refused(tmp_path, text):
 
 def test_an_adapter_without_its_model_is_refused_with_the_advice_to_merge_it(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(TeacherError, match=r"has no config\.json; merge the adapter"):
+    with pytest.raises(
+        TeacherError, match=r"has no config\.json; merge the adapter .*, or give the folder or hub id of"
+    ):
+        read_config(str(tmp_path))
+
+
+def test_the_message_about_a_missing_configuration_names_the_subfolder_that_holds_a_model(tmp_path):
+    """It may be a checkpoint of the Trainer or, with a `modules.json`, an encoder of sentence-transformers."""
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(
+        TeacherError, match=r"has no config\.json; give the subfolder 0, or give the folder or hub id of"
+    ):
+        read_config(str(tmp_path))
+    (tmp_path / "modules.json").write_text("[]")
+    with pytest.raises(
+        TeacherError, match=r"; move the files of the subfolder 0 into this folder, and correct modules"
+    ):
         read_config(str(tmp_path))

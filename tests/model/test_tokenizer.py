@@ -178,7 +178,8 @@ def test_a_text_with_the_token_that_a_roberta_skips_in_counting_positions_is_ref
     config, tokenizer = read_config(str(tmp_path)), load_tokenizer(tmp_path)
     check_tokenizer(tokenizer, str(tmp_path), config)
     check_ids(tokenizer(TEXT)["input_ids"], tokenizer, str(tmp_path), config)
-    with pytest.raises(TeacherError, match=r"skips token 1, .* contain that token, '\[UNK\]'; set pad_token_id .* 0"):
+    message = r"RoBERTa models skip .* token 1, .* contain this token, '\[UNK\]'; set pad_token_id .* 0"
+    with pytest.raises(TeacherError, match=message):
         check_ids(tokenizer("w1 unknown")["input_ids"], tokenizer, str(tmp_path), config)
 
 

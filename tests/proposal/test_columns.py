@@ -235,7 +235,7 @@ LAYOUTS = {
     ),
     "texts of single words": (
         lambda i: {"text": f"{RNG.choice(WORDS)}{i}", "notes": text(), "label": i % 2},
-        "text may hold the texts",
+        "'text' may hold the texts",
         "label",
         CLASSES,
     ),

@@ -272,7 +272,7 @@ def test_stopped_candidates_and_uniform_networks_have_marks_of_their_own():
     assert _count(page, "candidate raced") == 1 and "estimated after 40 texts" in page
     assert _count(page, "uniform") == 1 and _count(page, "teacher-dot") == 1
     assert "+3.5 points" in page, "0.80 for the candidate and 0.765 for the uniform network"
-    assert "layer 2: 4 heads, 64 int8" in page, "the tooltip describes the architecture in words"
+    assert "layer 2: 4 heads, feed-forward 64 int8" in page, "the tooltip describes the architecture in words"
 
 
 def test_predicted_latencies_are_not_called_measured():

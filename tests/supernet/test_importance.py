@@ -10,6 +10,7 @@ from tiny import TEACHERS
 from tolerance import assert_same, slack
 
 from nas.model import CompactBert
+from nas.model.axes import Axis
 from nas.supernet.importance import magnitude, measure_importance, reorder
 
 KINDS = pytest.mark.parametrize("teacher_kind", TEACHERS)
@@ -31,9 +32,9 @@ def test_reordering_puts_the_most_important_units_first_and_does_not_change_the_
     with torch.no_grad():
         assert_same(supernet_weights(**batch).logits, before)
     again = measure_importance(supernet_weights, labelled)
-    for scores in (again.hidden, again.pooled, *again.heads, *again.neurons):
+    for scores in again.values():
         assert torch.all(scores[:-1] >= scores[1:] - slack(scores))
-    assert not torch.equal(importance.hidden, again.hidden)
+    assert not torch.equal(importance[Axis.HIDDEN, None], again[Axis.HIDDEN, None])
 
 
 def test_measuring_importance_keeps_no_states_in_memory(supernet_weights, labelled):
@@ -50,8 +51,8 @@ def test_every_text_has_the_same_weight_in_batches_of_different_sizes(supernet_w
     parts = [{name: value[rows] for name, value in whole.items()} for rows in (slice(0, 4), slice(4, 5))]
     together, apart = measure_importance(supernet_weights, [whole]), measure_importance(supernet_weights, parts)
     # The scores are relative to the size of the first batch.
-    assert_same(apart.hidden * 4, together.hidden * 5)
-    assert_same(apart.neurons[0] * 4, together.neurons[0] * 5)
+    for units in ((Axis.HIDDEN, None), (Axis.NEURONS, 0)):
+        assert_same(apart[units] * 4, together[units] * 5)
 
 
 def test_units_without_effect_have_no_importance(supernet_weights, labelled):
@@ -61,8 +62,9 @@ def test_units_without_effect_have_no_importance(supernet_weights, labelled):
         layer.output.dense.weight[:, 5] = 0.0
         layer.attention.output.dense.weight[:, 2 * head_size : 3 * head_size] = 0.0
     importance = measure_importance(supernet_weights, labelled)
-    assert importance.neurons[1][5] == 0.0 and (importance.neurons[1] == 0.0).sum() == 1
-    assert importance.heads[1][2] == 0.0 and (importance.heads[1] == 0.0).sum() == 1
+    neurons, heads = importance[Axis.NEURONS, 1], importance[Axis.HEADS, 1]
+    assert neurons[5] == 0.0 and (neurons == 0.0).sum() == 1
+    assert heads[2] == 0.0 and (heads == 0.0).sum() == 1
 
 
 def test_importance_estimates_the_change_of_the_loss_when_a_neuron_is_removed(config, batch, labelled):
@@ -75,7 +77,7 @@ def test_importance_estimates_the_change_of_the_loss_when_a_neuron_is_removed(co
         before = model(**one).loss
         model.layers[2].output.dense.weight[:, 7] = 0.0
         change = (model(**one).loss - before).abs()
-    assert importance.neurons[2][7].item() == pytest.approx(change.item(), rel=0.1, abs=1e-7)
+    assert importance[Axis.NEURONS, 2][7].item() == pytest.approx(change.item(), rel=0.1, abs=1e-7)
 
 
 @KINDS
@@ -99,10 +101,10 @@ def test_magnitude_is_the_sum_of_squares_of_the_weights_that_read_or_write_a_uni
     heads[1, 1] = 3072.0  # 3 x 8 x 32 weights of 1 and 8 x 32 weights of 3
     hidden = torch.full((32,), 100.25 if gate is None else 104.25)  # the same weights, divided among 32 units
     hidden[5] += 32.0
-    assert torch.equal(torch.stack(scores.neurons), neurons)
-    assert torch.equal(torch.stack(scores.heads), heads)
-    assert torch.equal(scores.hidden, hidden)
-    assert torch.equal(scores.pooled, torch.ones(32))
+    assert torch.equal(torch.stack([scores[Axis.NEURONS, layer] for layer in range(3)]), neurons)
+    assert torch.equal(torch.stack([scores[Axis.HEADS, layer] for layer in range(3)]), heads)
+    assert torch.equal(scores[Axis.HIDDEN, None], hidden)
+    assert torch.equal(scores[Axis.POOLED, None], torch.ones(32))
 
 
 @KINDS
@@ -112,4 +114,5 @@ def test_reordering_by_magnitude_puts_the_largest_units_first_and_does_not_chang
         reorder(supernet_weights, magnitude(supernet_weights))
         assert_same(supernet_weights(**batch).logits, before)
     again = magnitude(supernet_weights)
-    assert all(torch.all(part[:-1] >= part[1:] - slack(part)) for part in (again.hidden, *again.heads))
+    parts = [scores for (axis, _), scores in again.items() if axis in (Axis.HIDDEN, Axis.HEADS)]
+    assert all(torch.all(part[:-1] >= part[1:] - slack(part)) for part in parts)

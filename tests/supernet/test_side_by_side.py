@@ -95,7 +95,7 @@ def test_a_step_of_several_threads_has_the_gradients_of_one_thread(supernet_weig
         trainer, model = _distillation(supernet_weights, space, data, tmp_path, random_subnets=3)
         assert len(trainer.work_of_threads(dict(batch))) == count
         with trainer.threads():
-            loss = trainer.gradients(model, dict(batch), None)
+            loss = trainer.gradients(dict(batch))
         return loss, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
     (loss, expected), (other, found) = gradients(1), gradients(4)

@@ -10,8 +10,8 @@ from tiny import make_rows, make_teacher, make_tokenizer
 from transformers import DataCollatorWithPadding
 
 from nas.supernet import speed
-from nas.supernet.checkpoints import SafeTrainer
 from nas.supernet.loops import Schedule, training_arguments
+from nas.supernet.side_by_side import SideBySideTrainer
 from nas.supernet.speed import seconds_per_step
 
 
@@ -27,7 +27,7 @@ def trainer(tmp_path):
     torch.manual_seed(0)
     model = make_teacher()
     arguments = training_arguments(model.config, tmp_path, Schedule(1e-3, 4, steps=8), 0)
-    return SafeTrainer(
+    return SideBySideTrainer(
         model=model,
         args=arguments,
         train_dataset=type(rows).from_dict(data),

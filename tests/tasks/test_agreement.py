@@ -217,7 +217,7 @@ def test_nas_init_proposes_agreement_if_only_texts_are_given(tmp_path, nas, monk
     _, error = nas("init", tmp_path / "other", *given, "--kind", "embedding", "--metric", "spearman", code=2)
     assert "--search: must be given" in error and "none is needed with --metric agreement" in error
     _, error = nas("init", tmp_path / "other", *given, "--metric", "agreement", "--label", "text", code=2)
-    assert "label: agreement compares networks with the teacher" in error
+    assert "label: must not be set if the metric is agreement" in error
 
 
 def test_unlabelled_texts_of_a_hub_data_set_need_the_metric(tmp_path, nas, monkeypatch):
@@ -225,12 +225,14 @@ def test_unlabelled_texts_of_a_hub_data_set_need_the_metric(tmp_path, nas, monke
     write_agreement_study(tmp_path)
     given = ["--teacher", str(tmp_path / "teacher"), "--hub", "someone/texts", "--train", "train", "--test", "test"]
     printed, _ = nas("init", tmp_path / "mine", *given, "--text", "text", "--metric", "agreement")
-    assert "not inspected: someone/texts; text: text; label: none (embedding)" in printed
+    assert "data set: someone/texts (not inspected); text: text; label: none (embedding)" in printed
     assert Study.load(tmp_path / "mine").task.evaluated_on == "texts"
 
 
 def test_a_study_that_names_labels_for_agreement_is_refused(tmp_path):
     study = write_agreement_study(tmp_path)
     study.write_text(study.read_text().replace('metric = "agreement"', 'metric = "agreement"\nlabel = "text"'))
-    with pytest.raises(StudyError, match=r"task: label: agreement compares .* but got 'text'; remove it"):
+    with pytest.raises(
+        StudyError, match=r"task.label: must not be set if the metric is agreement.* but got 'text'; remove label"
+    ):
         Study.load(study)

@@ -102,7 +102,7 @@ def test_a_study_file_cannot_make_other_code_run(tiny_study, monkeypatch, name, 
 
 @pytest.mark.parametrize("kind", ["tagging", "ranking", "embedding"])
 def test_kinds_without_one_prediction_per_text_refuse_functions(kind):
-    with pytest.raises(ValueError, match=f"metric: {kind} does not support functions such as 'a:b'; use "):
+    with pytest.raises(ValueError, match=f"metric: {kind} does not support user-defined metrics such as 'a:b'; use "):
         task_kind(kind).check(_settings("a:b"))
 
 

@@ -26,7 +26,8 @@ from tiny import (
 from tolerance import assert_same
 from transformers import AutoModel
 
-from nas.data import read_paired, truth_of
+from nas.data import truth_of
+from nas.data.pairs import read_paired
 from nas.errors import DataError, StudyError, TeacherError
 from nas.evaluate.spread import standard_error
 from nas.export.infer import Classifier, answers
@@ -128,10 +129,16 @@ def test_a_file_with_the_same_content_as_another_set_is_refused(tmp_path, copied
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"search": None}, "search: embedding needs a file of text pairs .* or set metric = 'agreement', which needs"),
-        ({"metric": "agreement"}, "search: agreement is measured on texts held out of the training texts, but got 's"),
-        ({"metric": "agreement", "search": None}, "pair: agreement is measured on texts held out"),
-        ({"metric": "agreement", "search": None, "pair": ()}, "label: agreement compares .*, but got 'score'; remove"),
+        (
+            {"search": None},
+            "search: embedding .* needs a file of text pairs .* or set metric = 'agreement', which needs",
+        ),
+        ({"metric": "agreement"}, "search: must not be set .* held out of the training texts, but got 's"),
+        ({"metric": "agreement", "search": None}, "pair: must not be set .* is measured on texts held out"),
+        (
+            {"metric": "agreement", "search": None, "pair": ()},
+            "label: .* compares networks .*, but got 'score'; remove label",
+        ),
         ({"pair": ("a",)}, "pair: embedding needs the columns of both texts"),
         ({"text": ("a", "b")}, "text: embedding learns from single texts"),
         ({"metric": "accuracy"}, "'accuracy' is not a metric of embedding"),
@@ -149,7 +156,11 @@ def test_settings_that_do_not_suit_embeddings_are_refused(changes, message):
     ("old", "new", "message"),
     [
         ('model = "./teacher"', 'model = "./teacher"\nfine_tune = {}', "teacher.fine_tune: the teacher of a task of"),
-        ("[supernet]", '[student]\nmodel = "./teacher"\n\n[supernet]', "student: embeddings lie in the space"),
+        (
+            "[supernet]",
+            '[student]\nmodel = "./teacher"\n\n[supernet]',
+            "student: a task of kind .embedding. cannot have a student",
+        ),
     ],
 )
 def test_fine_tuning_and_a_student_are_refused(tmp_path, old, new, message):
@@ -241,7 +252,16 @@ def test_a_folder_without_modules_means_mean_pooling_as_in_sentence_transformers
             ),
             "must be in the folder itself, but is in '0_Transformer'; move the files",
         ),
-        (lambda folder: (folder / "modules.json").write_text("{"), "not valid JSON"),
+        (
+            lambda folder: (folder / "modules.json").write_text("{"),
+            "is not valid JSON; copy or download the file again",
+        ),
+        (
+            lambda folder: (folder / "1_Pooling" / "config.json").unlink(),
+            "1_Pooling/config.json: no such file; copy or download the encoder again",
+        ),
+        (lambda folder: write_json(folder / "1_Pooling" / "config.json", ["mean"]), "must hold a JSON object"),
+        (lambda folder: write_json(folder / "modules.json", []), "must list Transformer, .* but lists no module; give"),
         (lambda folder: write_json(folder / "modules.json", {"a": 1}), "must be a list of modules"),
         (
             lambda folder: write_json(

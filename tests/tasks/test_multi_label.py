@@ -67,6 +67,8 @@ def test_lists_of_the_labels_0_and_1_are_not_mistaken_for_a_0_or_1_for_each_labe
 def test_training_data_whose_rows_all_have_the_same_labels_is_refused():
     with pytest.raises(DataError, match=r"column 'labels': all 2 rows have the labels 'a', 'b', so there is nothing"):
         read([["a", "b"], ["b", "a"]])
+    with pytest.raises(DataError, match="column 'labels': all 2 rows have the label 'b', so there is nothing"):
+        read([[1], [1]], classes=("a", "b"))
     columns = [LabelColumn("a.csv", name, [0, 0, 0]) for name in ("toxic", "insult")]
     with pytest.raises(DataError, match="column 'toxic': all 3 rows have no label, so there is nothing to learn"):
         KIND.read(columns, columns, None)
@@ -97,7 +99,7 @@ def test_labels_get_the_numbers_of_the_teacher():
         (
             [["a"], []],
             None,
-            r"multi_label needs 2 to 1000 classes, but there are 1 \('a'\); choose a column with 2 to 1000 distinct "
+            r"multi_label needs 2 to 1000 classes, but found 1 \('a'\); choose a column with 2 to 1000 distinct "
             r"labels$",
         ),
     ],
@@ -144,17 +146,18 @@ def test_a_column_for_each_label_must_contain_0_or_1():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "accuracy"}, "not a metric of multi_label; use f1_micro, f1_macro, average_precision"),
+        ({"metric": "accuracy"}, "not a metric of multi_label; use one of f1_micro, f1_macro, average_precision"),
         ({"threshold": 1.0}, "threshold"),
         ({"threshold": "best"}, "threshold"),
-        ({"label": ["a", "a"]}, "label: must name distinct columns"),
+        ({"label": ["a", "a"]}, "label: must name distinct columns, .*; name each column once"),
+        ({"label": []}, r"label: must name at least one column, but got \[\]; name the label column"),
         (
             {"kind": "classification", "metric": "accuracy", "label": ["a", "b"]},
-            "has one column of labels, but got a, b",
+            r"needs one column of labels, but got \['a', 'b'\]",
         ),
         (
             {"kind": "regression", "metric": "pearson", "threshold": 0.3},
-            "threshold: regression has no threshold, but got 0.3",
+            "threshold: must not be set if the kind is regression, which has no thresholds, but got 0.3",
         ),
     ],
 )

@@ -221,7 +221,7 @@ DAMAGE = {
     "activation between": (
         "EmbeddingGemma",
         settings(activation_function="torch.nn.modules.activation.ReLU"),
-        "2_Dense.*only the last may have an activation_function other than .* but this is .*ReLU; give another",
+        "2_Dense.*only the last may have an activation_function other than .* but this one has .*ReLU; give another",
     ),
     "pickled": (
         "LaBSE",

@@ -107,12 +107,18 @@ def test_a_teacher_with_several_outputs_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "accuracy"}, "'accuracy' is not a metric of ranking; use ndcg@10, mrr@10, map"),
-        ({"text": ("answer",)}, "text: ranking needs two columns of texts, but got answer; name both"),
+        ({"metric": "accuracy"}, "'accuracy' is not a metric of ranking; use one of ndcg@10, mrr@10, map"),
+        ({"text": ("answer",)}, "text: ranking needs two columns of texts, but got .'answer'.; name both columns"),
         ({"query": "label"}, "query: must not be the label column"),
-        ({"holdout": {"size": 9, "by": "row"}}, "holds out whole groups of rows, by 'question_id', but got 'row'"),
-        ({"threshold": 0.5}, "threshold: ranking has no threshold"),
-        ({"kind": "classification", "metric": "f1"}, "query: classification evaluates each row separately, but got"),
+        (
+            {"holdout": {"size": 9, "by": "row"}},
+            "rows with the same 'question_id' are held out together, but got 'row'",
+        ),
+        ({"threshold": 0.5}, "threshold: must not be set if the kind is ranking"),
+        (
+            {"kind": "classification", "metric": "f1"},
+            "query: .* classification, which evaluates each row separately, but got",
+        ),
     ],
 )
 def test_settings_that_do_not_suit_ranking_are_refused(changes, message):
@@ -164,7 +170,9 @@ def test_identifiers_that_differ_only_in_case_are_different_queries(tmp_path):
 def test_a_set_in_which_every_ranking_scores_the_same_is_refused(metric):
     asked = RankingMetric(metric)
     for grades, groups in (([1, 1, 0], [0, 1, 2]), ([1, 1, 2, 2, 0], [0, 0, 1, 1, 2])):
-        with pytest.raises(DataError, match=r"queries whose passages differ in relevance, .* task.query"):
+        with pytest.raises(
+            DataError, match=r"The test set has no query whose passages differ in relevance, .* task.query"
+        ):
             asked.check_size(in_groups(np.array(grades), np.array(groups)), "The test set")
     asked.check_size(in_groups(np.array([1, 0, 1]), np.array([0, 0, 1])))
     graded = in_groups(np.array([1, 2, 1]), np.array([0, 0, 1]))

@@ -78,7 +78,7 @@ def test_tags_are_names_whole_numbers_or_numbers_with_declared_names():
         ([["O", None]], "the list in row 0 .* holds None"),
         ([["O"], ["B-x", -100]], "the list in row 1 .* holds -100, which marks tokens .*; write the tags of words"),
         ([[0, 1], [-100, 0]], "the list in row 1 .* holds -100"),
-        ([["O"], ["O"]], r"tagging needs 2 to 1000 classes, but there are 1 \('O'\)"),
+        ([["O"], ["O"]], r"tagging needs 2 to 1000 classes, but found 1 \('O'\)"),
     ],
 )
 def test_invalid_lists_of_tags_are_refused(tags, message):
@@ -214,14 +214,18 @@ def test_texts_that_are_not_lists_of_words_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"span_f1"', '"f1"', "'f1' is not a metric of tagging; use span_f1, accuracy"),
-        ('["words"]', '["words", "more"]', "text: tagging needs one column with lists of words, but got words, more"),
+        ('"span_f1"', '"f1"', "'f1' is not a metric of tagging; use one of span_f1, accuracy"),
+        (
+            '["words"]',
+            '["words", "more"]',
+            "text: tagging needs one column with lists of words, but got .'words', 'more'",
+        ),
         ("max_length", 'label = ["a", "b"]\nmax_length', "label"),
-        ("max_length", "threshold = 0.4\nmax_length", "threshold: tagging has no threshold"),
+        ("max_length", "threshold = 0.4\nmax_length", "threshold: must not be set if the kind is tagging"),
         (
             "[teacher]",
             '[student]\nmodel = "./teacher"\n\n[teacher]',
-            "student: a different tokenizer may split words",
+            "student: a task of kind 'tagging' cannot have a student, because a different tokenizer may split words",
         ),
     ],
 )
@@ -338,9 +342,9 @@ def test_nas_init_keeps_a_tagging_teacher_and_needs_options_for_ambiguous_column
     _, error = init(tmp_path, nas, code=2)
     assert "several columns hold tags of words: give --label with one of tags, parts" in error
     _, error = init(tmp_path, nas, "--text", "text", "--label", "tags", code=2)
-    assert "--text text: must be a column of lists with a word for each tag of 'tags'; use words" in error
+    assert "--text text: must be a column of lists with a word for each tag of 'tags'; use 'words'" in error
     _, error = init(tmp_path, nas, "--label", "tags", "--kind", "multi_label", code=2)
-    assert "tags: a multi_label task cannot have lists of tags" in error
+    assert "--label tags: a task of kind multi_label cannot have lists of tags" in error
     init(tmp_path, nas, "--label", "tags")
 
 

@@ -25,7 +25,7 @@ def family_of(model_type: str) -> Family:
     if model_type not in FAMILIES:
         *others, last = FAMILIES
         raise TeacherError(
-            f"teacher: model_type must be {', '.join(others)} or {last}, but got {model_type!r}; "
+            f"teacher.model: model_type must be {', '.join(others)} or {last}, but got {model_type!r}; "
             "give a checkpoint of one of these families"
         )
     return FAMILIES[model_type]
