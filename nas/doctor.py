@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from nas.errors import DeviceError, NasError
+from nas.errors import NasError
 
 if TYPE_CHECKING:
     from nas.device import Device
@@ -122,15 +122,20 @@ def _runtimes() -> Iterator[Finding]:
         yield Finding("runtimes", name, "note" if problem else "ok", problem or _runtime_details(device))
 
 
+def _problem(check: Callable[[], object], start: str = "") -> str:
+    """Return the message of the `NasError` that a check raises, without `start`, or an empty string if it passes."""
+    try:
+        check()
+    except NasError as problem:
+        return str(problem).removeprefix(start)
+    return ""
+
+
 def _runtime_problem(device: Device) -> str:
     """Return the reason why latency cannot be measured on a device, or an empty string if it can be measured."""
     from nas.runtimes import check_runtime
 
-    try:
-        check_runtime(device)
-    except DeviceError as problem:
-        return str(problem).removeprefix(f"devices.{device.name}: ")
-    return ""
+    return _problem(partial(check_runtime, device), f"devices.{device.name}: ")
 
 
 def _runtime_details(device: Device) -> str:
@@ -205,11 +210,7 @@ def _cluster_problem(setting: str) -> str:
     """Connect to the Ray cluster. Return the reason if the connection fails, or an empty string if it succeeds."""
     from nas.cluster import connect
 
-    try:
-        connect(os.environ.get("RAY_ADDRESS", "auto"), setting)
-    except NasError as problem:
-        return str(problem).removeprefix(f"{setting}: ")
-    return ""
+    return _problem(partial(connect, os.environ.get("RAY_ADDRESS", "auto"), setting), f"{setting}: ")
 
 
 def _study_findings(study: Study) -> Iterator[Finding]:
@@ -259,11 +260,8 @@ def _rows(study: Study) -> Iterator[Finding]:
 
 def _run_check(name: str, detail: str, check: Callable[[], None]) -> Finding:
     """Run a check. Return a finding with `detail` if the check passes, or with its error message if it fails."""
-    try:
-        check()
-    except NasError as problem:
-        return Finding("study", name, "missing", str(problem))
-    return Finding("study", name, "ok", detail)
+    problem = _problem(check)
+    return Finding("study", name, "missing" if problem else "ok", problem or detail)
 
 
 def _search_findings(study: Study) -> Iterator[Finding]:

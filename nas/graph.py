@@ -12,7 +12,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -25,6 +25,7 @@ OPSET = 20
 
 
 Shape = tuple[int | str | None, ...]
+T = TypeVar("T")
 
 
 class GraphBuilder:
@@ -40,9 +41,8 @@ class GraphBuilder:
         self._constants: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
-        self._quantised: dict[str, tuple[str, str, str]] = dict(outer._quantised) if outer else {}
         self._constant_names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._computed: dict[Hashable, str] = dict(outer._computed) if outer else {}
+        self._computed: dict[Hashable, Any] = dict(outer._computed) if outer else {}
         self._node_numbers: Iterator[int] = outer._node_numbers if outer else itertools.count()
 
     def input(self, name: str, kind: int, shape: Shape) -> str:
@@ -88,8 +88,11 @@ class GraphBuilder:
         order = self.add("Mul", self.add("CumSum", mask, self.constant(np.array(0))), mask)
         return self.add("Reshape", self.add("Gather", nonzero, order), self.constant(np.array(value.shape)))
 
-    def once(self, key: Hashable, write: Callable[[], str]) -> str:
-        """Return the name of the value that `write` adds to the graph. For each `key`, `write` is called only once."""
+    def once(self, key: Hashable, write: Callable[[], T]) -> T:
+        """Return the name or names that `write` returns after it has added values to the graph.
+
+        For each `key`, `write` is called only once.
+        """
         if key not in self._computed:
             self._computed[key] = write()
         return self._computed[key]
@@ -128,15 +131,12 @@ class GraphBuilder:
         """Add a node that converts a value to 32-bit floating point, and return the name of the converted value."""
         return self.add("Cast", value, to=TensorProto.FLOAT)
 
-    def quantise_dynamically(self, value: str) -> tuple[str, str, str]:
+    def quantise_dynamically(self, value: str) -> list[str]:
         """Add a node that quantises a value to 8 bits. Return the names of the result, its scale and its zero point.
 
         Each value is quantised only once, even if several layers read it.
         """
-        if value not in self._quantised:
-            integers, scale, zero_point = self.add_many("DynamicQuantizeLinear", 3, value)
-            self._quantised[value] = (integers, scale, zero_point)
-        return self._quantised[value]
+        return self.once(("dynamic", value), lambda: self.add_many("DynamicQuantizeLinear", 3, value))
 
     def quantise_statically(self, value: str, scale: np.ndarray, zero_point: np.ndarray) -> str:
         """Add nodes that round a value to the 256 levels `scale` * (n - `zero_point`), with n from 0 to 255.

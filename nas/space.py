@@ -25,6 +25,8 @@ from nas.errors import SearchSpaceError, shown
 from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
 T = TypeVar("T")
+_SIZE_NAMES: dict[Block, str] = {"attention": "num_attention_heads", "feed_forward": "intermediate_size"}
+"""The dimension that holds the sizes of each block of a layer."""
 _MANY_ROWS = 10_000
 """A stand-in for the number of rows of an embedding table. The real number depends on the teacher and is also large."""
 
@@ -164,11 +166,10 @@ class SearchSpace(Settings):
             usable = {choice for _, choice in self.options(block)}
             for name in getattr(self.compression, block):
                 if name not in usable:
-                    key = "num_attention_heads" if block == "attention" else "intermediate_size"
+                    key = _SIZE_NAMES[block]
                     largest = getattr(self.dimensions, key)[-1]
-                    raise _unsuitable_error(
-                        block, name, self._unsuited_hidden_sizes(block, largest, name), f" even with {key} {largest}"
-                    )
+                    unsuited = self._unsuited_hidden_sizes(block, largest, name)
+                    raise _unsuitable_error(block, name, unsuited, f" even with {key} {largest}")
         for name in self.compression.embedding:
             unsuited = [
                 hidden for hidden in self.dimensions.hidden_size if not compression(name).suits(_MANY_ROWS, hidden)
@@ -307,24 +308,21 @@ class SearchSpace(Settings):
 
         Methods that give the block no weights of its own, such as `share` and `skip`, have size 0, but come last.
         """
-        return self.attention_options if block == "attention" else self.feed_forward_options
+        return self._options[block]
 
     @cached_property
-    def attention_options(self) -> tuple[tuple[int, str], ...]:
-        """The options (number of heads, compression method) of an attention block."""
-        return self._options("attention", self.dimensions.num_attention_heads)
-
-    @cached_property
-    def feed_forward_options(self) -> tuple[tuple[int, str], ...]:
-        """The options (intermediate size, compression method) of a feed-forward block."""
-        return self._options("feed_forward", self.dimensions.intermediate_size)
-
-    def _options(self, block: Block, sizes: tuple[int, ...]) -> tuple[tuple[int, str], ...]:
-        choices = getattr(self.compression, block)
-        with_weights = [choice for choice in choices if compression(choice).weights == "own"]
-        options = product(sizes, with_weights)
-        suitable = ((size, choice) for size, choice in options if not self._unsuited_hidden_sizes(block, size, choice))
-        return (*suitable, *((0, choice) for choice in choices if choice not in with_weights))
+    def _options(self) -> dict[Block, tuple[tuple[int, str], ...]]:
+        options_by_block: dict[Block, tuple[tuple[int, str], ...]] = {}
+        for block in LAYER_BLOCKS:
+            choices, sizes = getattr(self.compression, block), getattr(self.dimensions, _SIZE_NAMES[block])
+            with_weights = [choice for choice in choices if compression(choice).weights == "own"]
+            suitable = (
+                (size, choice)
+                for size, choice in product(sizes, with_weights)
+                if not self._unsuited_hidden_sizes(block, size, choice)
+            )
+            options_by_block[block] = (*suitable, *((0, choice) for choice in choices if choice not in with_weights))
+        return options_by_block
 
     def _unsuited_hidden_sizes(self, block: Block, size: int, name: str) -> list[int]:
         """Return the hidden sizes at which a method does not suit a block of this size; see `Compression.suits`."""
@@ -359,7 +357,7 @@ class SearchSpace(Settings):
         layers = list(architecture.layers)
         for number, layer in enumerate(layers):
             if all(weights(layer, block) == "none" for block in LAYER_BLOCKS):
-                layers[number] = layer.with_option("feed_forward", self.feed_forward_options[0])
+                layers[number] = layer.with_option("feed_forward", self.options("feed_forward")[0])
             for block in LAYER_BLOCKS:
                 if weights(layer, block) != "below":
                     continue
@@ -386,22 +384,17 @@ class SearchSpace(Settings):
                 return rng.choice(values)
             return values[sum(rng.random() < size for _ in range(len(values) - 1))]
 
-        def option(block: Block, sizes: Sequence[int]) -> tuple[int, str]:
+        def option(block: Block) -> tuple[int, str]:
+            sizes = getattr(self.dimensions, _SIZE_NAMES[block])
             is_optional = any(not number for number, _ in self.options(block))
             size_drawn = draw([0, *sizes] if is_optional else sizes)
             return rng.choice([option for option in self.options(block) if option[0] == size_drawn])
 
-        dimensions = self.dimensions
         drawn = Architecture(
-            hidden_size=draw(dimensions.hidden_size),
+            hidden_size=draw(self.dimensions.hidden_size),
             embedding=rng.choice(self.compression.embedding),
             layers=tuple(
-                self.layer(
-                    source,
-                    option("attention", dimensions.num_attention_heads),
-                    option("feed_forward", dimensions.intermediate_size),
-                    rng.choice(self.keep_options),
-                )
+                self.layer(source, option("attention"), option("feed_forward"), rng.choice(self.keep_options))
                 for source in draw(self.layer_sets)
             ),
             exit_threshold=rng.choice(self.exit_options),

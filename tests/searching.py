@@ -31,10 +31,10 @@ def write_search(folder: Path) -> Path:
         for choice in ("none", "int8"):
             table[f"ends/{hidden}/{choice}"] = {"128": 0.1 * scale}
         for first_only in ("", "first_"):
-            for heads, choice in space.attention_options:
+            for heads, choice in space.options("attention"):
                 cost = scale * heads * (0.1 if choice == "none" else 0.06)
                 table[f"{first_only}attention/{hidden}/{heads}/{choice}"] = {"128": cost}
-            for size, choice in space.feed_forward_options:
+            for size, choice in space.options("feed_forward"):
                 cost = scale * size * (0.01 if choice == "none" else 0.006)
                 table[f"{first_only}feed_forward/{hidden}/{size}/{choice}"] = {"128": cost}
     error = {"mape": 0.02, "worst": 0.05, "kendall_tau": 0.98, "networks": 24}

@@ -23,7 +23,9 @@ from transformers import logging as transformers_logging
 
 from nas.model import CompactBertConfig
 from nas.model.stock import compact_config, from_stock
+from nas.pipeline import Run
 from nas.space import SearchSpace
+from nas.study import Study
 from nas.supernet import SupernetWeights, sampling
 
 torch.set_num_threads(1)
@@ -104,6 +106,12 @@ def tiny_study(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def run(tiny_study: Path, tmp_path: Path) -> Run:
+    """A run of the tiny study, without any result."""
+    return Run.of(Study.load(tiny_study), tmp_path / "runs")
+
+
+@pytest.fixture
 def simulated_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute latencies from the sizes of files, instead of measuring them."""
     simulated.install(monkeypatch)
@@ -157,20 +165,21 @@ def searched_study(_shared_finished_run: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
-def nas(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Run `nas` in this process. Return the exit code, standard output and standard error."""
+def nas(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
+    """Run `nas` in this process, and check its exit code. Return standard output and standard error."""
     from nas import cli
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["nas", *arguments])
+    def call(*arguments: object, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr("sys.argv", ["nas", *map(str, arguments)])
         capsys.readouterr()
+        found = 0
         try:
             cli.main()
-            code = 0
         except SystemExit as stop:
-            code = int(stop.code or 0)
+            found = int(stop.code or 0)
         captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        assert found == code, captured.err
+        return captured.out, captured.err
 
     return call
 

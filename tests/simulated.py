@@ -24,7 +24,10 @@ import pytest
 import nas.latency.measure  # noqa: F401
 from nas.device import Device
 from nas.latency import workers
+from nas.pipeline import Run, export
+from nas.pipeline.reports import report
 from nas.runtimes import runner
+from nas.study import Study
 
 RUN = "import simulated; simulated.install(); from nas.cli import main; main()"
 """A program like `nas`, with simulated times."""
@@ -67,6 +70,15 @@ def times() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         install(patch)
         yield
+
+
+def finished_run(study: Path) -> Run:
+    """Return a run of a study file, in `runs` next to it, after exporting its networks and writing its report."""
+    run = Run.of(Study.load(study), study.parent / "runs")
+    with times():
+        export(run)
+        report(run)
+    return run
 
 
 def install(patch: pytest.MonkeyPatch | None = None) -> None:

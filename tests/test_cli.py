@@ -47,16 +47,14 @@ def test_brackets_in_the_name_of_a_space_are_not_interpreted_as_markup(nas, tiny
     space = shipped_spaces()["tiny"].read_text().replace('name = "tiny"', 'name = "a [/b] [v2]"')
     (tiny_study.parent / "mine.toml").write_text(space)
     tiny_study.write_text(tiny_study.read_text().replace('name = "tiny"', 'name = "mine.toml"'))
-    code, output, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    output, _ = nas("check", tiny_study, "--runs", tmp_path / "runs")
     assert "search space: a [/b] [v2], 295,704 architectures" in output
 
 
 def test_search_prints_the_number_of_candidates_with_each_outcome(nas, tiny_study, tmp_path, monkeypatch):
     state = SimpleNamespace(outcomes={"evaluated": 12, "repeated": 3, "over_budget": 4, "lost": 0})
     monkeypatch.setattr("nas.pipeline.search_candidates", lambda run: state)
-    code, output, error = nas("search", str(tiny_study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    output, _ = nas("search", tiny_study, "--runs", tmp_path / "runs")
     assert output == "candidates: 12 evaluated, 3 repeated, 4 over budget, 0 lost\n"
 
 
@@ -88,7 +86,7 @@ def test_system_errors_are_one_line_with_and_without_a_file_name(nas, monkeypatc
         (FileNotFoundError(2, "nothing there", "a.toml"), "error: a.toml: nothing there; correct the path\n"),
     ):
         monkeypatch.setattr("nas.study.Study.load", lambda *arguments, problem=problem: (_ for _ in ()).throw(problem))
-        assert nas("check", "quickstart") == (2, "", line)
+        assert nas("check", "quickstart", code=2) == ("", line)
 
 
 def test_a_closed_pipe_ends_a_command_without_an_error_message(searched_study):

@@ -45,8 +45,8 @@ def profile(space):
     keys = [f"ends/{hidden}/{choice}" for hidden in (16, 24, 32) for choice in ("none", "int8")]
     for hidden in (16, 24, 32):
         for form in ("", "first_"):
-            keys += [f"{form}attention/{hidden}/{heads}/{choice}" for heads, choice in space.attention_options]
-            keys += [f"{form}feed_forward/{hidden}/{size}/{choice}" for size, choice in space.feed_forward_options]
+            keys += [f"{form}attention/{hidden}/{heads}/{choice}" for heads, choice in space.options("attention")]
+            keys += [f"{form}feed_forward/{hidden}/{size}/{choice}" for size, choice in space.options("feed_forward")]
     table = {key: {"128": 0.1 + 0.001 * number} for number, key in enumerate(keys)}
     return Profile(Device(name="cpu"), {}, table, Fit(0.05, 1.1, 1.1), (1.0,), None, {"p50_ms": 1.0}, 0.1, {})
 

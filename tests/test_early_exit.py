@@ -1,4 +1,4 @@
-"""Networks with early exits: training, evaluation, export and measurement."""
+"""Networks with early exits: settings, training, evaluation, export and measurement."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import make_rows, make_tokenizer, mixed_space, prepare
+from tiny import make_rows, make_tokenizer, mixed_space, prepare, write_label_study, write_rank_study, write_tag_study
 from tolerance import assert_same
 
 from nas.budget import Budget
 from nas.device import Device
+from nas.errors import StudyError
 from nas.evaluate.accuracy import Evaluator
 from nas.export.artefact import ONNX_FILE, write_artefact
 from nas.latency.exits import at_each_depth, measure_with_exits
@@ -20,7 +21,7 @@ from nas.model.modeling import first_confident
 from nas.model.stock import from_stock
 from nas.runtimes.runner import onnx_session
 from nas.space import SearchSpace, shipped_spaces
-from nas.study import Task
+from nas.study import Study, Task
 from nas.supernet import BertSupernet, SupernetWeights
 from nas.supernet.distillation import Knowledge, LossWeights, distillation_loss
 from nas.tasks import ClassMetric, task_kind
@@ -176,8 +177,30 @@ def test_a_threshold_that_two_classes_always_reach_is_refused(nas, tiny_study, t
     (tiny_study.parent / "early.toml").write_text(text.replace("[0, 1]]", "[0, 1]]\nexit_threshold = [0.5, 0.9]"))
     study = tiny_study.read_text().replace("sequence_length = 32", 'sequence_length = "task"')
     tiny_study.write_text(study.replace('name = "tiny"', 'name = "early.toml"'))
-    code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
-    assert code == 2 and "exit_threshold must be above 1/2" in error and "0.5; raise it" in error
+    _, error = nas("train", tiny_study, "--runs", tmp_path / "runs", code=2)
+    assert "exit_threshold must be above 1/2" in error and "0.5; raise it" in error
+
+
+@pytest.mark.parametrize(
+    ("write", "dimension", "message"),
+    [
+        (write_label_study, "exit_threshold = [0.8]", "has early exits .* but a text may have several labels"),
+        (
+            write_rank_study,
+            "exit_threshold = [0.8]",
+            "exits .* but the scores of a query's passages are compared",
+        ),
+        (write_tag_study, "exit_threshold = [0.8]", "each word of a text has its own tag"),
+        (write_tag_study, "keep_tokens = [4]", "needs all tokens"),
+    ],
+)
+def test_early_exits_and_dropped_tokens_are_refused_for_other_kinds_of_task(write, dimension, message, tmp_path):
+    study = write(tmp_path)
+    study.write_text(study.read_text().replace('name = "few.toml"', 'name = "other.toml"'))
+    space = shipped_spaces()["tiny"].read_text().replace("[dimensions]", f"[dimensions]\n{dimension}")
+    (tmp_path / "other.toml").write_text(space)
+    with pytest.raises(StudyError, match=message):
+        Study.load(study)
 
 
 def test_a_network_with_exits_is_measured_at_each_depth_and_the_samples_are_mixed(space, supernet_weights):

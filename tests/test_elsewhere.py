@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 from simulated import samples_ms
-from tiny import FEW_BLOCKS, TINY_STUDY
+from tiny import TINY_STUDY
 
 from nas.errors import DeviceError, StudyError
 from nas.pipeline import Run, devices, export
@@ -53,7 +53,6 @@ def study(finished_study, tmp_path):
     """The finished tiny study with two more devices, which have not been measured."""
     path = shutil.copytree(finished_study.parent, tmp_path / "tiny") / finished_study.name
     first, last = TINY_STUDY.index("[[budgets]]"), TINY_STUDY.index("[supernet]")
-    (path.parent / "few.toml").write_text(FEW_BLOCKS)
     path.write_text(TINY_STUDY[:first].replace('"tiny"', '"few.toml"') + DEVICES + BUDGETS + TINY_STUDY[last:])
     return path
 
@@ -99,10 +98,7 @@ def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_anot
 
     with pytest.raises(StudyError, match="needs no bundle"):
         bundle_profile(run, "cpu", tmp_path / "cpu.zip")
-    code, output, error = nas(
-        "device", "bundle", str(study), "pi", "--output", str(tmp_path / "pi.zip"), "--runs", str(runs), "--json"
-    )
-    assert code == 0, error
+    output, _ = nas("device", "bundle", study, "pi", "--output", tmp_path / "pi.zip", "--runs", runs, "--json")
     assert json.loads(output.splitlines()[-1])["bundle"] == str(tmp_path / "pi.zip")
     result = _measure(tmp_path / "pi.zip", tmp_path / "pi")
     _simulate_times(result.parent)
@@ -110,8 +106,7 @@ def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_anot
     broken.write_text(result.read_text().replace('"job": "', '"job": "x'))
     with pytest.raises(DeviceError, match="a different bundle"):
         import_profile(run, "pi", broken)
-    code, output, error = nas("device", "import", str(study), "pi", str(result), "--runs", str(runs), "--json")
-    assert code == 0, error
+    output, _ = nas("device", "import", study, "pi", result, "--runs", runs, "--json")
     assert json.loads(output.splitlines()[-1])["pi"]["networks"] == 24
 
     verified = export(run)
@@ -139,7 +134,6 @@ def test_archives_lead_from_the_profile_to_an_export_and_a_missed_budget_to_anot
     with pytest.raises(DeviceError, match="a different bundle"):  # the measurements belong to the first export
         import_verification(run, "away", "pi", result)
 
-    code, _, error = nas("report", str(study), "--runs", str(runs))
-    assert code == 0, error
+    nas("report", study, "--runs", runs)
     page = (runs / "tiny" / "report.html").read_text()
     assert "not measured yet" in page and "throughput" in page

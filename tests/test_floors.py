@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import shutil
-import tomllib
 
 import numpy as np
 import pytest
@@ -176,10 +175,10 @@ def test_the_page_the_model_card_and_the_tables_show_the_floors(run, nas):
     assert "accuracy at most 30 points below the teacher" in page and "minimum size" in page
     assert "accuracy floor on the search set" in page and page.count('class="budget"') >= 3
     assert "The accuracy floor is" in (run.export("kept") / "README.md").read_text()
-    code, output, _ = nas("front", str(run.study.path), "--runs", str(run.folder.parent))
-    assert code == 0 and "at least 0.5000 after the final training" in output
-    code, output, error = nas("check", str(run.study.path), "--runs", str(run.folder.parent))
-    assert code == 0 and "with the lowest size_mb" in output, error
+    output, _ = nas("front", run.study.path, "--runs", run.folder.parent)
+    assert "at least 0.5000 after the final training" in output
+    output, _ = nas("check", run.study.path, "--runs", run.folder.parent)
+    assert "with the lowest size_mb" in output
 
 
 @pytest.mark.slow
@@ -205,30 +204,6 @@ def test_the_message_about_a_missed_floor_names_a_measured_network(finished_stud
     }
     digest = max(accuracies, key=accuracies.get)
     assert f"({digest[:8]}), which reaches {accuracies[digest]:.4f} at" in reason
-
-
-def test_init_accepts_budgets_in_points_of_accuracy(tmp_path, monkeypatch, nas):
-    from tiny import make_rows, make_teacher, make_tokenizer
-
-    monkeypatch.chdir(tmp_path)
-    make_teacher(vocab_size=64).save_pretrained(tmp_path / "my-bert")
-    make_tokenizer().save_pretrained(tmp_path / "my-bert")
-    make_rows(300, 0).to_csv(tmp_path / "train.csv")
-    make_rows(50, 1).to_csv(tmp_path / "test.csv")
-    options = ["--teacher", "my-bert", "--train", "train.csv", "--test", "test.csv", "--fine-tune"]
-    code, _, error = nas("init", "mine", *options, "--budget", "1pt", "--budget", "close=0.5pt", "--budget", "20%")
-    assert code == 0, error
-    assert [(budget.name, budget.accuracy_loss) for budget in Study.load("mine").budgets] == [
-        ("1-point", 1.0), ("close", 0.5), ("20-percent", None),
-    ]  # fmt: skip
-    written = tomllib.loads((tmp_path / "mine" / "study.toml").read_text())["budgets"][0]
-    assert written == {"name": "1-point", "device": "here", "accuracy_loss": 1.0}
-    code, output, _ = nas("check", "mine")
-    assert (
-        code == 0 and "accuracy >= the teacher's minus 0.5 points" in output and "is less than the standard" in output
-    )
-    code, _, error = nas("init", "other", *options, "--budget", "manypt")
-    assert code == 2 and "1pt" in error
 
 
 @pytest.mark.slow

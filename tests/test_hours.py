@@ -7,7 +7,7 @@ import signal
 
 import forked
 import pytest
-from tiny import FEW_BLOCKS, TINY_STUDY
+from tiny import TINY_STUDY
 
 PRELUDE = """
 import os, signal
@@ -44,7 +44,6 @@ def _read(path):
 @pytest.mark.slow
 def test_a_killed_run_keeps_its_hours_and_its_number_of_steps(tiny_study, tmp_path):
     runs = tmp_path / "runs"
-    (tiny_study.parent / "few.toml").write_text(FEW_BLOCKS)
     tiny_study.write_text(TINY_STUDY.replace('name = "tiny"', 'name = "few.toml"'))
     mark, supernet = runs / "tiny" / "steps" / "supernet.json", runs / "tiny" / "supernet"
     first = _nas(DYING, "run", tiny_study, "--hours", "1", "--runs", runs)

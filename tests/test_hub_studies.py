@@ -36,12 +36,12 @@ def study(tmp_path):
 
 @pytest.fixture
 def check(nas, study, tmp_path):
-    """Run `nas check`. Return the exit code, the plan and standard error."""
+    """Run `nas check`. Return the plan, or None if the exit code is not 0, and standard error."""
 
-    def call():
+    def call(code=0):
         snapshots.forget()
-        code, output, error = nas("check", str(study), "--runs", str(tmp_path / "runs"), "--json")
-        return code, json.loads(output.splitlines()[-1]) if code == 0 else None, error
+        output, error = nas("check", study, "--runs", tmp_path / "runs", "--json", code=code)
+        return None if code else json.loads(output.splitlines()[-1]), error
 
     return call
 
@@ -67,8 +67,8 @@ def _with_other_weights(hub, repository, add):
 
 
 def test_check_names_the_commits_and_loads_neither_weights_nor_rows(filled, check):
-    code, found, error = check()
-    assert code == 0 and error == ""
+    found, error = check()
+    assert error == ""
     teacher, data = (filled.repositories[key].refs["main"][:7] for key in filled.repositories)
     assert found["teacher"] == f"someone/bert at {teacher}" and found["task"].endswith(f"someone/words at {data}")
     assert not any("/large/" in request for request in filled.requests)
@@ -107,8 +107,8 @@ MISSING = {
 def test_check_refuses_what_does_not_exist_on_the_hub(case, filled, study, check):
     old, new, words = MISSING[case]
     _edit(study, old, new)
-    code, _, error = check()
-    assert code == 2 and error.count("\n") == 1 and error.startswith("error: ") and words in error, error
+    _, error = check(code=2)
+    assert error.count("\n") == 1 and error.startswith("error: ") and words in error, error
     assert not (study.parents[1] / "runs").exists()
 
 
@@ -149,8 +149,8 @@ UNUSABLE = {
 def test_check_refuses_repositories_that_cannot_be_used(case, filled, check):
     key, change, words = UNUSABLE[case]
     change(filled.repositories[key])
-    code, _, error = check()
-    assert code == 2 and error.count("\n") == 1 and words in error, error
+    _, error = check(code=2)
+    assert error.count("\n") == 1 and words in error, error
     assert "snapshots/" not in error and key[1] in error
 
 
@@ -161,8 +161,8 @@ def test_a_revision_is_refused_for_local_files(tiny_study, nas, tmp_path):
         ("[task]", "revision: is 'v1', but only hub data sets have one"),
     ):
         tiny_study.write_text(text.replace(old, f'{old}\nrevision = "v1"'))
-        code, _, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
-        assert code == 2 and error.count("\n") == 1 and words in error and "remove " in error
+        _, error = nas("check", tiny_study, "--runs", tmp_path / "runs", code=2)
+        assert error.count("\n") == 1 and words in error and "remove " in error
 
 
 def test_a_run_keeps_its_commits_until_the_study_names_others(filled, study, tmp_path, check, capsys):
@@ -183,14 +183,14 @@ def test_a_run_keeps_its_commits_until_the_study_names_others(filled, study, tmp
     prepare_teacher(run)
     assert f"is at {second[:7]} now; this run stays at commit {first[MODEL][:7]}" in capsys.readouterr().err
     assert (run.teacher / "model.safetensors").read_bytes() == weights
-    _, found, error = check()
+    found, error = check()
     assert found["steps"][0]["state"] == "done" and f'set teacher.revision = "{second}"' in error
 
     _edit(study, "[teacher]", f'[teacher]\nrevision = "{first[MODEL]}"')  # the same commit, now named by the study
-    _, found, error = check()
+    found, error = check()
     assert found["steps"][0]["state"] == "done" and error == ""
     _edit(study, first[MODEL], second)
-    found = check()[1]
+    found, _ = check()
     assert found["steps"][0]["state"] == "to do"
     run = _run(study, tmp_path)
     prepare_teacher(run)
@@ -229,8 +229,8 @@ def test_a_run_that_is_up_to_date_needs_neither_network_nor_cache(filled, study,
         in capsys.readouterr().err
     )
     assert (data_inputs(run), teacher_inputs(run)) == inputs
-    code, found, _ = check()
-    assert code == 0 and found["steps"][0]["state"] == "done"
+    found, _ = check()
+    assert found["steps"][0]["state"] == "done"
 
 
 def test_offline_a_new_run_uses_the_commits_that_were_downloaded_before(filled, study, tmp_path, monkeypatch, capsys):
@@ -268,9 +268,9 @@ def test_a_new_process_finds_the_hub_through_environment_variables(filled, study
 
 
 def test_doctor_reports_whether_the_teacher_and_the_data_are_on_the_hub(filled, study, nas):
-    code, output, _ = nas("doctor", str(study), "--json")
+    output, _ = nas("doctor", study, "--json")
     found = {finding["name"]: finding for finding in json.loads(output.splitlines()[-1])["findings"]}
-    assert code == 0 and found["teacher"]["state"] == found["data"]["state"] == "ok"
+    assert found["teacher"]["state"] == found["data"]["state"] == "ok"
     filled.repositories.clear()
-    code, output, _ = nas("doctor", str(study), "--json")
-    assert code == 2 and json.loads(output.splitlines()[-1])["missing"] == ["teacher", "data"]
+    output, _ = nas("doctor", study, "--json", code=2)
+    assert json.loads(output.splitlines()[-1])["missing"] == ["teacher", "data"]

@@ -283,8 +283,8 @@ def test_a_malformed_study_is_refused_in_one_line(case, nas, tiny_study, tmp_pat
     old, new, words = STUDIES[case]
     assert old in TINY_STUDY
     tiny_study.write_text(TINY_STUDY.replace(old, new, 1))
-    code, output, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
-    assert code == 2 and output == ""
+    output, error = nas("check", tiny_study, "--runs", tmp_path / "runs", code=2)
+    assert output == ""
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error
     assert "s3cret" not in error
     assert all(word in error for word in words), error
@@ -306,8 +306,8 @@ def test_a_search_space_that_does_not_suit_the_device_is_refused(case, nas, tiny
     (tiny_study.parent / "mine.toml").write_text(space)
     study = TINY_STUDY.replace('name = "tiny"', 'name = "mine.toml"')
     tiny_study.write_text(study.replace('name = "cpu"', f'name = "cpu"\n{device}'))
-    code, _, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
-    assert code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+    _, error = nas("check", tiny_study, "--runs", tmp_path / "runs", code=2)
+    assert error.count("\n") == 1 and all(word in error for word in words), error
 
 
 @pytest.mark.parametrize(
@@ -321,25 +321,25 @@ def test_a_search_space_that_does_not_suit_the_device_is_refused(case, nas, tiny
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(nas, tmp_path, arguments, words):
-    code, _, error = nas(*arguments, "--runs", str(tmp_path))
-    assert code == 2 and error.count("\n") == 1 and all(word in error for word in words), error
+    _, error = nas(*arguments, "--runs", tmp_path, code=2)
+    assert error.count("\n") == 1 and all(word in error for word in words), error
 
 
 def test_data_without_the_named_columns_is_refused_before_training(nas, tiny_study, tmp_path):
     make_rows(300, 0).rename_column("text", "body").to_parquet(tiny_study.parent / "train.parquet")
-    code, _, error = nas("train", str(tiny_study), "--runs", str(tmp_path / "runs"))
-    assert code == 2 and error.splitlines()[-1].startswith("error: ") and "use one of body, label" in error
+    _, error = nas("train", tiny_study, "--runs", tmp_path / "runs", code=2)
+    assert error.splitlines()[-1].startswith("error: ") and "use one of body, label" in error
     assert not (tmp_path / "runs" / "tiny" / "teacher").exists()
 
 
 def test_a_broken_data_file_is_refused_by_check_and_doctor(nas, tiny_study, tmp_path):
     (tiny_study.parent / "train.parquet").write_bytes(b"")
-    code, _, error = nas("check", str(tiny_study), "--runs", str(tmp_path / "runs"))
-    assert code == 2 and "train.parquet: cannot be read as Parquet" in error and error.count("\n") == 1
-    assert nas("doctor", str(tiny_study))[0] == 2
+    _, error = nas("check", tiny_study, "--runs", tmp_path / "runs", code=2)
+    assert "train.parquet: cannot be read as Parquet" in error and error.count("\n") == 1
+    nas("doctor", tiny_study, code=2)
 
 
 def test_an_address_without_a_ray_cluster_is_refused(nas, tiny_study, tmp_path):
-    code, _, errors = nas("search", str(tiny_study), "--address", "127.0.0.1:1", "--runs", str(tmp_path / "runs"))
-    assert code == 2 and errors.startswith("error: --address: needs a Ray cluster, but none was found at '127.0.0.1:1'")
+    _, errors = nas("search", tiny_study, "--address", "127.0.0.1:1", "--runs", tmp_path / "runs", code=2)
+    assert errors.startswith("error: --address: needs a Ray cluster, but none was found at '127.0.0.1:1'")
     assert len(errors.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()

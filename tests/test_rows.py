@@ -135,8 +135,8 @@ def test_the_number_of_texts_for_candidates_follows_the_search_settings(tiny_stu
     tiny_study.write_text(TINY_STUDY.replace("[search]\n", chosen))
     assert look_at_rows(Run.of(Study.load(tiny_study), tiny_study.parent / "runs")).judged == 50
     tiny_study.write_text(TINY_STUDY.replace("[search]\n", "[search]\nleast_tokens = 15\n"))
-    code, _, error = nas("check", str(tiny_study))
-    assert code == 2 and "no text of the search set has 15 or more tokens (the longest has 14)" in error
+    _, error = nas("check", tiny_study, code=2)
+    assert "no text of the search set has 15 or more tokens (the longest has 14)" in error
 
 
 def test_only_a_fixed_sample_of_many_texts_is_tokenised(tiny_study, monkeypatch, nas):
@@ -146,7 +146,7 @@ def test_only_a_fixed_sample_of_many_texts_is_tokenised(tiny_study, monkeypatch,
     assert found == look_at_rows(run)
     assert found.sets["search"].tokenised == found.sets["search"].rows and found.sets["train"].rows > 900
     assert 100 < found.sets["train"].tokenised < 400
-    _, output, _ = nas("check", str(tiny_study))
+    output, _ = nas("check", tiny_study)
     assert f"0 of a sample of {found.sets['train'].tokenised}" in output
 
 
@@ -237,27 +237,27 @@ def test_check_and_doctor_refuse_what_train_would_refuse(nas, tiny_study, change
     runs = tiny_study.parent / "runs"
     messages = {}
     for verb in ("check", "train"):
-        code, _, error = nas(verb, str(tiny_study), "--runs", str(runs))
+        _, error = nas(verb, tiny_study, "--runs", runs, code=2)
         messages[verb] = error.splitlines()[-1]
-        assert code == 2 and words in messages[verb]
+        assert words in messages[verb]
         assert verb == "train" or not runs.exists()
     assert messages["check"] == messages["train"]
-    code, output, _ = nas("doctor", str(tiny_study), "--json")
+    output, _ = nas("doctor", tiny_study, "--json", code=2)
     findings = json.loads(output.splitlines()[-1])
-    assert code == 2 and findings["missing"] == ["rows"]
+    assert findings["missing"] == ["rows"]
 
 
 def test_check_prints_the_numbers_of_rows_and_returns_them_as_json(nas, tiny_study):
-    code, output, _ = nas("check", str(tiny_study), "--runs", str(tiny_study.parent / "runs"), "--json")
+    output, _ = nas("check", tiny_study, "--runs", tiny_study.parent / "runs", "--json")
     rows = json.loads(output.splitlines()[-1])["rows"]
-    assert code == 0 and rows["sets"]["test"]["rows"] == 200 and rows["assumed"] == 0.9
+    assert rows["sets"]["test"]["rows"] == 200 and rows["assumed"] == 0.9
     assert "classes: 2; in the training set: '0' " in output and "standard error of accuracy" in output
     assert "warning: candidates are evaluated on" in output
 
 
 def test_check_says_that_the_rows_of_the_built_in_task_are_not_known_yet(nas):
-    code, output, _ = nas("check", "quickstart", "--json")
-    assert code == 0 and json.loads(output.splitlines()[-1])["rows"] is None
+    output, _ = nas("check", "quickstart", "--json")
+    assert json.loads(output.splitlines()[-1])["rows"] is None
     assert "rows: not known yet, since the built-in task is built by nas train" in output
 
 
@@ -267,8 +267,5 @@ def test_vocabulary_pruning_is_refused_for_a_tokenizer_that_cannot_be_pruned(nas
     model = {"type": "WordLevel", "vocab": parts["model"]["vocab"], "unk_token": "[UNK]"}
     path.write_text(json.dumps(parts | {"model": model}))
     tiny_study.write_text(TINY_STUDY.replace('model = "./teacher"', 'model = "./teacher"\nprune_vocabulary = true'))
-    code, _, error = nas("check", str(tiny_study))
-    assert (
-        code == 2
-        and "teacher.prune_vocabulary: needs a WordPiece, BPE or Unigram tokenizer, but got WordLevel; remove" in error
-    )
+    _, error = nas("check", tiny_study, code=2)
+    assert "teacher.prune_vocabulary: needs a WordPiece, BPE or Unigram tokenizer, but got WordLevel; remove" in error

@@ -9,14 +9,7 @@ import pytest
 
 from nas.errors import StudyError
 from nas.files import read_json
-from nas.pipeline import Run
 from nas.progress import track
-from nas.study import Study
-
-
-@pytest.fixture
-def run(tiny_study, tmp_path):
-    return Run.of(Study.load(tiny_study), tmp_path / "runs")
 
 
 def _make(run, inputs="inputs", fail=False):

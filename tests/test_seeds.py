@@ -7,14 +7,7 @@ import json
 import pytest
 
 from nas.files import write_json
-from nas.pipeline import Run
 from nas.pipeline.seeds import keep_spread, runs_of_seeds, spread, spread_of
-from nas.study import Study
-
-
-@pytest.fixture
-def run(tiny_study, tmp_path):
-    return Run.of(Study.load(tiny_study), tmp_path / "runs")
 
 
 def _verified(accuracy):
@@ -47,8 +40,7 @@ def test_a_budget_without_an_export_for_one_of_the_seeds_has_no_spread():
 def test_two_seeds_make_two_runs_and_one_table(nas, finished_study, simulated_times):
     """The run of the first seed exists already."""
     runs = finished_study.parent / "runs"
-    code, output, error = nas("run", str(finished_study), "--runs", str(runs), "--seeds", "2", "--json")
-    assert code == 0, error
+    output, _ = nas("run", finished_study, "--runs", runs, "--seeds", "2", "--json")
     found = json.loads(output.splitlines()[-1])["seeds"]
     assert set(found) == {"large", "small"}
     for name, each in found.items():

@@ -46,7 +46,7 @@ DROPPING = (
 
 def _all_combinations(space):
     """Yield every combination of options, valid or not."""
-    options = list(itertools.product(space.attention_options, space.feed_forward_options, space.keep_options))
+    options = list(itertools.product(space.options("attention"), space.options("feed_forward"), space.keep_options))
     for kept in space.layer_sets:
         for blocks in itertools.product(options, repeat=len(kept)):
             layers = tuple(space.layer(source, *pair) for source, pair in zip(kept, blocks, strict=True))

@@ -24,11 +24,6 @@ from nas.pipeline.steps import steps_of
 from nas.study import Study, shipped_studies
 
 
-@pytest.fixture
-def run(tiny_study, tmp_path):
-    return Run.of(Study.load(tiny_study), tmp_path / "runs")
-
-
 class Work:
     """Makes steps that write one file each, and records which steps and checks are executed."""
 

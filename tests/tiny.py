@@ -185,16 +185,28 @@ candidates = 2
 """
 
 
+def save_teacher(folder: Path, kind: str = "bert", outputs: int = 2, has_head: bool = True) -> None:
+    """Save an untrained teacher of a kind in TEACHERS, with or without a head, and its tokenizer to a folder."""
+    torch.manual_seed(0)
+    teacher = make_teacher(kind, outputs, len(SPECIAL + WORDS))
+    (teacher if has_head else teacher.base_model).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+
+
+def write_study(folder: Path, text: str, train: Dataset, **evaluated_on: Dataset) -> Path:
+    """Write a study file, the data and the search space `few.toml` to a folder; return the path of study.toml."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in {"train": train, **evaluated_on}.items():
+        rows.to_parquet(folder / f"{name}.parquet")
+    (folder / "few.toml").write_text(FEW_BLOCKS)
+    (folder / "study.toml").write_text(text)
+    return folder / "study.toml"
+
+
 def write_tiny_study(folder: Path, kind: str = "bert") -> Path:
     """Write a tiny study, its data and an untrained teacher of a kind in TEACHERS; return the path of study.toml."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    make_tokenizer().save_pretrained(folder / "teacher")
-    make_teacher(kind, vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder / "teacher")
-    make_rows(1200, 0).to_parquet(folder / "train.parquet")
-    make_rows(200, 1).to_parquet(folder / "test.parquet")
-    (folder / "study.toml").write_text(TINY_STUDY)
-    return folder / "study.toml"
+    save_teacher(folder / "teacher", kind)
+    return write_study(folder, TINY_STUDY, make_rows(1200, 0), test=make_rows(200, 1))
 
 
 HUB_STUDY = TINY_STUDY.replace('train = "train.parquet"', 'hub = "someone/words"\ntrain = "train"')
@@ -204,9 +216,7 @@ HUB_STUDY = HUB_STUDY.replace('"test.parquet"', '"test"').replace('"./teacher"',
 
 def fill_hub(hub: Hub, folder: Path) -> None:
     """Add the tiny data set, and the tiny teacher with a classifier for its two classes, to a hub."""
-    torch.manual_seed(0)
-    make_tokenizer().save_pretrained(folder)
-    make_teacher(vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder)
+    save_teacher(folder)
     hub.add("model", "someone/bert", folder_files(folder))
     rows = {name: make_rows(count, seed) for name, count, seed in (("train", 1200, 0), ("test", 200, 1))}
     hub.add(
@@ -277,11 +287,7 @@ def write_pair_study(folder: Path) -> Path:
     make_teacher("roberta", outputs=1, vocab_size=len(tokens)).save_pretrained(folder / "teacher")
     (folder / "teacher" / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
     (folder / "teacher" / "merges.txt").write_text("#version: 0.2\n\u0120 w\n")
-    make_pairs(1200, 0).to_parquet(folder / "train.parquet")
-    make_pairs(200, 1).to_parquet(folder / "test.parquet")
-    (folder / "few.toml").write_text(FEW_BLOCKS)
-    (folder / "study.toml").write_text(PAIR_STUDY)
-    return folder / "study.toml"
+    return write_study(folder, PAIR_STUDY, make_pairs(1200, 0), test=make_pairs(200, 1))
 
 
 def make_labelled(count: int, seed: int) -> Dataset:
@@ -308,14 +314,8 @@ LABEL_STUDY = PAIR_STUDY.replace('text = ["first", "second"]', 'text = ["text"]\
 
 def write_label_study(folder: Path) -> Path:
     """Write a tiny multi-label task with an untrained BERT; return the path of study.toml."""
-    torch.manual_seed(0)
-    make_tokenizer().save_pretrained(folder / "teacher")
-    make_teacher(outputs=3, vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder / "teacher")
-    make_labelled(1200, 0).to_parquet(folder / "train.parquet")
-    make_labelled(200, 1).to_parquet(folder / "test.parquet")
-    (folder / "few.toml").write_text(FEW_BLOCKS)
-    (folder / "study.toml").write_text(LABEL_STUDY)
-    return folder / "study.toml"
+    save_teacher(folder / "teacher", outputs=3)
+    return write_study(folder, LABEL_STUDY, make_labelled(1200, 0), test=make_labelled(200, 1))
 
 
 def make_tagged(count: int, seed: int) -> Dataset:
@@ -343,16 +343,10 @@ TAG_STUDY = PAIR_STUDY.replace('text = ["first", "second"]', 'text = ["words"]\n
 )
 
 
-def write_tag_study(folder: Path, kind: str = "bert") -> Path:
+def write_tag_study(folder: Path) -> Path:
     """Write a tiny tagging task with an encoder that has no head; return the path of study.toml."""
-    torch.manual_seed(0)
-    make_tokenizer().save_pretrained(folder / "teacher")
-    make_teacher(kind, vocab_size=len(SPECIAL + WORDS)).base_model.save_pretrained(folder / "teacher")
-    make_tagged(1200, 0).to_parquet(folder / "train.parquet")
-    make_tagged(200, 1).to_parquet(folder / "test.parquet")
-    (folder / "few.toml").write_text(FEW_BLOCKS)
-    (folder / "study.toml").write_text(TAG_STUDY)
-    return folder / "study.toml"
+    save_teacher(folder / "teacher", has_head=False)
+    return write_study(folder, TAG_STUDY, make_tagged(1200, 0), test=make_tagged(200, 1))
 
 
 def named_architectures() -> dict[str, Architecture]:
@@ -413,15 +407,9 @@ RANK_STUDY = PAIR_STUDY.replace(
 
 def write_rank_study(folder: Path) -> Path:
     """Write a tiny ranking task with an untrained BERT; return the path of study.toml."""
-    torch.manual_seed(0)
-    make_tokenizer().save_pretrained(folder / "teacher")
-    make_teacher(outputs=1, vocab_size=len(SPECIAL + WORDS)).save_pretrained(folder / "teacher")
-    make_ranked(240, 0).to_parquet(folder / "train.parquet")
-    test = make_ranked(50, 1)
-    test.map(lambda row: {"question": f"{row['question']} w19"}).to_parquet(folder / "test.parquet")
-    (folder / "few.toml").write_text(FEW_BLOCKS)
-    (folder / "study.toml").write_text(RANK_STUDY)
-    return folder / "study.toml"
+    save_teacher(folder / "teacher", outputs=1)
+    test = make_ranked(50, 1).map(lambda row: {"question": f"{row['question']} w19"})
+    return write_study(folder, RANK_STUDY, make_ranked(240, 0), test=test)
 
 
 def make_texts(count: int, seed: int) -> list[str]:
@@ -491,11 +479,9 @@ def write_embedding_study(folder: Path, pooling: str = "mean", normalize: bool =
     AutoModel.from_config(config).save_pretrained(teacher)
     form = NetworkForm("encoder", "mean" if pooling == "mean" else "first", normalize)
     write_modules(teacher, form, config.hidden_size)
-    Dataset.from_dict({"text": make_texts(600, 0)}).to_parquet(folder / "train.parquet")
-    for name, seed in (("search", 1), ("test", 2)):
-        make_scored_pairs(150, seed).to_parquet(folder / f"{name}.parquet")
-    (folder / "study.toml").write_text(EMBEDDING_STUDY)
-    return folder / "study.toml"
+    texts = Dataset.from_dict({"text": make_texts(600, 0)})
+    pairs = {"search": make_scored_pairs(150, 1), "test": make_scored_pairs(150, 2)}
+    return write_study(folder, EMBEDDING_STUDY, texts, **pairs)
 
 
 def make_judged(queries: int, seed: int) -> Dataset:

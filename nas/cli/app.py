@@ -38,15 +38,6 @@ def _complete_study(incomplete: str) -> list[str]:
     return [name for name in shipped_studies() if name.startswith(incomplete)]
 
 
-def _complete_device(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the device names that begin with `incomplete`, from the study given earlier on the command line."""
-    try:
-        devices = load(context.params["study"], context.params.get("set_")).devices
-    except (NasError, KeyError):
-        return []
-    return [device.name for device in devices if device.name.startswith(incomplete)]
-
-
 _STUDY = typer.Argument(
     help="A study file (study.toml), the folder that contains it, or the name of a shipped study.",
     autocompletion=_complete_study,
@@ -58,60 +49,6 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the study. Can be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
-TrialOption = Annotated[
-    str | None,
-    typer.Option(
-        "--trial",
-        metavar="N",
-        help="Export only one candidate of the search, named by its trial number or the start of its digest.",
-    ),
-]
-FineTuneOption = Annotated[bool, typer.Option(help="Fine-tune each exported network by distillation.")]
-DeviceArgument = Annotated[
-    str,
-    typer.Argument(
-        help="Name of a device that the study declares with where = 'elsewhere'.", autocompletion=_complete_device
-    ),
-]
-ExportOption = Annotated[
-    str | None,
-    typer.Option(
-        "--export", metavar="BUDGET", help="Measure the export for this budget instead of the profile of the device."
-    ),
-]
-OutputOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", help="Path of the archive to write. Default: DEVICE.zip, or DEVICE-BUDGET.zip with --export."
-    ),
-]
-JoinOption = Annotated[
-    bool,
-    typer.Option("--join", help="Only evaluate candidates, to help a command that is already searching this study."),
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Evaluate candidates on the Ray cluster at this address. Use 'auto' for the cluster that this machine "
-        "belongs to.",
-    ),
-]
-HoursOption = Annotated[
-    float | None,
-    typer.Option(
-        "--hours",
-        help="Time limit in hours, shared by this command and all later commands on the same run. With 0, there is no "
-        "limit, and the numbers of steps in the study are used.",
-    ),
-]
-SeedsOption = Annotated[
-    int,
-    typer.Option(
-        "--seeds", min=1, help="Run the study with this many seeds, and report how much the exports' accuracies vary."
-    ),
-]
 RUNS = Path("runs")
 
 

@@ -10,21 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.app import (
-    RUNS,
-    DeviceArgument,
-    ExportOption,
-    JsonOption,
-    OutputOption,
-    RunsOption,
-    SetOption,
-    StudyArgument,
-    app,
-    examples,
-    finish,
-    work_on,
-)
+from nas.cli.app import RUNS, JsonOption, RunsOption, SetOption, StudyArgument, app, examples, finish, load, work_on
 from nas.cli.steps import about_profile, results
+from nas.errors import NasError
 
 if TYPE_CHECKING:
     from nas.pipeline import Run
@@ -35,6 +23,29 @@ devices_app = typer.Typer(
 app.add_typer(devices_app, name="device")
 
 
+def _complete_device(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the device names that begin with `incomplete`, from the study given earlier on the command line."""
+    try:
+        devices = load(context.params["study"], context.params.get("set_")).devices
+    except (NasError, KeyError):
+        return []
+    return [device.name for device in devices if device.name.startswith(incomplete)]
+
+
+DeviceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a device that the study declares with where = 'elsewhere'.", autocompletion=_complete_device
+    ),
+]
+ExportOption = Annotated[
+    str | None,
+    typer.Option(
+        "--export", metavar="BUDGET", help="Measure the export for this budget instead of the profile of the device."
+    ),
+]
+
+
 @devices_app.command(
     epilog=examples("nas device bundle study.toml phone", "nas device bundle study.toml phone --export fast")
 )
@@ -42,7 +53,12 @@ def bundle(
     study: StudyArgument,
     device: DeviceArgument,
     export_: ExportOption = None,
-    output: OutputOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", help="Path of the archive to write. Default: DEVICE.zip, or DEVICE-BUDGET.zip with --export."
+        ),
+    ] = None,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
     json_: JsonOption = False,

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from nas.cli.app import JsonOption, OptionalStudyArgument, SetOption, app, examples, finish, import_packages, load
-from nas.cli.task_answers import TaskAnswers, ask, read_columns, settle_task, settle_texts
 from nas.errors import StudyError
 
 
@@ -111,6 +110,7 @@ def init(  # noqa: PLR0913 (one option per answer)
     missing options.
     """
     import_packages()
+    from nas.cli.task_answers import TaskAnswers, ask, read_columns, settle_task, settle_texts
     from nas.proposal import LENGTH, STUDY_FILE, Answers, TeacherProperties, write_study
     from nas.space import shipped_spaces
     from nas.study import Study
@@ -132,19 +132,11 @@ def init(  # noqa: PLR0913 (one option per answer)
     length = str(min(LENGTH, teacher_properties.positions) if teacher_properties else LENGTH)
     answers = Answers(
         teacher=teacher,
-        fine_tune=bool(task.fine_tune),
         hub=hub,
         config=config,
         train=train,
         test=test,
         unlabelled=unlabelled or [],
-        text=task.text,
-        label=task.label,
-        kind=str(task.kind),
-        query=task.query,
-        search=task.search,
-        pair=task.pair,
-        metric=str(task.metric),
         space=space,
         runtime=ask("--runtime", "Runtime", runtime, "onnxruntime"),
         threads=ask("--threads", "Threads", threads, 1),
@@ -157,6 +149,7 @@ def init(  # noqa: PLR0913 (one option per answer)
             None,
             "20%",
         ).split(),
+        **vars(task),
     )
     written_files = write_study(folder, answers, teacher_properties, columns)
     for path in written_files:

@@ -6,21 +6,16 @@ the result as a JSON object.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from nas.cli.app import (
     RUNS,
-    AddressOption,
-    FineTuneOption,
-    HoursOption,
-    JoinOption,
     JsonOption,
     RunsOption,
-    SeedsOption,
     SetOption,
     StudyArgument,
-    TrialOption,
     app,
     examples,
     finish,
@@ -32,6 +27,24 @@ from nas.cli.app import (
 if TYPE_CHECKING:
     from nas.latency.profile import Profile
     from nas.pipeline import Run
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Evaluate candidates on the Ray cluster at this address. Use 'auto' for the cluster that this machine "
+        "belongs to.",
+    ),
+]
+HoursOption = Annotated[
+    float | None,
+    typer.Option(
+        "--hours",
+        help="Time limit in hours, shared by this command and all later commands on the same run. With 0, there is no "
+        "limit, and the numbers of steps in the study are used.",
+    ),
+]
 
 
 @app.command(
@@ -95,7 +108,12 @@ def profile(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = Non
 )
 def search(
     study: StudyArgument,
-    join: JoinOption = False,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join", help="Only evaluate candidates, to help a command that is already searching this study."
+        ),
+    ] = False,
     address: AddressOption = None,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
@@ -142,8 +160,15 @@ def export(
     study: StudyArgument,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
-    trial: TrialOption = None,
-    fine_tune: FineTuneOption = True,
+    trial: Annotated[
+        str | None,
+        typer.Option(
+            "--trial",
+            metavar="N",
+            help="Export only one candidate of the search, named by its trial number or the start of its digest.",
+        ),
+    ] = None,
+    fine_tune: Annotated[bool, typer.Option(help="Fine-tune each exported network by distillation.")] = True,
     json_: JsonOption = False,
 ) -> None:
     """Export and verify the best sub-network for each budget, or only one candidate of the search.
@@ -190,31 +215,21 @@ def report(study: StudyArgument, runs: RunsOption = RUNS, set_: SetOption = None
 def run_all(
     study: StudyArgument,
     hours: HoursOption = None,
-    seeds: SeedsOption = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            "--seeds",
+            min=1,
+            help="Run the study with this many seeds, and report how much the exports' accuracies vary.",
+        ),
+    ] = 1,
     address: AddressOption = None,
     runs: RunsOption = RUNS,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Run all steps of a study that are not up to date. After an interruption, the same command resumes the work."""
-    _run_all(study, runs, set_, json_, address, hours, seeds)
 
-
-@app.command(epilog=examples("nas quickstart --runs /tmp/runs"))
-def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
-    """Run all steps on a small built-in task. This needs no download and takes about five minutes on two cores."""
-    _run_all("quickstart", runs, None, json_)
-
-
-def _run_all(
-    study: str,
-    runs: Path,
-    set_: list[str] | None,
-    json_: bool,
-    address: str | None = None,
-    hours: float | None = None,
-    seeds: int = 1,
-) -> None:
     def work(run: Run) -> dict[str, Any]:
         from nas.pipeline.reports import report
         from nas.pipeline.seeds import keep_spread, runs_of_seeds, spread
@@ -242,6 +257,12 @@ def _run_all(
     print_times(result["seconds"], result["parts"])
     print(f"report: {result['report']}")
     finish(json_, result)
+
+
+@app.command(epilog=examples("nas quickstart --runs /tmp/runs"))
+def quickstart(runs: RunsOption = RUNS, json_: JsonOption = False) -> None:
+    """Run all steps on a small built-in task. This needs no download and takes about five minutes on two cores."""
+    run_all("quickstart", runs=runs, json_=json_)
 
 
 def _export_and_report(run: Run) -> dict[str, dict[str, Any]]:

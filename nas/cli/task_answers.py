@@ -1,19 +1,23 @@
-"""Collects the answers about a task for `nas init`: from the options, the data files, or the user on a terminal."""
+"""Collects the answers about a task for `nas init`: from the options, the data files, or the user on a terminal.
+
+`nas.cli.setup` imports this module only when `nas init` runs, because it imports packages that load slowly.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import typer
 
+from nas.data import read_rows
 from nas.errors import DataError, StudyError
-
-if TYPE_CHECKING:
-    from nas.proposal import Column, Columns, TeacherProperties
-    from nas.tasks import TaskKind
+from nas.files import file_digest, given_path
+from nas.progress import busy
+from nas.proposal import Clear, Column, Columns, TeacherProperties, text_of
+from nas.tasks import REGISTRY, TaskKind, task_kind
 
 T = TypeVar("T", int, str)
 
@@ -24,11 +28,6 @@ def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
     `flag` is the command-line option that error messages name for the first file. Raises `DataError` if a file cannot
     be read, or if both files have the same content.
     """
-    from nas.data import read_rows
-    from nas.files import file_digest, given_path
-    from nas.progress import busy
-    from nas.proposal import Columns
-
     with busy(f"Reading {train} and {test}"):
         paths = [given_path(name) for name in (train, test)]
         training_rows, test_rows = (read_rows(str(path)) for path in paths)
@@ -49,7 +48,10 @@ def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
 
 @dataclass
 class TaskAnswers:
-    """The answers about the task. The options provide some of them; `settle_texts` or `settle_task` adds the rest."""
+    """The answers about the task. The options provide some of them; `settle_texts` or `settle_task` adds the rest.
+
+    Each field has the name of the field of `nas.proposal.Answers` that gets its value.
+    """
 
     text: list[str]
     label: list[str]
@@ -67,8 +69,6 @@ class TaskAnswers:
         If `kind` is set, the kind decides. Otherwise, the task is of this type if `search` or `pair` is set, or if all
         kinds of task that have the metric `metric` are of this type.
         """
-        from nas.tasks import REGISTRY
-
         kind = REGISTRY.get(self.kind or "")
         kinds = [kind] if kind else [each for each in REGISTRY.values() if self.metric in each.metrics]
         needs_texts = bool(kinds) and all(each.learns_from_texts for each in kinds)
@@ -83,9 +83,6 @@ def settle_texts(train: str, test: str, is_hub: bool, given_answers: TaskAnswers
     options do not provide. Raises `StudyError` if questions remain open; the message names the options that answer
     them. Raises `DataError` if a file cannot be read.
     """
-    from nas.proposal import text_of
-    from nas.tasks import REGISTRY
-
     answers, open_questions = replace(given_answers, fine_tune=False), OpenQuestions()
     _check_kind(answers.kind)
     answers.kind = answers.kind or next(name for name, kind in REGISTRY.items() if kind.learns_from_texts)
@@ -118,9 +115,6 @@ def _has_only_texts(answers: TaskAnswers, text: Any, test: str | None) -> bool:
     labels, and the text column of the test file has the same name as that of the training file. `text` is the column
     that the training file suggests. `test` is the test file, or None for a hub data set.
     """
-    from nas.proposal import Clear, text_of
-    from nas.tasks import REGISTRY
-
     if answers.metric:
         return REGISTRY[str(answers.kind)].evaluated_on(answers.metric) == "texts"
     if answers.search or answers.pair or answers.label or test is None:
@@ -134,8 +128,6 @@ def _settle_pair(pairs: Columns | None, answers: TaskAnswers, open_questions: Op
 
     `pairs` holds the columns of the files with the pairs; None for a hub data set.
     """
-    from nas.proposal import Clear
-
     if not answers.pair:
         suggestion = pairs.text if pairs else None
         if isinstance(suggestion, Clear) and len(suggestion.value) != 2:
@@ -156,9 +148,6 @@ def settle_task(columns: Columns | None, teacher: TeacherProperties | None, give
     `OpenQuestions.settle` finds the answers that `given_answers` does not provide. Raises `StudyError` if questions
     remain open; the message names the options that answer them.
     """
-    from nas.proposal import Clear
-    from nas.tasks import REGISTRY, task_kind
-
     answers, open_questions = replace(given_answers), OpenQuestions()
     if not answers.text:
         question = "Column of texts, or two separated by a comma for text pairs"
@@ -228,8 +217,6 @@ def _label_names(columns: Columns | None, teacher: TeacherProperties | None, ans
 
 def _check_kind(name: str | None) -> None:
     """Raise `StudyError` if `name` is given but is not a kind of task."""
-    from nas.tasks import REGISTRY
-
     if name is not None and name not in REGISTRY:
         raise StudyError(f"--kind {name}: is not a kind of task; use one of {', '.join(REGISTRY)} instead")
 
@@ -267,8 +254,6 @@ class OpenQuestions(list[str]):
         clear answer into text. On a terminal, the user is asked, and a clear answer is the default. Without
         a terminal, a clear answer is used. A clear answer to `--kind` is always used, without asking the user.
         """
-        from nas.proposal import Clear
-
         clear_answer = in_words(suggestion.value) if isinstance(suggestion, Clear) else None
         if sys.stdin.isatty() and (clear_answer is None or flag != "--kind"):
             if suggestion and clear_answer is None:

@@ -186,7 +186,7 @@ def supernet(study: Study, work: Workload) -> float:
 def profile(study: Study, work: Workload) -> float:
     """Estimate the seconds needed to measure the latency profile of one device."""
     space = study.space
-    blocks = len(space.attention_options) + len(space.feed_forward_options)
+    blocks = len(space.options("attention")) + len(space.options("feed_forward"))
     return 20 + 0.4 * blocks * len(space.dimensions.hidden_size)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from nas.compression import BLOCKS, EIGHT_BIT, compression
-from nas.proposal.rendering import fill
+from nas.report.rendering import fill
 from nas.space import SearchSpace, Shape, shipped_spaces
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20)
@@ -31,6 +31,7 @@ def space_text(shape: Shape, runtimes: Collection[str]) -> str:
     supported = (name for name in EIGHT_BIT if all(compression(name).runs_on(each, "cpu") for each in runtimes))
     width = 32 if shape.hidden_size >= 128 else 8
     return fill(
+        "nas.proposal",
         "search_space.toml.jinja",
         teacher=shape,
         layers=_counts(shape.num_hidden_layers),

@@ -12,10 +12,10 @@ from nas.errors import NasError, StudyError
 from nas.files import given_path, write_atomically, write_text
 from nas.pipeline.plan import check_sources
 from nas.proposal.budget import budget_table
-from nas.proposal.rendering import fill
 from nas.proposal.space import fitting_space, space_text, unsupported_methods
 from nas.proposal.table import Columns
 from nas.proposal.teacher import TeacherProperties
+from nas.report.rendering import fill
 from nas.runtimes import RUNTIMES, names_of
 from nas.space import SearchSpace
 from nas.study import Holdout, Study, is_data_file, study_name
@@ -134,6 +134,7 @@ def _study_text(
         return name if answers.hub else _relative_to(folder, name)
 
     return fill(
+        "nas.proposal",
         "study.toml.jinja",
         answers=answers,
         kind=task_kind(answers.kind),

@@ -132,16 +132,13 @@ def _layer(layer: Layer, resolved: Layer, teacher: Shape, methods: Sequence[str]
     heads, full_heads = resolved.num_attention_heads, teacher.num_attention_heads
     size, full_size = resolved.intermediate_size, teacher.intermediate_size
     layer_name, sizes_in_words = f"Layer {layer.source}", (f"{heads} of {full_heads}", f"{size:,} of {full_size:,}")
-    parts = []
+    parts, label = [], f"{layer_name}: attention heads {sizes_in_words[0]}"
     if not heads:
         parts.append(_outline(_LEFT, y, _BAR_WIDTH, "skipped"))
     elif full_heads > _MOST_CELLS:
-        label = f"{layer_name}: attention heads {sizes_in_words[0]}"
         parts.append(_bar(_LEFT, y, _BAR_WIDTH, heads / full_heads, layer.attention, methods, label))
     else:
-        parts.append(
-            _heads(heads, full_heads, layer.attention, methods, y, f"{layer_name}: attention heads {sizes_in_words[0]}")
-        )
+        parts.append(_heads(heads, full_heads, layer.attention, methods, y, label))
     if size:
         label = f"{layer_name}: intermediate size {sizes_in_words[1]}"
         parts.append(_bar(_RIGHT_BAR, y, _BAR_WIDTH, size / full_size, layer.feed_forward, methods, label))

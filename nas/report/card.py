@@ -52,6 +52,7 @@ def write_card(folder: Path, study: Study) -> None:
     task, is_pair = study.task, len(study.task.text) > 1
     kind = task.variant
     card = fill(
+        "nas.report",
         "card.md",
         metadata=_metadata(study, folder.name, verification).to_yaml(),
         name=folder.name,

@@ -16,12 +16,12 @@ from nas.report.contents import Contents
 from nas.report.front_chart import front_chart, legend
 from nas.report.front_table import front_table
 from nas.report.latency_chart import latency_chart, measured_networks
-from nas.report.loss_chart import accuracy_chart, loss_chart
 from nas.report.networks_tables import compared_table, label_table
 from nas.report.rank_chart import rank_chart
 from nas.report.rendering import fill
 from nas.report.results import results
 from nas.report.style import page_script, page_style
+from nas.report.training_chart import training_chart
 
 _LEAST_SHARE = 0.005
 """A dimension is listed only if it explains at least this fraction of the variance of the search's objective."""
@@ -35,6 +35,7 @@ def render(contents: Contents) -> str:
     methods = methods_of(architectures_of([*on_front, *contents.exports.values()]))  # the same colours everywhere
     ranking = contents.rank_correlation
     return fill(
+        "nas.report",
         "page.html",
         contents=contents,
         style=page_style(),
@@ -89,7 +90,7 @@ def _trainings(contents: Contents) -> Iterator[tuple[str, list[Markup]]]:
     logs |= {f"Export {name}, by distillation": log for name, log in contents.export_logs.items()}
     metric = f"{contents.metric} on the search set"
     for name, log in logs.items():
-        loss = loss_chart(log, f"Training loss: {name}")
-        accuracy = accuracy_chart(log, f"Accuracy during training: {name}", metric)
+        loss = training_chart(log, "loss", f"Training loss: {name}", "loss")
+        accuracy = training_chart(log, "eval_accuracy", f"Accuracy during training: {name}", metric)
         if loss or accuracy:
             yield name, [loss, accuracy]

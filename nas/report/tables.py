@@ -129,14 +129,12 @@ def print_results(result: dict[str, Any]) -> None:
     columns = ("", f"test {metric}", "p50 ms", "speed-up", "size MB", "parameters", "budget met")
     table = _table(f"{result['study']}: measured on the exported files", *columns)
     for name, verification in rows.items():
-        error = verification["accuracy_standard_error"]
-        accuracy = f"{verification['accuracy']:.4f}" + (f" ± {error:.4f}" if error else "")
         met = ", ".join(
             ["" if verification["budget"] is None else verdict(verification["met"]), *other_metrics(verification)]
         )
         table.add_row(
             name,
-            accuracy,
+            score(verification["accuracy"], verification["accuracy_standard_error"]),
             "" if verification["p50_ms"] is None else f"{verification['p50_ms']:.3f}",
             "" if verification["speed_up"] is None else f"{verification['speed_up']:.1f}x",
             f"{verification['size_mb']:.1f}",

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import without_nas
 from tiny import TEACHERS, make_teacher, make_tokenizer, mixed_space, named_architectures, randomise
 from tolerance import assert_same
 from transformers import AutoModelForSequenceClassification, pipeline
@@ -75,11 +76,7 @@ def exports(tmp_path_factory):
 def answers(exports, tmp_path_factory):
     """The answers of the exports in a Python without `nas`."""
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules"))}
-    scripts = [str(Path(__file__).with_name(f"{name}.py")) for name in ("without_nas", "alone")]
-    command = [sys.executable, "-I", *scripts, str(exports[0])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return without_nas.run("alone", exports[0], environment=environment)
 
 
 @pytest.mark.slow

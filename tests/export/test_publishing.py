@@ -53,8 +53,8 @@ def _content(hub, name):
 
 def test_an_uploaded_export_has_its_card_and_can_be_loaded(nas, account, export, tmp_path):
     (export / ".model.onnx.draft").write_bytes(b"left by a process that was killed")
-    code, output, error = nas("push", str(export), "me/tiny", "--json")
-    assert (code, error) == (0, "")
+    output, error = nas("push", export, "me/tiny", "--json")
+    assert error == ""
     printed = json.loads(output.splitlines()[-1])
     assert f"pushed: {account.endpoint}/me/tiny (public, commit {printed['commit'][:7]})" in output
     (export / ".model.onnx.draft").unlink()
@@ -79,7 +79,7 @@ def test_the_next_export_replaces_all_files_of_the_previous_one(account, export)
 
 
 def test_a_private_repository_is_created_and_stays_private(nas, account, export):
-    assert "(private, commit " in nas("push", str(export), "me/own", "--private")[1]
+    assert "(private, commit " in nas("push", export, "me/own", "--private")[0]
     assert account.repositories["model", "me/own"].private
     assert push(export, "me/own").private and push(export, "me/own", private=True).private
 
@@ -88,15 +88,15 @@ def test_a_private_upload_to_a_public_repository_is_refused(nas, account, export
     push(export, "me/tiny")
     before = account.repositories["model", "me/tiny"].refs["main"]
     (export / "verification.json").write_text("{}")
-    code, _, error = nas("push", str(export), "me/tiny", "--private")
-    assert code == 2 and "this one is public; make it private at " in error and error.count("\n") == 1
+    _, error = nas("push", export, "me/tiny", "--private", code=2)
+    assert "this one is public; make it private at " in error and error.count("\n") == 1
     assert account.repositories["model", "me/tiny"].refs["main"] == before
 
 
 def test_a_repository_that_holds_no_earlier_export_is_not_overwritten(nas, account, export):
     account.add("model", "me/other", {"config.json": "{}", "model.safetensors": b"weights"})
-    code, _, error = nas("push", str(export), "me/other")
-    assert code == 2 and "must be empty or hold an earlier export, but has no architecture.json among its 2" in error
+    _, error = nas("push", export, "me/other", code=2)
+    assert "must be empty or hold an earlier export, but has no architecture.json among its 2" in error
     account.add("model", "me/empty", {"README.md": "soon", ".gitattributes": "x"})
     assert push(export, "me/empty").commit and _content(account, "me/empty")["README.md"] == CARD.encode()
 
@@ -109,29 +109,29 @@ def test_a_repository_that_holds_no_earlier_export_is_not_overwritten(nas, accou
     ],
 )
 def test_an_invalid_or_forbidden_repository_name_is_refused(nas, account, export, name, message):
-    code, _, error = nas("push", str(export), name)
-    assert code == 2 and message in error and error.count("\n") == 1
+    _, error = nas("push", export, name, code=2)
+    assert message in error and error.count("\n") == 1
 
 
 def test_a_read_only_repository_is_refused(nas, account, export):
     account.add("model", "you/tiny", {"architecture.json": "{}"})
-    code, _, error = nas("push", str(export), "you/tiny")
-    assert code == 2 and "does not let you write to it (403: You don't have the rights to write to it)" in error
+    _, error = nas("push", export, "you/tiny", code=2)
+    assert "does not let you write to it (403: You don't have the rights to write to it)" in error
 
 
 def test_a_missing_login_and_an_unreachable_hub_are_reported(nas, hub, export, monkeypatch):
-    code, _, error = nas("push", str(export), "me/tiny")
-    assert code == 2 and "me/tiny: uploading needs a login; log in with `hf auth login`" in error
+    _, error = nas("push", export, "me/tiny", code=2)
+    assert "me/tiny: uploading needs a login; log in with `hf auth login`" in error
     monkeypatch.setenv("HF_TOKEN", "unknown")
-    assert "does not accept your token" in nas("push", str(export), "me/tiny")[2]
+    assert "does not accept your token" in nas("push", export, "me/tiny", code=2)[1]
     assert not hub.repositories
     hub.broken = 503
-    assert "the hub reports an internal error (503)" in nas("push", str(export), "me/tiny")[2]
+    assert "the hub reports an internal error (503)" in nas("push", export, "me/tiny", code=2)[1]
     hub.stop()
-    code, _, error = nas("push", str(export), "me/tiny")
-    assert code == 2 and "cannot be reached" in error and error.count("\n") == 1
+    _, error = nas("push", export, "me/tiny", code=2)
+    assert "cannot be reached" in error and error.count("\n") == 1
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set; unset it" in nas("push", str(export), "me/tiny")[2]
+    assert "HF_HUB_OFFLINE is set; unset it" in nas("push", export, "me/tiny", code=2)[1]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,6 @@ def test_a_missing_login_and_an_unreachable_hub_are_reported(nas, hub, export, m
 )
 def test_an_export_that_is_not_ready_is_refused_before_any_request(nas, account, export, change, message):
     change(export)
-    code, _, error = nas("push", str(export), "me/tiny")
-    assert code == 2 and message in error and error.count("\n") == 1
+    _, error = nas("push", export, "me/tiny", code=2)
+    assert message in error and error.count("\n") == 1
     assert not account.requests

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny import POSITIONS, SPECIAL, WORDS, make_teacher, make_tokenizer
+from tiny import POSITIONS, WORDS, make_teacher, make_tokenizer, save_teacher
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from nas.errors import TeacherError
@@ -18,8 +18,7 @@ USUAL = [2, *range(5, 13), 3]
 
 @pytest.fixture
 def folder(tmp_path):
-    make_teacher(vocab_size=len(SPECIAL + WORDS)).save_pretrained(tmp_path)
-    make_tokenizer().save_pretrained(tmp_path)
+    save_teacher(tmp_path)
     return tmp_path
 
 

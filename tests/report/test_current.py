@@ -5,11 +5,9 @@ from __future__ import annotations
 from nas.files import write_json
 from nas.pipeline import Run, exports, reports
 from nas.pipeline.supernets import supernet_inputs
-from nas.study import Study
 
 
-def test_results_of_an_older_supernet_are_not_shown(tiny_study, tmp_path):
-    run = Run.of(Study.load(tiny_study), tmp_path / "runs")
+def test_results_of_an_older_supernet_are_not_shown(run):
     candidate, budget = {"trial": 7, "digest": "7", "architecture": {}}, run.study.budgets[1]
     with run.step("front", "", run.front):
         write_json(run.front, {"candidates": [candidate | {"trial": 5}, candidate], "budgets": {}})

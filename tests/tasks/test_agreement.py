@@ -198,8 +198,7 @@ def test_nas_check_estimates_the_standard_error_before_the_teacher_was_run(tmp_p
     found = look_at_rows(Run.of(Study.load(study), tmp_path / "runs"))
     assert found.judged_by == "120 texts" and 0.0 < found.standard_error < 0.05
     assert {name: lengths.rows for name, lengths in found.sets.items()} == {"train": 480, "search": 120, "test": 100}
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
     assert "(assuming an agreement of 0.9)" in printed and "embedding, agreement" in printed
 
 
@@ -209,25 +208,23 @@ def test_nas_init_proposes_agreement_if_only_texts_are_given(tmp_path, nas, monk
     files = [f"--{name}={tmp_path / name}.parquet" for name in ("train", "test")]
     given = ["--teacher", str(tmp_path / "teacher"), *files]
     for name, options in (("by-kind", ["--kind", "embedding"]), ("by-metric", ["--metric", "agreement"])):
-        code, printed, error = nas("init", str(tmp_path / name), *given, *options)
-        assert code == 0, error
+        printed, _ = nas("init", tmp_path / name, *given, *options)
         assert "text: text; label: none (embedding, no labels)\n" in printed
         task = Study.load(tmp_path / name).task
         assert (task.kind, task.metric, task.text, task.pair) == ("embedding", "agreement", ("text",), ())
         assert (task.search, task.holdout.size, task.label_columns) == (None, 120, ())
-        assert nas("check", str(tmp_path / name), "--runs", str(tmp_path / "runs"))[0] == 0
-    code, _, error = nas("init", str(tmp_path / "other"), *given, "--kind", "embedding", "--metric", "spearman")
-    assert code == 2 and "--search: must be given" in error and "none is needed with --metric agreement" in error
-    code, _, error = nas("init", str(tmp_path / "other"), *given, "--metric", "agreement", "--label", "text")
-    assert code == 2 and "label: must not be set if the metric is agreement" in error
+        nas("check", tmp_path / name, "--runs", tmp_path / "runs")
+    _, error = nas("init", tmp_path / "other", *given, "--kind", "embedding", "--metric", "spearman", code=2)
+    assert "--search: must be given" in error and "none is needed with --metric agreement" in error
+    _, error = nas("init", tmp_path / "other", *given, "--metric", "agreement", "--label", "text", code=2)
+    assert "label: must not be set if the metric is agreement" in error
 
 
 def test_unlabelled_texts_of_a_hub_data_set_need_the_metric(tmp_path, nas, monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     write_agreement_study(tmp_path)
     given = ["--teacher", str(tmp_path / "teacher"), "--hub", "someone/texts", "--train", "train", "--test", "test"]
-    code, printed, error = nas("init", str(tmp_path / "mine"), *given, "--text", "text", "--metric", "agreement")
-    assert code == 0, error
+    printed, _ = nas("init", tmp_path / "mine", *given, "--text", "text", "--metric", "agreement")
     assert "data set: someone/texts (not inspected); text: text; label: none (embedding)" in printed
     assert Study.load(tmp_path / "mine").task.evaluated_on == "texts"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import simulated
 import torch
+import without_nas
 from datasets import Dataset
 from scipy.stats import pearsonr, spearmanr
 from tiny import (
@@ -36,9 +36,7 @@ from nas.files import read_json, write_json
 from nas.form import NetworkForm
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
-from nas.pipeline.commands import export
 from nas.pipeline.data import splits
-from nas.pipeline.reports import report
 from nas.pipeline.rows import look_at_rows
 from nas.pipeline.teacher_checks import check_teacher
 from nas.pipeline.teachers import load_teacher
@@ -47,7 +45,6 @@ from nas.study import Study, Task
 from nas.tasks import GROUP, PairCorrelation, in_groups, task_kind
 
 KIND = task_kind("embedding")
-EXPORT = Path(__file__).parents[1] / "export"
 TEXTS = ["w1 w2 w3", "w40 w41 w42 w43", "unheard w5", "w9 " * 40]
 
 
@@ -313,8 +310,7 @@ def test_nas_check_counts_pairs(tmp_path, nas):
     study = write_embedding_study(tmp_path)
     found = look_at_rows(Run.of(Study.load(study), tmp_path / "runs"))
     assert found.judged_by == "150 pairs" and found.sets["train"].rows <= 600 and 0.0 < found.standard_error < 0.05
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
     assert "candidates are evaluated on 150 pairs" in printed
     assert "outputs: embeddings of 32 dimensions, in the teacher's space" in printed
 
@@ -324,29 +320,23 @@ def test_nas_init_finds_the_columns_of_texts_and_of_pairs(tmp_path, nas, monkeyp
     write_embedding_study(tmp_path)
     files = {name: str(tmp_path / f"{name}.parquet") for name in ("train", "search", "test")}
     given = ["--teacher", str(tmp_path / "teacher"), "--train", files["train"], "--test", files["test"]]
-    code, printed, error = nas("init", str(tmp_path / "mine"), *given, "--search", files["search"])
-    assert code == 0, error
+    printed, _ = nas("init", tmp_path / "mine", *given, "--search", files["search"])
     assert "text: first, second; label: score (embedding, numbers from 0 to 1)" in printed
     task = Study.load(tmp_path / "mine").task
     assert (task.kind, task.metric, task.text, task.pair) == ("embedding", "spearman", ("text",), ("first", "second"))
-    assert nas("check", str(tmp_path / "mine"), "--runs", str(tmp_path / "runs"))[0] == 0
-    code, _, error = nas("init", str(tmp_path / "other"), *given, "--kind", "embedding")
-    assert code == 2 and "--search: must be given, since there is no terminal" in error
+    nas("check", tmp_path / "mine", "--runs", tmp_path / "runs")
+    _, error = nas("init", tmp_path / "other", *given, "--kind", "embedding", code=2)
+    assert "--search: must be given, since there is no terminal" in error
     texts = Dataset.from_dict({"a": ["one text", "another"], "score": [1, 2]})
     texts.to_parquet(files["search"])
-    code, _, error = nas("init", str(tmp_path / "other"), *given, "--search", files["search"])
-    assert code == 2 and "--pair" in error and not (tmp_path / "other").exists()
+    _, error = nas("init", tmp_path / "other", *given, "--search", files["search"], code=2)
+    assert "--pair" in error and not (tmp_path / "other").exists()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of the tiny study."""
-    folder = tmp_path_factory.mktemp("embedding")
-    run = Run.of(Study.load(write_embedding_study(folder)), folder / "runs")
-    with simulated.times():
-        export(run)
-        report(run)
-    return run
+    return simulated.finished_run(write_embedding_study(tmp_path_factory.mktemp("embedding")))
 
 
 @pytest.mark.slow
@@ -386,11 +376,7 @@ def inputs_of(ids):
 @pytest.mark.slow
 def test_sentence_transformers_and_infer_give_the_same_embeddings(finished):
     folder = finished.export("only")
-    scripts = [str(EXPORT / f"{name}.py") for name in ("without_nas", "sentence_encoder")]
-    command = [sys.executable, "-I", *scripts, str(folder), json.dumps(TEXTS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    given = np.array(json.loads(done.stdout.splitlines()[-1]))
+    given = np.array(without_nas.run("sentence_encoder", folder, json.dumps(TEXTS)))
     tokenizer, own = load_tokenizer(folder), []
     for loaded in (reload(folder), reload_alone(folder)):
         for text in TEXTS:
@@ -467,8 +453,7 @@ def test_a_study_without_scored_pairs_runs_end_to_end(
     """
     study = write(tmp_path)
     study.write_text(study.read_text().replace('p50_ms = "70%"', f'p50_ms = "{limit}"'))
-    code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    nas("run", study, "--runs", tmp_path / "runs")
     run = Run.of(Study.load(study), tmp_path / "runs")
     found = read_json(run.export("only") / "verification.json", DataError)
     assert found["metric"] == metric and found["met"] is True and found.get("judged") == judged
@@ -478,5 +463,5 @@ def test_a_study_without_scored_pairs_runs_end_to_end(
     page, card = (run.folder / "report.html").read_text(), (run.export("only") / "README.md").read_text()
     for text in (" ".join(page.split()).replace("&#39;", "'"), card):
         assert note in text and f"{metric} on the test set" in text
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0 and "to do" not in printed, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
+    assert "to do" not in printed

@@ -21,7 +21,6 @@ from nas.pipeline import Run
 from nas.pipeline.commands import prepare_data
 from nas.pipeline.rows import look_at_rows
 from nas.pipeline.teacher_checks import load_classifier
-from nas.space import shipped_spaces
 from nas.study import Study, Task
 from nas.tasks import Head, LabelColumn, LabelMetric, task_kind
 from nas.tasks.multi_label import best_threshold, counts, f1, probabilities
@@ -172,15 +171,6 @@ def test_settings_that_do_not_suit_several_labels_are_refused(tmp_path, changes,
         Study.load(tmp_path / "study.toml")
 
 
-def test_early_exits_are_refused(tmp_path):
-    study = write_label_study(tmp_path)
-    study.write_text(LABEL_STUDY.replace('"few.toml"', '"early.toml"'))
-    space = shipped_spaces()["tiny"].read_text().replace("[dimensions]", "[dimensions]\nexit_threshold = [0.8]")
-    (tmp_path / "early.toml").write_text(space)
-    with pytest.raises(StudyError, match=r"has early exits .* but a text may have several labels"):
-        Study.load(study)
-
-
 def random_answers(texts=300, labels=5, seed=0):
     rng = np.random.default_rng(seed)
     wanted = (rng.random((texts, labels)) < [0.5, 0.3, 0.2, 0.1, 0.02]).astype(float)
@@ -267,8 +257,8 @@ def test_nas_check_counts_the_rows_of_each_label(tmp_path, nas):
     rows = make_labelled(200, 1)
     assert found.classes["low"]["test"] == sum("low" in labels for labels in rows["labels"])
     assert found.metric == "f1_macro" and 0.0 < found.standard_error < 0.1
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0 and "labels: 3; in the training set: " in printed, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
+    assert "labels: 3; in the training set: " in printed
 
 
 @pytest.mark.slow
@@ -277,8 +267,7 @@ def test_an_export_gives_the_same_labels_in_the_pipeline_and_in_infer(tmp_path, 
     from transformers import pipeline
 
     study = write_label_study(tmp_path)
-    code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    nas("run", study, "--runs", tmp_path / "runs")
     run = Run.of(Study.load(study), tmp_path / "runs")
     folder = run.export("only")
     found, config = (read_json(folder / name, DataError) for name in ("verification.json", "config.json"))

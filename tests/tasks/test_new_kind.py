@@ -96,8 +96,7 @@ def test_a_study_with_a_new_kind_runs_end_to_end(kind, tmp_path, nas, simulated_
         rows.remove_columns("label").add_column("label", labels).to_parquet(tmp_path / f"{name}.parquet")
     text = study.read_text().replace("max_length = 32", 'kind = "signs"\nmetric = "agreement"\nmax_length = 32')
     study.write_text(text[: text.index('[[budgets]]\nname = "small"')] + text[text.index("[supernet]") :])
-    code, _, error = nas("run", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    nas("run", study, "--runs", tmp_path / "runs")
     run = Run.of(Study.load(study), tmp_path / "runs")
     found = read_json(run.export("large") / "verification.json", DataError)
     config = read_json(run.export("large") / "config.json", DataError)

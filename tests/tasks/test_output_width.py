@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import subprocess
-import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import simulated
 import torch
+import without_nas
 from datasets import Dataset
 from tiny import TEACHER_TABLE, write_agreement_study, write_embedding_study, write_retrieval_study
 from tolerance import assert_same
@@ -30,9 +29,8 @@ from nas.latency.profiling import ProfileRecipe, _block_networks
 from nas.model.stock import compact_config
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
-from nas.pipeline.commands import export, prepare_teacher
+from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.data import metric_of, splits
-from nas.pipeline.reports import report
 from nas.pipeline.sources import task_identity, teacher_inputs
 from nas.pipeline.teachers import load_teacher
 from nas.sentence_modules import write_modules
@@ -104,13 +102,11 @@ def test_the_form_has_the_teachers_pooling_but_no_projection(tmp_path):
 
 def test_nas_check_describes_the_embeddings(tmp_path, nas):
     given = ("check", str(_write_study(tmp_path)), "--runs", str(tmp_path / "runs"))
-    code, printed, error = nas(*given)
-    assert code == 0, error
+    printed, _ = nas(*given)
     described = "dimensions, the network's hidden size, not in the teacher's space\n"
     assert f"outputs: embeddings of 16 or 32 {described}" in printed and "task.output_width" not in printed
     (tmp_path / "narrow.toml").write_text(NARROW.replace("[16, 32]", "[32]"))
-    code, printed, error = nas(*given)
-    assert code == 0, error
+    printed, _ = nas(*given)
     assert f"outputs: embeddings of 32 {described}" in printed
     assert (
         "warning: task.output_width is 'own', but the only hidden size of the search space is the teacher's" in printed
@@ -120,16 +116,15 @@ def test_nas_check_describes_the_embeddings(tmp_path, nas):
 def test_an_unknown_width_is_refused(tmp_path, nas):
     study = _write_study(tmp_path)
     study.write_text(study.read_text().replace('"own"', '"small"'))
-    code, _, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 2 and "task.output_width" in error and "'teacher' or 'own'" in error and "'small'" in error
+    _, error = nas("check", study, "--runs", tmp_path / "runs", code=2)
+    assert "task.output_width" in error and "'teacher' or 'own'" in error and "'small'" in error
 
 
 def test_nas_init_proposes_the_setting(tmp_path, nas):
     write_embedding_study(tmp_path)
     files = {option: str(tmp_path / f"{option}.parquet") for option in ("train", "search", "test")}
     given = [word for option, path in files.items() for word in (f"--{option}", path)]
-    code, _, error = nas("init", str(tmp_path / "mine"), "--teacher", str(tmp_path / "teacher"), *given)
-    assert code == 0, error
+    nas("init", tmp_path / "mine", "--teacher", tmp_path / "teacher", *given)
     written = tmp_path / "mine" / "study.toml"
     assert Study.load(written).task.output_width == "teacher"
     assert '\n# output_width = "own"  # the hidden size of each network' in written.read_text()
@@ -168,8 +163,8 @@ def test_the_measured_networks_have_no_last_layer(tmp_path):
 def test_metrics_without_scored_pairs_evaluate_networks_of_every_width(tmp_path, nas, write, metric, least, width):
     """`least` is the least score of the teacher, and `width` that of the labels, if these are embeddings."""
     study = _write_study(tmp_path, write)
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0 and "outputs: embeddings of 16 or 32 dimensions" in printed, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
+    assert "outputs: embeddings of 16 or 32 dimensions" in printed
     run = Run.of(Study.load(study), tmp_path / "runs")
     prepare_teacher(run)
     teacher, data, space = load_teacher(run), splits(run), run.study.space
@@ -186,12 +181,7 @@ def test_metrics_without_scored_pairs_evaluate_networks_of_every_width(tmp_path,
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of the tiny study."""
-    folder = tmp_path_factory.mktemp("own-width")
-    run = Run.of(Study.load(_write_study(folder)), folder / "runs")
-    with simulated.times():
-        export(run)
-        report(run)
-    return run
+    return simulated.finished_run(_write_study(tmp_path_factory.mktemp("own-width")))
 
 
 @pytest.mark.slow
@@ -214,11 +204,7 @@ def test_a_finished_study_has_a_verified_export_without_a_projection(finished):
 @pytest.mark.slow
 def test_all_programs_give_the_same_embeddings_of_the_hidden_size(finished):
     folder, texts = finished.export("only"), ["w1 w2 w3", "w40 w41 w42 w43", "unheard w5", "w9 " * 40]
-    scripts = [str(ROOT / "tests" / "export" / f"{name}.py") for name in ("without_nas", "sentence_encoder")]
-    command = [sys.executable, "-I", *scripts, str(folder), json.dumps(texts)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    given = np.array(json.loads(done.stdout.splitlines()[-1]))
+    given = np.array(without_nas.run("sentence_encoder", folder, json.dumps(texts)))
     assert given.shape == (4, 16)
     assert_same(np.linalg.norm(given, axis=1), np.ones(4))
     tokenizer, served = load_tokenizer(folder), Classifier(folder)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import simulated
 import torch
+import without_nas
 from hub_server import folder_files
 from safetensors.torch import load_file, save_file
 from tiny import TEACHERS, mixed_space, randomise, write_agreement_study, write_embedding_study
@@ -29,8 +28,7 @@ from nas.model.onnx import to_onnx
 from nas.model.stock import AUTO_CLASSES, compact_config, from_stock
 from nas.model.tokenizer import load_tokenizer
 from nas.pipeline import Run
-from nas.pipeline.commands import export, prepare_teacher
-from nas.pipeline.reports import report
+from nas.pipeline.commands import prepare_teacher
 from nas.pipeline.sources import data_inputs, teacher_identity, teacher_inputs
 from nas.pipeline.teacher_checks import check_teacher
 from nas.pipeline.teachers import load_teacher
@@ -153,11 +151,7 @@ def test_all_programs_give_the_same_embeddings(tmp_path, case):
     for load in (reload, reload_alone, as_compact):
         assert_same(embeddings(load(folder), folder), expected)
     assert_same(np.stack([Classifier(folder).logits(text) for text in TEXTS]), expected)
-    scripts = [str(ROOT / "tests" / "export" / f"{name}.py") for name in ("without_nas", "sentence_encoder")]
-    command = [sys.executable, "-I", *scripts, str(folder), json.dumps(TEXTS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert_same(np.array(json.loads(done.stdout.splitlines()[-1])), expected)
+    assert_same(np.array(without_nas.run("sentence_encoder", folder, json.dumps(TEXTS))), expected)
 
 
 ACTIVATIONS = ("tanh", "relu", "gelu", "sigmoid", "silu", "leaky_relu", "relu6", "hardswish", "mish")
@@ -273,12 +267,11 @@ def test_settings_of_older_versions_and_short_names_are_read(tmp_path):
 
 def test_nas_check_states_the_width_and_refuses_embeddings_of_the_networks_own_width(tmp_path, nas):
     study, _ = write_study(tmp_path)
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
     assert "outputs: embeddings of 24 dimensions, in the teacher's space" in printed
     study.write_text(study.read_text().replace("max_length", 'output_width = "own"\nmax_length'))
-    code, _, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 2 and "task.output_width: must be 'teacher' if the teacher has a Dense module" in error
+    _, error = nas("check", study, "--runs", tmp_path / "runs", code=2)
+    assert "task.output_width: must be 'teacher' if the teacher has a Dense module" in error
     assert "but is 'own'" in error and "remove output_width" in error and error.count("\n") == 1
 
 
@@ -318,8 +311,8 @@ def test_an_encoder_from_the_hub_is_checked_without_its_weights_and_then_compute
     study, encoder = write_study(tmp_path)
     hub.add("model", "someone/encoder", folder_files(tmp_path / "teacher"))
     study.write_text(study.read_text().replace("./teacher", "someone/encoder"))
-    code, printed, error = nas("check", str(study), "--runs", str(tmp_path / "runs"))
-    assert code == 0 and "outputs: embeddings of 24 dimensions" in printed, error
+    printed, _ = nas("check", study, "--runs", tmp_path / "runs")
+    assert "outputs: embeddings of 24 dimensions" in printed
     assert not any("safetensors" in request for request in hub.requests)
     run = Run.of(Study.load(study), tmp_path / "runs")
     prepare_teacher(run)
@@ -329,14 +322,9 @@ def test_an_encoder_from_the_hub_is_checked_without_its_weights_and_then_compute
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of the tiny study, and the embeddings of its teacher."""
-    folder = tmp_path_factory.mktemp("projection")
-    study, encoder = write_study(folder, "LaBSE", write_agreement_study)
+    study, encoder = write_study(tmp_path_factory.mktemp("projection"), "LaBSE", write_agreement_study)
     study.write_text(study.read_text().replace('p50_ms = "70%"', 'p50_ms = "30%"'))
-    run = Run.of(Study.load(study), folder / "runs")
-    with simulated.times():
-        export(run)
-        report(run)
-    return run, encoded(encoder)
+    return simulated.finished_run(study), encoded(encoder)
 
 
 @pytest.mark.slow

@@ -15,17 +15,11 @@ _MOST_DOTS = 60
 """If a curve has at most this many values, each value is drawn as a dot. More dots would hide the line."""
 
 
-def loss_chart(log: Sequence[Record], label: str) -> Markup:
-    """Return the curve of the loss as an SVG element, or an empty string if the log has fewer than two values."""
-    return _chart(log, "loss", label, "loss")
+def training_chart(log: Sequence[Record], key: str, label: str, name: str) -> Markup:
+    """Return the curve of the values of `key` as an SVG element, or an empty string for fewer than two values.
 
-
-def accuracy_chart(log: Sequence[Record], label: str, metric: str) -> Markup:
-    """Return the curve of `eval_accuracy` as an SVG element, or an empty string for fewer than two values."""
-    return _chart(log, "eval_accuracy", label, metric)
-
-
-def _chart(log: Sequence[Record], key: str, label: str, name: str) -> Markup:
+    `label` is a description for screen readers. `name` is written above the vertical axis.
+    """
     entries = [(float(item["step"]), float(item[key])) for item in log if key in item and "step" in item]
     if len(entries) < 2:
         return Markup()
