@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -152,6 +153,7 @@ def test_knapsack_reports_the_solutions_and_searches_with_and_without_them(bench
 @pytest.mark.slow
 def test_kills_finishes_the_search_after_its_driver_is_killed(bench, searched_study, monkeypatch):
     """The search runs on a cluster, and is continued with the same command."""
+    import_module("ray._private.services")  # derives a class from Popen, and must not find the function below
     start = subprocess.Popen
 
     def start_or_fork(command, *rest, **settings):
