@@ -242,7 +242,9 @@ def test_a_missed_budget_does_not_prevent_the_export_of_the_others(copied_run, m
 def test_a_budget_that_no_candidate_is_predicted_to_meet_is_an_error(copied_run, monkeypatch):
     monkeypatch.setattr(exports, "front", lambda run: {"budgets": {"small": []}})
     budget = next(one for one in copied_run.study.budgets if one.name == "small")
-    with pytest.raises(ExportError, match=r"budgets\.small: no candidate is predicted .* raise search\.evaluations or"):
+    with pytest.raises(
+        ExportError, match=r"budgets\.small: no candidate is predicted .* raise search\.evaluations, or"
+    ):
         exports.make_export(copied_run, Stopwatch(), budget, fine_tune=False)
 
 

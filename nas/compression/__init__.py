@@ -66,11 +66,11 @@ def compression(spec: str) -> Compression:
         raise ValueError(f"{spec!r} is not a compression method; use one of {', '.join(REGISTRY)}")
     kind, stored = REGISTRY[parts[1]], compression(parts[3]) if parts[3] else None
     if stored is not None and not (isinstance(stored, Format) and kind.takes(type(stored))):
-        formats = " or ".join(formats_of(kind))
-        rule = f"can be stored only as {formats}" if formats else "cannot be combined with a format"
+        formats = ", ".join(formats_of(kind))
+        rule = f"can be stored only in one of the formats {formats}" if formats else "cannot be combined with a format"
         raise ValueError(
             f"{kind.name} {rule}, but got {stored.spec!r}; "
-            f"{'use one of these formats' if formats else 'use only one of the two'}"
+            f"{'use one of these' if formats else 'use only one of the two'}"
         )
     method = kind.read(parts[2], stored)
     if method.spec != spec:

@@ -363,14 +363,17 @@ def test_low_rank_reproduces_a_table_of_that_rank_exactly():
         ("int8+int4", "cannot be combined with a format, but got 'int4'"),
         ("share+int8", "cannot be combined with a format"),
         ("static_int8(minmax)", "accepts only the parameter mean, but got 'minmax'; write static_int8 \\(the range of"),
-        ("low_rank(8)+static_int8", "can be stored as none or int8 or .*, but got 'static_int8'"),
+        ("low_rank(8)+static_int8", "stored only in one of the formats none, int8, .*, but got 'static_int8'"),
         ("low_rank", "needs a rank of at least 1, such as low_rank\\(64\\), but got ''"),
         ("low_rank(0)", "needs a rank of at least 1"),
         ("low_rank(064)", "written in its standard form, but got 'low_rank\\(064\\)'; write 'low_rank\\(64\\)'"),
-        ("low_rank(8)+low_rank(4)", "can be stored as none or int8 or .*, but got 'low_rank\\(4\\)'; use one"),
-        ("low_rank(8)+skip", "can be stored as none or int8 or .*, but got 'skip'"),
+        (
+            "low_rank(8)+low_rank(4)",
+            "stored only in one of the formats none, int8, .*, but got 'low_rank\\(4\\)'; use one",
+        ),
+        ("low_rank(8)+skip", "stored only in one of the formats none, int8, .*, but got 'skip'"),
         ("sparse(1.5)", "share of zeros between 0 and 1"),
-        ("sparse(0.5)+int4", "can be stored as none or int8.*, but got 'int4'"),
+        ("sparse(0.5)+int4", "stored only in one of the formats none, int8, but got 'int4'"),
     ],
 )
 def test_an_invalid_method_is_refused_with_rule_and_remedy(spec, rule):

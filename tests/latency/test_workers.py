@@ -111,5 +111,5 @@ def test_a_device_outside_the_cluster_has_no_worker():
 
 def test_a_missing_cluster_is_an_error(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(ClusterError, match="none is found"):
+    with pytest.raises(ClusterError, match="none was found"):
         open_worker(DEVICE)

@@ -227,6 +227,6 @@ def test_the_benchmark_does_not_search_documents_of_the_teacher(finished, tmp_pa
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "scripts" / "bench")
         measure = runpy.run_path(str(ROOT / "scripts" / "bench" / "embeddings.py"))["measure"]
-    found = measure(Namespace(pairs=[], without=None, retrieval=tmp_path, max_length=16), finished)["networks"]
+    found = measure(finished, Namespace(pairs=[], without=None, retrieval=tmp_path, max_length=16))["networks"]
     assert found.keys() == {"teacher", "only", "averaged word vectors"}
     assert all(scores["retrieval"].keys() == {"own"} for scores in found.values())
