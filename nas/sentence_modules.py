@@ -223,7 +223,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """Return a JSON object in a file of an encoder. Raises `TeacherError` if the file holds something else."""
+    """Return the JSON object in one of an encoder's files. Raises `TeacherError` if the file holds something else."""
     settings = _read_json(path)
     if not isinstance(settings, dict):
         raise TeacherError(f"teacher.model: {path}: must hold a JSON object, but does not; copy or download it again")

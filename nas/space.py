@@ -157,8 +157,8 @@ class SearchSpace(Settings):
                 )
             if not isinstance(item, int) and (list(item) != sorted(set(item)) or item[-1] >= total):
                 raise ValueError(
-                    f"dimensions.layers: a list must contain ascending, distinct numbers from 0 to {total - 1}, but "
-                    f"got {list(item)}; correct this list"
+                    f"dimensions.layers: a list must contain ascending, distinct indices of layers from 0 to "
+                    f"{total - 1}, but got {list(item)}; write it as in [0, 2]"
                 )
         if repeated := [list(one) for one, next_one in pairwise(self.layer_sets) if one == next_one]:
             raise ValueError(f"dimensions.layers: two entries keep the same layers, {repeated[0]}; remove one of them")

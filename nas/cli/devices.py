@@ -63,7 +63,7 @@ def bundle(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write an archive that measures latency on a device outside the cluster.
+    """Write an archive with a program that measures latency on a device outside the cluster.
 
     Unpack the archive on the device, run `python run.py` there, and give the result to `nas device import`.
     """

@@ -157,8 +157,8 @@ def init(  # noqa: PLR0913 (one option per answer)
     written_study = Study.load(folder)
     if written_study.name != folder.resolve().name:
         print(
-            f"name: {written_study.name}, because only letters, digits, dots, dashes and underscores of the folder's "
-            "name can be used"
+            f"name: {written_study.name} (from the folder's name; characters other than letters, digits, dots, dashes "
+            "and underscores are replaced)"
         )
     if columns:
         print(columns.described(task.pair or task.text, task.label, answers.kind, answers.metric, task.query))

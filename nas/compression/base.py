@@ -115,11 +115,11 @@ class Compression(ABC):
 
 
 class MatrixCompression(Compression):
-    """A compression method for the matrices of a block that has its own weights.
+    """A compression method that stores the weights of a block as one or more matrices.
 
     In a linear layer, the matrices of the method replace the weight (rows, columns), and the layer keeps its `bias`
     (rows,). In an embedding, the matrices of the method replace the table (rows, columns). A subclass must implement
-    the methods for embedding tables only if `blocks` contains "embedding".
+    `embed`, `emit_embed` and `table_bytes` only if `blocks` contains "embedding".
 
     Each output of a linear layer depends on only one row of the matrix that `writes` names. The rows of this matrix can
     therefore be scaled, split, or joined with the rows of other layers.

@@ -4,15 +4,16 @@ Weights and embedding tables are quantised as in `int8`. Activations are quantis
 range per linear layer that does not depend on the text (static quantisation). When a network is exported, the ranges
 are computed from texts of the search set, by one of two methods:
 
-- `static_int8` (min-max): from the lowest to the highest value in all texts. No value of these texts is clipped.
-- `static_int8(mean)`: from the mean of the texts' lowest values to the mean of their highest values. The levels are
-  closer together, but the largest values of many texts are clipped.
+- `static_int8` (min-max): from the lowest to the highest activation over all texts. No activation of these texts is
+  clipped.
+- `static_int8(mean)`: from the mean of the texts' lowest activations to the mean of their highest activations. The
+  levels are closer together, but the extreme activations of many texts are clipped.
 
 During training and search, each batch is quantised with its own range, because every sub-network has different
 activations. The gradients ignore the rounding and the clipping (straight-through gradients).
 
-In ONNX, the method uses the operators `QuantizeLinear` and `DequantizeLinear` (QDQ) on both inputs of a matrix product.
-OpenVINO and ONNX Runtime replace these operators with 8-bit matrix products.
+In ONNX, the activations pass through `QuantizeLinear` and `DequantizeLinear`, and the integer weights through
+`DequantizeLinear` (QDQ format). OpenVINO and ONNX Runtime replace these operators with 8-bit matrix products.
 """
 
 from __future__ import annotations

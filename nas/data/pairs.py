@@ -82,7 +82,7 @@ def check_distinct(
         if name == "search" and own_rows < total:
             say(
                 f"Warning: {sources[name]}: {total - own_rows:,} of {total:,} {plural} also occur in {sources[other]}, "
-                f"so candidates are selected with {plural} that they are tested on; remove these {plural} from one of "
+                f"so candidates are selected on {plural} that are also used for the final test; remove these {plural} from one of "
                 "the files"
             )
 

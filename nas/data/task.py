@@ -366,7 +366,7 @@ def _is_words(value: Any) -> bool:
 def labels_of(task: Task, train: Sequence[RowSource], test: Sequence[RowSource], head: Head | None) -> TaskLabels:
     """Return the labels of the training and test rows in the format of the kind of task.
 
-    Also print the notes of the kind of task about these labels.
+    Also print `TaskLabels.notes`, for example about how labels are numbered.
     """
     kind = task_kind(task.kind)
     task_labels = kind.read(label_columns_of(task, train), label_columns_of(task, test), head)

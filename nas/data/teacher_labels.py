@@ -16,7 +16,7 @@ from nas.tasks import GROUP
 
 
 def read_texts(task: Task, train: str | Sequence[str], test: str, seed: int) -> Splits:
-    """Read texts without labels, and hold the search set out of the training texts.
+    """Read texts without labels, and hold out some of the training texts as the search set.
 
     In the search set and the test set, labels are empty lists, each text is a separate group, and a text that occurs
     several times is read only once. Parameters and errors are those of `nas.data.read_splits`.

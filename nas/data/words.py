@@ -26,7 +26,7 @@ def joined(text: Text) -> str:
 
 
 def are_words(texts: Sequence[Sequence[Text]]) -> bool:
-    """Whether columns of texts hold lists of words."""
+    """Whether the texts in these columns are lists of words, and not strings."""
     return bool(texts) and len(texts[0]) > 0 and not isinstance(texts[0][0], str)
 
 

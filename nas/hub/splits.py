@@ -132,7 +132,7 @@ def read_split(
 def split_names_in(split: str) -> list[str]:
     """Return the names of the splits in an expression.
 
-    For example, they are `train` and `validation` in `train[:1000]+validation`.
+    For example, the names in `train[:1000]+validation` are `train` and `validation`.
     """
     return list(dict.fromkeys(part.partition("[")[0].strip() for part in split.split("+")))
 

@@ -119,7 +119,9 @@ class Job:
         counts = Counter(name for group in result.groups for name in group.samples_ms)
         references = {next(iter(networks)) for networks, _ in self.groups}
         if repeated := sorted(name for name, count in counts.items() if count > 1 and name not in references):
-            raise DeviceError(f"{path}: must have each network once, but {repeated[0]!r} is repeated; measure again")
+            raise DeviceError(
+                f"{path}: must contain each network exactly once, but {repeated[0]!r} is repeated; measure again"
+            )
         expected_memory = {f"{_MEMORY}{name}" for name in self.memory}
         if counts.keys() != expected or result.peak_memory_mb.keys() != expected_memory:
             differing = sorted(expected ^ counts.keys()) or sorted(expected_memory ^ result.peak_memory_mb.keys())

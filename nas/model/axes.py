@@ -1,8 +1,8 @@
 """The kinds of units (hidden units, heads, neurons and so on) along the axes of a network's parameters.
 
 When a network is built, `along` records for each module the kinds of units along the axes of its weight. These records
-are used to order the units by importance, to measure their magnitude, to find the modules that smaller hidden sizes
-affect (`nas/supernet/narrow.py`), and to compute sizes.
+are used to order the units by importance, to measure their magnitude, to find the modules that change with the hidden
+size (`nas/supernet/narrow.py`), and to compute the parameter counts and stored sizes of sub-networks.
 """
 
 from __future__ import annotations

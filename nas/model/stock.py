@@ -79,9 +79,9 @@ def _check_function(family: Family, config: PreTrainedConfig) -> None:
 def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FORM) -> CompactBertConfig:
     """Return the configuration of a `CompactBert` that computes the same function as a teacher.
 
-    An encoder has `form.projection_dim` outputs or, if this is None, as many as the teacher has hidden units. Unless
-    `form.own_width` is set, networks with fewer hidden units keep this number of outputs. Raises `TeacherError` for the
-    same reasons as `shape_of`.
+    An encoder has `form.projection_dim` outputs or, if this is None, as many as the teacher has hidden units.
+    Sub-networks with fewer hidden units also have this number of outputs. If `form.own_width` is set, an encoder
+    instead has as many outputs as it has hidden units itself. Raises `TeacherError` for the same reasons as `shape_of`.
     """
     shape, family = shape_of(teacher), family_of(teacher.model_type)
     form = family.form(teacher, form)

@@ -126,7 +126,7 @@ class Workload:
 
 
 def embedded(study: Study, work: Workload) -> float:
-    """Estimate the seconds needed to build the built-in task."""
+    """Estimate the seconds needed to create the built-in task."""
     return 15.0
 
 

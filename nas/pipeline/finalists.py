@@ -280,8 +280,8 @@ def _decide_steps(
     steps = division.training_steps(stopwatch.left - seconds_per_evaluation * sum(trained_counts), seconds_per_step)
     run.add_note("finalists", steps=steps)
     say(
-        f"The final training: {steps:,} steps of {seconds_per_step:.2f} s each, in the remaining "
-        f"{duration(max(0.0, stopwatch.left))}"
+        f"The final training: {steps:,} steps of about {seconds_per_step:.2f} s each "
+        f"({duration(max(0.0, stopwatch.left))} are left for training and evaluation)"
     )
 
 

@@ -34,8 +34,9 @@ RANKING_FILE = "rank_correlation.json"
 def report(run: Run) -> Path:
     """Write `report.html` and two pictures. Return the path of `report.html`.
 
-    The pictures are `front.svg`, the Pareto front on the first searched device, and `architectures.svg`, the exported
-    architectures. A picture without content is not written. Raises `NasError` if the run has no results yet.
+    The pictures are `front.svg` (the Pareto front on the first device for which the search predicted latencies) and
+    `architectures.svg` (the exported architectures). A picture without content is not written. Raises `NasError` if the
+    run has no results yet.
     """
     contents = _contents(run)
     if contents.outdated:

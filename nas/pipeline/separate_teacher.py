@@ -1,8 +1,8 @@
-"""The steps of the separate teacher from which a `[student]` learns: fine-tune it if necessary, then store its logits.
+"""Pipeline steps for the separate teacher from which a `[student]` learns: fine-tune it if necessary, store its logits.
 
 This teacher may belong to any model family. Its tokenizer may differ from the student's, so the texts are tokenised a
-second time. A student's distillation uses only the teacher's logits, and never alters texts. The logits of all texts
-are therefore computed once before training, and the teacher is not run during training.
+second time. A student's distillation uses only the teacher's logits, and never replaces tokens of the texts. The logits
+of all texts are therefore computed once before training, and the teacher is not run during training.
 """
 
 from __future__ import annotations

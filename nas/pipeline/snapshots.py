@@ -75,7 +75,7 @@ def pinned_task(run: Run) -> Task:
 
 
 def commits(run: Run) -> dict[str, str]:
-    """Return the commit of each model and data set from the hub, keyed by the study's table that names it."""
+    """Return the commit of each model and data set from the hub, keyed by the study's table that sets its hub id."""
     return {_study_table(run.study, role): snapshot(run, role).commit for role in hub_sources(run.study)}
 
 

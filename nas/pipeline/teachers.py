@@ -109,8 +109,8 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
             else f"give a different {table}, number the labels as this {table} does, or set {table}.fine_tune"
         )
         say(
-            f"Warning: the {table} is not better than giving every text the same answer, which scores "
-            f"{constant_accuracy:.3f}; {remedy}"
+            f"Warning: the {table} does not score higher than a baseline that gives every text the same answer "
+            f"({constant_accuracy:.3f}); {remedy}"
         )
     if not kind.has_one_output:
         return STANDARD

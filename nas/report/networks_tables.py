@@ -1,4 +1,4 @@
-"""The values of two tables with one column per network: F1 per label, and the passages of one query.
+"""The values of two tables with one column per network: the F1 of each label, and the ranking of one query's passages.
 
 The macro `networks_table` in `templates/macros.html` shows these tables. A cell is a pair: a value, and a line in
 smaller type.

@@ -117,7 +117,7 @@ class Runtime(ABC):
         return
 
     def details(self, device: DeviceSettings) -> list[str]:
-        """Return what `nas doctor` shows after the version of the runtime, such as the names of GPUs."""
+        """Return the details that `nas doctor` shows after the version of the runtime, such as the names of GPUs."""
         return []
 
     def files_of(self, path: Path) -> list[Path]:
@@ -176,7 +176,7 @@ class ModuleRuntime(Runtime):
 
     @abstractmethod
     def load(self, build: Callable[[], torch.nn.Module], device: DeviceSettings, inputs: Sequence[Inputs]) -> list[Run]:
-        """For each set of inputs, return a function that runs the network that `build` returns on these inputs."""
+        """Return one function per set of inputs. Each function runs the network returned by `build()` on its set."""
 
     def needs_torch(self, device: DeviceSettings) -> bool:
         return True

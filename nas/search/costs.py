@@ -176,7 +176,7 @@ class Costs:
         return tuple(-value if name in RATES else value for name, value in values)
 
     def _predicted_metrics(self, architecture: Architecture, exits: Sequence[float]) -> dict[str, dict[str, float]]:
-        """Return the predicted value of each pair in `_device_metrics`, keyed by device and then by metric.
+        """Return the predictions for all pairs in `_device_metrics`, keyed by device and then by metric.
 
         `exits` has the same meaning as in `cautious_violations`.
         """

@@ -47,7 +47,7 @@ class Generations(NSGAIISampler):
         return generation
 
     def _update_members(self, study: Study) -> None:
-        """Add the trials that have finished since the last call to the members of their generations."""
+        """Update the members of each generation with the trials that were completed since the last call."""
         trials = study.get_trials(deepcopy=False)
         new_or_unfinished = [*(trials[number] for number in self._unfinished), *trials[self._seen_count :]]
         self._unfinished = [trial.number for trial in new_or_unfinished if not trial.state.is_finished()]

@@ -136,8 +136,8 @@ class Study(Settings):
     def _check_student(self) -> None:
         if self.teacher.model == "embedded":
             raise ValueError(
-                "teacher.model: must not be 'embedded' if there is a student, because the built-in task compresses its "
-                "teacher; remove [student]"
+                "teacher.model: 'embedded' (the built-in task) cannot be combined with [student], because this task "
+                "compresses its teacher; remove [student]"
             )
         if self.teacher.prune_vocabulary:
             raise ValueError(

@@ -220,12 +220,16 @@ class TaskKind(ABC):
 
     def check_evaluation(self, settings: TaskSettings) -> None:
         """Raise `ValueError` if `search` or `pair` is missing but necessary, or is set but has no effect."""
-        for key, value in (("search", settings.search), ("pair", settings.pair)):
-            if value:
-                raise ValueError(
-                    f"{key}: must not be set if the kind is {self.name}, because the search set is held out of the "
-                    f"training rows, but got {list(value) if isinstance(value, tuple) else value!r}; remove {key}"
-                )
+        if settings.search:
+            raise ValueError(
+                f"search: must not be set if the kind is {self.name}, because its search set is held out from the "
+                f"training rows, but got {settings.search!r}; remove search"
+            )
+        if settings.pair:
+            raise ValueError(
+                f"pair: must not be set if the kind is {self.name}, because its search and test sets have the same "
+                f"columns as its training set, but got {list(settings.pair)}; remove pair"
+            )
 
     def group_column(self, settings: TaskSettings) -> str | None:
         """Return the name of the column that identifies each row's group.

@@ -20,7 +20,10 @@ NDCG = f"ndcg_cut_{CUTOFF}"
 
 @dataclass(frozen=True)
 class QueryMetric(Metric):
-    """A metric that is the mean over all queries with a relevant passage. Subclasses define `group_scores`."""
+    """A metric that averages a score per query over all queries with a relevant passage.
+
+    Subclasses compute these scores in `group_scores`.
+    """
 
     size_word = "queries with a relevant passage"
     judges_groups = True

@@ -186,11 +186,11 @@ class Ranking(TaskKind):
         return loss + 2.0 * (error - _group_means(error, groups)).square().mean()
 
     def served_as(self, teacher: Mapping[str, Any], fine_tuned: bool) -> dict[str, Any]:
-        """Return `config.json` entries with which transformers and sentence-transformers return the same scores.
+        """Return the `config.json` entries that make other libraries return scores of the same kind as the teacher's.
 
         Scores are raw if the teacher returns raw scores and was not fine-tuned. Otherwise, scores are probabilities. A
-        cross-encoder names its activation function in one of three settings. For any other teacher, the problem type
-        shows whether scores are raw.
+        cross-encoder names its activation function in one of three settings, and its scores are raw if this is the
+        identity. For any other teacher, the problem type shows whether scores are raw.
         """
         older_activation = (teacher.get("sentence_transformers") or {}).get("activation_fn")
         activation = (

@@ -241,7 +241,10 @@ class Tagging(TaskKind):
         return problem_of(problem_type, outputs) == self.problem_type and outputs != 1
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        """Return the logarithm of the share of words that each tag has, because most words are outside spans."""
+        """Return the logarithm of each tag's share of the words, as the initial bias of the tag's output.
+
+        The shares differ widely, because most words are outside spans, so zeros would be a poor start.
+        """
         counts = np.bincount(labels[labels != IGNORED], minlength=outputs) + 0.5
         log_shares: np.ndarray = np.log(counts / counts.sum())
         return log_shares

@@ -1,8 +1,9 @@
 """ModernBERT (Warner et al., arXiv:2412.13663).
 
-Blocks normalise their input, positions are encoded as rotations of queries and keys, and feed-forward blocks are gated.
-Two out of three layers attend only to nearby tokens, and most parts have no biases. In the class of transformers,
-query, key and value form one matrix, and so do the two linear layers at the start of a gated block.
+Blocks normalise their input (pre-norm), positions are encoded as rotations of queries and keys (RoPE), and feed-forward
+blocks are gated (GLU). Two out of three layers attend only to nearby tokens, and most parts have no biases. In the
+implementation in the library transformers, one matrix holds the query, key and value projections, and another holds the
+two linear layers at the start of a gated block.
 """
 
 from __future__ import annotations
@@ -82,9 +83,10 @@ class ModernBert(Family):
         )
 
     def expresses(self, config: CompactBertConfig, state: Mapping[str, torch.Tensor]) -> bool:
-        """Whether the network begins with the teacher's first layer.
+        """Whether ModernBERT's class in transformers can express a network.
 
-        In ModernBERT's class in transformers, the first layer has no attention norm, and all other layers have one.
+        This is the case only if the network begins with the teacher's first layer, because in this class, the first
+        layer has no attention norm, and all other layers have one.
         """
         return config.architecture.layers[0].source == 0
 
