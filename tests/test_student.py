@@ -114,7 +114,7 @@ def _texts(run, *names):
 REFUSED = {
     "no logits": ("steps = 30", "steps = 30\nlogits_weight = 0.0", "logits_weight: must be above 0 if there is"),
     "replaced tokens": ("steps = 30", "steps = 30\nreplaced_tokens = 0.1", "replaced_tokens: .* got 0.1; remove"),
-    "an embedded teacher": ("./mpnet", "embedded", "teacher.model: .embedded. (the built-in task) cannot be combined"),
+    "an embedded teacher": ("./mpnet", "embedded", r"teacher.model: .embedded. \(the built-in task\) cannot"),
     "a pruned teacher": ('"./mpnet"', '"./mpnet"\nprune_vocabulary = true', "set student.prune_vocabulary instead"),
     "an embedded student": ("./teacher", "embedded", "student.model: .* must both be 'embedded', or neither"),
 }  # fmt: skip

@@ -82,8 +82,8 @@ def check_distinct(
         if name == "search" and own_rows < total:
             say(
                 f"Warning: {sources[name]}: {total - own_rows:,} of {total:,} {plural} also occur in {sources[other]}, "
-                f"so candidates are selected on {plural} that are also used for the final test; remove these {plural} from one of "
-                "the files"
+                f"so candidates are selected on {plural} that are also used for the final test; remove these {plural} "
+                "from one of the files"
             )
 
 
