@@ -397,7 +397,7 @@ def test_a_study_gets_a_valid_name_from_any_folder_name(here, nas, monkeypatch, 
     given = ["--teacher", "../my-bert", "--train", "../train.csv", "--test", "../test.csv", "--", folder]
     output, _ = nas("init", *given)
     study = Study.load(home / folder)
-    assert study.name == name and (f"name: {name}, because" in output) == (name != study.path.parent.name)
+    assert study.name == name and (f"name: {name} (a name can" in output) == (name != study.path.parent.name)
     if name != study.path.parent.name:  # the name is in the study file
         assert tomllib.loads(study.path.read_text())["name"] == name
         study.path.write_text(study.path.read_text().replace(f'name = "{name}"', "", 1))

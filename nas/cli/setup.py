@@ -157,8 +157,8 @@ def init(  # noqa: PLR0913 (one option per answer)
     written_study = Study.load(folder)
     if written_study.name != folder.resolve().name:
         print(
-            f"name: {written_study.name} (from the folder's name; characters other than letters, digits, dots, dashes "
-            "and underscores are replaced)"
+            f"name: {written_study.name} (a name can contain only letters, digits, dots, dashes and underscores, so it "
+            "differs from the folder's name)"
         )
     if columns:
         print(columns.described(task.pair or task.text, task.label, answers.kind, answers.metric, task.query))
