@@ -197,7 +197,7 @@ STUDIES = {
         [
             "devices.cpu: the runtime 'torch' cannot run",
             "'int8', which runs only on onnxruntime;",
-            "exclude_compression = ['int8']",
+            "add 'int8' to search_space.exclude_compression",
         ],
     ),
     "int8 on a GPU": (
@@ -206,7 +206,7 @@ STUDIES = {
         [
             "devices.cpu: the processor 'cuda' cannot run",
             "'int8', which runs only on cpu;",
-            "exclude_compression = ['int8']",
+            "add 'int8' to search_space.exclude_compression",
         ],
     ),
     "unknown sampler": ("evaluations = 16", 'sampler = "luck"', ["search.sampler", "'luck'"]),

@@ -239,12 +239,11 @@ class Study(Settings):
                 ("processor", runtime_of(device).processors_for(method.operations)),
             ):
                 if getattr(device, key) not in supported:
-                    advice = (
-                        f", which runs only on {names_of(sorted(supported))}; change the {key} or" if supported else ";"
-                    )
+                    others = names_of(sorted(supported))
+                    advice = f", which runs only on {others}; change the {key}, or" if supported else ";"
                     raise ValueError(
-                        f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}{advice} set "
-                        f"search_space.exclude_compression = [{name!r}]"
+                        f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}{advice} "
+                        f"add {name!r} to search_space.exclude_compression"
                     )
 
     @cached_property
