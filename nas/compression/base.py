@@ -119,7 +119,7 @@ class MatrixCompression(Compression):
 
     In a linear layer, the matrices of the method replace the weight (rows, columns), and the layer keeps its `bias`
     (rows,). In an embedding, the matrices of the method replace the table (rows, columns). A subclass must implement
-    `embed`, `emit_embed` and `table_bytes` only if `blocks` contains "embedding".
+    the methods that compute with embedding tables only if `blocks` contains "embedding".
 
     Each output of a linear layer depends on only one row of the matrix that `writes` names. The rows of this matrix can
     therefore be scaled, split, or joined with the rows of other layers.
