@@ -9,7 +9,7 @@ that reads the sets, depending on what the search and test sets contain.
 from nas.data.batches import Batch, batches_by_length
 from nas.data.files import read_rows
 from nas.data.reading import read_sets
-from nas.data.task import Splits, TaskData, read_splits
+from nas.data.task import Splits, TaskData, prepare, read_splits
 from nas.data.truth import truth_of
 from nas.data.unlabelled import Unlabelled, read_unlabelled
 
@@ -19,6 +19,7 @@ __all__ = [
     "TaskData",
     "Unlabelled",
     "batches_by_length",
+    "prepare",
     "read_rows",
     "read_sets",
     "read_splits",

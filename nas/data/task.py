@@ -191,6 +191,18 @@ def tokenised(
     return Dataset.from_dict({**tokens, **(labels or {}), "length": lengths})
 
 
+def prepare(
+    task: Task,
+    train: str | Sequence[str],
+    test: str,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    token_types: bool = True,
+) -> TaskData:
+    """Read, split and tokenise the data of a task; see `read_splits` and `Splits.encode`."""
+    return read_splits(task, train, test, seed).encode(tokenizer, task.max_length, token_types)
+
+
 @dataclass(frozen=True)
 class RowSource:
     """The rows of one file, or of one split on the hub."""
