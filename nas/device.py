@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from nas.errors import listed
 from nas.files import Flag, Positive, Settings, Whole
-from nas.runtimes import RUNTIMES, names_of
+from nas.runtimes import RUNTIMES
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 NAME_RULE = "must consist of letters, digits, dots, dashes and underscores, and begin with a letter or digit"
@@ -39,7 +40,7 @@ Name = Annotated[str, AfterValidator(_valid_name)]
 def _registered(runtime: object) -> str:
     """Return the name of a runtime. Raises a validation error if there is no such runtime."""
     if not isinstance(runtime, str) or runtime not in RUNTIMES:
-        names = names_of([repr(name) for name in RUNTIMES])
+        names = listed([repr(name) for name in RUNTIMES])
         raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": names})
     return runtime
 
@@ -97,7 +98,7 @@ class Device(Settings):
         number_formats = RUNTIMES[self.runtime].number_formats
         if self.processor not in number_formats:
             raise ValueError(
-                f"processor: {self.runtime} is supported only on the {names_of(number_formats)}, but got "
+                f"processor: {self.runtime} is supported only on the {listed(number_formats)}, but got "
                 f"{self.processor!r}; change the processor or the runtime"
             )
         supported = number_formats[self.processor]
@@ -107,12 +108,12 @@ class Device(Settings):
                 f"but got {self.number_format!r}; change the number format, the runtime or the processor"
             )
         if self.compiled and not RUNTIMES[self.runtime].compiles:
-            compiling = names_of([name for name, runtime in RUNTIMES.items() if runtime.compiles])
+            compiling = listed([name for name, runtime in RUNTIMES.items() if runtime.compiles])
             raise ValueError(
                 f"compiled: only {compiling} compiles networks, but the runtime is {self.runtime!r}; remove compiled"
             )
         if self.where == "elsewhere" and not RUNTIMES[self.runtime].runner_suffices:
-            in_archives = names_of([name for name, runtime in RUNTIMES.items() if runtime.runner_suffices])
+            in_archives = listed([name for name, runtime in RUNTIMES.items() if runtime.runner_suffices])
             raise ValueError(
                 f"runtime: must be {in_archives} if where = 'elsewhere', but got {self.runtime!r}; change the runtime, "
                 "or join the device to a Ray cluster and set where = 'ray'"

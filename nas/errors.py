@@ -1,4 +1,4 @@
-"""Exceptions that `nas` raises for problems that the user can fix, and functions that shorten messages.
+"""Exceptions that `nas` raises for problems that the user can fix, and functions for the wording of messages.
 
 The command line prints the message of such an exception as one line and exits with code 2.
 """
@@ -6,6 +6,7 @@ The command line prints the message of such an exception as one line and exits w
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _LONGEST_VALUE = 120
@@ -21,6 +22,12 @@ def shown(value: Any) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number with a noun, such as `1 label` or `2,000 labels`. The noun is given in the singular."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def listed(names: Iterable[str], conjunction: str = "or") -> str:
+    """Return names as a list in a sentence, such as `onnxruntime, torch or openvino`."""
+    *others, last = names
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
 class NasError(Exception):

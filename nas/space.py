@@ -21,7 +21,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from nas.architecture import LAYER_BLOCKS, Architecture, Layer, kept_tokens
 from nas.compression import BLOCKS, REGISTRY, Block, compression
-from nas.errors import SearchSpaceError, shown
+from nas.errors import SearchSpaceError, listed, shown
 from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
 T = TypeVar("T")
@@ -467,11 +467,9 @@ class SearchSpace(Settings):
 
 
 def _unsuitable_error(block: Block, name: str, hidden: Sequence[int], condition: str = "") -> ValueError:
-    *others, last = map(str, hidden)
-    sizes = f"{', '.join(others)} and {last}" if others else last
     return ValueError(
         f"compression.{block}: {name!r} must be applicable and save space at every hidden_size, but fails at "
-        f"{sizes}{condition}; change or remove the method or these sizes"
+        f"{listed(map(str, hidden), 'and')}{condition}; change or remove the method or these sizes"
     )
 
 

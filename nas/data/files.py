@@ -16,10 +16,9 @@ import pyarrow.parquet
 from datasets import Dataset, Features
 
 from nas.data.text_files import read_csv, read_json, require_columns
-from nas.errors import DataError, first_line
+from nas.errors import DataError, first_line, listed
 from nas.files import write_atomically
 from nas.hub import find, read_split
-from nas.runtimes import names_of
 from nas.study import DATA_SUFFIXES
 
 
@@ -103,7 +102,7 @@ def _reader_of(path: Path) -> Callable[[Path, Sequence[str]], pyarrow.Table]:
         raise DataError(f"{path}: no such data file; correct the path")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: a data file must end in {names_of(DATA_SUFFIXES)}; convert the file")
+        raise DataError(f"{path}: a data file must end in {listed(DATA_SUFFIXES)}; convert the file")
     with path.open("rb") as stream:
         start = stream.read(max(map(len, _OTHER_FORMATS)))
     for first_bytes, (description, remedy) in _OTHER_FORMATS.items():

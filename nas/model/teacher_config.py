@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast, get_args
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from nas.errors import TeacherError
+from nas.errors import TeacherError, listed
 from nas.model.families import FAMILIES, Family, family_names, family_of
 from nas.sentence_modules import MODULES_FILE
 from nas.tasks import Problem
@@ -85,8 +85,8 @@ def read_config(source: str) -> PreTrainedConfig:
     values = _read(source)
     kind = values.get("model_type")
     if not isinstance(kind, str):
-        *others, last = (f'"{name}"' for name in FAMILIES)
-        raise _setting_error(source, "model_type", f"must be {', '.join(others)} or {last}", kind, "set it")
+        families = listed(f'"{name}"' for name in FAMILIES)
+        raise _setting_error(source, "model_type", f"must be {families}", kind, "set it")
     family, config_class = family_of(kind), CONFIG_MAPPING[kind]
     for alias, name in config_class.attribute_map.items():
         if alias in values:

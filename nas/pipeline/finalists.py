@@ -281,7 +281,7 @@ def _decide_steps(
     run.add_note("finalists", steps=steps)
     say(
         f"The final training: {steps:,} steps of about {seconds_per_step:.2f} s each "
-        f"({duration(max(0.0, stopwatch.left))} are left for training and evaluation)"
+        f"(time left for training and evaluation: {duration(max(0.0, stopwatch.left))})"
     )
 
 

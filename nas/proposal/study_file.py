@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from nas.errors import NasError, StudyError
+from nas.errors import NasError, StudyError, listed
 from nas.files import given_path, write_atomically, write_text
 from nas.pipeline.plan import check_sources
 from nas.proposal.budget import budget_table
@@ -16,7 +16,7 @@ from nas.proposal.space import fitting_space, space_text, unsupported_methods
 from nas.proposal.table import Columns
 from nas.proposal.teacher import TeacherProperties
 from nas.report.rendering import fill
-from nas.runtimes import RUNTIMES, names_of
+from nas.runtimes import RUNTIMES
 from nas.space import SearchSpace
 from nas.study import Holdout, Study, is_data_file, study_name
 from nas.tasks import REGISTRY, task_kind
@@ -154,7 +154,7 @@ def _study_text(
         prunable=PRUNABLE,
         tokenizer=teacher and teacher.tokenizer,
         space=space,
-        runtimes=names_of(RUNTIMES),
+        runtimes=listed(RUNTIMES),
         unsupported=unsupported_methods(SearchSpace.load(space, base=folder), answers.runtime),
         sequence_length=_tokens(answers) or answers.sequence_length,
         budgets=[budget_table(budget, "here") for budget in answers.budgets],

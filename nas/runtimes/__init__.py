@@ -24,7 +24,6 @@ __all__ = [
     "RUNTIMES",
     "Runtime",
     "check_runtime",
-    "names_of",
     "runner_arguments",
     "runtime_of",
     "runtimes_for",
@@ -45,12 +44,6 @@ def runtime_of(device: DeviceSettings) -> Runtime:
 def runtimes_for(operations: Collection[Operation]) -> list[str]:
     """Return the names of the runtimes that execute all of these operations on at least one processor."""
     return [name for name, runtime in RUNTIMES.items() if runtime.processors_for(operations)]
-
-
-def names_of(runtimes: Collection[str]) -> str:
-    """Return names as a list for users, such as `onnxruntime, torch or openvino`."""
-    *others, last = runtimes
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def check_runtime(device: DeviceSettings) -> None:

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from nas.budget import Budget
 from nas.compression import compression
 from nas.device import Device, Name
-from nas.errors import StudyError
+from nas.errors import StudyError, listed
 from nas.files import Settings, digest, given_path, validate
-from nas.runtimes import names_of, runtime_of, runtimes_for
+from nas.runtimes import runtime_of, runtimes_for
 from nas.space import SearchSpace, Shape, shipped_spaces
 from nas.study.files import read_study, study_file
 from nas.study.search import Search, SpaceSettings
@@ -59,7 +59,7 @@ class Study(Settings):
             for name in budget.devices:
                 if name not in known:
                     raise ValueError(
-                        f"budgets.{budget.name}: no device is named {name!r}; use {names_of(list(map(repr, known)))}"
+                        f"budgets.{budget.name}: no device is named {name!r}; use {listed(list(map(repr, known)))}"
                     )
         if self.compressed.outputs is not None:
             raise ValueError(
@@ -214,7 +214,7 @@ class Study(Settings):
     def _check_dimensions(self, device: Device) -> None:
         exits, tokens = self.space.dimensions.exit_threshold, self.space.dimensions.keep_tokens
         if exits and not runtime_of(device).executes(["early_exits"], device.processor):
-            suitable = names_of(runtimes_for(["early_exits"]))
+            suitable = listed(runtimes_for(["early_exits"]))
             raise ValueError(
                 f"networks with early exits (exit_threshold) run only on {suitable}, "
                 f"but the runtime is {device.runtime!r}; change the runtime or the search space"
@@ -239,7 +239,7 @@ class Study(Settings):
                 ("processor", runtime_of(device).processors_for(method.operations)),
             ):
                 if getattr(device, key) not in supported:
-                    others = names_of(sorted(supported))
+                    others = listed(sorted(supported))
                     advice = f", which runs only on {others}; change the {key}, or" if supported else ";"
                     raise ValueError(
                         f"the {key} {getattr(device, key)!r} cannot run the compression method {name!r}{advice} "

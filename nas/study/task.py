@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from nas.errors import listed
 from nas.files import Positive, Settings
-from nas.runtimes import names_of
 from nas.tasks import Evaluation, OutputWidth, TaskKind, task_kind
 
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -174,7 +174,7 @@ class Task(Settings):
             is_made_here = getattr(self, key) == "embedded"
             if not self.hub and not is_made_here and not is_data_file(name):
                 raise ValueError(
-                    f"{key}: a data file must end in {names_of(DATA_SUFFIXES)}, but got {name!r}; convert the file"
+                    f"{key}: a data file must end in {listed(DATA_SUFFIXES)}, but got {name!r}; convert the file"
                 )
         for (first, names), (second, second_names) in combinations(self.sets.items(), 2):
             if same := sorted({*names} & {*second_names} - {"embedded"}):

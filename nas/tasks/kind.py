@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from nas.errors import listed
 from nas.form import NetworkForm
 from nas.sentence_modules import TEXTS_FILE
 from nas.tasks.labels import LabelColumn
@@ -161,9 +162,9 @@ class TaskKind(ABC):
                     f"positive: must not be set if the kind is {self.name}, because none of its metrics is computed "
                     f"for a single class, but got {settings.positive!r}; remove positive"
                 )
-            *others, last = self.single_class_metrics
+            metrics = listed(self.single_class_metrics, "and")
             raise ValueError(
-                f"positive: only {', '.join(others)} and {last} can be computed for a single class, but the metric is "
+                f"positive: only {metrics} can be computed for a single class, but the metric is "
                 f"{settings.metric!r}; remove positive, or set another metric"
             )
         if not isinstance(settings.label, str) and not self.several_columns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nas.compression import compression, eight_bit_method
-from nas.runtimes import RUNTIMES, names_of, runtimes_for
+from nas.runtimes import RUNTIMES, runtimes_for
 
 EXECUTED = {
     ("onnxruntime", "cpu"): {"none", "low_rank(4)", "share", "skip", "sparse(0.5)", "int4", "int8", "static_int8"},
@@ -46,7 +46,3 @@ def test_the_8_bit_method_of_each_device():
 
 def test_early_exits_run_only_in_onnx_runtime():
     assert runtimes_for(["early_exits"]) == ["onnxruntime"]
-
-
-def test_names_are_listed_in_words():
-    assert names_of(["a"]) == "a" and names_of(["a", "b", "c"]) == "a, b or c"

@@ -4,7 +4,7 @@
 folder as a `Family` (see `base.py`).
 """
 
-from nas.errors import TeacherError
+from nas.errors import TeacherError, listed
 from nas.model.families import bert, camembert, distilbert, electra, modernbert, mpnet, roberta, xlm_roberta
 from nas.model.families.base import Family
 
@@ -16,16 +16,14 @@ FAMILIES: dict[str, Family] = {
 
 def family_names() -> str:
     """Return the names of all families as part of a sentence, such as "BERT, RoBERTa or MPNet"."""
-    *others, last = (family.title for family in FAMILIES.values())
-    return f"{', '.join(others)} or {last}"
+    return listed(family.title for family in FAMILIES.values())
 
 
 def family_of(model_type: str) -> Family:
     """Return the family with this `model_type`. Raises `TeacherError` if the family is not supported."""
     if model_type not in FAMILIES:
-        *others, last = FAMILIES
         raise TeacherError(
-            f"teacher.model: model_type must be {', '.join(others)} or {last}, but got {model_type!r}; "
+            f"teacher.model: model_type must be {listed(FAMILIES)}, but got {model_type!r}; "
             "give a checkpoint of one of these families"
         )
     return FAMILIES[model_type]
