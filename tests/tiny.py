@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from nas.architecture import Architecture, Layer
-from nas.data import TaskData, read_splits
+from nas.data import TaskData
+from nas.data import prepare as prepare_data
 from nas.form import NetworkForm
 from nas.sentence_modules import write_modules
 from nas.space import SearchSpace
@@ -75,8 +76,8 @@ def make_teacher(kind: str = "bert", outputs: int = 2, vocab_size: int = 90) -> 
 
 
 def prepare(task: Task, train: str, test: str, token_types: bool = True) -> TaskData:
-    """Read, split and tokenise the data of a task."""
-    return read_splits(task, train, test, 0).encode(make_tokenizer(), task.max_length, token_types)
+    """Read, split and tokenise the data of a task with the tokenizer of the tiny teachers."""
+    return prepare_data(task, train, test, make_tokenizer(), 0, token_types)
 
 
 def prepare_rows(folder: Path, train: int, test: int) -> TaskData:

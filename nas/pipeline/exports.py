@@ -35,6 +35,7 @@ from nas.pipeline.data import metric_of, splits
 from nas.pipeline.finalists import (
     Contest,
     Finalist,
+    evaluated_texts,
     evaluator_of,
     finalists_inputs,
     load_trained,
@@ -103,9 +104,8 @@ def _is_written(run: Run, name: str, inputs: Callable[[bool], str]) -> bool:
 def trial_inputs(run: Run, candidate: dict[str, Any], fine_tune: bool) -> str:
     """Return the digest of everything that the export of a single candidate depends on."""
     inputs = [_RESULT_VERSION, candidate["architecture"], supernet_inputs(run), run.study.digest("export"), fine_tune]
-    # `search.least_tokens` decides on which texts networks are evaluated. Digests of older runs do not contain it.
-    least_tokens = run.study.search.least_tokens
-    return digest([*inputs, measured_on(run), *([{"least_tokens": least_tokens}] if least_tokens else [])])
+    texts = evaluated_texts(run.study)
+    return digest([*inputs, measured_on(run), *([texts] if texts else [])])
 
 
 def trial_name(candidate: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from nas.pipeline.floors import floors_of_exports
 from nas.pipeline.outputs import drop_outputs
 from nas.pipeline.run import Run, once
 from nas.pipeline.searches import evaluation, front
+from nas.pipeline.sources import scale_version
 from nas.pipeline.supernets import decided, distillation, supernet_inputs, supernet_steps, to_be_timed
 from nas.pipeline.unlabelled import distilled_texts
 from nas.pipeline.watching import watchers_of
@@ -33,9 +34,9 @@ from nas.progress import Stopwatch, busy, say
 from nas.report.numbers import duration
 from nas.search.selection import FLOOR_FACTOR
 from nas.space import evenly_spaced
+from nas.study import Study
 from nas.supernet.cohort import Goal, Halving, expected_at_end, kept_of
 from nas.supernet.loops import Schedule
-from nas.tasks import is_custom, task_kind
 
 _RESULT_VERSION = 2
 """Increase this when the final training yields different weights than before, so that older results are rebuilt."""
@@ -127,15 +128,17 @@ def finalists_inputs(run: Run) -> str:
 def _origin(run: Run) -> dict[str, Any]:
     setting_names = {"finalists", "learning_rate", "batch_size"} | (set() if run.study.training.hours else {"epochs"})
     export_settings = run.study.export.model_dump(mode="json", include=setting_names)
-    # `search.least_tokens` decides on which texts networks are evaluated. Digests of older runs do not contain it.
-    least_tokens = run.study.search.least_tokens
-    search_settings = {"least_tokens": least_tokens} if least_tokens else {}
-    # Earlier versions evaluated regressions at the rungs on a different scale than that of the data. Correlations do
-    # not depend on the scale, but user-defined metrics may.
-    task = run.study.task
-    versions = {"scale": 1} if is_custom(task.metric) and task_kind(task.kind).predicts_numbers else {}
     inputs = {"form": _RESULT_VERSION, "supernet": supernet_inputs(run), "export": export_settings}
-    return inputs | search_settings | versions
+    return inputs | evaluated_texts(run.study) | scale_version(run.study)
+
+
+def evaluated_texts(study: Study) -> dict[str, int]:
+    """Return the entry of digests for the setting that decides on which texts networks are evaluated.
+
+    It is left out if the setting has its default value, because digests of older runs do not contain it.
+    """
+    least_tokens = study.search.least_tokens
+    return {"least_tokens": least_tokens} if least_tokens else {}
 
 
 def finalists_of(run: Run) -> dict[str, list[Architecture]]:

@@ -126,13 +126,21 @@ def teacher_inputs(run: Run) -> str:
 def fine_tuning_versions(study: Study, model: TeacherSettings) -> list[dict[str, int]]:
     """Return the entries that the digest of a model contains if earlier versions of nas fine-tuned it differently.
 
-    If the study sets no number of epochs, fine-tuning evaluates the model to decide when to stop. For regressions,
-    earlier versions did this on a scale other than that of the data. Correlations do not depend on the scale, but
-    user-defined metrics may.
+    If the study sets no number of epochs, fine-tuning evaluates the model to decide when to stop (see `scale_version`).
     """
     is_evaluated = model.fine_tune is not None and model.fine_tune.epochs is None
-    is_changed = is_evaluated and is_custom(study.task.metric) and task_kind(study.task.kind).predicts_numbers
-    return [{"scale": 1}] if is_changed else []
+    version = scale_version(study)
+    return [version] if version and is_evaluated else []
+
+
+def scale_version(study: Study) -> dict[str, int]:
+    """Return the entry of digests for the scale on which regressions are evaluated during a training.
+
+    In earlier versions, this was not the scale of the data. Correlations do not depend on the scale, but user-defined
+    metrics may. The entry is therefore left out if the metric is not user-defined.
+    """
+    task = study.task
+    return {"scale": 1} if is_custom(task.metric) and task_kind(task.kind).predicts_numbers else {}
 
 
 def _module_digests(run: Run) -> list[str]:
