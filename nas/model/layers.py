@@ -204,13 +204,18 @@ def additive_mask(attention_mask: torch.Tensor, hidden: torch.Tensor) -> torch.T
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention, in which each head has the teacher's head size."""
+    """Multi-head attention, in which each head has the teacher's head size.
+
+    As in transformers, `attn_implementation` selects the computation: `sdpa`, the default, uses PyTorch's fused
+    operator, and `eager` uses separate matrix products and a softmax.
+    """
 
     same_input = ("query", "key", "value")
     """The names of the linear layers that read the same input."""
 
     def __init__(self, config: CompactBertConfig, layer: Layer) -> None:
         super().__init__()
+        self.config = config
         self.head_size = config.attention_head_size
         self.scale = attention_scale(config)
         self.dropout_prob = config.attention_probs_dropout_prob
@@ -255,13 +260,14 @@ class SelfAttention(nn.Module):
         if bias is not None:
             mask = bias[None] if mask is None else bias + mask
         dropout = self.dropout_prob if self.training else 0.0
-        if not return_attentions:
+        if not return_attentions and self.config._attn_implementation != "eager":
             context = functional.scaled_dot_product_attention(query, key, value, mask, dropout)
             return context.transpose(1, 2).flatten(2), None
-        scores = query @ key.transpose(2, 3) * self.scale
-        weights = (scores if mask is None else scores + mask).softmax(dim=-1)
+        scores = (query * self.scale) @ key.transpose(2, 3)
+        scores = scores if mask is None else scores + mask.to(scores.dtype)
+        weights = scores.softmax(dim=-1, dtype=scores.dtype)  # autocast would convert to float32
         context = functional.dropout(weights, dropout) @ value
-        return context.transpose(1, 2).flatten(2), weights
+        return context.transpose(1, 2).flatten(2), weights if return_attentions else None
 
 
 def most_attended(weights: torch.Tensor, mask: torch.Tensor | None, count: int) -> torch.Tensor:

@@ -49,10 +49,14 @@ def _view_of_part(parameter: torch.Tensor, leading: Sequence[int], *rest: slice)
     return view
 
 
-def _skeleton(config: CompactBertConfig, architecture: Architecture) -> CompactBert:
+def _skeleton(
+    config: CompactBertConfig, architecture: Architecture, attn_implementation: str | None = None
+) -> CompactBert:
     """Return a sub-network on the meta device, so that its parameters have no storage. It is in evaluation mode."""
+    own_config = config.with_architecture(architecture)
+    own_config._attn_implementation = attn_implementation
     with torch.device("meta"):
-        return CompactBert(config.with_architecture(architecture)).eval()
+        return CompactBert(own_config).eval()
 
 
 class BertSupernet:
@@ -60,14 +64,16 @@ class BertSupernet:
 
     `weights` is the largest sub-network and an ordinary Hugging Face model. To train or save the supernet, train or
     save this model. An extracted sub-network can also be used as `weights`. The only sub-network is then the network
-    itself.
+    itself. `attn_implementation` selects the computation of attention in `run`, as in transformers.
     """
 
-    def __init__(self, weights: CompactBert) -> None:
+    def __init__(self, weights: CompactBert, attn_implementation: str | None = None) -> None:
         self.weights = weights
         sources = (layer.source for layer in weights.config.architecture.layers)
         self._layer_of_source = {source: number for number, source in enumerate(sources)}
-        self.skeleton = lru_cache(_MAX_CACHED_SKELETONS)(partial(_skeleton, weights.config))
+        self.skeleton = lru_cache(_MAX_CACHED_SKELETONS)(
+            partial(_skeleton, weights.config, attn_implementation=attn_implementation)
+        )
         """`_skeleton` for the sub-networks of this supernet. Results are cached."""
 
     def slices(self, architecture: Architecture) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from torch import distributed, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
@@ -91,7 +90,12 @@ class DistillationTrainer(SideBySideTrainer):
         super().__init__(model=model, **kwargs)
         self.replacement = replacement
         self.outputs = outputs
-        self.supernets = [[BertSupernet(network) for network in _networks(replica)] for replica in self.replicas]
+        # On a CPU, the backward pass of fused attention is several times slower for short texts.
+        attention = "eager" if self.args.device.type == "cpu" else "sdpa"
+        self.supernets = [
+            [BertSupernet(network, attention) for network in _networks(replica)] for replica in self.replicas
+        ]
+        teacher.config._attn_implementation = attention
         teacher.eval().requires_grad_(False)
         nn.Module.to(teacher, self.args.device)
         self.teachers = [teacher, *(replica(teacher) for _ in self.replicas[1:])]
@@ -125,8 +129,7 @@ class DistillationTrainer(SideBySideTrainer):
 
     def gradients(self, inputs: dict[str, Any]) -> torch.Tensor:
         """Compute the gradients of a step and return its loss. Both are averaged over all processes."""
-        with _attention_for_training(self.args.device):
-            return self._averaged_over_processes(super().gradients(inputs))
+        return self._averaged_over_processes(super().gradients(inputs))
 
     def work_of_threads(self, inputs: dict[str, torch.Tensor]) -> list[list[Work]]:
         if self.replacement:
@@ -311,14 +314,6 @@ def _cost(config: CompactBertConfig, architecture: Architecture) -> float:
         for choice, size in ((layer.attention, 4 * width), (layer.feed_forward, 2 * layer.intermediate_size)):
             total += hidden * size * (1.0 if choice == "none" else 1.5)
     return total
-
-
-def _attention_for_training(device: torch.device) -> AbstractContextManager[None]:
-    """Return a context in which attention on a CPU is computed by separate matrix products and a softmax.
-
-    On a CPU, the backward pass of fused attention is five times slower for short texts.
-    """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:

@@ -6,10 +6,10 @@ Complete steps of the Trainer are measured, interleaved and on the same batches:
   - supernet: the teacher's forward pass, and forward and backward passes of the largest, the smallest and two random
     sub-networks.
 
-The benchmark prints the seconds per step of each kind, as the median over rounds of the mean over steps. It also prints
-the ratios of the supernet's time to the other two times. In addition, it estimates the share of the supernet's step
-that is spent on matrix products. The estimate uses the speed of a matrix product of the teacher's sizes, which is
-measured in the same rounds.
+The benchmark prints the seconds and the tokens per second of each kind, as the median over rounds of the mean over
+steps. It also prints the ratios of the supernet's time to the other two times. In addition, it prints the rate of the
+supernet's floating-point operations as a fraction of the rate of a matrix product of the teacher's sizes, which is
+measured in the same rounds. With --tokens, all texts have the same length.
 """
 
 from __future__ import annotations
@@ -51,28 +51,36 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"plain": [], "lean": [], "supernet": []}
     rates = []
     with tempfile.TemporaryDirectory() as name:
-        steps = Steps(run, arguments.steps, arguments.random_subnets, Path(name))
+        steps = Steps(run, arguments.steps, arguments.random_subnets, Path(name), arguments.tokens)
         trainers = {"plain": steps.fine_tuning, "lean": steps.lean, "supernet": steps.supernet}
         fine_tuning = steps.fine_tuning()
         batches = islice(fine_tuning.get_train_dataloader(), arguments.steps)
         tokens = round(fmean(batch["input_ids"].numel() for batch in batches))
         precision = torch.bfloat16 if fine_tuning.args.bf16 else torch.float32
-        with FlopCounterMode(display=False) as counter:  # this also warms up
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the counter sees only the operations of its own thread
+        with FlopCounterMode(display=False) as counter:
             timed(steps.supernet())
+        torch.set_num_threads(threads)
+        timed(steps.supernet())  # warms up
         for _ in range(arguments.rounds):
             for kind, measured in seconds.items():
                 measured.append(timed(trainers[kind]()))
             rates.append(matrix_rate(tokens, shape.hidden_size, shape.intermediate_size, precision))
     plain, lean, supernet = (median(measured) for measured in seconds.values())
-    products = counter.get_total_flops() / arguments.steps / median(rates)
+    operations = counter.get_total_flops() / arguments.steps
+    fraction = operations / median(rates) / supernet
     print(f"{settings.batch_size} texts, {tokens} tokens with padding; {torch.get_num_threads()} threads, {precision}")
     for kind, measured in seconds.items():
-        print(f"{kind:9} {median(measured):.3f} s  (rounds: {', '.join(f'{value:.3f}' for value in measured)})")
+        middle, rounds = median(measured), ", ".join(f"{value:.3f}" for value in measured)
+        print(f"{kind:9} {middle:.3f} s, {tokens / middle:,.0f} tokens/s  (rounds: {rounds})")
     print(f"ratio     supernet / plain {supernet / plain:.2f}, supernet / lean {supernet / lean:.2f}")
     print(
-        f"products  {products:.3f} s at {median(rates) / 1e9:.0f} GFLOP/s: {products / supernet:.0%} of a supernet step"
+        f"rate      {operations / supernet / 1e9:.0f} GFLOP/s in a supernet step: {fraction:.0%} of the "
+        f"{median(rates) / 1e9:.0f} GFLOP/s of a matrix product"
     )
-    results = {"step_ratio": supernet / plain, "lean_ratio": supernet / lean, "matmul_fraction": products / supernet}
+    results = {"step_ratio": supernet / plain, "lean_ratio": supernet / lean, "matmul_fraction": fraction}
+    results |= {"tokens_per_s": tokens / supernet, "tokens": tokens}
     results |= {"plain_s": plain, "lean_s": lean, "supernet_s": supernet, "matrix_gflops": median(rates) / 1e9}
     return {name: round(value, 4) for name, value in results.items()}
 
@@ -84,4 +92,5 @@ if __name__ == "__main__":
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--random-subnets", type=int, default=2)
+    parser.add_argument("--tokens", type=int, help="tokens per text (default: those of the study's texts)")
     common.main(parser.parse_args(), measure)

@@ -6,10 +6,13 @@ They fine-tune the teacher or train the supernet.
 from __future__ import annotations
 
 import time
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -34,11 +37,17 @@ from nas.tasks import task_kind
 
 
 class Steps:
-    """A factory of trainers. They all start from the same weights and run `steps` steps on the same batches."""
+    """A factory of trainers. They all start from the same weights and run `steps` steps on the same batches.
 
-    def __init__(self, run: Run, steps: int, random_subnets: int, folder: Path) -> None:
+    If `tokens` is given, the training texts are joined and divided into texts of that many tokens.
+    """
+
+    def __init__(self, run: Run, steps: int, random_subnets: int, folder: Path, tokens: int | None = None) -> None:
         self.run = run
         self.data: TaskData = prepare_data(run)
+        self.train = self.data.train
+        if tokens:
+            self.train = _texts_of_length(self.train, tokens, steps * run.study.supernet.batch_size)
         self.source = teacher_source(run)
         self.random_subnets = random_subnets
         self.folder = folder
@@ -53,7 +62,7 @@ class Steps:
         arguments = training_arguments(model.config, self.folder, self.schedule, self.run.study.seed)
         arguments.save_strategy, arguments.logging_steps = "no", min(20, self.schedule.steps)
         collator = DataCollatorWithPadding(load_tokenizer(self.source))
-        return {"args": arguments, "train_dataset": self.data.train, "data_collator": collator}
+        return {"args": arguments, "train_dataset": self.train, "data_collator": collator}
 
     def fine_tuning(self) -> Trainer:
         """Return a trainer that fine-tunes the transformers model of the teacher on labels, with dropout."""
@@ -85,8 +94,18 @@ class Steps:
             students=of_one(sandwich(study.space, self.random_subnets, "spread", study.seed)),
             losses=loss_weights(self.run),
             kind=task_kind(study.task.kind),
-            **self._trainer_arguments(teacher) | {"train_dataset": self.data.train.remove_columns("labels")},
+            **self._trainer_arguments(teacher) | {"train_dataset": self.train.remove_columns("labels")},
         )
+
+
+def _texts_of_length(train: Dataset, tokens: int, count: int) -> Dataset:
+    """Return `count` texts of exactly `tokens` tokens, which are pieces of the joined texts of `train`.
+
+    Each text keeps the label of one row. The rows of `train` are repeated if they are too short.
+    """
+    joined = np.resize(np.fromiter(chain.from_iterable(train["input_ids"]), int), (count, tokens))
+    labels = [label for label, _ in zip(cycle(train["labels"]), range(count), strict=False)]
+    return Dataset.from_dict({"input_ids": list(joined), "labels": labels, "length": [tokens] * count})
 
 
 class _Clock(TrainerCallback):

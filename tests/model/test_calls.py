@@ -59,6 +59,13 @@ def _model(config, name="int8"):
     return model
 
 
+def _forbid_fused_attention(monkeypatch):
+    def fused(*_, **__):
+        raise AssertionError("fused attention was called")
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", fused)
+
+
 @ALL
 @torch.no_grad()
 def test_the_form_of_a_call_does_not_change_the_logits(name, config, batch):
@@ -80,6 +87,27 @@ def test_the_form_of_a_call_does_not_change_the_logits(name, config, batch):
     ]
     for logits in found:
         assert_same(logits, expected.logits, "int8")
+
+
+@ALL
+@torch.no_grad()
+def test_attention_can_be_computed_without_the_fused_operator(name, config, batch, monkeypatch, tmp_path):
+    model = _model(config, name)
+    expected = model(**batch).logits
+    model.save_pretrained(tmp_path)
+    eager = CompactBert.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    _forbid_fused_attention(monkeypatch)
+    assert_same(eager(**batch).logits, expected, "int8")
+
+
+@KINDS
+@torch.no_grad()
+def test_attention_of_every_family_can_be_computed_without_the_fused_operator(teacher, batch, monkeypatch):
+    model = from_stock(teacher)
+    expected = model(**batch).logits
+    model.config._attn_implementation = "eager"
+    _forbid_fused_attention(monkeypatch)
+    assert_same(model(**batch).logits, expected)
 
 
 @pytest.mark.parametrize("name", ["int8", "low rank and sparse"])

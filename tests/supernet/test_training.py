@@ -329,6 +329,15 @@ def test_training_brings_the_smallest_sub_network_closer_to_the_teacher(space, c
     assert distance(student) < 0.9 * distance(weights)
 
 
+def test_training_on_a_cpu_does_not_use_fused_attention(space, config, data, tmp_path, monkeypatch):
+    def fused(*_, **__):
+        raise AssertionError("fused attention was called")
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)
+    weights = randomise(CompactBert(config))
+    _distillation(weights, data, tmp_path / "run", 1).train_supernet(weights, sandwich(space, 1, "spread", 0))
+
+
 @pytest.mark.slow
 def test_interrupted_training_resumes_and_ends_with_the_same_weights(space, config, data, tmp_path, monkeypatch):
     weights = randomise(CompactBert(config))
