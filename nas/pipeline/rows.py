@@ -33,6 +33,7 @@ from nas.pipeline.unlabelled import read_new_texts
 from nas.progress import busy
 from nas.study import Study
 from nas.tasks import Metric, task_kind
+from nas.tasks.labels import first_names
 
 ASSUMED = 0.9
 """The fraction of right answers, or the correlation, that is assumed when a metric's standard error is estimated."""
@@ -46,7 +47,6 @@ _FEWEST_ROWS = 10
 _LARGEST_CUT_SHARE, _LARGEST_UNKNOWN_SHARE, _LARGEST_CLASS_SHARE, _LARGEST_ERROR = 0.05, 0.05, 0.9, 0.01
 """The limits for warnings: the minimum number of rows per class; the maximum fractions of truncated texts, unknown
 tokens and rows in one class; and the maximum standard error."""
-_MAX_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -366,12 +366,12 @@ def _class_warnings(rows: Rows) -> Iterator[str]:
     unit = "word" if rows.sets["train"].words else "row"
     for name in ("train", "search", "test"):
         if absent_classes := [label for label, counts in rows.classes.items() if not counts[name]]:
-            absent = _listed_names(absent_classes)
+            absent = first_names(absent_classes)
             yield f"the {name} set has no {unit} labelled {absent}; check how the rows were divided"
     rare_classes = [label for label, counts in rows.classes.items() if 0 < counts["train"] < _FEWEST_ROWS]
     if rare_classes:
         yield (
-            f"there are fewer than {_FEWEST_ROWS} training {unit}s for {_listed_names(rare_classes)}, too few to learn "
+            f"there are fewer than {_FEWEST_ROWS} training {unit}s for {first_names(rare_classes)}, too few to learn "
             "from; add rows"
         )
     total = rows.sets["train"].rows
@@ -387,8 +387,3 @@ def _class_warnings(rows: Rows) -> Iterator[str]:
 
 def _rows_have(count: int) -> str:
     return "row has" if count == 1 else "rows have"
-
-
-def _listed_names(names: Sequence[str]) -> str:
-    rest = len(names) - _MAX_NAMES_SHOWN
-    return ", ".join(map(repr, names[:_MAX_NAMES_SHOWN])) + (f" (and {rest} more)" if rest > 0 else "")
