@@ -361,7 +361,7 @@ def test_missing_values_are_counted_and_options_that_do_not_suit_the_labels_are_
     assert "(2 classes: no, yes); missing values: 1; " in output
     assert Study.load("mine").task.kind == "classification"
     for arguments, words in (
-        (["--label", "tags"], "--label tags: the column holds lists that are not lists of labels"),
+        (["--label", "tags"], "--label tags: the column holds lists, but not lists of labels"),
         (["--kind", "poetry"], "--kind poetry: is not a kind of task; use one of classification, regression"),
         (["--kind", "regression"], "--label label: regression needs numbers, but the column holds 'no'"),
         (["--kind", "classification", "--metric", "pearson"], "'pearson' is not a metric of classification"),

@@ -258,7 +258,7 @@ def test_check_prints_the_numbers_of_rows_and_returns_them_as_json(nas, tiny_stu
 def test_check_says_that_the_rows_of_the_built_in_task_are_not_known_yet(nas):
     output, _ = nas("check", "quickstart", "--json")
     assert json.loads(output.splitlines()[-1])["rows"] is None
-    assert "rows: not known yet, since the built-in task is built by nas train" in output
+    assert "rows: not known yet, because the built-in task is built by nas train" in output
 
 
 def test_vocabulary_pruning_is_refused_for_a_tokenizer_that_cannot_be_pruned(nas, tiny_study):

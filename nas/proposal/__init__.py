@@ -1,8 +1,8 @@
 """Proposes the first study file of a user: examines the teacher and the data, suggests settings and writes the file.
 
-`TeacherProperties` and `Columns` hold facts from the user's files. `Answers` holds the settings that the user has given
-or confirmed. `nas init` (`nas.cli.setup`) asks the user for these settings and calls `write_study`. `nas.in_python`
-uses the same proposals for studies that are defined in Python.
+`TeacherProperties` and `Columns` describe the user's files. `Answers` contains the settings that the user has given or
+confirmed. `nas init` (`nas.cli.setup`) asks the user for these settings and calls `write_study`. `nas.in_python` uses
+the same proposals for studies that are defined in Python.
 """
 
 from __future__ import annotations

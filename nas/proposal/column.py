@@ -72,7 +72,7 @@ class Column:
 
         The lists are treated as lists of labels unless a value occurs twice in the same list. A multi-hot vector, such
         as [0, 1, 1], is treated as the list of the labels whose entry is 1. This does not apply if the items are class
-        labels, or if a column of the file holds lists of strings, because the vectors may then be tags of words.
+        labels, or if a column of the file contains lists of strings, because the vectors may then be tags of words.
         """
         lists = arrow_column(rows, name)
         present = [values for values in lists.to_pylist() if values is not None]
@@ -146,5 +146,8 @@ def _has_lists_of_strings(feature: Any) -> bool:
 
 
 def _class_name(names: Sequence[str], number: int) -> str:
-    """Return the name of a class. A number that the file does not declare is shown as it is; `nas check` refuses it."""
+    """Return the name of a class, or its number if the file declares no name for it.
+
+    `nas check` refuses data with such numbers.
+    """
     return names[number] if 0 <= number < len(names) else str(number)

@@ -1,4 +1,4 @@
-"""Decides which columns of a data file hold the texts and the labels, from the values and the names of the columns."""
+"""Decides which columns of a data file contain the texts and the labels, based on the columns' values and names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.proposal.names import (
 
 
 def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
-    """Decide which column holds the texts, or which two columns hold the texts of each pair."""
+    """Decide which column contains the texts, or which two columns contain the texts of each pair."""
     text_columns = [column for column in columns if column.form == "text" and not column.has_label_name]
     candidates = [column for column in text_columns if not column.is_metadata] or text_columns
     names = tuple(column.name for column in candidates)
@@ -32,7 +32,7 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
     ]
     if named_like_texts:
         return Unclear(
-            f"{' and '.join(map(repr, named_like_texts))} may hold the texts according to the name, but the values do "
+            f"{' and '.join(map(repr, named_like_texts))} may hold the texts, judging by the name, but the values do "
             "not look like texts",
             (*named_like_texts, *names),
         )
@@ -40,7 +40,7 @@ def texts(columns: Sequence[Column]) -> Clear[tuple[str, ...]] | Unclear:
         lists = tuple(column.name for column in columns if column.form == "lists")
         if lists:
             return Unclear(
-                f"no column holds texts, only lists ({', '.join(lists)}), and no two of them hold words and their tags"
+                f"no column holds texts; some hold lists ({', '.join(lists)}), but no two of these hold words and tags"
             )
         return Unclear("no column looks like texts")
     if len(candidates) == 1:
@@ -77,9 +77,9 @@ def _differ_in(first: Sequence[str], second: Sequence[str], one: str, other: str
 
 
 def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str, str], bool]) -> Clear[str] | Unclear:
-    """Decide which column holds the labels.
+    """Decide which column contains the labels.
 
-    `text` holds the names of the text columns. `same` is called with the names of two columns, and returns whether
+    `text` contains the names of the text columns. `same` is called with the names of two columns, and returns whether
     their values correspond one to one.
     """
     other_columns = [column for column in columns if column.name not in text]
@@ -107,7 +107,7 @@ def label(columns: Sequence[Column], text: Collection[str], same: Callable[[str,
 def _without_equivalents(columns: Sequence[Column], same: Callable[[str, str], bool]) -> list[Column]:
     """Return the columns without duplicates. Columns are duplicates if their values correspond one to one.
 
-    For example, one column may hold the names of classes, and another column their numbers. Of several such columns,
+    For example, one column may contain the names of classes, and another column their numbers. Of several such columns,
     the one with the shortest name is kept.
     """
     kept: list[Column] = []

@@ -1,4 +1,4 @@
-"""Decides what the values of a label column mean, and whether a column can hold labels at all."""
+"""Decides what the values of a label column mean, and whether a column can contain labels at all."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def can_be_grade(column: Column) -> bool:
 
 
 def why_unfit(column: Column) -> str | None:
-    """Return why a column cannot hold labels, as a clause for messages. None if it can hold labels."""
+    """Return why a column cannot contain labels, as a clause for messages. None if it can contain labels."""
     if column.form == "lists" and not column.counts:
         return (
-            "holds lists that are not lists of labels (which have distinct names or whole numbers, in Parquet or JSONL)"
+            "holds lists, but not lists of labels (in Parquet or JSONL, with distinct names or whole numbers per list)"
         )
     if not column.counts:
         return "holds texts" if column.form == "text" else "is empty"

@@ -1,4 +1,4 @@
-"""Words in the names of columns that suggest what the columns hold."""
+"""Words in the names of columns that suggest what the columns contain."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words that occur in column names. A column whose name contains a word of `METADATA_WORDS` holds metadata about a
-# text, unless the name ends in a word of `TEXT_WORDS`, as in "user_message".
+# Words that occur in column names. A column whose name contains a word of `METADATA_WORDS` is treated as metadata about
+# a text, unless the name ends in a word of `TEXT_WORDS`, as in "user_message".
 TEXT_WORDS = word_set("text sentence tweet review utterance message query question premise hypothesis content")
 METADATA_WORDS = word_set(
     "author authors user username reviewer annotator annotators worker rater speaker publisher email phone "

@@ -10,7 +10,7 @@ _LEAST_PASSAGES = 3
 
 
 def has_queries(column: Column, rows: int, distinct: int) -> bool:
-    """Return whether a column holds queries, each of which has several passages.
+    """Return whether a column contains queries, each of which has several passages.
 
     `column` is the first text column. It has `distinct` different texts in `rows` rows.
     """

@@ -48,10 +48,11 @@ class Answers:
     query: str | None
     """The column that identifies queries in a ranking task. None if the first text column identifies them."""
     search: str | None = None
-    """The file or split with the text pairs on which candidates are evaluated. None if the search set is held out of
-    the training rows."""
+    """The file or split with the text pairs on which candidates are evaluated. None if the search set is held out from
+    the training rows.
+    """
     pair: Sequence[str] = ()
-    """The two columns of the search and test data that hold the texts of each pair."""
+    """The two columns of the search and test data that contain the texts of each pair."""
     metric: str
     space: str | None
     """The name of a shipped search space, or a TOML file. If it is None, a search space that fits the teacher is chosen
@@ -164,7 +165,7 @@ def _study_text(
 def _max_length(answers: Answers, teacher: TeacherProperties | None) -> int:
     """Return the proposed maximum length of texts, in tokens.
 
-    It is the length of the device's texts, but at least `LENGTH`, and at most the length that the teacher supports.
+    It is the device's sequence length, but at least `LENGTH`, and at most the length that the teacher supports.
     """
     longest = max(LENGTH, _tokens(answers) or 0)
     if teacher is None:

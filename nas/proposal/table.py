@@ -1,4 +1,4 @@
-"""The columns of a data set, and the decisions about which of them hold texts and labels."""
+"""The columns of a data set, and the decisions about which of them contain texts and labels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from nas.tasks import REGISTRY, Evaluation, task_kind
 _SHOWN_LABELS = 5
 """The largest number of label names that a summary lists."""
 _LEAST_WORDS = 4
-"""A column name with at least this many words may be a text of a file that lacks its header line."""
+"""A column name with at least this many words may be a text.
+
+If a file lacks its header line, the values of its first row are read as column names.
+"""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of the data files, and the decisions about which of them hold texts and labels."""
+    """The columns of the data files, and the decisions about which of them contain texts and labels."""
 
     data: Dataset
     """The training data."""
@@ -40,7 +43,7 @@ class Columns:
 
     @classmethod
     def of(cls, rows: Dataset, test: Dataset) -> Columns:
-        """Find the columns that occur in both data sets, and decide which of them hold texts and labels."""
+        """Find the columns that occur in both data sets, and decide which of them contain texts and labels."""
         names = [name for name in rows.column_names if name in test.column_names]
         tagged = tagged_columns(rows, names)
         by_name = {name: tagged[name][0] if name in tagged else Column.of(rows, name) for name in names}
@@ -62,11 +65,11 @@ class Columns:
         return len(self.data)
 
     def text_for(self, label: Sequence[str]) -> Clear[tuple[str, ...]] | Unclear:
-        """Return the text columns that go with the label columns `label`."""
+        """Return the text columns to use with the label columns `label`."""
         return _word_column(self.words[label[0]]) if label and label[0] in self.words else self.text
 
     def label_for(self, text: Sequence[str]) -> Clear[str] | Unclear:
-        """Return the label column that goes with the text columns `text`."""
+        """Return the label column to use with the text columns `text`."""
         matching = {name: words for name, words in self.words.items() if set(text) & set(words)}
         if matching:
             return _tagging_columns(matching)[1]
@@ -116,7 +119,7 @@ class Columns:
 
         `outputs` is the number of outputs of a fine-tuned teacher, or None without such a teacher. `query` is the
         column that identifies queries, or None if rows cannot be passages to rank. Raises `DataError` if the column
-        cannot hold labels.
+        cannot contain labels.
         """
         if why := labels.why_unfit(self.column(label)):
             raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.by_name)}")
@@ -140,10 +143,10 @@ class Columns:
         return len(label) if len(label) > 1 else label_column.classes or len(label_column.counts)
 
     def evaluation(self, pair: Sequence[str], label: Sequence[str]) -> Evaluation:
-        """Return which kind of data the search and test sets hold: `texts`, `pairs` or `retrieval`.
+        """Return which kind of data the search and test sets contain: `texts`, `pairs` or `retrieval`.
 
-        Only for tasks whose training data has no labels. `pair` and `label` are empty if the search and test sets
-        contain only texts.
+        The method is only for tasks whose training data has no labels. `pair` and `label` are empty if the search and
+        test sets contain only texts.
         """
         if not pair:
             return "texts"

@@ -19,8 +19,8 @@ from nas.tasks.labels import MOST_CLASSES
 def tagged_columns(rows: Dataset, names: Sequence[str]) -> dict[str, tuple[Column, tuple[str, ...]]]:
     """Return the columns that may hold tags, keyed by name. Each value is a pair (summary, names of word columns).
 
-    A word column is a column of words that the tags may describe. In every row, it holds as many words as there are
-    tags. It has more distinct words than there are distinct tags.
+    A word column is a column of words that the tags may describe. In every row, it contains as many words as there are
+    tags. It also contains more distinct words than there are distinct tags.
     """
     lists = {name: values for name in names if (values := _list_values(rows, name)) is not None}
     lengths = {name: pyarrow.compute.list_value_length(values).fill_null(0) for name, values in lists.items()}

@@ -1,4 +1,4 @@
-"""The properties of a teacher, which decide the proposals for its search space and its fine-tuning."""
+"""The properties of a teacher, from which its search space and its fine-tuning are proposed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TeacherProperties:
     def at(cls, name: str) -> TeacherProperties | None:
         """Return the properties of the teacher in the folder `name`. If `name` is a hub id, return None.
 
-        Nothing is downloaded. Raises `TeacherError` if the folder does not exist or holds no supported model.
+        Nothing is downloaded. Raises `TeacherError` if the folder does not exist or contains no supported model.
         """
         folder = given_path(name)
         if not folder.is_dir():

@@ -14,13 +14,15 @@ from nas.tasks.labels import MOST_CLASSES
 
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
 """The kind of values in a column. `codes` are values that cannot be texts or labels, such as identifiers, times,
-addresses and file names. `tags` are lists with one tag per word, and a second column holds the lists of words; see
-`nas.proposal.tagged`."""
+addresses and file names. `tags` are lists with one tag per word; the lists of words are in another column (see
+`nas.proposal.tagged`).
+"""
 _SAMPLED_ROWS = 2000
-"""The number of evenly spaced rows that are examined to decide whether a column holds texts."""
+"""The number of evenly spaced rows that are examined to decide whether a column contains texts."""
 FEW_VALUES = 20
-"""The largest number of distinct values that counts as few. A column with few values that repeat often does not hold
-texts. Numbers with fractions can be classes only if there are few of them."""
+"""The largest number of distinct values that counts as few. A column with few values that repeat often does not contain
+texts. Numbers with fractions can be classes only if there are few of them.
+"""
 _MOSTLY_SHARE = 0.9
 """If at least this share of a column's values has a property, the column is treated as having this property."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -71,7 +73,7 @@ def value_counts(values: pyarrow.ChunkedArray) -> tuple[dict[str, int], int]:
 
 
 def form_of(counts: Mapping[str, int], sample: Sequence[str], dtype: str) -> Form:
-    """Return the form of a column that holds neither texts nor lists."""
+    """Return the form of a column that contains neither texts nor lists."""
     if dtype == "bool":
         return "classes"
     rows, repeats = sum(counts.values()), len(counts) <= sum(counts.values()) / 2

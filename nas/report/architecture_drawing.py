@@ -52,7 +52,9 @@ def methods_legend(methods: Sequence[str]) -> list[tuple[Markup, str]]:
         for name in methods
     ]
     marks.append(('<rect y="3" width="16" height="10" rx="2" class="track"/>', "removed part of the teacher"))
-    marks.append(('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped or skipped"))
+    marks.append(
+        ('<rect x="0.5" y="3.5" width="15" height="9" rx="2" class="gone"/>', "dropped layer or skipped block")
+    )
     return [(legend_mark(mark), name) for mark, name in marks]
 
 
@@ -85,7 +87,7 @@ def architecture_drawing(architecture: Architecture, teacher: Shape, methods: Se
 def architectures_picture(named: Mapping[str, Architecture], teacher: Shape, label: str) -> str:
     """Return the content of an SVG file that shows several architectures side by side, each below its name.
 
-    `named` holds the architectures, keyed by name. `label` is a description for screen readers.
+    `named` contains the architectures, keyed by name. `label` is a description for screen readers.
     """
     methods, pitch = methods_of(named.values()), _WIDTH + 2 * _MARGIN
     width, height = pitch * len(named), _height(teacher) + _TITLE_HEIGHT + 2 * _MARGIN

@@ -1,4 +1,4 @@
-"""The input of the report: `Contents` holds all values that the page shows about one run.
+"""The input of the report: `Contents` contains all values that the page shows about one run.
 
 `nas.pipeline.reports` creates the `Contents` of a run from the run's files. `nas.report.page` and the charts draw them.
 """
@@ -61,7 +61,7 @@ class Contents:
     seeds: Mapping[str, Record] = field(default_factory=dict)
     """Test accuracies of exports with several seeds, keyed by budget name; empty if only one seed was run."""
     separate_teacher: Record | None = None
-    """Facts about a student's teacher, such as the teacher's accuracy; None if the study has no student."""
+    """The record of a student's separate teacher, which includes its accuracy; None if the study has no student."""
     student: str = ""
     """Path or hub id of the student; empty if the study has no student."""
     unlabelled: str = ""

@@ -24,7 +24,7 @@ class Snippet(NamedTuple):
 def snippets(folder: str, files: Collection[str], pairs: bool, kind: TaskKind) -> list[Snippet]:
     """Return code snippets that load the export in `folder` and apply it to a text or to a pair of texts.
 
-    `files` holds the names of the files in the folder. `pairs` states whether the export reads pairs of texts.
+    `files` contains the names of the files in the folder. `pairs` states whether the export reads pairs of texts.
     """
     has_own_class, quoted = MODELING_FILE in files, json.dumps(folder, ensure_ascii=False)
     trust = ", trust_remote_code=True" if has_own_class else ""

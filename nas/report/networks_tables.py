@@ -16,7 +16,7 @@ from nas.report.numbers import points, score
 def label_table(contents: Contents) -> dict[str, Any] | None:
     """Return a table of F1 scores on the test set, with one row per label or entity type, the most frequent first.
 
-    Return None if no verification holds scores per label.
+    Return None if no verification contains scores per label.
     """
     networks = _recorded(contents, "labels")
     if not networks:

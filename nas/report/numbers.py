@@ -75,7 +75,7 @@ _METRIC_NAMES = {
     "p50_ms": ("p50", "ms"),
     "p95_ms": ("p95", "ms"),
     "expected_ms": ("mean", "ms"),
-    "worst_ms": ("longest", "ms"),
+    "worst_ms": ("longest texts", "ms"),
     "throughput_per_s": ("throughput", "texts/s"),
     "peak_memory_mb": ("memory", "MB"),
     "size_mb": ("size", "MB"),
@@ -94,7 +94,7 @@ def metric_in_words(name: str, value: float | None) -> str:
 def limits(budget: Budget, teacher: Mapping[str, float], several: bool = False) -> list[str]:
     """Return the conditions of a budget, such as `p50 ≤ 6.7 ms = 20% of the teacher's` and `size ≤ 20 MB`.
 
-    `teacher` holds the known metrics of the teacher on the budget's first device. If the study has several devices
+    `teacher` contains the known metrics of the teacher on the budget's first device. If the study has several devices
     (`several`), or if the budget has limits on several devices, each limit includes the name of its device.
     """
     all_conditions = _floor_in_words(budget)
@@ -141,7 +141,7 @@ def other_metrics(verification: Any) -> list[str]:
 
     `verification` is a verification record. Metrics that have their own column in the tables are left out: size,
     parameters, and the median latency on the budget's first device. A value on any other device includes the name of
-    the device, as in `longest 4.2 ms on phone`.
+    the device, as in `longest texts 4.2 ms on phone`.
     """
     budget_limits = Budget.model_validate(verification["budget"]).limits if verification["budget"] else ()
     texts = []

@@ -20,7 +20,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 404.0, 28.0, 346.0
 def rank_chart(rows: Sequence[Record]) -> Markup:
     """Return the chart as an SVG element.
 
-    Each row holds a `description` and two accuracies: `inherited` (with the supernet's weights) and `tuned` (after
+    Each row contains a `description` and two accuracies: `inherited` (with the supernet's weights) and `tuned` (after
     individual training).
     """
     x = AxisScale.around([row["inherited"] for row in rows], _LEFT, _RIGHT, logarithmic=False)

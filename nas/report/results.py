@@ -1,7 +1,7 @@
 """The values of the report's results section: accuracy, latency and size of each export, compared with the teacher.
 
 `templates/results.html` shows a card for each export, a table of all measured networks, and a comparison with uniform
-networks. If a classifier on averaged word vectors is as accurate as an export, it also shows a warning.
+networks. It also shows a warning if a classifier on averaged token embeddings is as accurate as an export.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import Any
 from nas.report.contents import Contents, Record
 from nas.report.numbers import conditions, score
 
-_KINDS = {"teacher": "teacher", "teacher-int8": "teacher, int8 throughout", "static": "static: averaged word vectors"}
+_KINDS = {
+    "teacher": "teacher",
+    "teacher-int8": "teacher, quantised to int8",
+    "static": "static: averaged token embeddings",
+}
 
 
 def results(contents: Contents) -> dict[str, Any] | None:
@@ -28,9 +32,10 @@ def results(contents: Contents) -> dict[str, Any] | None:
 
 
 def _static_warnings(contents: Contents) -> list[tuple[Record, str]]:
-    """Return a pair for each classifier on averaged word vectors that is as accurate as an export for the same device.
+    """Return a pair for each static model that is as accurate as an export for the same device.
 
-    The pair holds the verification of the classifier, and the names and accuracies of all such exports as text.
+    The static model is a classifier on averaged token embeddings. The pair contains its verification, and a text with
+    the names and accuracies of all exports that are not more accurate by more than one standard error.
     """
     warnings = []
     for key, static in contents.baselines.items():

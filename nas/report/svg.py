@@ -134,5 +134,5 @@ def frame(x: AxisScale, y: AxisScale, x_label: str, y_label: str) -> str:
 
 
 def _every_other(number: int) -> str:
-    """Return the CSS class of the tick at index `number`. Every second tick is `spare`: phones hide its text."""
+    """Return the CSS classes of the tick at index `number`. Phones hide the text of `spare` ticks, every second one."""
     return "tick spare" if number % 2 else "tick"

@@ -44,12 +44,13 @@ def print_plan(plan: dict[str, Any]) -> None:
     _print_line(f"total: about {duration(plan['estimated_s'])} ({plan['assumption']})")
     if plan["hours"]:
         _print_line(
-            f"hours: {plan['hours']:g}, divided as above; the number of training steps depends on this machine's speed"
+            f"hours: {plan['hours']:g}, divided among the steps as above; the number of training steps depends on the "
+            "speed of this machine"
         )
     if plan["rows"]:
         _print_rows(plan["rows"])
     else:
-        _print_line(f"rows: not known yet, since {plan['rows_not_seen']}")
+        _print_line(f"rows: not known yet, because {plan['rows_not_seen']}")
 
 
 def _print_rows(rows: dict[str, Any]) -> None:
@@ -101,7 +102,7 @@ def print_front(front: dict[str, Any]) -> None:
         columns = ("architecture", "digest", front["metric"], "p50 ms", "of teacher", "met")
         floor = front.get("floors", {}).get(budget)
         floor_text = f" (at least {floor['least']:.4f} after the final training)" if floor else ""
-        table = _table(f"Measured for {budget}{floor_text}", *columns)
+        table = _table(f"Candidates measured for {budget}{floor_text}", *columns)
         for item in items:
             share = item["p50_ms"] / item["teacher_p50_ms"]
             table.add_row(

@@ -4,7 +4,7 @@ Each runtime is a subclass of `FileRuntime` or `ModuleRuntime` in its own file, 
 class attributes state what the runtime supports, so that a device, a study and a search space can be checked without
 importing the runtime's library. Libraries are imported only inside functions.
 
-A runtime does not depend on how networks are defined: `nas.latency.networks` hands it an ONNX file or a torch module.
+A runtime does not depend on how networks are defined: `nas.latency.networks` passes it an ONNX file or a torch module.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Inputs = Mapping[str, np.ndarray]
 
 Operation = Literal["dynamic_int8", "static_int8", "int4_blocks", "packed_weights", "early_exits"]
-"""Something that a network may need in addition to the operators of an uncompressed BERT:
+"""A capability that a network may need in addition to the operators of an uncompressed BERT:
 
 - `dynamic_int8`: 8-bit matrix products of inputs that are quantised with the range of each batch (`MatMulInteger`)
 - `static_int8`: 8-bit matrix products that are written with `QuantizeLinear` and `DequantizeLinear`
@@ -136,7 +136,7 @@ class FileRuntime(Runtime):
     def load(self, path: Path, device: DeviceSettings, inputs: Sequence[Inputs]) -> list[Run]:
         """For each set of inputs, return a function that runs the network in a file on these inputs.
 
-        Inputs that the network lacks are ignored.
+        Inputs that the network does not have are ignored.
         """
 
     @abstractmethod
@@ -169,9 +169,10 @@ class ModuleRuntime(Runtime):
 
     @abstractmethod
     def placed(self, network: torch.nn.Module, device: DeviceSettings) -> Callable[..., Any]:
-        """Return a network in evaluation mode on the device's processor, in its number format, compiled if it says so.
+        """Return a network in evaluation mode, on the device's processor and in the device's number format.
 
-        The network may be changed. The result is called with the network's inputs as keyword arguments.
+        The network is compiled if the device has the setting `compiled`. The given network may be changed. The result
+        is called with the network's inputs as keyword arguments.
         """
 
     @abstractmethod
@@ -183,9 +184,10 @@ class ModuleRuntime(Runtime):
 
 
 def runner_arguments(runtime: Runtime) -> list[str]:
-    """Return the arguments with which `runner.py` loads networks of a runtime: its class, and folders of modules.
+    """Return the arguments with which `runner.py` loads networks of a runtime.
 
-    If `runner.py` can load the networks by itself, the list is empty.
+    The arguments are the runtime's class and the folders from which its modules are imported. If `runner.py` can load
+    the networks by itself, the list is empty.
     """
     if runtime.runner_suffices:
         return []

@@ -21,8 +21,8 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 class OpenVino(FileRuntime):
     """OpenVINO on the CPU.
 
-    Nothing is checked, because OpenVINO supports any CPU. If the CPU does not support bfloat16, OpenVINO emulates it,
-    which increases the measured latency.
+    The method `check` is not overridden, because OpenVINO supports any CPU. If the CPU does not support bfloat16,
+    OpenVINO emulates it, which increases the measured latency.
     """
 
     name = package = module = "openvino"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Torch(ModuleRuntime):
-    """PyTorch. Of the compressed formats, it only simulates the arithmetic, which saves no time."""
+    """PyTorch. It only simulates the arithmetic of compressed formats, which saves no time."""
 
     name = package = module = "torch"
     number_formats = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
@@ -32,8 +32,8 @@ class Torch(ModuleRuntime):
         if not device.compiled:
             return placed
         mode = "reduce-overhead" if device.processor == "cuda" else "default"
-        # Shapes are static: a network is compiled once for each length. The limits keep PyTorch from falling back to
-        # eager.
+        # Shapes are static: a network is compiled once for each length. The high limits keep PyTorch from falling back
+        # to eager execution.
         limits = torch._dynamo.config
         limits.recompile_limit = limits.accumulated_recompile_limit = 2**20
         limits.fail_on_recompile_limit_hit = True
@@ -63,7 +63,8 @@ class Torch(ModuleRuntime):
             raise DeviceError(f'devices.{device.name}: PyTorch finds no GPU on this machine; set processor = "cpu"')
         if device.compiled and device.processor == "cpu" and not shutil.which("g++"):
             raise DeviceError(
-                f"devices.{device.name}: PyTorch needs g++ to compile for the CPU; install g++, or remove compiled"
+                f"devices.{device.name}: PyTorch needs g++ to compile for the CPU; install g++, or remove "
+                "the setting compiled"
             )
 
     def details(self, device: DeviceSettings) -> list[str]:

@@ -48,10 +48,11 @@ Libraries may print lines without these prefixes.
 DISTURBED = "disturbed"
 """The line that this program prints if it repeats the measurement of a group, because the machine was disturbed."""
 _SETTLING_SECONDS, _SETTLING_RUNS, _TURN_SECONDS = 0.01, 10, 0.03
-"""At the start of each turn, a network runs untimed for `_SETTLING_SECONDS`, but at most `_SETTLING_RUNS` times.
+"""At the start of each turn, a network runs for `_SETTLING_SECONDS`, but at most `_SETTLING_RUNS` times, unrecorded.
 
-Without these runs, the previous network's data in the caches would slow down the timed runs. The timed runs of a turn
-take about `_TURN_SECONDS`. There are many short turns, because a disturbance of the machine lasts longer than one run.
+Without these runs, the previous network's data in the caches would slow down the recorded runs. The recorded runs of a
+turn take about `_TURN_SECONDS`. There are many short turns, because a disturbance of the machine lasts longer than one
+run.
 """
 _MAX_SAMPLES, _MIN_SAMPLES = 12, 2
 _WARM_UP_SECONDS, _WARM_UP_WINDOW, _STABILITY_TOLERANCE = 1.0, 3, 0.05
@@ -66,7 +67,7 @@ _MB = 1e6
 
 
 class DeviceProblem(OSError):
-    """A setting of the device that this machine does not support. The message states a remedy."""
+    """This machine does not support a setting of the device. The message of the exception states a remedy."""
 
 
 def wall_clock(run: Run) -> float:
@@ -164,9 +165,9 @@ def _with_reference_turns(reference: str, names: Sequence[str]) -> Iterator[str]
 
 
 def _settle(run: Run, clock: Clock, seconds: float) -> None:
-    """Run a network untimed for some seconds, at least once and at most `_SETTLING_RUNS` times.
+    """Run a network for some seconds without recording the times, at least once and at most `_SETTLING_RUNS` times.
 
-    The runs are timed although the times are ignored, because `clock` waits until a GPU has finished a run.
+    The runs use `clock` nevertheless, because it waits until a GPU has finished a run.
     """
     deadline = time.perf_counter() + seconds
     for _ in range(_SETTLING_RUNS):
@@ -297,7 +298,7 @@ def onnx_session(source: str | bytes, threads: int, processor: str = "cpu") -> A
     available = provider in onnxruntime.get_available_providers()
     session = onnxruntime.InferenceSession(source, options, providers=[provider]) if available else None
     if session is None or session.get_providers()[0] != provider:  # without this check it would silently use the CPU
-        raise DeviceProblem(f"onnxruntime: {provider} does not work here; install onnxruntime-gpu with CUDA and cuDNN")
+        raise DeviceProblem(f"onnxruntime: {provider} does not work here; install onnxruntime-gpu, CUDA and cuDNN")
     return session
 
 
@@ -320,8 +321,8 @@ def onnx_runs(
 def environment(device: Mapping[str, Any], module: str | None = None) -> dict[str, Any]:
     """Return the conditions that latency depends on: hardware, operating system, runtime and versions.
 
-    `module` is the Python module whose version is that of the runtime. By default, it has the name of the runtime. The
-    entry `fingerprint` is a hash of all other entries.
+    `module` is the Python module whose `__version__` is the version of the runtime. By default, it has the name of the
+    runtime. The entry `fingerprint` is a hash of all other entries.
     """
     flags = cpuinfo("flags") or cpuinfo("Features")
     conditions = {
@@ -426,8 +427,8 @@ def main() -> None:
 
     With the option `--lines`, read the device from the first line of standard input, and answer the requests on the
     following lines instead. With the option `--memory`, read a network and a device from standard input instead, and
-    print the peak memory of a process that serves this network. The option can be followed by the class of the runtime
-    and the folders of its modules. The default is ONNX Runtime.
+    print the peak memory of a process that serves this network. Each option can be followed by the class of the runtime
+    and the folders of its modules. Without them, the runtime is ONNX Runtime.
     """
     option, *given = sys.argv[1:] or [""]
     if option:

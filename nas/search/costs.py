@@ -50,8 +50,8 @@ def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Archi
     def cheapest_variant(best: Architecture, *dimensions: Sequence[str]) -> Architecture:
         """Return the cheapest architecture among `best` and its variants.
 
-        Each dimension lists names of integer variables (see `Encoding`), all of which get the same value. There is one
-        variant for each combination of the dimensions' values.
+        Each item of `dimensions` lists integer variables (see `Encoding`) that get the same value in a variant. There
+        is one variant for each combination of these values.
         """
         values = encoding.encode(best)
         variants = []
@@ -97,7 +97,8 @@ class Costs:
     def predict_ms(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
         """Return the predicted median latency in milliseconds on each device, keyed by device name.
 
-        `exits` has the same meaning as in `Profile.predict`.
+        `exits` contains the share of texts that exit after each layer. If it is empty, all texts pass through all
+        layers.
         """
         return {name: profile.predict(architecture, exits)["p50_ms"] for name, profile in self.profiles.items()}
 
@@ -204,9 +205,9 @@ class Costs:
         """Return the predicted violation of each budget (see `violation`), computed with a safety margin.
 
         The margin is the mean relative error of the device's profile. It increases predicted latencies and lowers
-        predicted rates. `exits` holds the share of texts that exit after each layer. These shares are known only after
-        a network has been evaluated. If `exits` is empty and the network has early exits, all texts are assumed to exit
-        after the first layer.
+        predicted rates. `exits` contains the share of texts that exit after each layer. These shares are known only
+        after a network has been evaluated. If `exits` is empty and the network has early exits, all texts are assumed
+        to exit after the first layer.
         """
         predicted = self._predicted_metrics(architecture, exits)
         for device, metrics in predicted.items():
@@ -242,14 +243,15 @@ class Costs:
                             f"budgets.{budget.name}: the limit of {name} on {limits.device} must be "
                             f"{_bound(name, abs(lowest_cost))}, the best that a sub-network is predicted to reach "
                             f"(teacher p50: {profile.teacher_p50_ms:.4g} ms), but it is {limit:.4g}; "
-                            f"{'lower' if name in RATES else 'raise'} it, or add smaller values to the search space"
+                            f"{'lower' if name in RATES else 'raise'} the limit, or add smaller sizes to the search "
+                            "space"
                         )
 
             budget_violation = partial(self.cautious_violation, budget=budget)
             if budget_violation(cheapest(space, budget_violation)) > 0.0:
                 raise InfeasibleBudgetError(
                     f"budgets.{budget.name}: each limit can be met by itself, but no sub-network was found that meets "
-                    "all of them; relax a limit, or add smaller values to the search space"
+                    "all of them; relax a limit, or add smaller sizes to the search space"
                 )
 
     def _best_case_cost(self, name: str, device: str, architecture: Architecture) -> float:
@@ -264,16 +266,16 @@ class Costs:
         """Return up to `size` architectures with which a search starts.
 
         The first is the architecture with the smallest `least_violation`. The others are random architectures and
-        mutants of earlier architectures in the list. They are generated for each budget in turn, and each of them is
-        predicted to meet this budget. Unless the budget has an accuracy floor, each is also predicted to use at least
-        70 % of the budget.
+        mutants of earlier architectures in the list. The budgets take turns: each new architecture is predicted to meet
+        the budget whose turn it is. Unless this budget has an accuracy floor, the architecture is also predicted to use
+        at least 70 % of it.
         """
         population = [cheapest(space, self.least_violation)]
         tries = 0
         while len(population) < size and tries < _TRIES:
             budget = self.budgets[len(population) % len(self.budgets)]
             candidate = space.sample(rng)
-            # Random samples hardly ever meet a tight budget, so every second candidate is a mutant of an earlier one.
+            # Random samples hardly ever meet a tight budget, so every second try mutates an earlier architecture.
             if tries % 2:
                 candidate = space.mutate(rng.choice(population), rng, rate=0.3)
             lower_bound = -1.0 if budget.has_floor else -0.3  # the cost of reaching a floor is not known yet

@@ -80,12 +80,15 @@ def _open_database(url: str) -> RDBStorage:
 
 
 def connect(url: str) -> BaseStorage:
-    """Return Optuna's view of a database. Raises `SearchError` if another version of Optuna created the database."""
+    """Connect to a database and return it as a storage of Optuna.
+
+    Raises `SearchError` if another version of Optuna created the database.
+    """
     try:
         return get_storage(_open_database(url))
     except RuntimeError:
         raise SearchError(
-            f"search.storage: {printable(url)} was created by a different version of Optuna; name a different "
+            f"search.storage: {printable(url)} was created by a different version of Optuna; use a different "
             "database, or upgrade this one with `optuna storage upgrade --storage URL`"
         ) from None
 

@@ -25,10 +25,10 @@ AHEAD = 8
 
 
 def pop_longest_prefix(waiting: list[Waiting], previous_keys: list[Key]) -> Waiting:
-    """Remove and return the waiting candidate that shares the most first layers with a worker's previous candidate.
+    """Remove and return the waiting candidate that shares the longest layer prefix with a worker's previous one.
 
-    Only the first `AHEAD` waiting candidates are considered. `previous_keys` holds the `prefix_keys` of the worker's
-    previous candidate.
+    Only the first `AHEAD` waiting candidates are considered. `previous_keys` are the `prefix_keys` of the worker's
+    previous candidate, whose hidden states can be reused.
     """
     return waiting.pop(longest_prefix([architecture for _, architecture, _ in waiting[:AHEAD]], previous_keys))
 
@@ -36,7 +36,8 @@ def pop_longest_prefix(waiting: list[Waiting], previous_keys: list[Key]) -> Wait
 class Executor(ABC):
     """Evaluates candidates. Subclasses take the next candidate from the list `_waiting`.
 
-    If possible, candidates that share their first layers are evaluated one after the other.
+    If possible, candidates that share their first layers are evaluated one after the other, so that these layers are
+    computed only once.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -141,7 +142,7 @@ def evaluate_all(
 ) -> Iterator[CandidateResult]:
     """Evaluate architectures, and yield their results in the order in which the evaluations end.
 
-    `to_beat` returns the objective that an architecture must reach. It is called when the architecture is submitted.
+    `to_beat` returns the objective to beat (see `Executor.submit`). It is called when an architecture is submitted.
     """
     submitted = 0
     for done in range(len(architectures)):

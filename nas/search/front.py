@@ -1,6 +1,6 @@
 """Functions that find the Pareto front of evaluated candidates, and the best candidates for each budget.
 
-The live view of a search displays their results. `selection.py` uses them to choose the candidates to measure.
+`view.py` calls these functions to display a running search, and `selection.py` to choose the candidates to measure.
 """
 
 from __future__ import annotations

@@ -61,9 +61,9 @@ _GROWTH = 1.25
 class GuidedSampler(BaseSampler):
     """An Optuna sampler that chooses all parameters of a trial together, based on the results so far.
 
-    `known` holds the results, keyed by architecture. `running` holds the architectures of the pending trials, keyed by
-    trial number. `Trials` updates both dictionaries while the search runs. Until the first candidate has been evaluated
-    completely, parameters are drawn at random.
+    `known` contains the results, keyed by architecture. `running` contains the architectures of the pending trials,
+    keyed by trial number. `Trials` updates both dictionaries while the search runs. Until the first candidate has been
+    evaluated completely, parameters are drawn at random.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Guide:
         """Return the next batch of candidates: new architectures that are predicted to meet at least one budget.
 
         `results` must not contain two results of the same architecture, and at least one result must be complete.
-        `running` holds the pending candidates. The batch is smaller than usual, or even empty, if too few new
+        `running` contains the pending candidates. The batch is smaller than usual, or even empty, if too few new
         architectures are found.
         """
         evaluated = [self._evaluated_candidate(result) for result in results]
@@ -155,7 +155,7 @@ class Guide:
     ) -> tuple[Levels, list[Architecture]]:
         """Return the `Levels`, updated with all complete results, and the best architectures at each level.
 
-        `least` is the log-scaled accuracy with which each accuracy level starts.
+        `least` is the log-scaled accuracy that is the first incumbent of each accuracy level.
         """
         complete = [index for index, result in enumerate(results) if result.complete]
         accuracies = _log_scaled([results[index].objective for index in complete])
@@ -250,7 +250,7 @@ class Guide:
     def _savings(self, architecture: Architecture, exits: Sequence[float], costs: np.ndarray) -> np.ndarray:
         """Return an architecture's row of `CostStanding.savings`.
 
-        `costs` (budgets,) holds 1 + the architecture's predicted violation of each budget.
+        `costs` (budgets,) is 1 plus the architecture's predicted violation of each budget.
         """
         savings = list[float]()
         for cost, budget in zip(costs, self._costs.budgets, strict=True):
@@ -290,9 +290,9 @@ class _Pool:
     def choose(self, levels: Levels, levels_in_turn: Iterable[int]) -> Iterator[Architecture]:
         """For each level in turn, yield the architecture with the largest expected improvement at this level.
 
-        `levels_in_turn` holds the indices of the levels. Each choice assumes that the architectures chosen before it
+        `levels_in_turn` contains the indices of the levels. Each choice assumes that the architectures chosen before it
         reach their posterior means. The iterator stops early if no candidates are left. Do not call `extend` after the
-        first choice.
+        first choice (see `PoolPosterior.fantasise`).
         """
         architectures = self.architectures
         is_left = np.ones(len(architectures), bool)
@@ -331,7 +331,7 @@ def _examples(
 def _batch(known: int, running: Collection[Architecture]) -> int:
     """Return the size of the next batch (see `BATCH`).
 
-    `known` is the number of results, and `running` holds the pending candidates.
+    `known` is the number of results, and `running` contains the pending candidates.
     """
     return max(BATCH, min(known // _KNOWN_PER_CHOICE, _MOST), len(running) // _RUNNING_PER_CHOICE)
 
@@ -357,7 +357,7 @@ def _log_scaled(accuracy: Sequence[float]) -> np.ndarray:
 def _best_of_levels(count: int, values: np.ndarray, architectures: Sequence[Architecture]) -> list[Architecture]:
     """Return the architectures that are among the `count` best at one or more levels, without repetition.
 
-    `levels.py` explains levels. `values` (architectures, levels) holds the value of each architecture at each level.
+    `levels.py` explains levels. `values` (architectures, levels) is the value of each architecture at each level.
     """
     places = np.argsort(-values, axis=0, kind="stable")[:count]
     return [architectures[place] for place in dict.fromkeys(places.ravel().tolist())]

@@ -44,7 +44,7 @@ class Journal(BaseJournalBackend):
             if number > log_number_from:
                 try:
                     log = json.loads(line)
-                except ValueError:  # also for bytes that are not text, which a crash of the machine may leave
+                except ValueError:  # also raised if a crash of the machine left bytes that are not text
                     log = None
                 if not (isinstance(log, dict) and {"op_code", "worker_id"} <= log.keys()):
                     raise SearchError(

@@ -51,7 +51,7 @@ def single_changes(space: SearchSpace) -> list[Architecture]:
 def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Architecture, float]:
     """Evaluate architectures on all texts, and return their objectives, keyed by architecture."""
     objectives = dict[Architecture, float]()
-    with executor, track("Scoring single changes", len(architectures)) as progress:
+    with executor, track("Evaluating single changes of the largest network", len(architectures)) as progress:
         for result in evaluate_all(executor, architectures):
             objectives[result.architecture] = result.objective
             progress(len(objectives))
@@ -61,10 +61,10 @@ def score(executor: Executor, architectures: Sequence[Architecture]) -> dict[Arc
 def best_sums(space: SearchSpace, costs: Costs, accuracies: Mapping[Architecture, float]) -> list[Architecture]:
     """For each budget, return the network with the smallest sum of accuracy losses.
 
-    `accuracies` holds the objectives of the networks in `single_changes`, keyed by architecture. The solver assumes
+    `accuracies` contains the objectives of the networks in `single_changes`, keyed by architecture. The solver assumes
     that accuracy losses and costs are additive, but costs are only nearly additive. Therefore, the cost of the
     resulting network is predicted, and the problem is solved again with a tightened or relaxed limit until little of
-    the budget is left. If a budget has several limits, the problem is solved for each limit separately. Of the
+    the budget is left unused. If a budget has several limits, the problem is solved for each limit separately. Of the
     resulting networks that meet all limits, the one with the smallest sum is returned. A budget with an accuracy floor
     may yield several networks. Early exits, dropped tokens and borrowed weights are not considered.
     """
@@ -117,7 +117,7 @@ def _single_limits(budget: Budget) -> list[Budget]:
 class _Combinations(NamedTuple):
     """Combinations of options for some layers, in ascending order of total cost.
 
-    `costs` and `losses` (combinations,) hold the total cost and the total loss of each combination. No combination
+    `costs` and `losses` (combinations,) are the total cost and the total loss of each combination. No combination
     dominates another one.
     """
 
@@ -138,7 +138,7 @@ class _Combinations(NamedTuple):
     def with_layer(self, costs: np.ndarray, losses: np.ndarray) -> _Combinations:
         """Combine each combination with each pair of options for one more layer, and return the non-dominated results.
 
-        `costs` and `losses` (pairs,) hold the cost and the loss that each pair adds.
+        `costs` and `losses` (pairs,) are the cost and the loss that each pair adds.
         """
         earlier, pair = (indices.ravel() for indices in np.indices((len(self.costs), len(costs))))
         pair_indices = np.concatenate([self.pair_indices[earlier], pair[:, None]], axis=1)

@@ -1,7 +1,7 @@
 """Levels: the points on the Pareto front that a guided search tries to improve.
 
 At an accuracy level, the search looks for the most accurate candidate within a fraction of a budget. At a cost level,
-the search looks for the cheapest candidate that meets a budget and reaches a certain accuracy. `Levels` holds the
+the search looks for the cheapest candidate that meets a budget and reaches a certain accuracy. `Levels` stores the
 incumbent (the best value so far) at each level, and computes the expected improvement of candidates. `guided.py` uses
 the expected improvement as its acquisition function.
 """
@@ -37,13 +37,13 @@ class CostStanding(NamedTuple):
 class Levels:
     """The incumbent (the best value so far) at each level.
 
-    `best` (levels,) first holds the accuracies at the accuracy levels, and then the savings at the cost levels.
+    `best` (levels,) contains first the accuracies at the accuracy levels, and then the savings at the cost levels.
     """
 
     def __init__(self, best: np.ndarray, required_accuracies: np.ndarray) -> None:
         """Start with the incumbents `best` (accuracy levels,) at the accuracy levels, and 0 at the cost levels.
 
-        `required_accuracies` (cost levels,) holds the accuracy that a candidate must reach at each cost level.
+        `required_accuracies` (cost levels,) is the accuracy that a candidate must reach at each cost level.
         """
         self._required_accuracies = required_accuracies
         self.best = np.concatenate([best, np.zeros(len(required_accuracies))])
@@ -51,17 +51,18 @@ class Levels:
     def values_at(self, values: np.ndarray, standing: CostStanding) -> np.ndarray:
         """Return the values (candidates, levels) of all candidates at all levels: accuracies or savings.
 
-        `values` (candidates,) holds the accuracies of the candidates. The value at a level is minus infinity if the
-        candidate violates the budget or does not reach the accuracy that the level requires.
+        `values` (candidates,) contains the accuracies of the candidates. The value at a level is minus infinity if the
+        candidate violates the level's budget (or fraction of a budget), or does not reach the accuracy that the level
+        requires.
         """
         accuracies = np.where(standing.within, values[:, None], -np.inf)
         savings = np.where(values[:, None] >= self._required_accuracies, standing.savings, -np.inf)
         return np.hstack([accuracies, savings])
 
     def update(self, values: np.ndarray, standing: CostStanding) -> None:
-        """Raise the incumbent of each level at which a candidate is better.
+        """Replace the incumbent of each level at which a candidate is better.
 
-        `values` (candidates,) holds the accuracies of the candidates.
+        `values` (candidates,) contains the accuracies of the candidates.
         """
         self.best = np.maximum(self.best, self.values_at(values, standing).max(axis=0))
 

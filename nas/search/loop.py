@@ -40,13 +40,13 @@ class SearchState:
 def search(
     trials: Trials, evaluations: int, make_executor: Callable[[], Executor], stopwatch: Stopwatch | None = None
 ) -> SearchState:
-    """Evaluate candidates until `trials` holds `evaluations` results, and return all results.
+    """Evaluate candidates until `trials` contains `evaluations` results, and return all results.
 
-    Results that `trials` already holds are counted, so that an interrupted search resumes. The search ends early if the
-    sampler proposes no more candidates that need an evaluation. Several drivers (processes that run the search) may
-    share a storage. If a driver dies, other drivers evaluate its unfinished candidates. `stopwatch` measures the time
-    of three activities: starting workers (`start`), proposing and storing candidates (`driver`), and waiting for
-    evaluations (`evaluation`).
+    Results that `trials` already contains count towards this number, so that an interrupted search resumes. The search
+    ends early if the sampler proposes no more candidates that need an evaluation. Several drivers (processes that run
+    the search) may share a storage. If a driver dies, other drivers evaluate its unfinished candidates. `stopwatch`
+    measures the time of three activities: starting workers (`start`), proposing and storing candidates (`driver`), and
+    waiting for evaluations (`evaluation`).
     """
     stopwatch = Stopwatch() if stopwatch is None else stopwatch
     view = View(trials, [result for _, result in trials.news()])
@@ -70,14 +70,14 @@ def search(
                     trials.catch_up()
                 else:
                     say(
-                        f"search: ending early, because {_PROPOSALS_UNTIL_EXHAUSTED} proposals in a row were "
-                        "repetitions or would violate every budget"
+                        f"search: ending early, because each of {_PROPOSALS_UNTIL_EXHAUSTED} proposals in a row "
+                        "repeated an earlier one or was predicted to violate every budget"
                     )
                     break
                 for number, result in trials.news():
                     view.add(result)
                     log(
-                        "evaluated",  # the storage holds the complete result
+                        "evaluated",  # only a summary; the storage contains the complete result
                         trial=number,
                         done=view.done,
                         architecture=result.architecture.describe(),
@@ -105,7 +105,7 @@ def _submit_candidates(in_flight: dict[int, Proposal], trials: Trials, executor:
 def _proposal_counts(in_flight: dict[int, Proposal], trials: Trials) -> tuple[int, ...]:
     """Return the counts that determine whether another candidate can be proposed.
 
-    If a proposal has failed, the loop tries again only after one of these counts has changed.
+    If no candidate could be proposed, the loop tries again only after one of these counts has changed.
     """
     return len(in_flight), trials.evaluated, trials.in_flight, trials.outcomes()["lost"]
 

@@ -30,7 +30,7 @@ _WAIT_TIMEOUT_S = 30.0
 
 
 class _Worker:
-    """A Ray actor: a separate process that holds an evaluator."""
+    """A Ray actor: a separate process that evaluates candidates."""
 
     def load(self, parts: EvaluationParts, threads: int, processor: str) -> None:
         self._evaluator = parts.evaluator(threads, processor)
@@ -145,17 +145,17 @@ class RayExecutor(Executor):
             if self._lost_starts >= _MAX_LOSSES * self._settings.workers:
                 raise SearchError(
                     f"search.workers: {self._lost_starts} workers in a row were lost while they loaded the supernet; "
-                    "give them more memory, or look for the cause in Ray's logs"
+                    "lower search.workers or use nodes with more memory, or look for the cause in Ray's logs"
                 )
             return
         ticket, architecture, _ = candidate
         self._losses[ticket] = self._losses.get(ticket, 0) + 1
         if self._losses[ticket] >= _MAX_LOSSES:
             raise SearchError(
-                f"search.workers: the worker of candidate {architecture.digest} was lost {_MAX_LOSSES} times; give "
-                "the workers more memory, or lower their number"
+                f"search.workers: the worker of candidate {architecture.digest} was lost {_MAX_LOSSES} times; lower "
+                "search.workers, or use nodes with more memory"
             )
-        say(f"search: a worker was lost; evaluating {architecture.digest} again")
+        say(f"search: a worker was lost; evaluating candidate {architecture.digest} again")
         self._waiting.insert(0, candidate)
 
     def __exit__(self, *error: object) -> None:
@@ -169,7 +169,9 @@ def _failure(candidate: Waiting | None, problem: RayTaskError) -> NasError:
     """Return the error to raise in this process for `problem`, an error that a worker raised."""
     if isinstance(problem.cause, NasError):
         return problem.cause
-    failed = f"candidate {candidate[1].digest} failed on its worker" if candidate else "a search worker failed to load"
+    failed = (
+        f"candidate {candidate[1].digest} failed on its worker" if candidate else "a worker failed to load the supernet"
+    )
     return SearchError(
         f"{failed}: {problem.cause!r}; set search.executor = 'inline' to reproduce the error in this process"
     )

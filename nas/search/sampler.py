@@ -142,7 +142,7 @@ class Trials:
     def catch_up(self) -> None:
         """Read the trials that any driver has started or finished since the last call.
 
-        If a dead driver left a trial unfinished, the trial is finished if its result is stored, and given up otherwise.
+        A trial that a dead driver left unfinished is finished if its result is stored. Otherwise, it is given up.
         """
         self._update_from(self._storage.changes())
         abandoned = self._storage.abandoned()

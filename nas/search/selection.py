@@ -1,8 +1,8 @@
 """After a search, measures the best candidates for each budget as complete networks.
 
 `measure_front` returns the content of `front.json`, from which the finalists for the final training are selected.
-`compared_at` replaces accuracy floors with cost limits, so that the uniform baseline and the candidates can be compared
-at equal cost. `nas/pipeline/searches.py` calls both functions.
+`compared_at` replaces accuracy floors with cost limits, so that uniform networks (the baseline) and candidates can be
+compared at equal cost. `nas/pipeline/searches.py` calls both functions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nas.study import Study
 
 _TEACHER = "teacher"
 _ENOUGH_CANDIDATES = 3
-"""Once this many measured candidates meet a budget, less accurate candidates are no longer measured."""
+"""Once this many measured candidates meet a budget, candidates with a lower objective than theirs are not measured."""
 FLOOR_FACTOR = 2
 """For a budget with an accuracy floor, the numbers of measured candidates and of finalists are multiplied by this
 factor.
@@ -163,17 +163,18 @@ def measure_budget(
     """Measure the best candidates for a budget, `count` at a time, until enough of them meet the budget.
 
     Returns two lists of reports: one about the candidates, in descending order of objective, and one about the networks
-    in `baselines`. The baselines are measured together with the first candidates. If a baseline that meets the budget
-    has a higher objective than all candidates that do, it is also in the first list, with the entry `uniform`.
+    in `baselines`. The baselines are measured together with the first candidates. If the first baseline that meets the
+    budget has a higher objective than all candidates that meet it, and the budget has no accuracy floor, this baseline
+    is also in the first list, with the entry `uniform`.
 
     Several candidates must meet the budget: if an export violates the budget in the later verification, another
     candidate replaces it. For a budget with an accuracy floor, `FLOOR_FACTOR` times as many candidates are measured,
     spread along the Pareto front around the floor.
 
     The measurements correct the predictions for the candidates that are still to be measured. If the machine is slower
-    than when it was profiled, fewer candidates qualify. If it is faster, more accurate candidates may qualify. A device
-    outside the cluster cannot be measured from here. For such a device, predictions are used, and the export is
-    verified on the device later.
+    than when it was profiled, fewer candidates qualify. If it is faster, more accurate candidates may qualify. This
+    process cannot measure a device outside the cluster. For such a device, it uses predictions, and the user later
+    verifies the export on the device.
     """
     costs, all_baselines = measurement.costs, baselines
     waiting, slowdown = ranking(results, costs, budget, float("inf")), 1.0

@@ -1,4 +1,4 @@
-"""Initial candidates of a guided search: mostly uniform networks, which an engineer would try first.
+"""Initial candidates of a guided search: mostly uniform networks (with equal layers), as an engineer would try first.
 
 `Trials` proposes the networks that `designs` returns before it uses the guided sampler.
 """
@@ -22,9 +22,9 @@ _SHARE_COUNT = 3
 def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) -> list[Architecture]:
     """Return at most `count` architectures with which a guided search starts.
 
-    The first is the architecture with the smallest `Costs.least_violation`. The next ones are taken from the lists that
-    `uniform` returns, from each list in turn, and at random within a list. If these are not enough, architectures from
-    `Costs.initial_population` are added.
+    The first is the architecture with the smallest `Costs.least_violation`. The next ones are drawn at random from the
+    lists that `uniform` returns, one from each list in turn. If these lists contain too few networks, architectures
+    from `Costs.initial_population` are added.
     """
     shuffled = [rng.sample(networks, len(networks)) for networks in uniform(space, costs)]
     mixed = (network for networks in zip_longest(*shuffled) for network in networks if network)
@@ -35,10 +35,11 @@ def designs(space: SearchSpace, costs: Costs, count: int, rng: random.Random) ->
 
 
 def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
-    """Return one list of uniform networks, whose layers are all alike, for each fraction of each budget.
+    """Return a list of uniform networks, whose layers are all alike, for each budget and each fraction of it.
 
-    For each set of layers, a list contains the widest network whose predicted costs are within the fraction. A list
-    that equals an earlier list is left out.
+    The fractions are the first `_SHARE_COUNT` values of `Costs.shares`. For each set of layers, a list contains the
+    widest network whose predicted costs are within this fraction of the budget. A list that equals an earlier list is
+    left out.
     """
     candidates = [(candidate, costs.cautious_violations(candidate)) for candidate in _uniform_candidates(space)]
     lists = list[list[Architecture]]()
@@ -53,8 +54,9 @@ def uniform(space: SearchSpace, costs: Costs) -> list[list[Architecture]]:
 def _uniform_candidates(space: SearchSpace) -> Iterator[Architecture]:
     """Yield networks of the largest hidden size whose layers are all alike, with the same compression in both blocks.
 
-    Narrow networks come first, because `uniform` keeps the last network for each set of layers. The compression methods
-    of the embeddings are used in reverse order of the search space.
+    Narrow networks come first, because `uniform` keeps the last network for each set of layers. For the same reason,
+    the compression methods of the embeddings are in reverse order, so that the first one in the search space takes
+    precedence.
     """
     methods = space.compression
     for heads, neurons in widths(space):

@@ -1,7 +1,7 @@
 """Persistent storage of a search's trials, in a journal file or in a database with a given URL.
 
-A driver is a process that runs the search. `Trials` (`sampler.py`) keeps in a `Storage` everything that must survive if
-a driver is killed. Several drivers may share a storage. Each driver sees the trials that the other drivers start and
+A driver is a process that runs the search. `Trials` (`sampler.py`) writes everything that must survive the death of a
+driver to a `Storage`. Several drivers may share a storage. Each driver sees the trials that the other drivers start and
 finish, and detects the trials that a dead driver left unfinished.
 """
 
@@ -39,9 +39,9 @@ class Storage:
         """Open the journal file (a path) or the database (a URL) at `where`, and create it if it does not exist.
 
         `name` is the name of the study. `inputs` is a digest of everything that the results of the search depend on. A
-        database may hold several searches, each with a different pair of `name` and `inputs`. A journal file holds only
-        one search. `values` lists the names of a trial's values: the first value is maximised, and all others are
-        minimised.
+        database may contain several searches, each with a different pair of `name` and `inputs`. A journal file
+        contains only one search. `values` lists the names of a trial's values: the first value is maximised, and all
+        others are minimised.
         """
         self._where = where
         with translated_errors(self._where), warnings.catch_warnings():

@@ -1,8 +1,8 @@
 """The surrogate model of the guided search: a Gaussian process that predicts accuracies from architecture features.
 
-`Surrogate` is conditioned on the candidates that have been evaluated. `PoolPosterior` holds the posterior distribution
-of the candidates in a pool, which have not been evaluated, and updates it while a batch is chosen from the pool.
-`guided.py` uses both classes.
+`Surrogate` is conditioned on the candidates that have been evaluated. `PoolPosterior` stores the posterior distribution
+of a pool of candidates that have not been evaluated, and updates it while a batch is chosen from this pool. `guided.py`
+uses both classes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Posterior(NamedTuple):
     whitened: np.ndarray
     """inv(L) @ K, (observations, rows).
 
-    L is the Cholesky factor of the observations' covariance matrix. K holds the prior covariances of observations and
-    rows. The posterior covariance of two rows is their prior covariance minus the dot product of their columns in this
-    array.
+    L is the Cholesky factor of the observations' covariance matrix. K contains the prior covariances between the
+    observations and the rows. The posterior covariance of two rows is their prior covariance minus the dot product of
+    their columns in this array.
     """
 
 
@@ -48,7 +48,7 @@ class Surrogate:
     def __init__(self, x: np.ndarray, y: np.ndarray, examples: np.ndarray, kernel: Kernel | None = None) -> None:
         """Condition the process on observed values `y` (rows,) at the feature rows `x` (rows, features).
 
-        `examples` (rows,) holds the number of texts from which each value was computed. Values from fewer texts are
+        `examples` (rows,) is the number of texts from which each value was computed. Values from fewer texts are
         assumed to be noisier. If `kernel` is None, the hyperparameters of a new kernel are fitted. Values below the 20
         % quantile of `y` are raised to this quantile, because differences between poor networks would only distort the
         fit. The quantile is stored as `least`.
@@ -100,7 +100,7 @@ class Surrogate:
     def fantasise(self, x: np.ndarray, y: np.ndarray) -> None:
         """Condition the process on additional values `y` (rows,) at the feature rows `x` (rows, features).
 
-        The values are assumed instead of observed. They are treated as exact.
+        These values are assumptions instead of observations, and are treated as exact.
         """
         self._x = np.concatenate([self._x, x / self._scale])
         self._y = np.concatenate([self._y, (y - self._centre) / self._spread])
@@ -140,7 +140,7 @@ class PoolPosterior:
     def fantasise(self, index: int) -> None:
         """Update the posterior as if the candidate at `index` had reached its posterior mean.
 
-        Do not call `extend` after the first call.
+        Do not call `extend` afterwards, because new candidates would lack this update.
         """
         column = self._whitened[:, index]
         covariance = self._surrogate.prior_covariance(self._x, self._x[index]) - column @ self._whitened

@@ -27,7 +27,7 @@ def uniform_networks(space: SearchSpace, costs: Costs, budget: Budget) -> Iterat
 
     There is at most one network for each combination of depth and hidden size. The layers of a network are evenly
     spaced in the teacher, and have the same number of heads and the same intermediate size (see `widths`). The layers
-    are compressed to 8 bits if this lets wider layers meet the budget than without compression.
+    are compressed to 8 bits if wider layers then meet the budget than without compression.
     """
     widest_first, formats = widths(space)[::-1], _formats(space)
     for kept, hidden_size in _combinations(space):

@@ -43,7 +43,7 @@ class View:
         self._most_accurate = max(self._most_accurate, result.accuracy)
 
     def note(self) -> str:
-        """Return a text with the best accuracy so far, and the candidates per second since the view was created."""
+        """Return a text with the best accuracy so far, and the evaluations per second since the view was created."""
         rate = (self.done - self._initial_count) / (time.monotonic() - self._started)
         return f"best {self._most_accurate:.4f}, {rate:.2g} candidates/s"
 

@@ -13,9 +13,9 @@ Tools that cannot be used are listed and skipped. The tools are not dependencies
 dependencies into another folder, so that they do not replace packages of nas, and add this folder to PYTHONPATH.
 
 The files are measured like exports: accuracy on the test set with the device's batch size, and latency in alternation
-with the teacher, the int8 teacher and the exports. The accuracies of the latter three are those that the run recorded.
-The files and their accuracies are kept in <run>/alternatives/, so that an interrupted benchmark can resume, and so that
-the latencies can be measured again in little time.
+with the teacher, the int8 teacher and the exports. The benchmark takes the accuracies of these last three from the
+records of the run. The files and their accuracies are stored in <run>/alternatives/. An interrupted benchmark can
+therefore resume, and the latencies can be measured again in little time.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ if __name__ == "__main__":
         "--search-rows",
         type=int,
         default=500,
-        help="rows of the search set that Olive's search uses; 0 for no such search (default: 500)",
+        help="rows of the search set that Olive's search uses; 0 leaves out this search (default: 500)",
     )
     parser.add_argument(
         "--layers", type=int, nargs="*", default=[], help="layers to keep in the layer reduction (default: every third)"

@@ -3,8 +3,8 @@
 Naive evaluation extracts each candidate and runs it in full precision on all texts of the search set. The texts are in
 the order of the data set, in batches padded to their longest text. All variants evaluate the same list of candidates:
 random ones that meet the study's budgets, and several generations of their children. The variants take turns after each
-candidate, so that other work on the machine slows all of them equally. The variants with shared layers, racing or bf16
-also batch texts of similar length.
+candidate, so that other work on the machine slows all of them equally. Racing stops the evaluation of a candidate that
+cannot win. The variants with shared layers, racing or bf16 also batch texts of similar length.
 
 The benchmark also compares the Pareto front of each variant with the front of the naive evaluation. A front is treated
 as equally good if it contains, for each network on the naive front, a network that costs no more and whose accuracy is
@@ -54,7 +54,7 @@ VARIANTS = {
     "and bf16": (False, False, True),
     ALL: (True, True, True),
 }
-"""For each variant, three flags: whether the evaluator shares layers, races, and computes in bf16."""
+"""For each variant, three flags: whether the evaluator reuses shared layers, races, and computes in bf16."""
 
 
 class Naive:
@@ -86,7 +86,7 @@ def _padded(texts: Dataset) -> Iterator[Batch]:
 class Variant:
     """One variant of the evaluation. It evaluates candidates in the same order as the inline executor.
 
-    From the first few waiting candidates, it takes the candidate that shares the most layers with the previous one.
+    From the first few waiting candidates, it takes the one that shares the longest layer prefix with the previous one.
     """
 
     def __init__(self, name: str, evaluator: Naive | Evaluator, candidates: list[Architecture], costs: Costs) -> None:

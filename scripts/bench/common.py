@@ -54,7 +54,7 @@ def parser(description: str | None, with_study: bool = True) -> argparse.Argumen
         "--study", default=str(SST2), help="path of a study.toml or its folder, or the name of a shipped study"
     )
     argument_parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder that holds the runs, as for `nas run`"
+        "--runs", type=Path, default=Path("runs"), help="folder that contains the runs, as for `nas run`"
     )
     argument_parser.add_argument("--set", dest="variables", action="append", default=[], metavar="NAME=VALUE")
     argument_parser.add_argument("--threads", type=int, help="number of torch threads")
@@ -72,7 +72,7 @@ def table(title: str, *columns: str, left: Collection[str] = ()) -> Table:
 def main(arguments: argparse.Namespace, measure: Callable[[Run, argparse.Namespace], dict[str, Any]]) -> None:
     """Call `measure` with the run that the arguments name, and print its result if `--json` is given.
 
-    The run is locked in the meantime. Errors are handled as in `run_benchmark`.
+    The run is locked while `measure` runs. Errors are handled as in `run_benchmark`.
     """
 
     def measure_run(_: argparse.Namespace) -> dict[str, Any]:
@@ -113,13 +113,13 @@ def journal_of(run: Run) -> Path:
     """Return the path of the journal of a run's search. Raises `SearchError` if the trials are in a database."""
     if run.study.search.storage:
         raise SearchError(
-            "search.storage: this benchmark reads trials only from a journal, not from a database; remove the key"
+            "search.storage: this benchmark reads trials only from a journal, not from a database; remove this setting"
         )
     return run.journal
 
 
 def values_of(costs: Costs) -> list[str]:
-    """Return the names of the values that each trial records: accuracy and the predicted cost on each device."""
+    """Return the names of the values that each trial records: accuracy, and the predicted latency on each device."""
     return ["accuracy", *costs.profiles]
 
 
@@ -147,9 +147,9 @@ def results_in(journal: bytes, run: Run, costs: Costs) -> list[CandidateResult]:
 
 
 def config_of(space: SearchSpace) -> CompactBertConfig:
-    """Return a configuration with the teacher's sizes in a search space.
+    """Return a network configuration with the teacher's sizes in a search space.
 
-    It is for measurements that do not depend on weights.
+    Use it for measurements that do not depend on the weights.
     """
     config = CompactBertConfig(attention_head_size=space.teacher.head_size, num_labels=2)
     return config.with_architecture(space.largest())

@@ -89,7 +89,7 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
                 print(f"{kind:11} {condition:9} {median(measured):.3f} s  (rounds: {rounds})")
             print(
                 f"{kind:11} speed-up of all threads {one_thread / all_threads:.2f} (limit {limit:.2f}); "
-                f"slow-down if busy {busy / all_threads:.2f}"
+                f"slow-down by a busy process {busy / all_threads:.2f}"
             )
             results |= {f"{kind}_{condition}_s": round(median(measured), 4) for condition, measured in seconds.items()}
             results |= {
@@ -99,7 +99,9 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
             }
     pairs = zip(curves["supernet one"], curves["supernet all"], strict=True)
     results["loss_difference"] = max(abs(a / b - 1.0) for a, b in pairs)
-    print(f"supernet: largest relative difference of losses with all threads and one: {results['loss_difference']:.1e}")
+    print(
+        f"supernet: losses with all threads and with one differ by at most {results['loss_difference']:.1e} (relative)"
+    )
     return results
 
 

@@ -1,7 +1,8 @@
 """Measure how the driver's time per trial depends on the number of earlier trials.
 
-The driver's time is the time of a search without its evaluations. The executor returns simulated results immediately.
-Their accuracy increases with the size of the network and contains noise. Their latencies come from a synthetic profile.
+The driver is the process that runs the search. Its time is the time of a search without the evaluations, because the
+executor returns simulated results immediately. Their accuracy increases with the size of the network and contains
+noise. Their latencies come from a synthetic profile.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _EXAMPLES = 5000
 class InstantExecutor(Executor):
     """An executor that returns results immediately and in order.
 
-    For each result, `times` holds the wall-clock time and the processor time, in seconds, at which the result was
+    For each result, `times` contains the wall-clock time and the processor time, in seconds, at which the result was
     requested.
     """
 

@@ -5,9 +5,9 @@ the mean of the teacher's token embeddings. It reports two results:
   - `pairs`: for each file of scored text pairs, Spearman's correlation between the scores and the cosine similarities;
   - `retrieval`: for a folder in BEIR's layout (`corpus`, `queries`, `qrels_test`), nDCG@10 of the queries over all
     documents of the corpus. There are two values. For `own`, the network embeds all texts. For `documents_by_teacher`,
-    the network embeds only the queries, and the teacher embeds the documents, as if they were in an existing index.
-    This value is left out if the study sets `task.output_width = "own"`, because embeddings of network and teacher are
-    then not comparable.
+    the network embeds only the queries, and the teacher embeds the documents, as if they were in an existing index. The
+    second value is left out if the study sets `task.output_width = "own"`, because embeddings of network and teacher
+    are then not comparable.
 
 The networks in the exported folders embed the texts in full precision.
 """

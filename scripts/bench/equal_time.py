@@ -74,7 +74,7 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
                 {"seed": seed, "candidates": len(results), "whole": complete_count, "best": best_accuracies}
             )
     columns = ("", "seed", "candidates", "evaluated on all texts", *(budget.name for budget in study.budgets))
-    table = common.table(f"{seconds:.0f} s each", *columns)
+    table = common.table(f"searches of {seconds:.0f} s each", *columns)
     for name, rows in searches.items():
         for row in rows:
             figures = (

@@ -1,8 +1,8 @@
 """Compare `nas run` with networks that are designed by hand and trained for the same time.
 
 For each budget, networks that a person would choose are cut from the teacher, whose units are ordered by importance.
-Each network is trained separately, with the distillation of `nas run`. The training takes as long as `nas run` took,
-without the time for preparing the data and the teacher. The networks are:
+Each network is trained separately, with the distillation of `nas run`. The training takes as long as `nas run` took
+after the data and the teacher were prepared. The networks are:
   - `uniform`: the network of equal layers that is the most accurate with the supernet's weights;
   - `N layers`: for each number of evenly spaced layers, the widest network that meets the budget, in int8 if possible;
   - `narrowed`: the uniform network, cut from a network with twice as many heads and neurons. The wide network is
@@ -14,8 +14,8 @@ These networks are compared with two others:
 
 The benchmark times the training steps of each network, to find how many steps the time allows. The networks of a budget
 are then trained in one process, so that they share the teacher's forward pass. This does not change their results. All
-of them are trained for as many steps as the fastest network. Accuracies are measured on the search set and on the test
-set.
+of them are trained for the number of steps that the time allows for the fastest network. Accuracies are measured on the
+search set and on the test set.
 
 Each seed has a separate folder in the folder --runs. The benchmark can resume after an interruption.
 """

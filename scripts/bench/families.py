@@ -3,8 +3,8 @@
 The search spaces are in the folder `spaces` next to the study file. Each one allows one family of techniques, or
 several together. If a space allows dropping tokens or early exits, latency is measured at the text lengths of the task.
 If it allows early exits, budgets limit the mean latency instead of the median. For each budget that a space can meet,
-the best network of the space is exported and verified. After each space, its results are added to `results.json` next
-to the study file. The results of all other spaces in that file are kept.
+the best network of the space is exported and verified. After each space, its results replace those of its earlier run
+in `results.json` next to the study file. This file keeps the results of all other spaces.
 """
 
 from __future__ import annotations

@@ -225,6 +225,8 @@ if __name__ == "__main__":
         "--nodes", type=int, default=2, help="number of Ray nodes with one processor each, in addition to the head"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--search", metavar="ADDRESS", help="internal: only search, on the cluster at this address")
+    parser.add_argument(
+        "--search", metavar="ADDRESS", help="internal: run one search, on the Ray cluster at this address"
+    )
     given = parser.parse_args()
     common.main(given, _search if given.search else measure)

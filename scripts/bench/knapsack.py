@@ -26,7 +26,7 @@ from nas.search.executors import CachingExecutor, Executor, InlineExecutor
 from nas.search.knapsack import best_sums, score, single_changes
 
 _EARLY_EVALUATIONS = 10
-"""The number of evaluations after which the mean over budgets is reported. The mean at the end is also reported."""
+"""The mean over budgets is reported after this number of evaluations, and again at the end of the search."""
 
 
 def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
                     )
                 )
     print(
-        f"{len(changes)} single changes in {scored - started:.0f} s, {len(costs.budgets)} budgets solved in "
-        f"{solved - scored:.1f} s"
+        f"{len(changes)} single changes evaluated in {scored - started:.0f} s; knapsack problems of "
+        f"{len(costs.budgets)} budgets solved in {solved - scored:.1f} s"
     )
     title = "best accuracy within each budget, and the mean over budgets after a number of evaluations"
     budget_names = (budget.name for budget in costs.budgets)

@@ -1,4 +1,4 @@
-"""Compression with Olive: conversion, transformer optimisation and dynamic quantisation, alone and with its search."""
+"""Compression with Olive: conversion, transformer optimisation and dynamic quantisation, without and with a search."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ The other two settings, which Olive could also search, are fixed at its defaults
 
 
 def compress(job: Job) -> dict[str, Path]:
-    """Return the files of two workflows: quantisation to int8 with Olive's defaults, and with Olive's search.
+    """Return the files of two workflows: quantisation to int8 with Olive's defaults, and with searched settings.
 
     The search is left out if `job.search_rows` is zero. It uses the score on the first rows of the search set and, if
     scores are equal, the latency. Both workflows start from the same converted and optimised model, because in Olive
@@ -80,7 +80,7 @@ def run(job: Job, name: str, model: dict[str, Any], passes: dict[str, Any], furt
     }
     best = run_workflow(settings).get_best_candidate()
     if best is None:
-        raise NasError(f"olive: the workflow {name!r} wrote no model; its messages above say why")
+        raise NasError(f"olive: the workflow {name!r} wrote no model; see its messages above for the cause")
     return Path(best.model_path)
 
 

@@ -1,9 +1,9 @@
 """Measure the accuracy of sub-networks of the fine-tuned teacher for several orders of its units, without training.
 
-The benchmark compares three orders of units: the order in the checkpoint, the order by magnitude, and the Taylor order
-that `nas train` uses. Accuracy is measured on the search set with three numbers of heads and neurons, and with all
-hidden sizes of the search space except the largest. `Taylor, made up` also compensates for the missing hidden units, as
-`nas train` does before training. If the teacher is missing, the benchmark first prepares it.
+The benchmark compares three orders of units: the order in the checkpoint, the order by weight magnitude, and the order
+by Taylor importance that `nas train` uses. Accuracy is measured on the search set with three numbers of heads and
+neurons, and with all hidden sizes of the search space except the largest. `Taylor, made up` also compensates for the
+missing hidden units, as `nas train` does before training. If the teacher is missing, the benchmark first prepares it.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def with_onnxruntime(job: Job) -> dict[str, Path]:
 
 
 def with_optimums_call(job: Job) -> dict[str, Path]:
-    """Export the teacher, and quantise it with ONNX Runtime in the way of Optimum: also products of two activations."""
+    """Export the teacher, and quantise it with ONNX Runtime as Optimum does, including products of two activations."""
     path = quantised(exported(job), job.folder / "int8.onnx", {"MatMulConstBOnly": False})
     return {"Optimum's call, int8": path}
 
@@ -74,7 +74,7 @@ def with_optimum(job: Job) -> dict[str, Path]:
 
 
 def with_layer_reduction(job: Job) -> dict[str, Path]:
-    """Keep some layers of an encoder, distil it with sentence-transformers, and also quantise it."""
+    """Keep some layers of an encoder, distil it with sentence-transformers, and write it in fp32 and in int8."""
     student, name = reduce_layers(job)
     path = job.folder / "exported.onnx"
     export(job.traceable(student), path)

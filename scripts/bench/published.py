@@ -40,7 +40,9 @@ def own_points(folder: Path) -> list[Point]:
     """Return the points of a study's exports and baselines. Raises `StudyError` if there are no records."""
     records = {path.stem: read_json(path, StudyError) for path in sorted((folder / "verification").glob("*.json"))}
     if "teacher" not in records or len(records) < 2:
-        raise StudyError(f"{folder}: must hold verification/teacher.json and a record of each export; run the study")
+        raise StudyError(
+            f"{folder}: must contain verification/teacher.json and a record of each export; copy them here from the run"
+        )
     teacher = records.pop("teacher")["accuracy"]
     return [
         Point(

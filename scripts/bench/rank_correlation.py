@@ -12,9 +12,9 @@ avoids this effect: it compares the accuracy with inherited weights on one half 
 after separate training on the other half. `kendall_tau_params` is a baseline, which ranks architectures by their number
 of parameters.
 
-If the supernet is not trained yet, the benchmark first trains it. Measurements are kept in <run>/rank_correlation/, so
-that an interrupted benchmark can resume. The result is written to <run>/rank_correlation.json, and `nas report` shows
-it.
+If the supernet is not trained yet, the benchmark first trains it. Measurements are stored in <run>/rank_correlation/,
+so that an interrupted benchmark can resume. The result is written to <run>/rank_correlation.json, and `nas report`
+shows it.
 """
 
 from __future__ import annotations
@@ -125,8 +125,9 @@ def measure(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
         halves = fmean(tau(column("inherited", a), column(name, b)) for a, b in (("even", "odd"), ("odd", "even")))
         params = tau([float(row["params"]) for row in rows], column(name))
         print(
-            f"Kendall tau of inherited and {name}: {value:.2f} (95 % interval {bounds[0]:.2f} to {bounds[1]:.2f}); "
-            f"across halves of the search set: {halves:.2f}; of parameters and {name}: {params:.2f}"
+            f"Kendall's tau of `inherited` and `{name}`: {value:.2f} (95 % interval {bounds[0]:.2f} to "
+            f"{bounds[1]:.2f}), across halves of the search set {halves:.2f}; of the number of parameters and "
+            f"`{name}`: {params:.2f}"
         )
         values = {"kendall_tau": value, "low": bounds[0], "high": bounds[1]}
         values |= {"kendall_tau_halves": halves, "kendall_tau_params": params}

@@ -1,10 +1,11 @@
 """Measure candidates per second with different numbers of Ray workers, on one list of candidates and one supernet.
 
 Every worker has one processor and one thread, even if there is only one worker. For each number of workers, there is a
-separate executor. It first evaluates all candidates repeatedly until all its workers have started. In each of the
-`--rounds` rounds, all executors then evaluate all candidates, one executor after the other. The benchmark reports the
-median over rounds. Candidates are evaluated on all texts, without racing. If `RAY_ADDRESS` is set, the benchmark uses
-the cluster at this address. It needs a run whose supernet is trained and whose devices are profiled.
+separate executor. It first evaluates all candidates, repeatedly if needed, until all its workers have started. In each
+of the `--rounds` rounds, all executors then evaluate all candidates, one executor after the other. The benchmark
+reports the median over rounds. Every candidate is evaluated on all texts, even if it cannot win. If `RAY_ADDRESS` is
+set, the benchmark uses the cluster at this address. It needs a run whose supernet is trained and whose devices are
+profiled.
 """
 
 from __future__ import annotations

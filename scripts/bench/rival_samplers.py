@@ -1,7 +1,7 @@
 """Multi-objective samplers from other projects, which the benchmark `samplers` compares with the samplers of nas.
 
-All of them get the same information. The objectives are accuracy and latency. The constraint is the violation of the
-budget that is nearest to being met. `Trials` starts all of them with the same initial population.
+All of them get the same information. The objectives are accuracy and latency. The constraint is the smallest violation
+of a budget. `Trials` starts all of them with the same initial population.
 """
 
 from __future__ import annotations

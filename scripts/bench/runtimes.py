@@ -88,7 +88,7 @@ def _served(run: Run, network: CompactBert, folder: Path, method: str) -> dict[s
 
 
 def _scores(run: Run, artefact: Artefact, test: Dataset, simulated: np.ndarray) -> dict[str, Any]:
-    """Return the accuracy of a served file, and the share of texts with the same answer as in the simulation."""
+    """Return the accuracy of a served file, and the share of texts with the same answer from file and simulation."""
     metric, labels = metric_of(run), truth_of(test)
     logits = artefact.logits(test)
     answers, expected = metric.answers(logits, labels), metric.answers(simulated, labels)

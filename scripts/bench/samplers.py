@@ -2,9 +2,9 @@
 
 For each latency, the benchmark determines the best accuracy of the candidates that are predicted to be at least this
 fast, or 0 if there are no such candidates. The hypervolume is the mean of this accuracy over all latencies from zero to
-the largest one that a budget allows. Slower candidates are never evaluated. Two more values are reported. The first is
-the same mean up to the teacher's latency, which mostly reflects the best accuracy at any latency. The second is the
-best accuracy within a budget, averaged over budgets.
+the largest one that a budget allows. Slower candidates are never evaluated. Two more values are reported. The first
+extends the same mean to the teacher's latency, so it mostly reflects the best accuracy at any latency. The second is
+the best accuracy within a budget, averaged over budgets.
 
 By default, evaluations are looked up in `samplers.json`, which was recorded with a real supernet. This table does not
 cover the complete search space. For all other architectures, a forest of randomised trees predicts the accuracy. Noise
@@ -327,7 +327,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="+", choices=SAMPLERS)
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--live", action="store_true", help="evaluate candidates on the run of --study")
-    parser.add_argument("--record", action="store_true", help="with --live: add the evaluations to the table --table")
+    parser.add_argument("--record", action="store_true", help="with --live: add the evaluations to the file of --table")
     given = parser.parse_args()
     if given.live:
         common.main(given, compare_live)

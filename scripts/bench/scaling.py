@@ -1,8 +1,9 @@
 """Simulate a search with 1 to 1000 workers: candidates per second, utilisation of the workers, and accuracy found.
 
-Only the workers are simulated. The driver is the real one, and the time that it uses is taken into account. The
-simulation is based on a finished search of the study. Evaluation times are drawn from the times measured in that
-search. A regression on sizes and compression methods predicts accuracies. Noise as large as the residuals is added.
+Only the workers are simulated. The driver (the process that runs the search) is real, and the simulated clock includes
+its time. The simulation is based on a finished search of the study. Evaluation times are drawn from the times measured
+in that search. A regression on sizes and compression methods predicts accuracies, to which noise as large as the
+residuals is added.
 """
 
 from __future__ import annotations

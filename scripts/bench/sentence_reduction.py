@@ -63,7 +63,7 @@ def training_texts(job: Job) -> list[str]:
 
 
 def distil(student: Any, rows: Dataset, job: Job) -> None:
-    """Train a student to give the embeddings in the column `label` of `rows`."""
+    """Train a student to reproduce the embeddings in the column `label` of `rows`."""
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MSELoss
 

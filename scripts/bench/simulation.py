@@ -1,7 +1,8 @@
 """An executor with simulated workers and a simulated clock. The workers can be slow, die and be replaced.
 
-The driver is real. An evaluation takes only simulated time. The processor time that the driver really uses between two
-calls is added to the simulated clock. Workers that finish in the meantime are idle until the driver gives them work.
+The driver (the process that runs the search) is real. An evaluation takes only simulated time. The processor time that
+the driver really uses between two calls is added to the simulated clock. Workers that finish in the meantime are idle
+until the driver gives them work.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ result are the simulated time of the evaluation."""
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of simulated workers, with the probabilities of failures and delays."""
+    """The settings of a pool of simulated workers, including the probabilities of failures and delays."""
 
     workers: int
     death: float = 0.0

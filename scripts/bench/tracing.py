@@ -1,4 +1,4 @@
-"""Exports models to ONNX by tracing, as other tools do, and scores the files. A `Job` is a teacher to compress."""
+"""Exports models to ONNX by tracing, as other tools do, and scores the files. A `Job` describes what to compress."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def export(traceable: Traceable, path: Path) -> None:
 
 
 def as_artefact(path: Path, teacher: Path, folder: Path, device: Device) -> Artefact:
-    """Put an ONNX file of a network like the teacher into a folder as `nas` writes it, and return the artefact."""
+    """Copy an ONNX file and the teacher's `config.json` to a folder with an export's layout; return the artefact."""
     (folder / ONNX_FILE).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, folder / ONNX_FILE)
     shutil.copyfile(teacher / "config.json", folder / "config.json")
@@ -113,7 +113,7 @@ def as_artefact(path: Path, teacher: Path, folder: Path, device: Device) -> Arte
 def judged(artefact: Artefact, metric: Metric, rows: Dataset, search: Dataset) -> tuple[float, float]:
     """Return the score of a network on some rows, and its standard error.
 
-    If the metric has thresholds to choose, they are chosen on `search`.
+    If the metric's thresholds are still to be chosen, they are chosen on `search`.
     """
     if not metric.is_calibrated:
         metric = metric.calibrated(artefact.logits(search), truth_of(search))

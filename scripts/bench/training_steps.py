@@ -1,7 +1,4 @@
-"""Trainers whose training steps are timed on a study's data.
-
-They fine-tune the teacher or train the supernet.
-"""
+"""Trainers that fine-tune the teacher or train the supernet on a study's data, and functions that time their steps."""
 
 from __future__ import annotations
 
@@ -101,7 +98,7 @@ class Steps:
 def _texts_of_length(train: Dataset, tokens: int, count: int) -> Dataset:
     """Return `count` texts of exactly `tokens` tokens, which are pieces of the joined texts of `train`.
 
-    Each text keeps the label of one row. The rows of `train` are repeated if they are too short.
+    Each text keeps the label of one row. The rows of `train` are repeated if they have too few tokens for all texts.
     """
     joined = np.resize(np.fromiter(chain.from_iterable(train["input_ids"]), int), (count, tokens))
     labels = [label for label, _ in zip(cycle(train["labels"]), range(count), strict=False)]

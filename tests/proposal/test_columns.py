@@ -268,7 +268,7 @@ LAYOUTS = {
     "only one label": (lambda i: {"text": text(), "label": 1, "year": i % 9}, ["text"], "only one value, '1'", None),
     "words and tags": (
         lambda i: {"tokens": text().split(), "tags": [0] * 9},
-        "only lists (tokens, tags), and no two of them hold words and their tags",
+        "some hold lists (tokens, tags), but no two of these hold words and tags",
         "no column looks like a label",
         None,
     ),
@@ -330,7 +330,7 @@ def test_a_class_number_that_the_file_does_not_declare_is_counted_as_it_is():
 def test_lists_of_tags_words_or_fractions_are_not_labels(values):
     rows = Dataset.from_dict({"text": [text() for _ in range(ROWS)], "tags": [values] * ROWS})
     found = Columns.of(rows, rows.select(range(40)))
-    assert isinstance(found.label, Unclear) and "lists that are not lists of labels" in labels.why_unfit(
+    assert isinstance(found.label, Unclear) and "lists, but not lists of labels" in labels.why_unfit(
         found.column("tags")
     )
 

@@ -165,7 +165,7 @@ def test_measured_values_of_limited_metrics_are_shown():
     candidate = _front()["candidates"][-2]
     found = _verification(candidate, budget=limited, expected_ms=3.21, worst_ms=5.12)
     page = render(_contents(exports={"half": found}))
-    assert page.count("mean 3.21 ms, longest 5.12 ms") == 2  # on the card and in the table
+    assert page.count("mean 3.21 ms, longest texts 5.12 ms") == 2  # on the card and in the table
 
 
 def test_drawings_show_exits_and_distinguish_all_compression_methods():
@@ -384,8 +384,8 @@ def test_results_begin_with_a_warning_if_the_static_model_is_as_good_as_an_expor
     """The export has 0.8125, and the standard error is 0.0117."""
     static = _verification(accuracy=accuracy, p50_ms=0.012, size_mb=0.24)
     page = render(_contents(baselines=_contents().baselines | {"laptop/static": static}))
-    words = f"averaged word vectors has a test score of {accuracy:.4f} ± 0.0117, a latency of 0.0120 ms"
-    assert "static: averaged word vectors" in page and (words in page) == is_shown
+    words = f"averaged token embeddings has a test score of {accuracy:.4f} ± 0.0117, a latency of 0.0120 ms"
+    assert "static: averaged token embeddings" in page and (words in page) == is_shown
     if is_shown:
         assert page.index(words) < page.index("budget: ") and "standard error: half (0.8125)" in page
 

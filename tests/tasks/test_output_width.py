@@ -127,7 +127,7 @@ def test_nas_init_proposes_the_setting(tmp_path, nas):
     nas("init", tmp_path / "mine", "--teacher", tmp_path / "teacher", *given)
     written = tmp_path / "mine" / "study.toml"
     assert Study.load(written).task.output_width == "teacher"
-    assert '\n# output_width = "own"  # the hidden size of each network' in written.read_text()
+    assert '\n# output_width = "own"  # embeddings of each network' in written.read_text()
     written.write_text(written.read_text().replace("# output_width", "output_width"))
     assert Study.load(written).task.output_width == "own"
 
