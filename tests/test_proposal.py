@@ -368,6 +368,8 @@ def test_missing_values_are_counted_and_options_that_do_not_suit_the_labels_are_
     ):
         _, error = nas("init", "other", *GIVEN, *arguments, code=2)
         assert words in error and not (here / "other").exists(), error
+    _, error = nas("init", "other", *GIVEN, "--label", "tags", code=2)
+    assert error.rstrip().endswith("; use one of text, label")
 
 
 def test_the_same_file_for_training_and_test_is_refused(here, nas):

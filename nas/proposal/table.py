@@ -122,7 +122,9 @@ class Columns:
         cannot contain labels.
         """
         if why := labels.why_unfit(self.column(label)):
-            raise DataError(f"--label {label}: the column {why}; use one of {', '.join(self.by_name)}")
+            usable = [name for name, column in self.by_name.items() if labels.why_unfit(column) is None]
+            remedy = f"use one of {', '.join(usable)}" if usable else "add a column of labels"
+            raise DataError(f"--label {label}: the column {why}; {remedy}")
         meaning = labels.meaning(self.column(label), outputs)
         if query and outputs in (None, 1) and labels.can_be_grade(self.column(label)):
             if outputs == 1:
