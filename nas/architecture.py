@@ -93,7 +93,7 @@ class Architecture:
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise SearchSpaceError(
                 "architecture: must be a JSON object with hidden_size, embedding and layers, but cannot be read "
-                f"({reason}); use the unmodified architecture of an export or a trial"
+                f"({reason}); copy the architecture of an export or a trial without changes"
             ) from None
 
     @property
@@ -122,7 +122,8 @@ class Architecture:
                 return None
         raise SearchSpaceError(
             f"layer {self.layers[number].source}: its {block} block shares the weights of a layer below, but none of "
-            "the layers below has weights for it; give the block its own weights"
+            "the layers below has weights for it; give the block a compression method with weights of its own, such "
+            "as none"
         )
 
     @property
@@ -144,9 +145,9 @@ class Architecture:
     def is_canonical(self) -> bool:
         """Whether the architecture can be computed and has no settings without effect.
 
-        In such an architecture, every layer has at least one block. If a block shares weights, a lower layer has these
-        weights. A layer drops tokens only if it has attention, if it passes on fewer tokens than it receives, and if a
-        later layer has attention too. A network with only one layer has no early exits.
+        In such an architecture, every layer has at least one block. If a block shares weights, a lower layer has
+        weights that it can share. A layer drops tokens only if it has attention, if it passes on fewer tokens than it
+        receives, and if a later layer has attention too. A network with only one layer has no early exits.
         """
         try:
             resolved = self.resolved
@@ -163,7 +164,7 @@ class Architecture:
 
         `*` marks a compressed block, `=` a block that shares the weights of a lower layer, and `-` a block that is left
         out. `>8` means that a layer passes on eight tokens. `exit 0.9` means that texts exit early at a confidence of
-        0.9.
+        at least 0.9.
         """
 
         def block(size: int, choice: str) -> str:
@@ -184,9 +185,9 @@ class Architecture:
 def first_token_from(layers: Sequence[Layer], readout: Readout = "first") -> int:
     """Return the index of the first layer that computes only the first token: the last layer with attention.
 
-    After the attention block of that layer, no block reads other tokens. `layers` must be those of
-    `Architecture.resolved`. The result is 0 if no layer has attention. If the network's head reads all tokens, the
-    result is the number of layers.
+    No block after the attention block of that layer reads other tokens. `layers` must be those of
+    `Architecture.resolved`. The result is 0 if no layer has attention. If `readout` is not `first`, the head reads all
+    tokens, so every layer computes all tokens, and the result is the number of layers.
     """
     if readout != "first":
         return len(layers)
@@ -206,7 +207,7 @@ def kept_tokens(layers: Sequence[Layer]) -> Iterator[int]:
 
 
 def compress_all(architecture: Architecture, choice: str) -> Architecture:
-    """Return a copy in which the embeddings and all blocks that have their own weights use the method `choice`."""
+    """Return a copy of the architecture in which the embeddings and all blocks with own weights use `choice`."""
 
     def compressed(layer: Layer) -> Layer:
         for block in LAYER_BLOCKS:

@@ -1,7 +1,7 @@
 """Budgets: limits on the costs of an exported network on one or more devices, and optionally a minimum accuracy.
 
 Costs are latencies, throughput, memory, size and parameters (`COST_METRICS`). Each of these metrics has the same name
-in budgets, predictions, measurements and verifications. A study file holds one `Budget` per export, with `Limits` for
+in budgets, predictions, measurements and verifications. A study file defines one `Budget` per export, with `Limits` for
 each device. The search and the export check whether candidates meet these limits.
 """
 
@@ -81,8 +81,8 @@ class Limits(Settings):
     def _has_a_limit(self) -> Limits:
         if not self.given:
             raise ValueError(
-                f"must set at least one of {', '.join(COST_METRICS)}, but sets none; add a limit or, for the first "
-                "device of a budget, set accuracy_loss"
+                f"must set at least one of {', '.join(COST_METRICS)}, but sets none; add a limit or, if "
+                "this is the first device of the budget, set accuracy or accuracy_loss in the budget"
             )
         return self
 
@@ -104,9 +104,10 @@ class Limits(Settings):
         return _number(limit) / 100.0 * teacher[name] if isinstance(limit, str) else float(limit)
 
     def violation(self, metrics: CostMetrics, teacher: CostMetrics) -> float:
-        """Return the largest excess over a limit, relative to that limit. At most 0 if all limits are met.
+        """Return the largest excess over a limit, relative to that limit: at most 0 if all limits are met.
 
-        For example, 0.1 means that a latency is 10 % above its limit, or that a rate would have to be 10 % higher.
+        For example, 0.1 means that a latency is 10 % above its limit, or that a rate must rise by 10 % to meet its
+        limit.
         """
         return max(
             (limit / metrics[name] if name in RATES else metrics[name] / limit) - 1.0
@@ -123,8 +124,10 @@ class Floor:
     teacher: float
     """The teacher's accuracy on the same texts."""
     confident: float
-    """The value of `minimum` for networks with the supernet's weights: higher by the selection bias, that is, by the
-    amount that a candidate's accuracy may be overestimated because the candidate was selected on the same texts.
+    """The minimum accuracy of networks that still use the supernet's weights: `minimum` plus the selection bias.
+
+    The selection bias is the amount by which a candidate's accuracy may be overestimated, because the candidate was
+    selected on the same texts.
     """
     minimise: str
     """The name of the cost metric to minimise."""
@@ -143,11 +146,11 @@ class Floor:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Three accuracies before the final training from which the floor may still be reached, in descending order.
+        """Three accuracies, in descending order, from which the final training may still raise a network to the floor.
 
-        Before the final training, networks use the supernet's weights. The first accuracy is the floor itself. The
-        second accuracy is lower by the permitted loss, and the third is lower by three times this loss. The permitted
-        loss is the teacher's accuracy minus the floor, but at least one point.
+        They are accuracies before the final training, when networks use the supernet's weights. The first accuracy is
+        the floor itself. The second accuracy is lower by the permitted loss, and the third is lower by three times this
+        loss. The permitted loss is the teacher's accuracy minus the floor, but at least one point.
         """
         allowed_loss = max(self.teacher - self.minimum, _POINT)
         return (self.minimum, self.minimum - allowed_loss, self.minimum - 3.0 * allowed_loss)

@@ -51,7 +51,10 @@ def cpu_count() -> int:
 
 
 def connect_for_device(device: str) -> None:
-    """Connect this process to the Ray cluster of a device. Raises `ClusterError` if the connection fails."""
+    """Connect this process to the Ray cluster that contains a device: the one at `RAY_ADDRESS`, or this machine's own.
+
+    Raises `ClusterError` if the connection fails.
+    """
     connect(os.environ.get("RAY_ADDRESS", "auto"), f"devices.{device}")
 
 

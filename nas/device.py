@@ -142,7 +142,9 @@ class Device(Settings):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The lengths, in tokens, of the texts to measure. Each length occurs as often as `sequence_length` states.
+        """The lengths, in tokens, of the texts on which latency is measured.
+
+        Each length occurs as often as `sequence_length` states.
 
         Raises `ValueError` if `sequence_length` is `task`. In this case, use the device that `with_lengths_of` returns.
         """

@@ -101,7 +101,7 @@ def _version(name: str, installed: str, required: SpecifierSet) -> Finding:
     if required.contains(installed, prereleases=True):
         return Finding("packages", name, "ok", installed)
     return Finding(
-        "packages", name, "missing", f"{installed} is installed, but {required} is needed; install such a version"
+        "packages", name, "missing", f"{installed} is installed, but {required} is needed; install a matching version"
     )
 
 
@@ -123,7 +123,10 @@ def _runtimes() -> Iterator[Finding]:
 
 
 def _problem(check: Callable[[], object], start: str = "") -> str:
-    """Return the message of the `NasError` that a check raises, without `start`, or an empty string if it passes."""
+    """Return the message of the `NasError` that a check raises, or an empty string if the check passes.
+
+    If the message begins with `start`, this prefix is removed.
+    """
     try:
         check()
     except NasError as problem:
@@ -182,7 +185,7 @@ def _disk() -> Finding:
         return Finding("machine", "disk", "note", detail)
     free_here, free_temporary = (shutil.disk_usage(folder).free / _GB for folder in (Path.cwd(), temporary))
     writable = os.access(Path.cwd(), os.W_OK)
-    detail = f"{free_here:.1f} GB free here, {free_temporary:.1f} GB in {temporary}"
+    detail = f"{free_here:.1f} GB free in this folder, {free_temporary:.1f} GB in {temporary}"
     rest = "" if writable else "; this folder is not writable: give a folder for the results with --runs"
     return Finding("machine", "disk", "ok" if writable else "note", detail + rest)
 

@@ -77,7 +77,7 @@ def build(folder: Path, seed: int) -> None:
     rows = {"train": gaps(train, rng)[:TRAIN_ROWS], "test": gaps(test, rng)[:TEST_ROWS]}
     if len(rows["train"]) < LEAST_TRAIN_ROWS:
         raise DataError(
-            f"embedded: {LEAST_TRAIN_ROWS} training rows are needed, but the documentation on this machine yields only "
+            f"embedded: {LEAST_TRAIN_ROWS} training rows are needed, but the docstrings on this machine yield only "
             f"{len(rows['train'])}; install packages with their sources, or use your own data set in [task]"
         )
     for name, part in rows.items():
@@ -211,7 +211,7 @@ def _write_teacher(folder: Path, texts: list[str], seed: int) -> None:
         intermediate_size=512,
         max_position_embeddings=MAX_LENGTH,
         initializer_range=0.06,  # BERT's 0.02 suits a hidden size of 768; narrow models learn much more slowly with it
-        hidden_dropout_prob=0.0,  # trained from scratch for two epochs, it has too little time to overfit
+        hidden_dropout_prob=0.0,  # two epochs from scratch are too few to overfit
         attention_probs_dropout_prob=0.0,
         id2label=dict(enumerate(WORDS)),
     )

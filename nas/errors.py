@@ -14,7 +14,7 @@ _LONGEST_VALUE = 120
 
 
 def shown(value: Any) -> str:
-    """Return a value as a Python literal in one line for a message. A long one is cut off."""
+    """Return a value as a Python literal in one line for a message. Long texts are cut off."""
     text = re.sub(r"\s*\n\s*", " ", repr(value))
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
@@ -37,9 +37,9 @@ class NasError(Exception):
 
 
 class MachineError(NasError):
-    """A limit of the machine that was reached: disk space, permissions, open files or memory.
+    """A limit of the machine, such as disk space, permissions, open files or memory, prevents an operation.
 
-    The user's input is not wrong.
+    The user's input is not the cause.
     """
 
 
@@ -85,7 +85,7 @@ class ExportError(NasError):
 
 
 class MissedBudgetsError(ExportError):
-    """Budgets for which no network was exported. `reasons` holds the reason for each budget, keyed by budget name."""
+    """Budgets for which no network was exported. `reasons` maps the name of each budget to the reason."""
 
     def __init__(self, reasons: dict[str, str]) -> None:
         super().__init__("; ".join(reasons.values()))

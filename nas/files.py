@@ -132,7 +132,10 @@ def _validation_message(problem: ValidationError, model: type[BaseModel], values
 
 
 def _may_hold_secret(value: Any, field: FieldInfo | None) -> bool:
-    """Whether a value may contain a password, because its setting is a secret or a table, or because it has tables."""
+    """Whether a value may contain a password.
+
+    This is the case if its setting is declared as a secret or a table, or if the value is or contains a table.
+    """
     if value == []:
         return False
     items = value if isinstance(value, list) else [value]
@@ -158,7 +161,7 @@ def _as_written(location: tuple[int | str, ...], values: Any, is_missing: bool) 
     """Return the location of a validation error without the parts that are not in `values`, the user's settings.
 
     Such parts are pydantic's names for the types that a value may have, and tables that a validator has inserted. If
-    `is_missing` is true, the last part is the name of a missing setting.
+    `is_missing` is true, the last part is kept, because it is the name of the missing setting.
     """
     written: list[int | str] = []
     for part in location:
@@ -199,7 +202,10 @@ def toml_literal(value: Any) -> str:
 
 
 def given_path(name: str) -> Path:
-    """Convert a path that the user has given. `~/data` is in the home directory, but `~draft.csv` is a file name."""
+    """Return the path that the user has given as a `Path`.
+
+    `~/data` is in the user's home directory, but `~draft.csv` is an ordinary file name.
+    """
     path = Path(name)
     # Unlike Path.expanduser, the function of os.path does not fail if the user has no home directory.
     return Path(os.path.expanduser(path)) if path.parts[:1] == ("~",) else path  # noqa: PTH111
@@ -281,16 +287,17 @@ def _create_file(prefix: str, folder: Path) -> tuple[int, str]:
 def _create_folder(prefix: str, folder: Path) -> tuple[int, str]:
     while True:
         name = tempfile.mkdtemp(prefix=prefix, dir=folder)
-        with suppress(FileNotFoundError):  # another process has removed it, since it was not locked yet
+        with suppress(FileNotFoundError):  # another process has removed the folder, because it was not locked yet
             return os.open(name, os.O_RDONLY), name
 
 
 @contextmanager
 def _locked_draft(target: Path, create: Callable[[str, Path], tuple[int, str]]) -> Iterator[Path]:
-    """Yield the path of a hidden file or folder next to `target`, which is locked, and removed at the end.
+    """Yield the path of a draft of `target`: a hidden file or folder next to it, which `create` creates.
 
-    `create` creates it, and returns a descriptor and the path. The operating system releases the lock of a process that
-    dies. Unlocked drafts of `target` therefore belong to dead processes, and are removed.
+    The draft is locked during the `with` block, and removed at the end. `create` returns a descriptor and the path of
+    the draft. The operating system releases the lock of a process that dies. Unlocked drafts of `target` therefore
+    belong to dead processes, and are removed.
     """
     prefix = f".{target.name[:100]}.draft-"  # names are limited to 255 bytes, of which the random suffix needs a few
     for path in target.parent.iterdir():
@@ -299,7 +306,7 @@ def _locked_draft(target: Path, create: Callable[[str, Path], tuple[int, str]]) 
     while True:
         lock, name = create(prefix, target.parent)
         draft = Path(name)
-        with suppress(OSError):  # some file systems have no locks; drafts of dead processes then stay there
+        with suppress(OSError):  # some file systems have no locks, so drafts of dead processes remain there
             fcntl.flock(lock, fcntl.LOCK_SH)
         if draft.exists():
             break
@@ -312,7 +319,7 @@ def _locked_draft(target: Path, create: Callable[[str, Path], tuple[int, str]]) 
 
 
 def _remove_unless_locked(draft: Path) -> None:
-    with suppress(OSError):  # it is locked or belongs to another user, or another process has removed it
+    with suppress(OSError):  # the draft is locked, belongs to another user, or was removed by another process
         lock = os.open(draft, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

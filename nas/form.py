@@ -22,7 +22,7 @@ OUTPUT_NAMES: dict[NetworkType, str] = {
     "token_classifier": "logits",
     "encoder": "sentence_embedding",
 }
-"""The name of the output in an ONNX file, keyed by network type. The ONNX file of an encoder also has the output
+"""The name of the main output in an ONNX file, keyed by network type. The ONNX file of an encoder also has the output
 `HIDDEN_STATES`.
 """
 HIDDEN_STATES = "last_hidden_state"
@@ -41,8 +41,8 @@ class NetworkForm:
     layer projects the readout to the width of the teacher's embeddings.
     """
     projection_dim: int | None = None
-    """The number of outputs of an encoder's projection. None means that it has as many outputs as the teacher has
-    hidden units.
+    """The number of outputs of an encoder's projection. None means that the projection has as many outputs as the
+    teacher has hidden units.
     """
     projection_act: str | None = None
     """The activation after an encoder's projection, under its name in transformers' `ACT2FN`; None if there is none."""

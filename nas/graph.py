@@ -89,9 +89,9 @@ class GraphBuilder:
         return self.add("Reshape", self.add("Gather", nonzero, order), self.constant(np.array(value.shape)))
 
     def once(self, key: Hashable, write: Callable[[], T]) -> T:
-        """Return the name or names that `write` returns after it has added values to the graph.
+        """Call `write`, which adds values to the graph, and return its result: the name or names of these values.
 
-        For each `key`, `write` is called only once.
+        For each `key`, `write` is called only once. Later calls with the same key return the same result.
         """
         if key not in self._computed:
             self._computed[key] = write()

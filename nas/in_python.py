@@ -41,8 +41,9 @@ def run_of(name: str, *, runs: str | Path = "runs", **tables: Any) -> Run:
 
     A budget can be a string, as for `nas init`: a percentage of the teacher's latency ("20%"), a number of milliseconds
     ("4.0"), or the permitted loss of accuracy in points ("1pt"). The string can begin with a name ("fast=20%"). If
-    `devices` is missing, the device is this machine with ONNX Runtime, one thread and one text of 128 tokens at a time.
-    `search_space`, `task.max_length` and `task.holdout` default to the values that `nas init` proposes.
+    `devices` is missing, the device is this machine with ONNX Runtime, one thread and one text at a time. The text has
+    128 tokens, or fewer if the model supports fewer. `search_space`, `task.max_length` and `task.holdout` default to
+    the values that `nas init` proposes.
 
     Raises a `NasError` if an argument is invalid.
     """
@@ -74,7 +75,8 @@ def _write_study(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str,
     for key in ("task", *_MODEL_KEYS):
         if not isinstance(tables.get(key, {}), Mapping):
             raise StudyError(
-                f"{key}: must be a mapping with the settings of [{key}], but got {shown(tables[key])}; give a mapping"
+                f"{key}: must be a mapping with the settings of [{key}], but got {shown(tables[key])}; pass a "
+                "dictionary"
             )
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()}
     values["task"] = _with_files(folder, values.get("task", {}))
@@ -121,8 +123,8 @@ def _with_files(folder: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data_name(folder: Path, name: str, rows: Any) -> Any:
-    """Write a data set to a file and return the file's name. Return any other value as `_absolute` does."""
-    import pandas  # datasets depends on it
+    """Write a data set to a file and return the file's name. For any other value, return the result of `_absolute`."""
+    import pandas  # a dependency of datasets
 
     if isinstance(rows, pandas.DataFrame):
         rows = Dataset.from_pandas(rows, preserve_index=False)
@@ -142,7 +144,7 @@ def _with_model(folder: Path, key: str, table: Mapping[str, Any]) -> dict[str, A
     model.save_pretrained(str(folder / key))
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder / key))
-    elif not (folder / key / "tokenizer.json").exists():  # sentence-transformers writes it with the model
+    elif not (folder / key / "tokenizer.json").exists():  # sentence-transformers saves the tokenizer with the model
         raise TeacherError(f"{key}.tokenizer: a loaded model needs its tokenizer; give it in addition to {key}.model")
     return values | {"model": f"./{key}"}
 
@@ -166,7 +168,8 @@ def _space_name(folder: Path, properties: TeacherProperties | None, devices: Ite
     """Return the name of a search space that fits a model: a shipped one or, if none fits, one written to `folder`."""
     if properties is None:
         raise StudyError(
-            "search_space: must be given for a hub model, because its sizes are unknown before the download; name one"
+            "search_space: must be given for a hub model, because its sizes are unknown before the download; set "
+            "search_space.name"
         )
     named = [device.get("runtime", Device.model_fields["runtime"].default) for device in devices]
     runtimes = [runtime for runtime in named if isinstance(runtime, str)]

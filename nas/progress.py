@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_VIEWS = 1.0
 _logs: list[IO[bytes]] = []
 Event = Mapping[str, Any]
-"""An event of a run. The key `event` holds its name, and all other keys hold details (see `Run.listen`)."""
+"""An event of a run. The value of the key `event` is its name. All other keys are details (see `Run.listen`)."""
 Listener = Callable[[Event], object]
 _listeners: list[Listener] = []
 

@@ -1,6 +1,6 @@
 """The sentence-transformers files that describe the modules after an encoder: pooling, projection and normalisation.
 
-The folder of a model holds the encoder, a file `modules.json` that lists all modules in the order in which they are
+The folder of a model contains the encoder, a file `modules.json` that lists all modules in the order in which they are
 applied, and a subfolder for each module after the encoder. `read_modules` and `write_modules` handle only the JSON
 files. The weights of a projection, a module of the type `Dense`, are in a safetensors file next to its `config.json`,
 which `nas/model/projection.py` reads. Two more files define how sentence-transformers passes texts to the encoder, and
@@ -23,7 +23,7 @@ from nas.form import NetworkForm, Readout
 MODULES_FILE = "modules.json"
 TEXTS_FILE, SERVED_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
 SERVED_KEYS = ("prompts", "similarity_fn_name")
-"""The settings in `SERVED_FILE` that an export keeps."""
+"""The settings in the teacher's `SERVED_FILE` that are copied to exports."""
 DENSE_FOLDER = "2_Dense"
 _POOLING_FOLDER, _NORMALIZE_FOLDER = "1_Pooling", "3_Normalize"
 _READOUT_OF_MODE: dict[str, Readout] = {"mean": "mean", "cls": "first"}
@@ -86,7 +86,7 @@ class SentenceModules:
 
     form: NetworkForm
     pooling: Path | None = None
-    """The folder of the pooling. None if the encoder's folder has no `modules.json`."""
+    """The folder of the pooling module. None if the encoder's folder has no `modules.json`."""
     projections: tuple[Dense, ...] = ()
     """The projections, in the order in which they are applied. Only the last one may have an activation."""
 
@@ -104,7 +104,8 @@ def read_modules(folder: Path) -> SentenceModules:
         modules = [(module["type"].rpartition(".")[2], module["path"]) for module in listed]
     except (TypeError, KeyError, AttributeError):
         raise _modules_error(
-            folder, "must be a list of modules, each with a type and a path, but is not; copy or download it again"
+            folder,
+            "must be a list of modules, each with a type and a path, but is not; copy or download the file again",
         ) from None
     kinds = [kind for kind, _ in modules]
     dense_count, is_normalized = kinds.count("Dense"), "Normalize" in kinds
@@ -123,7 +124,7 @@ def read_modules(folder: Path) -> SentenceModules:
     paths = [folder / path for _, path in modules]
     for path in paths:
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise _modules_error(folder, f"names {path}, which is outside the folder; use a path inside it")
+            raise _modules_error(folder, f"names {path}, which is outside the folder; use a path inside the folder")
     form = NetworkForm("encoder", _readout(paths[1] / "config.json"), is_normalized)
     projections = tuple(_read_dense(path) for path in paths[2 : 2 + dense_count])
     _check_chain(projections)
@@ -226,7 +227,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in one of an encoder's files. Raises `TeacherError` if the file holds something else."""
     settings = _read_json(path)
     if not isinstance(settings, dict):
-        raise TeacherError(f"teacher.model: {path}: must hold a JSON object, but does not; copy or download it again")
+        raise TeacherError(
+            f"teacher.model: {path}: must hold a JSON object, but does not; copy or download the file again"
+        )
     return settings
 
 

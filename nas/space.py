@@ -1,6 +1,6 @@
 """Search spaces: immutable definitions of the architectures that a search may choose.
 
-A search space is made for a teacher of certain sizes. It is read from a TOML file that lists the allowed values of
+A search space is designed for a teacher of certain sizes. It is read from a TOML file that lists the allowed values of
 every dimension and the compression methods for each kind of block. Training and search use a `SearchSpace` to count,
 sample, mutate and cross architectures.
 """
@@ -26,9 +26,9 @@ from nas.files import Positive, Settings, Whole, digest, read_toml, validate
 
 T = TypeVar("T")
 _SIZE_NAMES: dict[Block, str] = {"attention": "num_attention_heads", "feed_forward": "intermediate_size"}
-"""The dimension that holds the sizes of each block of a layer."""
+"""The name of the dimension that lists the allowed sizes of each block of a layer."""
 _MANY_ROWS = 10_000
-"""A stand-in for the number of rows of an embedding table. The real number depends on the teacher and is also large."""
+"""A placeholder for the number of rows of an embedding table, which depends on the teacher and is also large."""
 
 
 class Shape(Settings):
@@ -158,7 +158,7 @@ class SearchSpace(Settings):
             if not isinstance(item, int) and (list(item) != sorted(set(item)) or item[-1] >= total):
                 raise ValueError(
                     f"dimensions.layers: a list must contain ascending, distinct indices of layers from 0 to "
-                    f"{total - 1}, but got {list(item)}; write it as in [0, 2]"
+                    f"{total - 1}, but got {list(item)}; use the form [0, 2]"
                 )
         if repeated := [list(one) for one, next_one in pairwise(self.layer_sets) if one == next_one]:
             raise ValueError(f"dimensions.layers: two entries keep the same layers, {repeated[0]}; remove one of them")
@@ -213,7 +213,7 @@ class SearchSpace(Settings):
         if "none" in choices:
             raise SearchSpaceError(
                 "search_space.exclude_compression: 'none' cannot be excluded, because the search space must contain "
-                "the teacher; remove 'none'"
+                "the uncompressed teacher; remove 'none'"
             )
         offered = {spec for block in BLOCKS for spec in getattr(self.compression, block)}
         for choice in choices:

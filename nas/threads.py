@@ -1,8 +1,8 @@
 """Parallel work on separate items: each thread runs torch on its own item, and no operator is split among threads.
 
 An operator on a short text takes well under a millisecond. If threads share each operator, they spend most of their
-time waiting for each other. All of them also wait if another process takes one of the cores. Evaluation uses
-`side_by_side`. Training uses `single_threads` and one `replica` of the model per thread.
+time waiting for each other. If another process takes one of the cores, all of them wait for the slowest thread.
+Evaluation uses `side_by_side`. Training uses `single_threads` and one `replica` of the model per thread.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def keep_freed_memory() -> None:
     """Make this process reuse large blocks of freed memory instead of returning them to the system.
 
     A training step allocates and frees the same large blocks each time. By default, the GNU C library returns each
-    block to the system at once and requests it again page by page. This took a sixth of a training step on two cores.
-    With other C libraries, this function does nothing.
+    block to the system at once and requests it again page by page. This took a sixth of the time of a training step on
+    two cores. With other C libraries, this function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

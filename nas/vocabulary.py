@@ -56,7 +56,7 @@ class _TokenizerModel:
         return spelled == [piece] or any(character not in self.numbers for character in spelled)
 
     def closed(self, kept: set[str]) -> set[str]:
-        """Return `kept` and the other pieces that must be kept so that texts of kept pieces are tokenised as before."""
+        """Return `kept` and the pieces without which texts made of kept pieces would be tokenised differently."""
         return kept
 
     def keep(self, pieces: list[str]) -> None:
@@ -139,8 +139,8 @@ def prune_tokenizer(
 
     `used` holds the ids of the pieces that texts use. The index of an old id in the list is its new id. Special tokens,
     added tokens and single characters are also kept. Tokens with an id of at least `rows` have no embedding, so they
-    are removed. Raises `TeacherError` if the type of the tokenizer is not in `PRUNABLE`, or if its post-processor is
-    not supported. The post-processor adds special tokens to texts.
+    are removed. Raises `TeacherError` if the type of the tokenizer is not in `PRUNABLE`, or if its post-processor,
+    which adds special tokens to texts, is not supported.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Any] = json.loads(backend.to_str()) if backend else {"model": {"type": type(tokenizer).__name__}}
@@ -191,7 +191,7 @@ def _renumber(processor: dict[str, Any], numbers: dict[str, int]) -> None:
     elif kind in ("BertProcessing", "RobertaProcessing"):
         for end in ("sep", "cls"):
             processor[end] = [processor[end][0], numbers[processor[end][0]]]
-    elif kind != "ByteLevel":  # which holds no ids
+    elif kind != "ByteLevel":  # which contains no ids
         raise TeacherError(
             f"teacher.prune_vocabulary: does not support tokenizers with the post_processor {kind}; remove this setting"
         )

@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping
 
 _WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Environment variables that control how idle threads wait. They are defined by the OpenMP standard, by GNU and by
-Intel. If the user has set one of them, `nas` changes nothing.
+"""Environment variables that control how idle threads wait: one each from the OpenMP standard, GNU and Intel.
+
+If the user has set one of them, `nas` changes nothing.
 """
 _CHOSEN_BY_NAS = "NAS_CHOSE_WAIT_POLICY"
 """An environment variable that is set if this module chose the wait policy. Child processes inherit the variable."""

@@ -47,7 +47,7 @@ SPACES = {
     "method without its parameter": (
         '["none", "int8"]',
         '["none", "low_rank"]',
-        ["attention", "a rank", "write a valid rank"],
+        ["attention", "a rank", "write a whole number above 0"],
     ),
     "invalid combination of methods": (
         '["none", "int8"]',

@@ -100,9 +100,9 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def load(study: str, assignments: list[str] | None) -> Study:
-    """Load a study. `assignments` holds the values of the option `--set`, each in the form NAME=VALUE.
+    """Load a study. `assignments` are the values of the option `--set`, each in the form NAME=VALUE.
 
-    Raises `StudyError` if an assignment does not have this form. Also raises the same errors as `Study.load`.
+    Raises `StudyError` if an assignment does not have this form. Also raises the errors of `Study.load`.
     """
     from nas.errors import StudyError
     from nas.study import Study

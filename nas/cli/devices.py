@@ -1,6 +1,7 @@
 """The subcommands of `nas device`, for devices that are outside the Ray cluster and do not run `nas` themselves.
 
-`bundle` writes an archive that measures latency on such a device, and `import` reads the result into the run.
+`bundle` writes an archive with a program that measures latency on such a device. `import` reads the program's result
+into the run.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ DeviceArgument = Annotated[
 ExportOption = Annotated[
     str | None,
     typer.Option(
-        "--export", metavar="BUDGET", help="Measure the export for this budget instead of the profile of the device."
+        "--export",
+        metavar="BUDGET",
+        help="Budget whose export is measured on the device. Default: the latency profile of the device is measured.",
     ),
 ]
 

@@ -27,7 +27,9 @@ def push(
     ],
     private: Annotated[
         bool,
-        typer.Option("--private", help="Create the repository as private. An existing one must be private already."),
+        typer.Option(
+            "--private", help="Create the repository as private. An existing repository must already be private."
+        ),
     ] = False,
     json_: JsonOption = False,
 ) -> None:

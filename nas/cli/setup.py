@@ -48,23 +48,26 @@ def init(  # noqa: PLR0913 (one option per answer)
     ] = None,
     search: Annotated[
         str | None,
-        _option("--search", "For embeddings: file of text pairs with scores or grades, to evaluate candidates on."),
+        _option(
+            "--search", "For embeddings: file of text pairs with scores or grades, on which candidates are evaluated."
+        ),
     ] = None,
     unlabelled: Annotated[
         list[str] | None,
         _option("--unlabelled", "Additional texts without labels, for the distillation. Can be repeated.", "FILE"),
     ] = None,
     text: Annotated[
-        list[str] | None, _option("--text", "Column of texts. Give it twice for text pairs.", "COLUMN")
+        list[str] | None, _option("--text", "Column of texts. Give the option twice for text pairs.", "COLUMN")
     ] = None,
     label: Annotated[
-        list[str] | None, _option("--label", "Column of labels. Repeat it if each label has its own column.", "COLUMN")
+        list[str] | None,
+        _option("--label", "Column of labels. Repeat the option if each label has its own column.", "COLUMN"),
     ] = None,
     pair: Annotated[
         list[str] | None,
         _option(
             "--pair",
-            "For embeddings: column of texts to compare, or of queries and passages. Give it twice.",
+            "For embeddings: column of texts to compare, or of queries and passages. Give the option twice.",
             "COLUMN",
         ),
     ] = None,
@@ -180,7 +183,7 @@ def init(  # noqa: PLR0913 (one option per answer)
 
 
 def _check_folder(folder: Path, study_file: str) -> None:
-    """Raise `StudyError` if the folder already contains a study file, or if the folder or a parent of it is a file."""
+    """Raise `StudyError` if `folder` already contains a study file, or if it or one of its parents is a file."""
     if (folder / study_file).exists():
         raise StudyError(f"{folder / study_file}: already exists; remove it, or give a different folder")
     existing_path = next(path for path in (folder, *folder.parents) if path.exists())
@@ -196,7 +199,7 @@ def doctor(
 ) -> None:
     """Report what this machine supports, and what is missing for nas or for the given study.
 
-    The exit code is 2 if something needed is missing.
+    The exit code is 2 if a required package, or something that the study needs, is missing.
     """
     from nas.doctor import examine
     from nas.report.terminal import print_findings

@@ -42,7 +42,7 @@ HoursOption = Annotated[
     typer.Option(
         "--hours",
         help="Time limit in hours, shared by this command and all later commands on the same run. With 0, there is no "
-        "limit, and the numbers of steps in the study are used.",
+        "time limit, and the study determines the number of training steps.",
     ),
 ]
 

@@ -33,7 +33,7 @@ def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
         training_rows, test_rows = (read_rows(str(path)) for path in paths)
         if file_digest(paths[0]) == file_digest(paths[1]):
             raise DataError(
-                f"--test {test}: has the same content as {flag} {train}, but must hold different rows; "
+                f"--test {test}: has the same content as {flag} {train}, but must contain different rows; "
                 "split the file in two"
             )
         columns = Columns.of(training_rows, test_rows)
@@ -41,7 +41,7 @@ def read_columns(train: str, test: str, flag: str = "--train") -> Columns:
         first, second = (", ".join(map(repr, rows.column_names[:5])) for rows in (training_rows, test_rows))
         raise DataError(
             f"--test {test}: must have the same columns as {train}, but the columns are {second} instead of {first}; "
-            "rename them, or add a header line if these are rows"
+            "rename the columns, or add a header line if the files have none"
         )
     return columns
 
@@ -66,8 +66,8 @@ class TaskAnswers:
     def learns_from_texts(self) -> bool:
         """Whether the answers imply a task in which networks are trained on texts without labels.
 
-        If `kind` is set, the kind decides. Otherwise, the task is of this type if `search` or `pair` is set, or if all
-        kinds of task that have the metric `metric` are of this type.
+        If `kind` is set, the kind decides. Otherwise, the result is true if `search` or `pair` is set, or if the
+        metric `metric` exists only for kinds of task of this type.
         """
         kind = REGISTRY.get(self.kind or "")
         kinds = [kind] if kind else [each for each in REGISTRY.values() if self.metric in each.metrics]
@@ -204,9 +204,9 @@ def settle_task(columns: Columns | None, teacher: TeacherProperties | None, give
 
 
 def _label_names(columns: Columns | None, teacher: TeacherProperties | None, answers: TaskAnswers) -> Sequence[str]:
-    """Return the names of the labels. Empty if they are unknown or if several columns hold them.
+    """Return the names of the labels: empty if they are unknown, or if there are several label columns.
 
-    If the labels are numbers and the teacher's classifier is kept, these are the names of the classifier's outputs.
+    If the labels are numbers and the teacher's classifier is kept, the result is the names of the classifier's outputs.
     """
     if columns is None or len(answers.label) != 1:
         return ()

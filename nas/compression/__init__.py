@@ -42,11 +42,11 @@ _SPEC = re.compile(r"([a-z0-9_]+)(?:\(([^()]*)\))?(?:\+(.+))?")
 
 
 EIGHT_BIT = ("int8", "static_int8")
-"""The methods with which every block of a network can be stored and computed in 8 bits, the preferred one first."""
+"""The methods with which every block of a network can be stored and computed in 8 bits, in order of preference."""
 
 
 def eight_bit_method(runtime: str, processor: str = "cpu") -> str | None:
-    """Return the first method in `EIGHT_BIT` that a runtime can execute on a processor. None if there is none."""
+    """Return the first method in `EIGHT_BIT` that a runtime can execute on a processor, or None if there is none."""
     return next((name for name in EIGHT_BIT if compression(name).runs_on(runtime, processor)), None)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Block = Literal["embedding", "attention", "feed_forward"]
 BLOCKS: tuple[Block, ...] = ("embedding", "attention", "feed_forward")
 INPUT_RANGE = "input_range"
-"""The name of the range of a layer's inputs among the arrays of a calibrated layer."""
+"""The key under which the arrays of a calibrated layer contain the range of the layer's inputs."""
 
 
 class Compression(ABC):
@@ -56,7 +56,7 @@ class Compression(ABC):
     """
 
     calibrated: ClassVar[bool] = False
-    """Whether exported layers need fixed ranges of their inputs. This is true only for `Calibrated` methods."""
+    """Whether exported layers quantise their inputs with fixed ranges. This is true only for `Calibrated` methods."""
 
     @classmethod
     def takes(cls, stored: type[Format]) -> bool:
@@ -232,7 +232,7 @@ class MatrixCompression(Compression):
 class Calibrated(MatrixCompression):
     """A method whose exported layers quantise their inputs with a fixed range of values (static quantisation).
 
-    When a network is finished, its ranges are computed from texts (`nas.model.calibration`) and become part of the
+    When a network is exported, its ranges are computed from texts (`nas.model.calibration`) and stored in the
     network. Before that, for example in the supernet, each batch is quantised with its own range, as if the network had
     been calibrated on that batch.
     """
@@ -255,7 +255,7 @@ class Calibrated(MatrixCompression):
     def linear(self, x: torch.Tensor, matrices: Matrices, bias: torch.Tensor | None) -> torch.Tensor:
         """Return the output of a linear layer whose inputs are quantised with a range.
 
-        The range is the one in `matrices` or, if there is none, the range of `x`.
+        The range is the one in `matrices` or, if `matrices` has no range, the range of `x`.
         """
         if INPUT_RANGE not in matrices:
             return super().linear(x, matrices, bias)
@@ -280,7 +280,7 @@ class Format(MatrixCompression):
     """
 
     stores_zeros: ClassVar[bool] = True
-    """Whether an export can leave out zeros. This requires that every number is stored separately and that zero is
+    """Whether an export can leave out zeros. This is possible only if every number is stored separately and if zero is
     stored as zero.
     """
 

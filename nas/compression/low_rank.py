@@ -1,9 +1,9 @@
 """`low_rank(r)`: a weight is replaced by the product of two matrices, `left` (rows, r) and `right` (r, columns).
 
-At first, the product is the weight, followed by a projection onto the r leading eigenvectors of the second-moment
-matrix of the layer's outputs. Among all weights of rank r, this product has the smallest squared output error on real
-activations. DRONE (Chen et al., 2021) minimises the same error, but computes the matrices from the layer's inputs. A
-smaller rank uses the first eigenvectors of a larger rank, so all ranks can share their weights.
+Initially, the product equals the weight, projected onto the r leading eigenvectors of the second-moment matrix of the
+layer's outputs. Among all weights of rank r, this product has the smallest squared output error on real activations.
+DRONE (Chen et al., 2021) minimises the same error, but computes the matrices from the layer's inputs. A smaller rank
+uses the first eigenvectors of a larger rank, so all ranks can share their weights.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LowRank(Stored):
         if parameter is None or not parameter.isdecimal() or int(parameter) < 1:
             raise ValueError(
                 f"low_rank needs a rank of at least 1, such as low_rank(64), but got {parameter or ''!r}; "
-                "write a valid rank"
+                "write a whole number above 0"
             )
         return cls(int(parameter), stored or NoCompression())
 

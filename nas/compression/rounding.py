@@ -15,8 +15,8 @@ SMALLEST_SCALE = 1e-12
 def straight_through(exact: torch.Tensor, quantised: torch.Tensor) -> torch.Tensor:
     """Return the values of `quantised`, with the gradient of `exact` (Bengio et al., arXiv:1308.3432).
 
-    `torch.jit.trace` gets a graph without this gradient. It traces a network with and without gradients, and fails if
-    the two graphs differ.
+    Under `torch.jit.trace`, the result does not have this gradient. The tracer traces a network with and without
+    gradients, and fails if the two graphs differ.
     """
     is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
     if is_traced or not (torch.is_grad_enabled() and exact.requires_grad):

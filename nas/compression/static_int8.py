@@ -47,7 +47,7 @@ class StaticInt8(EightBitWeights, Calibrated):
 
     def __init__(self, averages: bool) -> None:
         self.averages = averages
-        """Whether ranges are means over texts. If not, they contain all values of all texts."""
+        """Whether ranges are means over texts. If false, a range contains all values of all texts."""
 
     @classmethod
     def read(cls, parameter: str | None, stored: Format | None) -> Self:
@@ -91,5 +91,5 @@ class StaticInt8(EightBitWeights, Calibrated):
     def emit_linears(
         self, graph: GraphBuilder, x: str, layers: Sequence[tuple[Arrays, np.ndarray | None]]
     ) -> list[str]:
-        # OpenVINO adds the bias and multiplies by the scales within a product, but not if a Split follows it.
+        # OpenVINO fuses the bias and the scales into a matrix product, but not if a Split follows the product.
         return [self.emit_linear(graph, x, matrices, bias) for matrices, bias in layers]

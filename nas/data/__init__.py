@@ -1,9 +1,9 @@
 """The data of a task: its rows are read, split into training, search and test sets, tokenised once, and batched.
 
-The three sets are disjoint. By default, single rows, sentences or groups of rows are held out of the training rows as
-the search set. A task may instead name a separate file or split for the search set. The test set always comes from a
-separate file or split, and networks are evaluated on it only for the final results. `read_sets` chooses the function
-that reads the sets, depending on what the search and test sets contain.
+Rows of the search and test sets do not occur in the training set. By default, single rows, sentences or groups of rows
+are held out of the training rows as the search set. A task may instead name a separate file or split for the search
+set. The test set always comes from a separate file or split, and networks are evaluated on it only for the final
+results. `read_sets` chooses the function that reads the sets, depending on what the search and test sets contain.
 """
 
 from nas.data.batches import Batch, batches_by_length

@@ -39,7 +39,7 @@ def batches_by_length(split: Dataset, max_tokens: int = 4096) -> Iterator[Batch]
     """Yield batches of texts of equal length, beginning with the longest texts.
 
     A batch has at most `max_tokens` tokens, or consists of one text with more tokens. Batches without padding save
-    time, and int8 blocks quantise each text in them as they would if the text were served alone.
+    time, and int8 blocks quantise each text in such a batch as if the text were served alone.
     """
     lengths = np.asarray(values_of(split, "length"))
     columns = {name: values_of(split, name) for name in ("input_ids", "token_type_ids") if name in split.column_names}

@@ -43,7 +43,9 @@ def read_rows(
     except DataError:
         raise
     except (ValueError, OSError) as problem:
-        raise DataError(f"{source}: cannot be read as a data set: {first_line(problem)}; correct [task]") from None
+        raise DataError(
+            f"{source}: cannot be read as a data set: {first_line(problem)}; correct the data set in [task]"
+        ) from None
     require_columns(source, rows.column_names, columns)
     return rows
 
@@ -87,7 +89,7 @@ _OTHER_FORMATS = {
     b"SQLite format 3\0": ("an SQLite database", "export the table as CSV"),
 }
 """The first bytes of files in formats that are often found under the suffix of another format. Each value says what the
-file is, and what the user can do."""
+file is, and what the user can do about it."""
 
 
 def check_file(path: Path) -> None:

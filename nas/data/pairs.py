@@ -43,8 +43,8 @@ def with_training_texts(task: Task, train: str | Sequence[str], sources: Mapping
     """Add the training set to the splits of a task that is trained on texts without labels.
 
     The training texts are read from `train`. A text that also occurs in the search or test set is left out. `sets`
-    holds the search set and the test set, and `sources` their files or splits. Raises `DataError` if no training text
-    is left, or if the search set or the test set is too small for the metric.
+    contains the search set and the test set, and `sources` names their files or splits. Raises `DataError` if no
+    training text is left, or if the search set or the test set is too small for the metric.
     """
     training_rows = read_sources(task, train, task.text)
     texts = texts_in(task, training_rows, task.text)
@@ -69,8 +69,8 @@ def check_distinct(
 ) -> None:
     """Raise `DataError` if all rows of the search set occur in the test set, or vice versa.
 
-    If only some rows of the search set occur in the test set, print a warning. `columns` are the columns to compare.
-    `singular` and `plural` are nouns that say in messages what a row contains.
+    If only some rows of the search set occur in the test set, print a warning. `columns` holds the columns to
+    compare, keyed by `search` and `test`. `singular` and `plural` are the nouns for a row and for rows in messages.
     """
     for name, other in (("search", "test"), ("test", "search")):
         total, own_rows = len(columns[name][0]), len(outside(columns[name], columns[other]))

@@ -13,8 +13,9 @@ from nas.tasks import Head
 
 
 def read_sets(task: Task, sources: Mapping[str, Sequence[str]], seed: int, head: Head | None = None) -> Splits:
-    """Read the rows of a task with the function for the content of its search and test sets (`nas.tasks.Evaluation`).
+    """Read the rows of a task.
 
+    The function that reads them depends on what the search and test sets contain (`nas.tasks.Evaluation`).
     `sources` holds absolute paths or names of splits on the hub, keyed by `train`, `search` and `test`. `head` is the
     teacher's classifier. Raises the same errors as the function that reads the rows.
     """

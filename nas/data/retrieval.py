@@ -95,7 +95,7 @@ def _read_queries(source: RowSource, column: str) -> list[str]:
     for row, value in enumerate(values):
         if value is not None and not isinstance(value, str):
             raise DataError(
-                f"{source.name}: column {column!r} must hold texts, or nothing in rows that only add a passage, but "
-                f"row {row} (counted from 0) holds {shown(value)}; correct such rows"
+                f"{source.name}: column {column!r} must hold texts, and may be empty in rows that only add a passage, "
+                f"but row {row} (counted from 0) holds {shown(value)}; correct such rows"
             )
     return [value if value and value.strip() else "" for value in values]

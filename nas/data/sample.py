@@ -21,7 +21,7 @@ def sample_of(
 
     The sample contains the longest texts, the shortest text, texts of lengths in between, and the rows in `shown`.
     `columns` are the columns of texts, and `lengths` holds the number of tokens of each row. If a text is a list of
-    words, the words are joined with spaces, because a text is served as a string.
+    words, the words are joined with spaces, because exports receive texts as strings.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     chosen = {*shown, *order[: _SAMPLE_SIZE // 2], *order[:: max(1, len(order) // (_SAMPLE_SIZE // 2))], order[-1]}

@@ -1,4 +1,4 @@
-"""Divides rows into training, search and test sets, so that no text is in more than one set.
+"""Divides rows into training, search and test sets, so that rows with the same texts are never in different sets.
 
 If rows are evaluated in groups, such as the passages of a query, each group stays in one set.
 """
@@ -103,8 +103,8 @@ def same_in_groups(columns: Texts, groups: Sequence[int]) -> list[int]:
 def held_out_groups(columns: Texts, groups: Sequence[int], size: int, seed: int) -> list[int]:
     """Return about `size` row numbers for the search set, as `held_out` does, but draw whole groups at random.
 
-    Two groups stay together if both have a row with the same texts in `columns`. For example, if `columns` contains
-    only the query, all groups with the same query stay together.
+    Two groups stay together if a row of one group has the same texts in `columns` as a row of the other group. For
+    example, if `columns` contains only the query, all groups with the same query stay together.
     """
     members: dict[int, list[int]] = {}
     for row, component in enumerate(_components(numbered(map(normal, zip(*columns, strict=True))), groups)):
@@ -137,7 +137,7 @@ def _components(texts: Sequence[int], groups: Sequence[int]) -> list[int]:
 def numbered(values: Iterable[Hashable]) -> list[int]:
     """Return a number for each value.
 
-    Equal values get equal numbers, which count up in the order of first occurrence.
+    Equal values get equal numbers. The numbers 0, 1, 2 and so on are assigned in the order of first occurrence.
     """
     known: dict[Hashable, int] = {}
     return [known.setdefault(value, len(known)) for value in values]

@@ -156,7 +156,7 @@ class Splits:
         return replace(self, texts=texts, labels=labels, more={**self.more, name: further_columns})
 
     def with_labels(self, labels: Mapping[str, Sequence[Any]]) -> Splits:
-        """Return a copy in which the splits that are keys of `labels` have these labels."""
+        """Return a copy in which the labels of each split in `labels` are replaced."""
         return replace(self, labels={**self.labels, **labels})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, max_length: int, token_types: bool = True) -> TaskData:
@@ -262,7 +262,7 @@ def _divide(values: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[int
 
 
 def groups_in(task: Task, source: RowSource) -> list[Hashable]:
-    """Return the name of each row's group. Empty if rows are not evaluated in groups.
+    """Return the name of each row's group. The list is empty if rows are not evaluated in groups.
 
     Raises `DataError` if a row does not name a group.
     """
@@ -322,7 +322,7 @@ def read_source(task: Task, name: str, columns: Sequence[str], is_file: bool = F
     """
     rows = read_rows(name, None if is_file else task.hub, task.config, tuple(dict.fromkeys(columns)), task.revision)
     if not len(rows):
-        raise DataError(f"{name}: has no rows; give a data set with examples")
+        raise DataError(f"{name}: has no rows; give a file or split with rows")
     return RowSource(name, rows)
 
 
@@ -361,7 +361,7 @@ def texts_of(task: Task, source: RowSource, columns: Sequence[str]) -> list[list
         if empty_rows:
             say(
                 f"{source.name}: column {column!r}: {len(empty_rows)} of {len(values):,} texts are empty, the first in "
-                f"row {empty_rows[0]} (counted from 0); they are not removed"
+                f"row {empty_rows[0]} (counted from 0); the empty texts are kept"
             )
         text_columns.append(values)
     return text_columns
@@ -384,7 +384,7 @@ def labels_of(task: Task, train: Sequence[RowSource], test: Sequence[RowSource],
     task_labels = kind.read(label_columns_of(task, train), label_columns_of(task, test), head)
     for note in task_labels.notes:
         say(note)
-    kind.metric(task, task_labels.names)  # raises an error if the task's positive class is not among them
+    kind.metric(task, task_labels.names)  # raises an error if the task's positive class is not among the names
     return task_labels
 
 

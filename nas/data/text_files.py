@@ -41,7 +41,7 @@ def require_columns(source: str, names: Sequence[str], columns: Iterable[str]) -
         if column not in names:
             shown = [name if name and name == name.strip() else repr(name) for name in names]
             separator = next((mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]), None)
-            hint = f" (its cells seem to be separated by {_SEPARATORS[separator]}; use commas)" if separator else ""
+            hint = f" (the file seems to separate cells by {_SEPARATORS[separator]}; use commas)" if separator else ""
             raise DataError(f"{source}: no column {column!r}; use one of {', '.join(shown)}{hint}")
 
 
@@ -84,7 +84,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 except csv.Error as problem:
                     raise DataError(
                         f"{path}: line {line}: the row that begins here is not valid CSV ({problem}); put texts with "
-                        "commas, quotes or line breaks in quotes, and double the quotes inside"
+                        "commas, quotes or line breaks in quotes, and double the quotes inside such texts"
                     ) from None
                 if row is None:
                     return
@@ -110,7 +110,7 @@ def read_json(path: Path, columns: Sequence[str]) -> pyarrow.Table:
         if escaped and not _can_be_encoded(kept_values):
             raise DataError(
                 f"{path}: {location}: holds half of a surrogate pair (\\ud800 to \\udfff), which is not a Unicode "
-                "character; write the whole character or remove it"
+                "character; write both halves of the pair, or remove this half"
             )
         for name, value in kept_values.items():
             values_by_column.setdefault(name, [None] * count).append(value)
@@ -173,7 +173,8 @@ def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _require_object(value: Any, path: Path, location: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(
-            f"{path}: {location}: must be a JSON object with columns as keys, but is {json.dumps(value)[:40]}"
+            f"{path}: {location}: must be a JSON object with columns as keys, but is {json.dumps(value)[:40]}; "
+            "write each row as such an object"
         )
     return value
 
@@ -233,7 +234,7 @@ def _structure_error(column: str, values: list[Any]) -> DataError:
 
 @contextmanager
 def _open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a file as text. The encoding is that of the file's byte order mark, or UTF-8 if there is none.
+    """Open a file as text, in the encoding that its byte order mark indicates, or in UTF-8 if it has no such mark.
 
     Raises `DataError` if the bytes cannot be decoded.
     """

@@ -62,7 +62,7 @@ def as_array(labels: Sequence[Any]) -> np.ndarray:
 
 
 def groups_of(split: Dataset) -> np.ndarray | None:
-    """Return the number of each row's group, with the shape (rows,). None if rows are not evaluated in groups."""
+    """Return the number of each row's group, with the shape (rows,), or None if rows are not evaluated in groups."""
     return np.asarray(values_of(split, GROUP)) if GROUP in split.column_names else None
 
 
@@ -87,7 +87,7 @@ def drawn_rows(split: Dataset, count: int) -> Dataset:
     """Return about `count` rows of a split, drawn at random with a fixed seed.
 
     If rows are evaluated in groups, whole groups are drawn until they have at least `count` rows. Rows that belong to
-    every group are also returned, but do not count.
+    every group are also returned, but are not counted.
     """
     groups = groups_of(split)
     if groups is None:

@@ -20,7 +20,7 @@ from nas.tasks import GROUP
 class Counts:
     """The numbers of unlabelled rows that were read, kept, and left out for each reason.
 
-    A row that is left out counts for only one reason.
+    Each row that is left out is counted under a single reason.
     """
 
     read: int

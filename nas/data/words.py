@@ -21,7 +21,7 @@ Text = str | Sequence[str]
 
 
 def joined(text: Text) -> str:
-    """Return a text as a string. The words of a list are joined with spaces, because a text is served as a string."""
+    """Return a text as a string. Words of a list are joined with spaces, because exports receive texts as strings."""
     return text if isinstance(text, str) else " ".join(text)
 
 
@@ -54,7 +54,7 @@ def on_first_tokens(tokens: BatchEncoding, tags: Iterable[Sequence[int]]) -> lis
 def words_left_out(split: Dataset, texts: Sequence[Sequence[Text]]) -> int:
     """Return the number of words of a split that are not evaluated.
 
-    These words are beyond the maximum length of a text, or have no token.
+    Such words are beyond the maximum length of a text, or have no token.
     """
     kept = sum(label != IGNORED for labels in values_of(split, "labels") for label in labels)
     return sum(map(len, texts[0])) - kept

@@ -104,7 +104,8 @@ def forward_of(
 ) -> Callable[[Batch], np.ndarray]:
     """Return a function that runs a torch model on a batch and returns the logits, for use with `predict`.
 
-    If texts can exit the model early, the function appends the number of layers that each text passed to `left_after`.
+    If texts can exit the model early, the function appends to `left_after` the number of layers that each text passed
+    through.
     """
     options = {} if left_after is None else {"details": True}
 
@@ -133,12 +134,12 @@ class Evaluator:
 
     Three options make evaluations faster, and can be switched off to measure their effect:
 
-    - `shared`: reuse the hidden states of first layers that successive candidates share
+    - `shared`: reuse the hidden states after the first layers, if successive candidates share these layers
     - `raced`: stop candidates that almost certainly cannot reach the objective to beat
     - `bf16`: compute in bf16 if that is faster
 
-    If `by_confidence` is set, candidates are compared by the mean probability of the right answer, which is added to
-    the results. `by_confidence` has an effect only if the metric is the share of right answers.
+    If `by_confidence` is set, candidates are compared by the mean probability of the right answer, and the results
+    include this probability. `by_confidence` has an effect only if the metric is the share of right answers.
     """
 
     def __init__(  # noqa: PLR0913 (switches)
@@ -245,7 +246,7 @@ class Evaluator:
     def _scores(self, logits: np.ndarray, rows: np.ndarray) -> tuple[float, float | None]:
         """Return the metric and the confidence, which is None if candidates are not compared by confidence.
 
-        Both are estimates if the evaluation was stopped early.
+        If the evaluation was stopped early, both values are estimates.
         """
         if self._races and len(rows) < len(self.labels):
             race, accuracies = self._races
@@ -294,13 +295,13 @@ class _Outputs:
     rows: np.ndarray
     """The indices of the texts in the split, in the order of the logits."""
     left_after: list[int]
-    """The number of layers that each text passed; empty if the network has no early exits."""
+    """The number of layers that each text passed through; empty if the network has no early exits."""
 
 
 def _classify(
     model: CompactBert, states: SharedStates, number: int, batch: Batch, in_float32: bool
 ) -> tuple[torch.Tensor, list[int]]:
-    """Return the logits of a batch, and the number of layers that each text passed.
+    """Return the logits of a batch, and the number of layers that each text passed through.
 
     If the model has no early exits, the second result is an empty list, and `in_float32` decides whether the classifier
     runs in float32. If the model has early exits, `in_float32` is ignored, and the computation stops after the layer at
@@ -330,7 +331,8 @@ def _classify(
 def exit_shares(left_after: Sequence[int], layers: int) -> tuple[float, ...]:
     """Return the share of texts that exit after each layer of a network.
 
-    `left_after` holds the number of layers that each text passed, and `layers` is the number of the network's layers.
+    `left_after` holds the number of layers that each text passed through, and `layers` is the number of layers of the
+    network.
     """
     counts = np.bincount(left_after, minlength=layers + 1)[1:]
     return tuple((counts / len(left_after)).round(6).tolist())

@@ -17,7 +17,7 @@ _VARIANCE_PRIOR = 4.0
 Without this constant, the variance would be 0 as long as no difference has been observed.
 """
 _MIN_SHARE = 0.1
-"""The share of examples that are evaluated before a candidate can lose."""
+"""The share of examples that must be evaluated before a candidate can lose."""
 
 
 class Race:

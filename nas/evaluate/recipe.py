@@ -1,7 +1,7 @@
 """Builds an `Evaluator` from the files of a run, or from arrays that were sent to a worker process.
 
-`EvaluationRecipe` names the files, and `EvaluationParts` holds their content. Each executor gets a recipe. The Ray
-executor reads the files once, and sends the `EvaluationParts` to its workers.
+`EvaluationRecipe` names the files, and `EvaluationParts` contains the arrays that are read from them. Each executor
+gets a recipe. The Ray executor reads the files once, and sends the `EvaluationParts` to its workers.
 """
 
 from __future__ import annotations

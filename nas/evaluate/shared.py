@@ -1,4 +1,4 @@
-"""Reuses hidden states: first layers that two successive candidates share are computed only once.
+"""Reuses hidden states: if two successive candidates share their first layers, these are computed only once.
 
 `Evaluator` runs candidates with `SharedStates`. Executors use `prefix_keys` to choose the order of candidates.
 """
@@ -52,7 +52,7 @@ class SharedStates:
     def begin(self, architecture: Architecture) -> None:
         """Prepare for the next network.
 
-        The hidden states of the layer prefix that it shares with the previous network are kept. All others are dropped.
+        The hidden states of the first layers that it shares with the previous network are kept. All others are dropped.
         """
         keys = prefix_keys(architecture)
         depth = shared_depth(self.keys, keys)

@@ -14,9 +14,9 @@ from nas.tasks import Metric
 SELECTION_BIAS = 2.0
 """The number of standard errors by which the search set overestimates a network that was selected on this set.
 
-The bias applies before the final training. On SST-2, the bias was 1.5 points of accuracy, and the standard error was
-0.7 points (studies/LOG.md, 2026-11-26). The bias grows with the noise of the metric on the search set. A bias in
-standard errors therefore applies to any metric and any number of texts.
+The bias concerns the metric before the final training. On SST-2, the bias was 1.5 points of accuracy, and the standard
+error was 0.7 points (studies/LOG.md, 2026-11-26). The bias grows with the noise of the metric on the search set. It is
+therefore expressed in standard errors, so that one constant suits every metric and number of texts.
 """
 _BOOTSTRAP_SAMPLES = 200
 

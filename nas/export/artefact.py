@@ -1,8 +1,8 @@
 """Write the folder of an export: a Hugging Face model, an ONNX file, and a program that runs the ONNX file.
 
 The export step and the baselines call `write_artefact`. `verification.py` then measures the written files. The ONNX
-file is `onnx/model.onnx`, because all servers and libraries look for it there, and transformers.js looks nowhere else
-(docs/serving.md).
+file is `onnx/model.onnx`, because all servers and libraries look for the file there, and transformers.js looks
+nowhere else (docs/serving.md).
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ def write_artefact(
 ) -> None:
     """Write weights (safetensors), configuration, tokenizer, ONNX file, `infer.py` and architecture to `folder`.
 
-    An existing folder is replaced. A failure does not leave an incomplete folder. `max_length` is the number of tokens
-    to which texts are truncated. The default is the tokenizer's limit. `pairs` must be true if each example is a text
-    pair. `about_task` holds additional entries for `config.json`.
+    An existing folder is replaced. If the export fails, no incomplete folder is left behind. `max_length` is the number
+    of tokens to which texts are truncated. The default is the tokenizer's limit. `pairs` must be true if each example
+    is a text pair. `about_task` holds additional entries for `config.json`.
 
     If the teacher's class in transformers, such as `BertForSequenceClassification`, can express the architecture, the
     model is saved as an object of that class. Otherwise, the model is saved as a `CompactBert`, together with the
-    modelling file that defines `CompactBert`. The model is also saved in the own formats of the runtimes that
-    `runtimes` names, such as OpenVINO's format. Raises `ExportError` if the model must be calibrated first.
+    modelling file that defines `CompactBert`. If a runtime that `runtimes` names has its own file format, such as
+    OpenVINO, the model is also saved in this format. Raises `ExportError` if the model must be calibrated first.
     """
     if lacks_calibration(model):
         raise ExportError(
             f"{folder.name}: {model.config.architecture.describe()}: this network needs ranges of its activations, but "
-            "has none; call nas.model.calibration.calibrate with texts first"
+            "has none; compute them with nas.model.calibration.calibrate first"
         )
 
     def fill(draft: Path) -> None:

@@ -73,7 +73,7 @@ def encode(tokenizer: Tokenizer, text: str, second: str | None = None) -> Encodi
     first, last = (None if part is None else _SURROGATES.sub("\ufffd", part) for part in (text, second))
     found = tokenizer.encode(first, last)
     if not found.ids:
-        raise InputError("a text must have at least one token, but this one has none; remove it")
+        raise InputError("a text must have at least one token, but this text has none; remove the text")
     return found
 
 
@@ -195,7 +195,7 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
     """Yield each line of a stream as a text. Raises `InputError` if the stream is UTF-16."""
     for number, line in enumerate(stream):
         if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise InputError("the input must be UTF-8, but it is UTF-16; convert it")
+            raise InputError("the input must be UTF-8, but it is UTF-16; convert it to UTF-8")
         text = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
         if text:
             yield text.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
@@ -204,7 +204,7 @@ def lines_of(stream: BinaryIO) -> Iterator[str]:
 def answers(classifier: Classifier, texts: Iterable[str], pairs: bool, every: bool = False) -> Iterator[str]:
     """Yield one line of output per text.
 
-    If a text cannot be processed, raises `InputError`. The message contains the number of the text.
+    Raises `InputError` if a text cannot be processed. The message contains the number of the text.
     """
     for number, text in enumerate(texts, start=1):
         parts = text.split("\t") if pairs else [text]
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="print every label, the most likely first; if the model tags words, also those outside of spans (O)",
+        help="print every label, the most likely first; if the model tags words, also print words outside of spans (O)",
     )
     options = parser.parse_args(arguments)
     classifier = Classifier(Path(__file__).resolve().parent)

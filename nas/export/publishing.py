@@ -27,7 +27,7 @@ def _check(folder: Path) -> None:
     """Raise `ExportError` unless a folder is a verified export that has not missed its budget and has a model card."""
     if not (folder / ARCHITECTURE_FILE).is_file():
         raise ExportError(
-            f"{folder}: must be the folder of an export, but has no {ARCHITECTURE_FILE}; give one such as "
+            f"{folder}: must be the folder of an export, but has no {ARCHITECTURE_FILE}; give a folder such as "
             "runs/my-study/exports/fast"
         )
     if not (folder / VERIFICATION_FILE).is_file():

@@ -27,8 +27,8 @@ from nas.sentence_modules import DENSE_FOLDER, read_modules, write_modules
 def write_sentence_modules(folder: Path, form: NetworkForm, hidden_size: int, projection: nn.Linear | None) -> None:
     """Write the modules that follow an encoder: pooling, then projection and normalisation if there are any.
 
-    `folder` and `hidden_size` are those of the encoder. `projection` must be given exactly if `form.projection_dim` is
-    set.
+    `folder` and `hidden_size` are those of the encoder. `projection` must be given if and only if
+    `form.projection_dim` is set.
     """
     write_modules(folder, form, hidden_size)
     if projection is None:

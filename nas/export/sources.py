@@ -73,7 +73,7 @@ class ModuleSource:
         self._members: dict[ast.ClassDef, list[Part]] = {}
 
     def _imports(self, node: ast.AST) -> Iterator[tuple[str, Import]]:
-        """Yield each name that an import statement defines, with its origin. For other nodes, nothing is yielded."""
+        """Yield each name that an import statement defines, with its origin. For any other statement, yield nothing."""
         if isinstance(node, ast.Import):
             for alias in node.names:
                 package = alias.name.split(".", maxsplit=1)[0]
@@ -129,7 +129,7 @@ class ModuleSource:
         for node in ast.walk(part.node):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 last = node.end_lineno or node.lineno
-                dropped |= {*range(node.lineno, last + 1 + (not self.lines[last].strip()))}  # and a blank line below it
+                dropped |= {*range(node.lineno, last + 1 + (not self.lines[last].strip()))}  # and a blank line below
         if isinstance(part.node, ast.ClassDef):
             above = part.node.body[0].lineno - 1
             for member in self.members(part.node):

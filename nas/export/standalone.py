@@ -162,15 +162,15 @@ class _CopiedCode:
             else:
                 raise ExportError(
                     f"{module}: code that an export needs must be imported under its own name, but {name!r} refers to "
-                    f"{original or 'the whole'} of {origin}; use from ... import, without as"
+                    f"{original or 'the whole'} of {origin}; import it with `from ... import`, without `as`"
                 )
 
     def _record(self, table: dict[str, Any], name: str, origin: Any) -> None:
         earlier_origin = self.definitions.get(name) or self.imports.get(name) or origin
         if earlier_origin != origin:
             raise ExportError(
-                f"{name!r}: a name may have only one meaning in an export, but this one comes from "
-                f"{_origin_in_words(earlier_origin)} and from {_origin_in_words(origin)}; rename one of them"
+                f"{name!r}: a name may have only one meaning in an export, but this name comes from "
+                f"{_origin_in_words(earlier_origin)} and from {_origin_in_words(origin)}; rename one of the two objects"
             )
         table[name] = origin
 

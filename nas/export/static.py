@@ -1,9 +1,9 @@
 """The static model, a baseline: a linear classifier or regression on the mean token embedding of a text.
 
 The token embeddings are the teacher's. The model has neither attention nor layers and is trained in seconds, so
-networks should be more accurate. Because the model is linear, its logits for a mean of embeddings are the mean of its
-logits for the embeddings. The model is therefore stored as a table with one row of logits per token. The pipeline fits
-the model, writes it as an ONNX file, and verifies the file like an export.
+exported networks should be more accurate. Because the model is linear, its logits for a mean of embeddings are the mean
+of its logits for the embeddings. The model is therefore stored as a table with one row of logits per token. The
+pipeline fits the model, writes it as an ONNX file, and verifies the file like an export.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class StaticModel:
     def fit(cls, vectors: np.ndarray, train: Dataset, search: Dataset, metric: Metric) -> StaticModel:
         """Fit a model to the tokenised training rows `train`.
 
-        `vectors` holds the token embeddings, (vocab_size, width). Of several regularisation strengths, the one with the
-        best score on the search set `search` is used.
+        `vectors` holds the token embeddings, (vocab_size, width). The regularisation strength is the one in
+        `_STRENGTHS` with the best score on the search set `search`.
         """
         labels, outputs = np.asarray(values_of(train, "labels")), _count_outputs(train, search)
         most_rows = max(_FEWEST_ROWS, _MAX_PRODUCTS // outputs)
@@ -152,7 +152,7 @@ def _fit_classifier(x: np.ndarray, labels: np.ndarray, outputs: int, strength: f
         bias[known_classes] = 0.0
         return weights, bias
     model: Any = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS).fit(x, labels)
-    # For two classes scikit-learn returns a single row, which is their difference.
+    # For two classes, scikit-learn returns a single row: the difference between the rows of the two classes.
     signs = np.array([[-0.5], [0.5]]) if len(known_classes) == 2 else np.ones((1, 1))
     weights[:, known_classes] = (signs * model.coef_).T
     bias[known_classes] = (signs * model.intercept_[None]).ravel()

@@ -1,4 +1,4 @@
-"""Check that `infer.py` and transformers tokenise texts in the same way as the measurement of an export's accuracy.
+"""Check that `infer.py` and transformers produce the same tokens as the ones on which accuracy was measured.
 
 The export step calls `check_tokens` for each folder that it writes.
 """
@@ -32,8 +32,8 @@ def check_tokens(folder: Path, test: Dataset, sample: Mapping[str, Sequence[str]
         for name, ids in ids_by_library.items():
             if ids != measured_ids:
                 raise ExportError(
-                    f"{folder.name}: {name} must give the network the tokens on which its accuracy was measured, but "
-                    f"for row {row} (counted from 0) of the test set it gives {_first_ids(ids)}, not "
+                    f"{folder.name}: {name} must produce the tokens on which the network's accuracy was measured, but "
+                    f"for row {row} (counted from 0) of the test set it produces {_first_ids(ids)}, not "
                     f"{_first_ids(measured_ids)}; save the teacher's tokenizer again, including its tokenizer.json, "
                     "or use another teacher"
                 )

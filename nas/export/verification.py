@@ -46,8 +46,8 @@ from nas.tasks import Metric
 _LEAST_AGREEMENT = 0.99
 """The smallest expected fraction of texts for which the served file and the Hugging Face model give the same answer."""
 _ALLOWED_DIFFERENCES = 2
-"""The number of texts for which the served file and the Hugging Face model may always give different answers, because
-rounding can decide between nearly equal logits.
+"""The number of texts with different answers that is allowed even for a small test set, because rounding can decide
+between nearly equal logits.
 """
 _EXPORT, _TEACHER = "export", "teacher"
 _NO_TIMINGS: dict[str, Any] = dict.fromkeys((*LATENCIES, *RATES, "teacher_p50_ms", "speed_up", "met"))
@@ -66,9 +66,9 @@ class Artefact:
         return self.answers(split)[0]
 
     def answers(self, split: Dataset) -> tuple[np.ndarray, list[int]]:
-        """Return the logits of a split, and the number of layers that each text passed before it exited.
+        """Return the logits of a split, and the numbers of layers that the texts passed through before they exited.
 
-        The numbers are in no particular order. Their list is empty if the network has no early exits.
+        These numbers are in no particular order. Their list is empty if the network has no early exits.
         """
         batches = (
             small_batch
@@ -134,7 +134,7 @@ def reload_alone(folder: Path) -> Any:
         return reload(folder)
     spec = importlib.util.spec_from_file_location(f"{path.stem}_{file_digest(path)}", path)
     assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look the module up there
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look modules up there
     spec.loader.exec_module(module)
     model = getattr(module, AUTO_MODELS[network_type_of(folder)][1].__name__).from_pretrained(folder)
     return _with_modules(model, folder)
@@ -203,8 +203,8 @@ def verify(
             say(
                 f"{folder.name}: on device {name} the served file and the Hugging Face model give the same answer "
                 f"for only {on_device['agreement_with_hugging_face']:.1%} of the texts, but at least "
-                f"{_LEAST_AGREEMENT:.0%} are expected; the reported metrics are those of the served file, so use that "
-                "file"
+                f"{_LEAST_AGREEMENT:.0%} are expected; the reported metrics are those of the served file, so use the "
+                "served file"
             )
     samples = {name: on_device.pop("samples_ms", None) for name, on_device in by_device.items()}
     write_text(folder / SAMPLES_FILE, canonical_json(samples) + "\n")

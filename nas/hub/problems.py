@@ -87,7 +87,7 @@ def translated_errors(kind: Kind, name: str, revision: str | None) -> Iterator[N
 def is_out_of_reach(problem: Exception) -> bool:
     """Whether the hub gave no answer about a repository.
 
-    In this case, the caller may use an earlier download instead.
+    If it gave none, the caller may use an earlier download instead.
     """
     if isinstance(problem, HfHubHTTPError):
         code = problem.response.status_code
@@ -138,7 +138,7 @@ def _reason(kind: Kind, name: str, problem: Exception) -> str:
     if isinstance(problem, LocalEntryNotFoundError):
         return f"was not downloaded before; {_offline_remedy(kind, name, OfflineModeIsEnabled())}"
     failure = f"cannot be stored in {problem.filename or constants.HF_HUB_CACHE}"
-    return f"{failure} ({problem.strerror or problem}); make the folder writable, or set HF_HOME to another one"
+    return f"{failure} ({problem.strerror or problem}); make the folder writable, or set HF_HOME to another folder"
 
 
 def _refusal(kind: Kind, name: str, problem: HfHubHTTPError) -> str:

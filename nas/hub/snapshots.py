@@ -70,7 +70,7 @@ class Snapshot:
                 return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
     def download(self, files: Iterable[str]) -> Path:
-        """Download those of the `files` that are not stored locally, and return the folder that holds all `files`."""
+        """Download the files in `files` that are not stored locally yet, and return the folder with all of them."""
         patterns = [glob.escape(file) for file in files]
         with translated_errors(self.kind, self.name, self.commit):
             return self._fetch(patterns)
@@ -86,11 +86,11 @@ class Snapshot:
 
 
 def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
-    """Return the snapshot of a branch, tag or commit, and an empty string.
+    """Return the snapshot of a branch, tag or commit, and a string that says why the hub is out of reach.
 
-    If `revision` is None, the main branch is used. If the hub is out of reach, return the snapshot that was found last
-    for this revision, and a string that says why the hub is out of reach. Raises `TeacherError` or `DataError` if there
-    is no snapshot.
+    The string is empty unless the hub is out of reach. In that case, the snapshot is the one that was found last for
+    this revision. If `revision` is None, the main branch is used. Raises `TeacherError` or `DataError` if there is no
+    snapshot.
     """
     with translated_errors(kind, name, revision):
         if revision and is_commit(revision) and (known := Snapshot(kind, name, revision)).folder.is_dir():
@@ -98,7 +98,7 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
         problem = _request_commit(kind, name, revision)[1]
         if problem and revision and is_commit(revision):
             raise problem
-        api = HfApi()  # resolves the revision again, but this answer is stored for use without the hub
+        api = HfApi()  # resolves the revision again, but stores the answer for use without the hub
         try:
             resolved = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=bool(problem))
         except RevisionResolutionError as absent:
@@ -107,9 +107,9 @@ def find(kind: Kind, name: str, revision: str | None) -> tuple[Snapshot, str]:
 
 
 def latest(kind: Kind, name: str, revision: str | None) -> tuple[str | None, str]:
-    """Return the commit that a branch or tag points to now, and an empty string.
+    """Return the commit that a branch or tag points to now, and a string that says why the hub is out of reach.
 
-    If the hub is out of reach, return None, and a string that says why the hub is out of reach.
+    The string is empty unless the hub is out of reach. In that case, the commit is None.
     """
     with translated_errors(kind, name, revision):
         commit, problem = _request_commit(kind, name, revision)
@@ -179,8 +179,8 @@ def _module_files(snapshot: Snapshot, paths: Sequence[str]) -> tuple[list[str], 
         if pickled in paths and file not in paths:
             raise TeacherError(
                 f"teacher.model: {snapshot}: has {pickled}, which nas does not load, but no {file}; set "
-                f"teacher.revision to one with this file, or run `hf download {snapshot.name} --local-dir FOLDER`, and "
-                "give that folder: nas then says how to convert the file"
+                f"teacher.revision to a revision with this file, or run `hf download {snapshot.name} --local-dir "
+                "FOLDER`, and give that folder: nas then says how to convert the file"
             )
     return [path for folder in folders if (path := f"{folder}/config.json") in paths], [
         path for path in weights if path in paths

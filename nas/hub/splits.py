@@ -125,7 +125,7 @@ def read_split(
     try:
         parts = ReadInstruction.from_spec(split).to_absolute({name: len(part) for name, part in rows.items()})
     except (ValueError, AssertionError) as problem:
-        raise DataError(f"{split}: is not a valid part of a split: {problem}; write it as train[:1000]") from None
+        raise DataError(f"{split}: is not a valid part of a split: {problem}; use the form train[:1000]") from None
     return concatenate_datasets([rows[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
@@ -138,7 +138,7 @@ def split_names_in(split: str) -> list[str]:
 
 
 def check_split(snapshot: Snapshot, splits_by_name: Mapping[str, Split], name: str) -> None:
-    """Raise `DataError` if `name` is not a key of `splits_by_name`, which holds the splits of the data set."""
+    """Raise `DataError` if `splits_by_name`, the splits of the data set, has no split `name`."""
     if name not in splits_by_name:
         raise DataError(f"{snapshot}: has no split {name!r}; use one of {', '.join(splits_by_name)}")
 
@@ -166,7 +166,11 @@ def _splits_in(snapshot: Snapshot, outline: Path, config: str | None) -> dict[st
     if config is None and get_dataset_default_config_name(str(outline)) is None:
         raise DataError(f"task.config: {snapshot} has several configurations; set one of {', '.join(configs)}")
     if config is not None and config not in configs:
-        remedy = f"use one of {', '.join(configs)}" if configs != ["default"] else "remove it, as there is only one"
+        remedy = (
+            f"use one of {', '.join(configs)}"
+            if configs != ["default"]
+            else "remove it, because the data set has only one configuration"
+        )
         raise DataError(f"task.config: {snapshot} has no configuration {config!r}; {remedy}")
     with TemporaryDirectory() as cache:
         builder = load_dataset_builder(str(outline), config, cache_dir=cache)

@@ -41,7 +41,7 @@ def upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Upl
 
     If the repository does not exist, it is created: as a private one if `private` is set, otherwise with the default
     visibility of the account. If `private` is set, an existing repository must be private too. An existing repository
-    must be empty or contain a file named `mark`, which shows that it holds an earlier upload. Files that only the
+    must be empty or contain a file named `mark`, which shows that it contains an earlier upload. Files that only the
     repository contains are deleted. Hidden files of the folder are not uploaded.
 
     Raises `ExportError` if the repository breaks one of these rules, or if the upload fails.
@@ -66,13 +66,13 @@ def _upload(folder: Path, name: str, private: bool, mark: str, title: str) -> Up
     if private and not repository.private:
         raise ExportError(
             f"{name}: --private needs a private repository, but this one is public; make it private at "
-            f"{constants.ENDPOINT}/{name}/settings, or give another name"
+            f"{constants.ENDPOINT}/{name}/settings, or give the name of another repository"
         )
     files = {file.rfilename for file in repository.siblings or ()}
     if files - _CREATED_BY_HUB and mark not in files:
         raise ExportError(
-            f"{name}: must be empty or hold an earlier export, but has no {mark} among its "
-            f"{counted(len(files), 'file')}; give another name"
+            f"{name}: must be empty or contain an earlier export, but has no {mark} among its "
+            f"{counted(len(files), 'file')}; give the name of another repository"
         )
     commit = api.upload_folder(
         repo_id=name, folder_path=folder, commit_message=title, ignore_patterns=list(_HIDDEN_FILES), delete_patterns="*"

@@ -31,7 +31,7 @@ from nas.runtimes import runner, runtime_of
 VERSION = 2
 _MAX_RESULT_BYTES = 2**28
 _MEMORY = "memory/"
-"""In the files of an archive, the names of networks whose peak memory is measured begin with this prefix."""
+"""In `job.json` and `result.json`, the names of networks whose peak memory is measured begin with this prefix."""
 _README = """These commands measure {count} networks for `nas` on this device:
 
     pip install numpy {package}
@@ -113,21 +113,22 @@ class Job:
         if result.job != self.digest:
             raise DeviceError(
                 f"{path}: was measured for a different bundle (digest {result.job}, but now {self.digest}), because "
-                "the study, the teacher or the device has changed; write the bundle again and measure it"
+                "the study, the teacher or the device has changed; write the bundle again, and run it on the device"
             )
         expected = {name for networks, _ in self.groups for name in networks}
         counts = Counter(name for group in result.groups for name in group.samples_ms)
         references = {next(iter(networks)) for networks, _ in self.groups}
         if repeated := sorted(name for name, count in counts.items() if count > 1 and name not in references):
             raise DeviceError(
-                f"{path}: must contain each network exactly once, but {repeated[0]!r} is repeated; measure again"
+                f"{path}: must contain each network exactly once, but {repeated[0]!r} is repeated; run run.py "
+                "on the device again"
             )
         expected_memory = {f"{_MEMORY}{name}" for name in self.memory}
         if counts.keys() != expected or result.peak_memory_mb.keys() != expected_memory:
             differing = sorted(expected ^ counts.keys()) or sorted(expected_memory ^ result.peak_memory_mb.keys())
             raise DeviceError(
-                f"{path}: must have each network of the bundle, but {differing[0]!r} is missing or unexpected; "
-                "measure again"
+                f"{path}: must contain exactly the networks of the bundle, but {differing[0]!r} is missing or "
+                "unexpected; run run.py on the device again"
             )
         when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
         records: dict[str, LatencyRecord] = {}
@@ -147,14 +148,17 @@ class Job:
         Each network must have the same number of samples for each text length.
         """
         if reference not in group.samples_ms:
-            raise DeviceError(f"{path}: each group must have its reference network, but one has none; measure again")
+            raise DeviceError(
+                f"{path}: each group must have its reference network, but one group has none; run run.py on the device "
+                "again"
+            )
         for name, samples_by_length in group.samples_ms.items():
             lengths = 1 if name in self.tokens else len(self.device.lengths)
             counts = {len(samples) for samples in samples_by_length}
             if len(samples_by_length) != lengths or 0 in counts or len(counts) != 1 or name not in group.spread:
                 raise DeviceError(
                     f"{path}: {name!r} must have samples of {counted(lengths, 'sequence length')}, and equally many "
-                    "of each, but does not; measure again"
+                    "of each, but does not; run run.py on the device again"
                 )
 
 

@@ -1,7 +1,7 @@
 """Measures the latency and the peak memory of networks on a device.
 
 `measure` writes networks to a temporary folder, and a worker in a new process (see `workers.py`) times them. Networks
-are written and timed in groups, so that neither the disk nor the memory has to hold all networks at once. The
+are written and timed in groups, so that the disk and the memory need not have room for all networks at once. The
 measurements of the networks in a group are interleaved. Profiling, the search and the verification of exports call
 `measure`. `bundle.py` uses other functions of this module to write archives and to read their results.
 """
@@ -172,7 +172,8 @@ def item_of(
 ) -> dict[str, Any]:
     """Return the entry of a network in a measurement job: its name, its file, and one set of inputs for each length.
 
-    The network is first written to the file `path`. If it is given as a file, the entry names this file instead.
+    The network is first written to the file `path`. If the network is given as a file, nothing is written, and the
+    entry names the given file.
     """
     lengths = (tokens[name],) if name in tokens else device.lengths
     if isinstance(network, Path):

@@ -105,8 +105,8 @@ def _chain_to_onnx(chain: BlockChain, config: CompactBertConfig) -> onnx.ModelPr
     # operators (SkipLayerNormalization of version 1.32 on the CPU).
     graph, shape = GraphBuilder(), (None, None, None)
     hidden = graph.input("hidden", TensorProto.FLOAT, shape)
-    # If only the first token is computed, every copy reads all tokens. Each copy gets an input of its own, because
-    # otherwise the copies would share the quantisation of these tokens.
+    # If only the first token is computed, the attention of every copy reads all tokens of the input. Each copy gets an
+    # input of its own, because otherwise the copies would share the quantisation of these tokens.
     input_count = chain.copies if chain.first_only and chain.kind == "attention" else 1
     tokens = [hidden, *(graph.input(f"hidden_{copy}", TensorProto.FLOAT, shape) for copy in range(1, input_count))]
     mask = emit_mask(graph, graph.input("attention_mask", TensorProto.INT64, (None, None)))

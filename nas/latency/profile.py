@@ -2,9 +2,9 @@
 
 The prediction is the sum of the block latencies, corrected by a `Fit` to a few complete sub-networks. The correction is
 needed because blocks are timed in chains of equal blocks, and a complete network differs from such chains in three
-ways. First, a sequence of different blocks runs less efficiently. Second, blocks that compute only the first token find
-their inputs in the cache. Third, a small network keeps more of its weights in the cache than a large one.
-`profiling.py` measures profiles, and the search uses profiles to predict the latency of candidates.
+ways. First, its sequence of different blocks runs less efficiently. Second, its blocks that compute only the first
+token find their inputs in the cache. Third, a small network keeps more of its weights in the cache than a large
+network. `profiling.py` measures profiles, and the search uses profiles to predict the latency of candidates.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Profile:
     held_out: list[dict[str, float]] = field(default_factory=list)
     """`predicted_ms` and `measured_ms` of each held-out sub-network."""
     noisy: bool = False
-    """Whether there is a measurement during which the machine was disturbed in every attempt."""
+    """Whether the machine was disturbed during every attempt of at least one measurement."""
     readout: Readout = "first"
     """The tokens that the classifier reads.
 
@@ -120,8 +120,8 @@ class Profile:
     def predict(self, architecture: Architecture, exits: Sequence[float] = ()) -> dict[str, float]:
         """Return the predicted latency metrics of a sub-network, keyed by metric name.
 
-        The metrics are computed over all text lengths that the device is configured for. `exits` holds the share of
-        texts that exit after each layer. If `exits` is empty, all texts pass through all layers.
+        The metrics are computed over all text lengths in the device's settings. `exits` holds the share of texts that
+        exit after each layer. If `exits` is empty, all texts pass through all layers.
         """
         parts = [part_sums(self.blocks_ms, architecture, length, self.readout) for length in self.device.lengths]
         shares = exits or (1.0,)  # one share per layer or, without exits, only one for the last layer
@@ -161,7 +161,7 @@ class Profile:
 
     @classmethod
     def load(cls, path: Path) -> Profile:
-        """Read a profile. Raises `DeviceError` if the file is missing or is not a profile."""
+        """Read a profile. Raises `DeviceError` if the file is missing, or is not a profile of this version of `nas`."""
         values = read_json(path, DeviceError)
         try:
             parsed = {
@@ -172,7 +172,9 @@ class Profile:
             }
             return cls(**values | parsed)
         except (KeyError, TypeError, ValueError):
-            raise DeviceError(f"{path}: not a profile of this version; remove the file and run nas profile") from None
+            raise DeviceError(
+                f"{path}: not a profile of this version of nas; remove the file, and run nas profile"
+            ) from None
 
 
 def _summary(values: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:

@@ -3,8 +3,8 @@
 `ProfileRecipe` defines the networks and computes the `Profile`. `build_profile` measures the networks on a device that
 can be reached. For other devices, `bundle.py` writes an archive. The latency of a block is the latency of a chain of
 equal blocks, divided by the number of blocks. The networks are measured in groups. The speed of a machine may change
-over time, so every group includes the same reference network, and all latencies are scaled by its latency. The
-prediction error is measured on held-out sub-networks and stored in the profile.
+over time, so every group includes the same reference network, and all latencies are scaled by the latency of this
+network. The prediction error is measured on held-out sub-networks and stored in the profile.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _MAX_LENGTHS = 4
 Latencies between these lengths are interpolated linearly.
 """
 _MIN_SUM_RATIO = 1.5
-"""All coefficients are fitted only if the largest sum of part latencies is at least this many times the smallest."""
+"""If the largest sum of part latencies is less than this many times the smallest sum, only one factor is fitted."""
 _PENALTY = 0.1
 """The weight of the penalty on differences between slopes: the usual relative error of a measurement, divided by the
 expected difference between slopes."""
@@ -102,7 +102,7 @@ class ProfileRecipe:
         optional: list[object] = [config.vocab_size] if self.memory else []
         optional += ["first layers"] if self.space.dimensions.exit_threshold else []
         form = form_of(config)
-        if form.projection_dim == config.hidden_size:  # digests of older profiles do not contain this usual width
+        if form.projection_dim == config.hidden_size:  # digests of older profiles lack this width, the usual one
             form = replace(form, projection_dim=None)
         values = form.identity
         if not config.own_width:  # digests of older profiles do not contain this setting
@@ -383,7 +383,7 @@ def _block_networks(space: SearchSpace, base: CompactBertConfig) -> Iterator[tup
 def _template_layer(space: SearchSpace) -> int:
     """Return the index of the teacher layer that measured blocks imitate.
 
-    The second layer is chosen, because the first layer may be untypical.
+    The second layer is chosen if there is one, because the first layer may be untypical.
     """
     return min(1, space.teacher.num_hidden_layers - 1)
 

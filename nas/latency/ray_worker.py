@@ -124,15 +124,15 @@ class RayWorker(MeasurementWorker):
                 origin = problem.args[0] if problem.args else None  # set if the actor's constructor failed
                 if isinstance(cause := getattr(origin, "cause", None), DeviceError):
                     raise cause from problem
-                say(f"{self.device.name}: its node or process was lost; measurements resume when it is back")
+                say(f"{self.device.name}: its node or process was lost; measurements resume when it is available again")
                 self._actor = None
         raise DeviceError(
-            f"devices.{self.device.name}: its Ray node was lost {_MAX_LOSSES} times while measuring; look for the "
-            "cause in Ray's logs"
+            f"devices.{self.device.name}: its Ray node was lost {_MAX_LOSSES} times during measurements; look for "
+            "the cause in Ray's logs"
         )
 
     def _start_actor(self) -> None:
-        """Start an actor. Raises `DeviceError` if it runs on a different machine from the first actor."""
+        """Start an actor. Raises `DeviceError` if its machine differs from the machine of the first actor."""
         actor_class = ray.remote(num_cpus=0, resources={self.device.name: 1})(_MeasurementActor)
         self._actor = actor_class.remote(self.device)
         environment = self._call_once("environment")
@@ -144,7 +144,7 @@ class RayWorker(MeasurementWorker):
             raise DeviceError(
                 f"devices.{self.device.name}: the node that replaced the lost one is a different machine or has a "
                 f"different runtime (fingerprint {now}, before {before}), so its latencies cannot be compared with "
-                "earlier ones; bring the first node back, or measure the profile again"
+                "earlier ones; start the first node again, or measure the profile again"
             )
 
     def _call_once(self, method: str, *arguments: Any) -> Any:

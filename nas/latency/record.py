@@ -165,7 +165,7 @@ def mixture(records: Sequence[LatencyRecord], shares: Sequence[float]) -> Latenc
 
 
 def error_of(predicted: list[float], measured: list[float]) -> dict[str, float]:
-    """Return the error of predictions, keyed by measure.
+    """Return the errors of predictions, keyed by the name of the error measure.
 
     `mape` and `worst` are the mean and the largest absolute relative error: 0.05 means 5 % of the measured latency.
     `kendall_tau` is Kendall's rank correlation. `networks` is the number of networks.

@@ -1,7 +1,7 @@
-"""The measuring process for devices that `runner.py` cannot measure: those of PyTorch, and GPUs in any runtime.
+"""The measuring process for devices that `runner.py` cannot measure: those with the runtime PyTorch, and all GPUs.
 
-CUDA needs this process because the CUDA libraries come with PyTorch. `workers.py` starts the process and exchanges
-lines of JSON with it, as with `runner.py --lines`.
+GPUs need this process with every runtime, because the CUDA libraries come with PyTorch. `workers.py` starts the process
+and exchanges lines of JSON with it, as with `runner.py --lines`.
 """
 
 from __future__ import annotations

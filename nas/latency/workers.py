@@ -117,8 +117,8 @@ class LocalWorker(MeasurementWorker):
     def _read_answer(self, progress: Rounds) -> Any:
         """Return the next answer of the process.
 
-        If the process ends without an answer, raise an error with the last line of its output. If it reports a problem
-        with the device, raise an error with the problem and its remedy.
+        Raises an error with the last line of the process's output if the process ends without an answer. Raises
+        `DeviceError` with the problem and its remedy if the process reports a problem with the device.
         """
         task, last_line = f"measuring with {self.device.runtime} on {self.device.name}", ""
         for line in self._process.stdout or ():
@@ -146,7 +146,7 @@ class LocalWorker(MeasurementWorker):
             os.killpg(self._process.pid, signal.SIGKILL)  # the whole group: libraries may have started processes
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(BrokenPipeError):  # closing writes what a dead process did not read
+            with suppress(BrokenPipeError):  # closing flushes data that a dead process has not read
                 pipe.close()  # type: ignore[union-attr]
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -50,9 +50,9 @@ _POSITIONS_AFTER_PADDING = {
     "xlm-roberta-xl",
     "xmod",
 }
-"""The model types whose first token has the position after the padding token's id.
+"""The model types in which the first token of a text has the position `pad_token_id` + 1.
 
-Their `max_position_embeddings` also counts the unused positions before it.
+Their `max_position_embeddings` also counts the positions before this one, which are not used.
 """
 
 
@@ -113,7 +113,7 @@ class AnyClassifier:
 
     @property
     def _unused_positions(self) -> int:
-        """The number of positions, at the start of the position table, that no token of a text has."""
+        """The number of rows at the start of the position table that are not used for any token of a text."""
         if self.config.model_type not in _POSITIONS_AFTER_PADDING:
             return 0
         token = self.config.pad_token_id

@@ -29,8 +29,8 @@ def lacks_calibration(model: CompactBert) -> bool:
 def calibrate(model: CompactBert, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
     """Compute the ranges of activations that a network needs, and store them in the network.
 
-    Each batch holds arguments of the network's `forward`. It should have no padding, because the activations of padding
-    tokens count as well. Networks whose compression methods need no ranges are not changed.
+    Each batch contains the arguments of the network's `forward`. It should have no padding, because the ranges would
+    also include the activations of padding tokens. Networks whose compression methods need no ranges are not changed.
     """
     methods = {
         module: module.compression

@@ -43,7 +43,7 @@ _WRAPPED = {
     ".absmax": "give the checkpoint before quantisation",
     ".quant_map": "give the checkpoint before quantisation",
 }
-"""Parts of names of weights that tools add to a model, and what the user can do to get an ordinary checkpoint."""
+"""Parts of the names of weights that tools add to a model, mapped to what the user must do to remove these weights."""
 _BUFFERS = ("position_ids", "token_type_ids")
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _OTHER_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
@@ -216,7 +216,7 @@ def _finite(source: str, name: str, value: torch.Tensor) -> torch.Tensor:
 
 
 def wrapper_remedy(names: Iterable[str]) -> str | None:
-    """Return the remedy if a name shows that a tool has wrapped the weights (see `_WRAPPED`), otherwise None."""
+    """Return the remedy if one of the names shows that a tool has wrapped the weights (see `_WRAPPED`), or None."""
     return next((remedy for name in names for part, remedy in _WRAPPED.items() if part in name), None)
 
 

@@ -176,7 +176,7 @@ class Embeddings(nn.Module):
         words = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         position_embeddings, length = self.position_embeddings, words.shape[1]
         if not length or (position_ids is None and length > self.max_positions):
-            remedy = "truncate it (truncation=True)" if length else "give one that is not empty"
+            remedy = "truncate it (truncation=True)" if length else "give a text that is not empty"
             raise ValueError(
                 f"a text must have 1 to {self.max_positions} tokens in this network, but got {length}; {remedy}"
             )
@@ -265,7 +265,7 @@ class SelfAttention(nn.Module):
             return context.transpose(1, 2).flatten(2), None
         scores = (query * self.scale) @ key.transpose(2, 3)
         scores = scores if mask is None else scores + mask.to(scores.dtype)
-        weights = scores.softmax(dim=-1, dtype=scores.dtype)  # autocast would convert to float32
+        weights = scores.softmax(dim=-1, dtype=scores.dtype)  # otherwise, autocast would use float32
         context = functional.dropout(weights, dropout) @ value
         return context.transpose(1, 2).flatten(2), weights if return_attentions else None
 
@@ -386,10 +386,10 @@ class CompactBertLayer(nn.Module):
     """One layer: an attention block, then a feed-forward block (`intermediate` and `output`).
 
     `has_attention` and `has_feed_forward` say which of the two blocks exist. `quantises_inputs` says whether a block
-    quantises its inputs with a scale that depends on all tokens of a text. If `keep_tokens` is not 0, the layer passes
-    on only that many tokens: the first token and the tokens that received the most attention. If `attention_owner` is
-    given, the attention block uses the weights of that layer. If `feed_forward_owner` is given, the feed-forward block
-    uses the weights of that layer.
+    quantises its inputs with a scale that depends on all tokens of a text. If `keep_tokens` is not 0, the network keeps
+    only that many tokens after this layer: the first token and the tokens that received the most attention. If
+    `attention_owner` is given, the attention block uses the weights of that layer. If `feed_forward_owner` is given,
+    the feed-forward block uses the weights of that layer.
     """
 
     attention: AttentionBlock

@@ -157,8 +157,8 @@ class CompactBertPreTrainedModel(PreTrainedModel):
         """Save the model as transformers does, together with its modelling file.
 
         The modelling file is copied from the folder from which the model was loaded, if that folder has one.
-        transformers itself copies the file only if it loaded the class from the file, and not if `nas` provides the
-        class.
+        transformers itself copies the file only if it loaded the class from this file, but not if it loaded the class
+        from `nas`.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
         module = (getattr(self.config, "auto_map", None) or {}).get("AutoConfig", "").partition(".")[0]
@@ -197,7 +197,7 @@ class CompactBertPreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(  # type: ignore[override]
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> BlockEmbedding:
-        """Change the vocabulary size. Each added row is the mean of all previous rows, whatever `mean_resizing` is."""
+        """Change the vocabulary size. Each added row is the mean of all previous rows; `mean_resizing` is ignored."""
         table = self.get_input_embeddings()
         rows = new_num_tokens or table.rows
         table.resize(rows if pad_to_multiple_of is None else -(-rows // pad_to_multiple_of) * pad_to_multiple_of)
@@ -208,9 +208,9 @@ class CompactBertPreTrainedModel(PreTrainedModel):
 class CompactBertModel(CompactBertPreTrainedModel):
     """Embeddings and layers without a head: a model that computes hidden states from token ids.
 
-    `embeddings_project` exists if `embedding_size` is set. `final_norm` exists if `norm_first` is set. `pooler` exists
-    if `pooler_act` is set. Otherwise, these attributes are None. The pooler is part of the head, but it is an attribute
-    of this class, so that its parameters have the same names as in BERT.
+    `embeddings_project` is None unless `embedding_size` is set. `final_norm` is None unless `norm_first` is set.
+    `pooler` is None unless `pooler_act` is set. The pooler is part of the head, but it is an attribute of this class,
+    so that its parameters have the same names as in BERT.
     """
 
     def __init__(self, config: CompactBertConfig) -> None:
@@ -334,8 +334,8 @@ class CompactBertModel(CompactBertPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the hidden states and the attention weights of layer `number`.
 
-        If the rest of the network needs only the first token and `every_token` is not set, only the first token is
-        returned.
+        If the rest of the network needs only the first token, and if `every_token` is not set, the result contains only
+        the first token.
         """
         first_only = number >= self.first_token_from
         if not first_only or (every_token and not self.encoder.layer[number].quantises_inputs):
@@ -469,7 +469,8 @@ sentence-transformers in the encoder's folder.
 def register_auto_classes() -> None:
     """Let the Auto classes of transformers load exported sub-networks in this process without `trust_remote_code`.
 
-    This module calls the function on import, and all code that works with sub-networks imports this module.
+    `nas.model.modeling` calls this function when it is imported. All code that works with sub-networks imports that
+    module.
     """
     transformers.AutoConfig.register(CompactBertConfig.model_type, CompactBertConfig, exist_ok=True)
     for name, model in AUTO_MODELS.values():

@@ -1,8 +1,8 @@
 """Export sub-networks to ONNX, block by block.
 
 `to_onnx` exports a complete network. The functions whose names begin with `emit_` add single parts of a network to a
-graph. The latency runtimes use these functions to profile single blocks. The functions take and return the names of
-values in the graph. The shapes in their docstrings are the shapes of these values.
+graph. `nas/latency/networks.py` uses these functions to profile single blocks. The functions take and return the names
+of values in the graph. The shapes in their docstrings are the shapes of these values.
 
 The attention mask is a term that is added to attention scores. If possible, one matrix product computes query, key and
 value. The query's weights include the factor by which attention scores are multiplied. Batch size and sequence length
@@ -78,7 +78,7 @@ def to_onnx(model: CompactBert) -> onnx.ModelProto:
 def _emit_layers_from(graph: GraphBuilder, model: CompactBert, number: int, hidden: str, mask: str) -> tuple[str, str]:
     """Add all layers from layer `number` on, and the head.
 
-    Returns two names: that of the logits, and that of the numbers of layers after which the texts exit (batch, 1). The
+    Returns the name of the logits, and the name of the numbers of layers after which the texts exit, (batch, 1). The
     second name is empty if the network has no early exits.
     """
     config, layers = model.config, model.layers
@@ -93,9 +93,9 @@ def _emit_layers_from(graph: GraphBuilder, model: CompactBert, number: int, hidd
     architecture = config.architecture
     last_attention = first_token_from(architecture.resolved, config.readout)
     query_states = emit_first(graph, hidden) if number == last_attention else hidden
-    # In the last attention, queries are computed separately from keys and values, because only the first token needs a
-    # query. A block that shares weights with the last attention also computes its queries separately, so that equal
-    # constants are stored only once.
+    # In the last attention block, queries are computed separately from keys and values, because only the first token
+    # needs a query. A block that shares weights with the last attention block also computes its queries separately, so
+    # that equal constants are stored only once.
     separate_queries = last_attention < len(layers) and architecture.owner(number, "attention") == architecture.owner(
         last_attention, "attention"
     )

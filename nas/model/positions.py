@@ -96,7 +96,7 @@ class RelativePositions(Positions):
 
 
 class RotaryPositions(Positions):
-    """Rotation of queries and keys by angles that grow with the position. The range of attention may be limited."""
+    """Rotation of queries and keys by angles that grow with the position. Attention may be limited to nearby tokens."""
 
     rotates = True
 

@@ -19,8 +19,8 @@ def read_projection(folder: Path, hidden_size: int) -> nn.Linear | None:
     """Return the linear layer of the projection in an encoder's folder; None if the encoder has no projection.
 
     The layer does not contain the activation (`NetworkForm.projection_act`). It always has a bias, which is 0 if the
-    projection has none. Several linear layers in a row become their product. Raises `TeacherError` if the modules are
-    not supported, if weights are missing, or if they do not fit the settings or `hidden_size`, that of the encoder.
+    projection has none. Several consecutive linear layers are merged into one. Raises `TeacherError` if the modules are
+    not supported, if weights are missing, or if weights do not fit the settings or the encoder's `hidden_size`.
     """
     projections = read_modules(folder).projections
     if not projections:

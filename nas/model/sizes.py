@@ -84,7 +84,7 @@ class Sizes:
         classifier = [model.classifier] if model.classifier is not None else []
         self._classifier_extents = _parameter_extents(classifier)
         type_embeddings = model.bert.embeddings.token_type_embeddings
-        # If there is only one token type, an export adds its embedding to those of the positions and does not store it.
+        # An export does not store the embedding of a single token type, but adds it to the position embeddings.
         folded: list[nn.Module] = []
         if type_embeddings is not None and len(type_embeddings.weight) == 1 and config.position_table:
             folded.append(type_embeddings)

@@ -80,7 +80,7 @@ def compact_config(teacher: PreTrainedConfig, form: NetworkForm = _CLASSIFIER_FO
     """Return the configuration of a `CompactBert` that computes the same function as a teacher.
 
     An encoder has `form.projection_dim` outputs or, if this is None, as many as the teacher has hidden units.
-    Sub-networks with fewer hidden units also have this number of outputs. If `form.own_width` is set, an encoder
+    Sub-networks with fewer hidden units also have this number of outputs. If `form.own_width` is set, each encoder
     instead has as many outputs as it has hidden units itself. Raises `TeacherError` for the same reasons as `shape_of`.
     """
     shape, family = shape_of(teacher), family_of(teacher.model_type)

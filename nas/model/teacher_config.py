@@ -199,8 +199,8 @@ def _number(value: Any) -> float | None:
 def _labels(source: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries `id2label` and `label2id`.
 
-    If the file lacks `id2label`, `label2id` or `num_labels` determines both entries. As in transformers, a
-    configuration without any of these three settings has two labels.
+    If the file has no `id2label`, both entries are derived from `label2id` or, if that is also missing, from
+    `num_labels`. As in transformers, a configuration without any of these three settings has two labels.
     """
     id2label, label2id = values.get("id2label"), values.get("label2id")
     if not id2label and isinstance(label2id, Mapping) and label2id:

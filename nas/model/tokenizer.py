@@ -103,7 +103,7 @@ def ignored_code(source: str | Path) -> str:
 
 
 def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Change a tokenizer in place: make it pad on the right, and clear its last padding and truncation settings.
+    """Change a tokenizer in place: make it pad on the right, and clear its stored padding and truncation options.
 
     Padding must follow the text, because positions are counted from the first token.
     """
@@ -117,7 +117,7 @@ def make_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Change a tokenizer in place: make it convert texts to lower case first. It is unchanged if it already does."""
+    """Change a tokenizer in place: make it convert texts to lower case first, unless it already does."""
     backend: Any = tokenizer.backend_tokenizer
     normalizer = backend.normalizer
     if normalizer is None:

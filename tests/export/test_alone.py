@@ -182,7 +182,8 @@ def test_infer_reads_pairs_and_explains_invalid_input(exports, few_packages):
     none = _infer(few_packages, folder, lines=b"")
     assert (none.returncode, none.stdout, none.stderr) == (0, "", "")
     wide = _infer(few_packages, folder, lines="w1\n".encode("utf-16"))
-    assert wide.returncode == 2 and wide.stderr == "error: the input must be UTF-8, but it is UTF-16; convert it\n"
+    message = "error: the input must be UTF-8, but it is UTF-16; convert it to UTF-8\n"
+    assert wide.returncode == 2 and wide.stderr == message
 
 
 def test_infer_explains_that_its_output_cannot_be_written(exports, few_packages):

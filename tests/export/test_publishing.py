@@ -96,7 +96,7 @@ def test_a_private_upload_to_a_public_repository_is_refused(nas, account, export
 def test_a_repository_that_holds_no_earlier_export_is_not_overwritten(nas, account, export):
     account.add("model", "me/other", {"config.json": "{}", "model.safetensors": b"weights"})
     _, error = nas("push", export, "me/other", code=2)
-    assert "must be empty or hold an earlier export, but has no architecture.json among its 2" in error
+    assert "must be empty or contain an earlier export, but has no architecture.json among its 2" in error
     account.add("model", "me/empty", {"README.md": "soon", ".gitattributes": "x"})
     assert push(export, "me/empty").commit and _content(account, "me/empty")["README.md"] == CARD.encode()
 

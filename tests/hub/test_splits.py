@@ -63,7 +63,7 @@ def test_configurations_and_splits_of_the_readme_are_read_in_order(configured, h
 def test_slices_and_sums_of_splits_are_read(configured):
     found = _read(configured, "train[:3]+validation[50%:]", "words")
     assert found["text"][:] == ROWS["text"][:3] + ROWS["text"][10:]
-    with pytest.raises(DataError, match="write it as train"):
+    with pytest.raises(DataError, match="use the form train"):
         _read(configured, "train[:x]", "words")
 
 

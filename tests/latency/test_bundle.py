@@ -123,10 +123,10 @@ def _changed(**group):
 
 BAD = {
     "another job": (GOOD | {"job": "other"}, "a different bundle"),
-    "a network missing": (_changed(samples_ms={"export": [[1.0], [2.0]]}), "each network of the bundle"),
+    "a network missing": (_changed(samples_ms={"export": [[1.0], [2.0]]}), "exactly the networks of the bundle"),
     "a network too many": (
         _changed(samples_ms=GOOD["groups"][0]["samples_ms"] | {"more": [[1.0], [1.0]]}),
-        "each network of the bundle, but 'more'",
+        "exactly the networks of the bundle, but 'more'",
     ),
     "a network in two groups": (GOOD | {"groups": GOOD["groups"] * 2}, "once, but 'teacher' is repeated"),
     "a length missing": (

@@ -210,7 +210,7 @@ def test_left_padding_and_token_types_have_the_same_effect_as_in_the_familys_own
     ("inputs", "message"),
     [
         ({"input_ids": torch.ones(1, 41, dtype=torch.long)}, "1 to 40 tokens in this network, but got 41; truncate it"),
-        ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, "but got 0; give one that is not empty"),
+        ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, "but got 0; give a text that is not empty"),
         ({}, "give either input_ids or inputs_embeds, but not both"),
         (
             {"input_ids": torch.ones(1, 3, dtype=torch.long), "attention_mask": torch.ones(1, 4)},

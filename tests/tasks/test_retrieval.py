@@ -112,7 +112,7 @@ def test_a_csv_file_may_leave_queries_and_grades_empty(tmp_path):
         ([(query, passage, 0.5) for query, passage, _ in SEARCH], "must be a whole number from 0 .* row 0 .*0.5"),
         ([*SEARCH, ("w5", None, 1)], "column 'passage' must hold texts, but row 8 holds None"),
         ([(None, "w1", 1), ("", "w2", 1), (" ", "w3", 1)], "column 'query' has no query, only empty values"),
-        ([(1, "w1", 1), (2, "w2", 1)], r"column 'query' must hold texts, or nothing .* row 0 .* holds 1; correct"),
+        ([(1, "w1", 1), (2, "w2", 1)], r"column 'query' must hold texts, and may be .* row 0 .* holds 1; correct"),
         (SEARCH[1:3], "needs at least 2 queries with a relevant passage for ndcg@10, but has 1; give more queries"),
         (
             TEST,

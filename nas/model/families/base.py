@@ -22,8 +22,8 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 """The activations that a `CompactBert` can compute in torch and in ONNX."""
 _POSITION_TABLE = "bert.embeddings.position_embeddings.weight"
 Rules = dict[str, tuple[Any, tuple[Any, ...]]]
-"""The value of each setting and the values that a `CompactBert` supports, keyed by the setting's name in the family's
-configuration.
+"""The value of each setting and the values of this setting that a `CompactBert` supports. The keys are the names of
+settings in the family's configuration.
 """
 
 
@@ -177,4 +177,4 @@ class Family:
 
 
 CLASSIFIER_OF_TWO = (("classifier.", "classifier.out_proj."), ("bert.pooler.dense.", "classifier.dense."))
-"""Replacements in parameter names, for heads in which one module holds both linear layers."""
+"""Replacements in parameter names, for heads in which one module contains both linear layers."""

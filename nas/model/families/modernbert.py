@@ -2,8 +2,8 @@
 
 Blocks normalise their input (pre-norm), positions are encoded as rotations of queries and keys (RoPE), and feed-forward
 blocks are gated (GLU). Two out of three layers attend only to nearby tokens, and most parts have no biases. In the
-implementation in the library transformers, one matrix holds the query, key and value projections, and another holds the
-two linear layers at the start of a gated block.
+implementation in the library transformers, one matrix contains the query, key and value projections, and another matrix
+contains the two linear layers at the start of a gated block.
 """
 
 from __future__ import annotations
