@@ -89,7 +89,7 @@ def _write_study(folder: Path, tables: dict[str, Any]) -> tuple[Study, dict[str,
     values.setdefault("devices", [{"name": "here", "sequence_length": length}])
     first_device = next((device["name"] for device in values["devices"] if "name" in device), "here")
     values["budgets"] = [
-        budget_table(budget, first_device) if isinstance(budget, str) else budget
+        budget_table(budget, first_device, "budgets:") if isinstance(budget, str) else budget
         for budget in values.get("budgets", ())
     ]
     if "search_space" not in values:

@@ -122,7 +122,7 @@ def test_a_space_is_proposed_for_a_teacher_of_other_sizes(tmp_path):
         ({"task": {"text": "sentence"}}, DataError, ""),
         ({"tokenizer": None}, TeacherError, "teacher.tokenizer: a loaded model needs its tokenizer"),
         ({"tables": {"supernet": {"stepz": 3}}}, StudyError, "supernet.stepz: unknown key"),
-        ({"tables": {"budgets": ["fast"]}}, StudyError, '--budget fast: must be a percentage ("20%") or'),
+        ({"tables": {"budgets": ["fast"]}}, StudyError, 'budgets: fast: must be a percentage ("20%") or'),
         ({"tables": {"budgets": []}}, StudyError, "budgets: "),
         ({"tables": {"teacher": "./my-bert"}}, StudyError, "teacher: must be a mapping with the settings of [teacher]"),
         ({"tables": {"student": pandas.DataFrame({"text": ["a"]})}}, StudyError, "student: must be a mapping"),
