@@ -24,7 +24,8 @@ _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _LEAST_STEPS = 100
 """The smallest standard deviation of targets, in multiples of the difference between neighbouring float32 numbers."""
 _WHOLE_NUMBER_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+"""A number. A string with a longer exponent is not a number but, for example, a hash value."""
 MISSING_LABEL_VALUES = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "#n/a", "na", "<na>", "nan", "null"})
 """Values that often represent a missing label, in lower case."""
 

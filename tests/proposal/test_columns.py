@@ -416,6 +416,11 @@ def test_a_column_that_is_only_in_the_training_data_is_named():
     assert isinstance(found.label, Unclear) and found.label.why.endswith("the test data has no 'Label'")
 
 
+def test_digits_of_other_scripts_are_class_names_as_in_the_data():
+    column = Column.of(Dataset.from_dict({"rating": ["\u0663", "\u0664", "\u0665"] * 20}), "rating")
+    assert column.numbers is None and labels.meaning(column, None) == Clear("classes")
+
+
 def test_any_column_with_repeated_values_can_be_named_as_the_label():
     sites = [f"{name}.com" for name in "abcd"] * 60
     rows = Dataset.from_dict({"text": [text() for _ in sites], "link": sites})

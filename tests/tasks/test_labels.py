@@ -35,6 +35,8 @@ def _column(labels, classes=None):
         ([1.0, 0.0, 10.0, 2.0], ["0", "1", "2", "10"]),
         (["-1", "1", "0.5"], ["-1", "0.5", "1"]),
         (["01", "1", "2"], ["01", "1", "2"]),
+        (["9", "10", "1e999999999999999999999"], ["10", "1e999999999999999999999", "9"]),
+        (["9", "10", "1e-999999999999999999999"], ["10", "1e-999999999999999999999", "9"]),
         (["10", "9", "b"], ["10", "9", "b"]),
         (["None", "hate", "NA"], ["NA", "None", "hate"]),
         (["0.0", "10.0", "2.0"], ["0", "2", "10"]),
@@ -154,6 +156,7 @@ def test_labels_get_the_numbers_of_the_teacher(names, teacher_names, found, numb
         ),
         (["Yes", "yes"], ["YES", "no"], "has 2 labels"),
         (["0", "1"], ["LABEL_0"], "outputs one number, but the task has 2 classes"),
+        (["0", "9" * 5000], ["a", "b", "c"], "has 3 labels: 'a', 'b', 'c', but the data has 2 labels: '0', '999"),
     ],
 )
 def test_a_teacher_with_other_classes_is_refused(names, teacher_names, message):
