@@ -203,6 +203,25 @@ def test_declared_classes_of_the_test_set_are_matched_by_name(tmp_path):
     assert read_splits(TASK, train, str(tmp_path / "t.parquet"), 0).labels["test"] == [1, 0]
 
 
+@pytest.mark.parametrize(
+    ("trained", "tested", "shown", "similar"),
+    [
+        (["a", "caf\u00e9"], ["a", "cafe\u0301"], "'cafe\\u0301'", "'caf\\xe9'"),
+        (["a", "neg"], ["a", "neg\u200b"], "'neg\\u200b'", "'neg'"),
+        (["False", "True"], ["False", "true"], "'true'", "'True'"),
+        (["caf\u00e9", "neg"], ["caf\u00e9", "th\u00e9"], "'th\u00e9'", "'caf\u00e9'"),
+        (["1", "2"], ["1", "3"], "3", "'1'"),
+    ],
+)
+def test_the_error_for_an_unknown_label_shows_how_a_similar_class_differs(tmp_path, trained, tested, shown, similar):
+    train, _ = _write_files(tmp_path, trained)
+    (tmp_path / "other").mkdir()
+    _, test = _write_files(tmp_path / "other", tested)
+    with pytest.raises(DataError) as caught:
+        read_splits(TASK, train, test, 0)
+    assert f"label {shown} is not a class of {train}, which has 2 classes such as {similar}; use" in str(caught.value)
+
+
 def test_a_regression_needs_a_teacher_with_one_output(tmp_path):
     task = TASK.model_copy(update={"kind": "regression", "metric": "pearson"})
     train, test = _write_files(tmp_path, [0.5, 1.5])
