@@ -273,6 +273,37 @@ def test_a_set_on_which_a_metric_is_undefined_is_refused(tmp_path, metric):
     assert read_splits(TASK, train, str(test), 0).label_names == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("kind", "metric", "train_labels", "test_label", "message"),
+    [
+        ("multi_label", "f1_micro", [["a"], ["b"]], [], "texts with labels for f1_micro, but none of its 9 texts has"),
+        ("tagging", "span_f1", [["O", "B-a"], ["B-a", "O"]], ["O", "O"], "texts with spans for span F1, but all words"),
+    ],
+)
+def test_a_set_without_any_label_or_span_is_refused(tmp_path, kind, metric, train_labels, test_label, message):
+    paths = []
+    for name, labels in (("train", train_labels * 20), ("test", [test_label] * 9)):
+        texts = [[f"{name}{row}", "w1"] if kind == "tagging" else f"{name}{row}" for row in range(len(labels))]
+        lines = [json.dumps({"text": text, "label": label}) for text, label in zip(texts, labels, strict=True)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        paths.append(str(tmp_path / f"{name}.jsonl"))
+    task = TASK.model_copy(update={"kind": kind, "metric": metric})
+    with pytest.raises(DataError, match=rf"test\.jsonl: the test set needs {message}"):
+        read_splits(task, *paths, 0)
+    if kind == "tagging":
+        read_splits(task.model_copy(update={"metric": "accuracy"}), *paths, 0)
+
+
+def test_a_search_set_with_equal_targets_is_refused_for_correlations(tmp_path):
+    targets = [*[1.0] * 39, 0.0]
+    for name, values in (("train", targets), ("test", [0.0, 1.0, 2.0])):
+        lines = [json.dumps({"text": f"{name}{row}", "label": value}) for row, value in enumerate(values)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    task = TASK.model_copy(update={"kind": "regression", "metric": "spearman"})
+    with pytest.raises(DataError, match="the search set needs texts with different targets for spearman, but the targ"):
+        read_splits(task, *(str(tmp_path / f"{name}.jsonl") for name in ("train", "test")), 0)
+
+
 @pytest.mark.parametrize(("value", "labels"), [(1, [0, 1]), ("1.0", [0.0, 1.0]), (True, [False, True])])
 def test_the_positive_class_may_be_a_number_or_a_boolean(tmp_path, value, labels):
     task = validate(
