@@ -129,10 +129,19 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
             f"{message_start}: config.json: id2label names {counted(config.num_labels or 0, 'label')}, but the "
             f"classifier has {labels}; correct id2label, or set teacher.fine_tune"
         )
+    if checkpoint.new and labels:  # the number of labels may have changed
+        checkpoint = Checkpoint.of(checkpoint.source, config, checkpoint.network_type)
     if missing := [name for name in checkpoint.new if name not in checkpoint.tensors]:
         raise TeacherError(
             f"{message_start} has no {missing[0]}: it is not a fine-tuned classifier; "
             f"{wrapper_remedy(checkpoint.tensors) or 'give a fine-tuned model, or set teacher.fine_tune'}"
+        )
+    if checkpoint.new:
+        name = checkpoint.new[0]
+        raise TeacherError(
+            f"{message_start}: {name} has the shape {list(checkpoint.tensors[name].shape)}, but config.json requires "
+            f"{list(checkpoint.shapes[name])}, so the classifier cannot be loaded; give a complete checkpoint, or set "
+            "teacher.fine_tune"
         )
     check_kind(study, checkpoint.source, config, labels)
 
