@@ -24,7 +24,6 @@ from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_tokenizer, load_tokenizer, lower_case
 from nas.pipeline.error_names import student_named
 from nas.progress import say
-from nas.sentence_modules import TEXTS_FILE
 from nas.study import Study
 from nas.supernet.scale import last_linear
 from nas.tasks import Head, Problem, task_kind
@@ -85,7 +84,7 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
     if most_tokens is not None and study.task.max_length > most_tokens:
         raise TeacherError(
             f"task.max_length: must be at most {most_tokens}, the number of tokens to which sentence-transformers "
-            f"truncates texts for this teacher (max_seq_length in {TEXTS_FILE}), but got {study.task.max_length}; "
+            f"truncates texts for this teacher (its max_seq_length), but got {study.task.max_length}; "
             "lower task.max_length"
         )
     return compact
