@@ -6,6 +6,7 @@ The command line prints the message of such an exception as one line and exits w
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,15 @@ def shown(value: Any) -> str:
     """Return a value as a Python literal in one line for a message. Long texts are cut off."""
     text = re.sub(r"\s*\n\s*", " ", repr(value))
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def visible_form(text: str) -> str:
+    """Return the form of a text in which two texts are equal if they look the same or nearly the same.
+
+    It has no invisible characters, no white space at its ends, and a normalised Unicode form.
+    """
+    letters = (letter for letter in unicodedata.normalize("NFKC", text) if unicodedata.category(letter) != "Cf")
+    return "".join(letters).strip()
 
 
 def counted(count: int, noun: str) -> str:

@@ -65,12 +65,12 @@ C = TypeVar("C")
 
 
 def read_toml(path: Path, error: type[NasError]) -> dict[str, Any]:
-    """Return the contents of a TOML file.
+    """Return the contents of a TOML file, which may begin with a byte order mark.
 
     Raises `error` if the file is missing, is not valid TOML, or contains a NUL character, which is invalid in paths.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise error(f"{path}: no such file; give the path of an existing TOML file") from None
     except IsADirectoryError:

@@ -22,6 +22,10 @@ from nas.form import NetworkForm, Readout
 
 MODULES_FILE = "modules.json"
 TEXTS_FILE, SERVED_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
+_OLD_TEXTS_FILES = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 SERVED_KEYS = ("prompts", "similarity_fn_name")
 """The settings in the teacher's `SERVED_FILE` that are copied to exports."""
 DENSE_FOLDER = "2_Dense"
@@ -102,6 +106,7 @@ def read_modules(folder: Path) -> SentenceModules:
     try:
         listed = _read_json(folder / MODULES_FILE)
         modules = [(module["type"].rpartition(".")[2], module["path"]) for module in listed]
+        paths = [folder / path for _, path in modules]
     except (TypeError, KeyError, AttributeError):
         raise _modules_error(
             folder,
@@ -121,7 +126,6 @@ def read_modules(folder: Path) -> SentenceModules:
             f"the encoder must be in the folder itself, but is in {modules[0][1]!r}; move the files of this subfolder "
             'to the folder, and set the path to ""',
         )
-    paths = [folder / path for _, path in modules]
     for path in paths:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise _modules_error(folder, f"names {path}, which is outside the folder; use a path inside the folder")
@@ -188,24 +192,41 @@ def text_settings(folder: Path) -> TextSettings:
     """Return the settings with which sentence-transformers changes texts for the encoder in `folder`.
 
     Raises `TeacherError` if the encoder has a default prompt, because `nas` adds no prompts to texts. Also raises
-    `TeacherError` if the pooling leaves out the tokens of prompts.
+    `TeacherError` if the pooling leaves out the tokens of prompts, or if a setting has a value of the wrong type.
     """
-    served, texts = _read_if_present(folder / SERVED_FILE), _read_if_present(folder / TEXTS_FILE)
+    served, texts_path = _read_if_present(folder / SERVED_FILE), _texts_file(folder)
+    texts = _read_if_present(texts_path)
     prompts, default = served.get("prompts") or {}, served.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not isinstance(default, str | None):
+        raise TeacherError(
+            f"teacher.model: {folder / SERVED_FILE}: prompts must be an object, and default_prompt_name a string or "
+            "null, but are not; copy or download the file again"
+        )
     if default and (prompt := prompts.get(default)):
         raise TeacherError(
             f"teacher.model: {folder / SERVED_FILE}: default_prompt_name must be null, but is {default!r}, so "
             f"sentence-transformers puts {prompt!r} before every text; set it to null in a copy of the folder, and "
             "write the prompt into the texts"
         )
-    pooling = _read_if_present(folder / _POOLING_FOLDER / "config.json")
-    if pooling.get("include_prompt") is False and any(prompts.values()):
+    pooling_path = (read_modules(folder).pooling or folder / _POOLING_FOLDER) / "config.json"
+    if _read_if_present(pooling_path).get("include_prompt") is False and any(prompts.values()):
         raise TeacherError(
-            f"teacher.model: {folder / _POOLING_FOLDER / 'config.json'}: include_prompt must be true, but is false; "
-            "pooling without the tokens of a prompt is not supported; give another encoder"
+            f"teacher.model: {pooling_path}: include_prompt must be true, but is false; pooling without the tokens of "
+            "a prompt is not supported; give another encoder"
         )
     most_tokens = texts.get("max_seq_length")
-    return TextSettings(most_tokens if isinstance(most_tokens, int) else None, texts.get("do_lower_case") is True)
+    if most_tokens is not None and (type(most_tokens) is not int or most_tokens < 1):
+        raise TeacherError(
+            f"teacher.model: {texts_path}: max_seq_length must be a whole number above 0 or null, but is "
+            f"{most_tokens!r}; correct the file"
+        )
+    return TextSettings(most_tokens, bool(texts.get("do_lower_case")))
+
+
+def _texts_file(folder: Path) -> Path:
+    """Return the file that sentence-transformers reads for the settings of texts. Older files have other names."""
+    paths = [folder / name for name in (TEXTS_FILE, *_OLD_TEXTS_FILES)]
+    return next((path for path in paths if _read_if_present(path)), paths[0])
 
 
 def _read_if_present(path: Path) -> dict[str, Any]:
@@ -239,7 +260,7 @@ def _readout(path: Path) -> Readout:
     modes = [mode] if isinstance(mode, str) else mode
     if not isinstance(modes, list):
         modes = [name for flag, name in _MODE_OF_FLAG.items() if settings.get(flag)]
-    if len(modes) != 1 or modes[0] not in _READOUT_OF_MODE:
+    if len(modes) != 1 or modes[0] not in list(_READOUT_OF_MODE):
         raise TeacherError(
             f"teacher.model: {path}: pooling must be {' or '.join(_READOUT_OF_MODE)}, but is "
             f"{' and '.join(map(str, modes)) or 'not set'}; give another encoder"

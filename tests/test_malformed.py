@@ -261,9 +261,10 @@ def test_a_malformed_search_space_is_refused_in_one_line(case, tmp_path):
 
 def test_a_well_formed_search_space_is_read(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(SPACE)
-    # 2 hidden sizes, and 1 or 3 layers that each have 8 forms.
-    assert SearchSpace.load(path).count() == 1040
+    for encoding in ("utf-8", "utf-8-sig"):  # editors on Windows add a byte order mark
+        path.write_text(SPACE, encoding=encoding)
+        # 2 hidden sizes, and 1 or 3 layers that each have 8 forms.
+        assert SearchSpace.load(path).count() == 1040
 
 
 @pytest.mark.parametrize(("value", "equivalent"), [("true", "{}"), ("false", None)])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
+from safetensors.torch import load_file, save_file
 from tiny import POSITIONS, TEACHERS, TINY_STUDY, make_tokenizer, write_pair_study, write_tiny_study
 from tolerance import assert_same
 from transformers import (
@@ -226,6 +227,14 @@ def _one_name_too_few(folder):
     _configure(folder, id2label={"0": "bad"})
 
 
+def _misshapen(name, *shape):
+    def spoil(folder):
+        weights = load_file(folder / "model.safetensors") | {name: torch.zeros(shape)}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    return spoil
+
+
 def _quantised(folder):
     _configure(folder, quantization_config={"load_in_8bit": True})
 
@@ -248,6 +257,10 @@ def _token_without_embedding(folder):
         ),
         (_one_output, "problem_type is regression with 1 label, but a task of kind 'classification' needs"),
         (_one_name_too_few, "id2label names 1 label, but the classifier has 2; correct id2label"),
+        (_misshapen("classifier.bias", 3), "classifier.bias has the shape [3], but config.json requires [2], so the"),
+        (_misshapen("classifier.weight", 2, 48), "classifier.weight has the shape [2, 48], but config.json requires ["),
+        (_misshapen("classifier.weight", 0, 32), "classifier.weight has the shape [0, 32], but config.json requires ["),
+        (_misshapen("bert.pooler.dense.weight", 8, 32), "bert.pooler.dense.weight has the shape [8, 32], but config"),
         (_quantised, "quantization_config must be absent or false"),
         (_token_without_embedding, "the token '<none>', number 64, but the model has embeddings for only 64 tokens"),
     ],

@@ -137,15 +137,52 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pyarrow.Table:
         kept_columns = list(columns) or [name for name in names if names.count(name) == 1]
         table = file.read(columns=kept_columns).select(kept_columns)
     for number, field in enumerate(table.schema):
-        values = table.column(number)
-        if pyarrow.types.is_dictionary(field.type):  # a categorical column of pandas
-            values = values.cast(field.type.value_type)
+        values = _in_plain_types(table.column(number))
+        if values.type != field.type:
             table = table.set_column(number, field.name, values)
         try:
             values.validate(full=True)
         except pyarrow.ArrowInvalid as problem:
             raise DataError(f"{path}: column {field.name!r}: {problem}; write the column as UTF-8") from None
     return _with_readable_features(table)
+
+
+def _in_plain_types(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+    """Return a column with the plain types of `_plain_type`.
+
+    Decimals become whole numbers. If this is not exact, they become texts if the column has no digits after the point,
+    because identifiers may be that long, and floating-point numbers otherwise.
+    """
+    whole = _plain_type(values.type, lambda _: pyarrow.int64())
+    if whole == values.type:
+        return values
+    try:
+        return values.cast(whole)
+    except pyarrow.ArrowInvalid:
+        return values.cast(
+            _plain_type(values.type, lambda decimals: pyarrow.float64() if decimals.scale > 0 else pyarrow.string())
+        )
+
+
+def _plain_type(kind: pyarrow.DataType, of_decimals: Callable[[pyarrow.DataType], pyarrow.DataType]) -> Any:
+    """Return the type in which a column is read if another program has stored it in the type `kind`.
+
+    Categories of pandas and views of texts become texts, also inside of lists. `of_decimals` is called with the type of
+    decimals, and returns the type in which they are read. All other types stay the same.
+    """
+    types = pyarrow.types
+    if types.is_dictionary(kind):
+        return _plain_type(kind.value_type, of_decimals)
+    if types.is_string_view(kind):
+        return pyarrow.large_string()
+    if types.is_decimal(kind):
+        return of_decimals(kind)
+    if types.is_fixed_size_list(kind):
+        return pyarrow.list_(_plain_type(kind.value_type, of_decimals), kind.list_size)
+    if types.is_list(kind) or types.is_large_list(kind):
+        make_list = pyarrow.list_ if types.is_list(kind) else pyarrow.large_list
+        return make_list(_plain_type(kind.value_type, of_decimals))
+    return kind
 
 
 def _with_readable_features(table: pyarrow.Table) -> pyarrow.Table:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import pyarrow
 
-from nas.errors import DataError, counted, first_line, shown
+from nas.errors import DataError, counted, first_line, shown, visible_form
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -39,10 +39,20 @@ def require_columns(source: str, names: Sequence[str], columns: Iterable[str]) -
         if names.count(column) > 1:
             raise DataError(f"{source}: {names.count(column)} columns are named {column!r}; rename all but one")
         if column not in names:
-            shown = [name if name and name == name.strip() else repr(name) for name in names]
+            shown = [_readable(name, column) for name in names]
             separator = next((mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]), None)
             hint = f" (the file seems to separate cells by {_SEPARATORS[separator]}; use commas)" if separator else ""
             raise DataError(f"{source}: no column {column!r}; use one of {', '.join(shown)}{hint}")
+
+
+def _readable(name: str, column: str) -> str:
+    """Return the name of a column for the message that there is no column `column`.
+
+    The name is in quotes if it contains invisible characters, and has escapes if it looks like `column`.
+    """
+    if visible_form(name) == visible_form(column):
+        return ascii(name)
+    return name if name and name == name.strip() and name.isprintable() else repr(name)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pyarrow.Table:

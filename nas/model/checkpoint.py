@@ -9,6 +9,7 @@ head. Any other missing weight is an error, because it would have to be trained 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from nas.model.teacher_config import CONFIG_FILE, SUPPORTED, teacher_file
 
 WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
+_SHARD = re.compile(r"model-[0-9]+-of-[0-9]+\.safetensors")
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _COMPLETE_REMEDY = f"give a complete checkpoint of {SUPPORTED}"
 _MULTIPLE_CHOICE = "ForMultipleChoice"
@@ -286,6 +288,11 @@ def _missing_weights_error(source: str) -> TeacherError:
     other_files = sorted(
         path.name for path in Path(source).iterdir() if path.is_file() and path.suffix in _OTHER_WEIGHT_SUFFIXES
     )
+    if shard := next((name for name in other_files if _SHARD.fullmatch(name)), None):
+        return TeacherError(
+            f"teacher.model: {source}: the checkpoint has parts of its weights, such as {shard}, but no {_INDEX_FILE}, "
+            "which lists them; copy or download it again"
+        )
     contents = f", only {other_files[0]}" if other_files else ""
     return TeacherError(
         f"teacher.model: {source}: the checkpoint has no {WEIGHTS_FILE}{contents}; load the model with transformers "

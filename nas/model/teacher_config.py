@@ -200,7 +200,8 @@ def _labels(source: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries `id2label` and `label2id`.
 
     If the file has no `id2label`, both entries are derived from `label2id` or, if that is also missing, from
-    `num_labels`. As in transformers, a configuration without any of these three settings has two labels.
+    `num_labels`. As in transformers, a configuration without any of these three settings has two labels. Raises
+    `TeacherError` if the labels are not numbered from 0, or if two of them have the same name.
     """
     id2label, label2id = values.get("id2label"), values.get("label2id")
     if not id2label and isinstance(label2id, Mapping) and label2id:
@@ -216,6 +217,8 @@ def _labels(source: str, values: Mapping[str, Any]) -> dict[str, Any]:
     if not numbers or sorted(numbers, key=lambda number: number or 0.0) != list(range(len(numbers))):
         raise _setting_error(source, "id2label", "must name the labels 0, 1, 2 and so on", id2label)
     names = {int(_number(key) or 0): str(name) for key, name in id2label.items()}
+    if len(set(names.values())) < len(names):
+        raise _setting_error(source, "id2label", "must give each label a different name", id2label)
     ordered = {number: names[number] for number in sorted(names)}
     return {"id2label": ordered, "label2id": {name: number for number, name in ordered.items()}}
 

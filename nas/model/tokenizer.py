@@ -142,6 +142,12 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: str, config: Pre
     # batch, because the tokenizer ignores an empty second text outside of a batch.
     try:
         added = {name: rows[0] for name, rows in tokenizer([""], [""], return_token_type_ids=True).items()}
+    except Exception as problem:
+        raise TeacherError(
+            f"{start} fails on a pair of empty texts: {first_line(problem)}; correct tokenizer_config.json or "
+            "tokenizer.json"
+        ) from None
+    try:
         tokenizer(_UNUSUAL_TEXT, _UNUSUAL_TEXT)
     except Exception as problem:  # tokenizers raises bare exceptions
         raise TeacherError(

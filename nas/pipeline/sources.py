@@ -48,7 +48,13 @@ def given_files(study: Study) -> dict[str, tuple[Path, ...]]:
 
 
 def check_distinct(files: Mapping[str, Sequence[Path]]) -> None:
-    """Raise `DataError` if two sets have files with the same content. `files` is keyed by the name of the set."""
+    """Raise `DataError` if two sets have files with the same content, or if a set names a file twice.
+
+    `files` holds the resolved paths of each set's files, keyed by the name of the set.
+    """
+    for name, paths in files.items():
+        if repeated := next((path for path in paths if paths.count(path) > 1), None):
+            raise DataError(f"{repeated}: task.{name} names this file more than once, by different paths; remove one")
     for (first, paths), (second, other_paths) in combinations(files.items(), 2):
         for path, other in product(paths, other_paths):
             if file_digest(path) == file_digest(other):

@@ -24,7 +24,6 @@ from nas.model.teacher_config import read_config
 from nas.model.tokenizer import check_tokenizer, load_tokenizer, lower_case
 from nas.pipeline.error_names import student_named
 from nas.progress import say
-from nas.sentence_modules import TEXTS_FILE
 from nas.study import Study
 from nas.supernet.scale import last_linear
 from nas.tasks import Head, Problem, task_kind
@@ -85,7 +84,7 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
     if most_tokens is not None and study.task.max_length > most_tokens:
         raise TeacherError(
             f"task.max_length: must be at most {most_tokens}, the number of tokens to which sentence-transformers "
-            f"truncates texts for this teacher (max_seq_length in {TEXTS_FILE}), but got {study.task.max_length}; "
+            f"truncates texts for this teacher (its max_seq_length), but got {study.task.max_length}; "
             "lower task.max_length"
         )
     return compact
@@ -129,10 +128,19 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
             f"{message_start}: config.json: id2label names {counted(config.num_labels or 0, 'label')}, but the "
             f"classifier has {labels}; correct id2label, or set teacher.fine_tune"
         )
+    if checkpoint.new and labels:  # the number of labels may have changed
+        checkpoint = Checkpoint.of(checkpoint.source, config, checkpoint.network_type)
     if missing := [name for name in checkpoint.new if name not in checkpoint.tensors]:
         raise TeacherError(
             f"{message_start} has no {missing[0]}: it is not a fine-tuned classifier; "
             f"{wrapper_remedy(checkpoint.tensors) or 'give a fine-tuned model, or set teacher.fine_tune'}"
+        )
+    if checkpoint.new:
+        name = checkpoint.new[0]
+        raise TeacherError(
+            f"{message_start}: {name} has the shape {list(checkpoint.tensors[name].shape)}, but config.json requires "
+            f"{list(checkpoint.shapes[name])}, so the classifier cannot be loaded; give a complete checkpoint, or set "
+            "teacher.fine_tune"
         )
     check_kind(study, checkpoint.source, config, labels)
 

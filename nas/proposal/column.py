@@ -14,9 +14,9 @@ from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from nas.data.files import arrow_column
 from nas.proposal.names import LABEL_LIKE_WORDS, LABEL_NUMBER_WORDS, LABEL_WORDS, METADATA_WORDS, TEXT_WORDS
-from nas.proposal.values import NUMBER, Form, are_lists, form_of, is_prose, sampled_texts, value_counts
+from nas.proposal.values import Form, are_lists, form_of, is_prose, sampled_texts, value_counts
 from nas.tasks import Meaning
-from nas.tasks.labels import MOST_CLASSES, multi_hot_width
+from nas.tasks.labels import MOST_CLASSES, NUMBER, multi_hot_width
 
 TEXT_TYPES = ("string", "large_string")
 LABEL_TYPES = (*TEXT_TYPES, "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

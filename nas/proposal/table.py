@@ -52,7 +52,8 @@ class Columns:
             list(by_name.values()), text.value if isinstance(text, Clear) else (), partial(_correspond, rows)
         )
         words = {name: word_columns for name, (_, word_columns) in tagged.items()}
-        if isinstance(label, Unclear) and not label.candidates and words:
+        # Lists of words that never repeat a word could also be lists of labels.
+        if isinstance(label, Unclear) and words and set(label.candidates) <= {*chain.from_iterable(words.values())}:
             text, label = _tagging_columns(words)
         absent = [name for name in rows.column_names if name not in names]
         if isinstance(label, Unclear) and absent and not label.candidates:

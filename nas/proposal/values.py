@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.compute
 
 from nas.proposal.names import word_set
-from nas.tasks.labels import MOST_CLASSES
+from nas.tasks.labels import MOST_CLASSES, NUMBER
 
 Form = Literal["text", "classes", "numbers", "codes", "lists", "tags", "empty"]
 """The kind of values in a column. `codes` are values that cannot be texts or labels, such as identifiers, times,
@@ -25,7 +25,6 @@ texts. Numbers with fractions can be classes only if there are few of them.
 """
 _MOSTLY_SHARE = 0.9
 """If at least this share of a column's values has a property, the column is treated as having this property."""
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LETTERS = re.compile(r"[^\W\d_]+")
 # Scripts without spaces between words: Han, Kana, Thai, Lao, Tibetan, Burmese, Khmer.
 _UNSPACED = re.compile(

@@ -24,7 +24,8 @@ _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _LEAST_STEPS = 100
 """The smallest standard deviation of targets, in multiples of the difference between neighbouring float32 numbers."""
 _WHOLE_NUMBER_WITH_POINT = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+"""A number. A string with a longer exponent is not a number but, for example, a hash value."""
 MISSING_LABEL_VALUES = frozenset({"-", "--", "?", "-1", "-1.0", "n/a", "#n/a", "na", "<na>", "nan", "null"})
 """Values that often represent a missing label, in lower case."""
 
@@ -115,10 +116,11 @@ def classes_of(column: LabelColumn) -> list[str]:
     refuse_missing(column, values)
     for number, value in enumerate(values):
         is_fraction = isinstance(value, float) and not value.is_integer()
-        if is_fraction or not isinstance(value, str | int | float | Decimal):
+        if is_fraction or not isinstance(value, str | int | float):
+            hint = ", or set kind = 'regression'" if is_fraction and math.isfinite(value) else ""
             raise DataError(
                 f"{column.place}: classes must be whole numbers or strings, but row {number} (counted from "
-                f"0) holds {shown(value)}; correct the column, or set kind = 'regression'"
+                f"0) holds {shown(value)}; correct the column{hint}"
             )
     names = [str(int(value)) if isinstance(value, float) else str(value) for value in values]
     are_whole_numbers = declared_classes is None and all(_WHOLE_NUMBER_WITH_POINT.fullmatch(name) for name in names)
@@ -127,7 +129,10 @@ def classes_of(column: LabelColumn) -> list[str]:
 
 def plain_number(name: str) -> str:
     """Return a whole number such as "1.0" without its point. All other names are returned unchanged."""
-    return name.partition(".")[0] if _WHOLE_NUMBER_WITH_POINT.fullmatch(name) else name
+    if not _WHOLE_NUMBER_WITH_POINT.fullmatch(name):
+        return name
+    digits = name.partition(".")[0]
+    return "0" if digits == "-0" else digits
 
 
 def _refuse_undeclared(column: LabelColumn, values: Sequence[Any], declared_classes: Sequence[str]) -> None:
@@ -166,7 +171,8 @@ def _finite_numbers(column: LabelColumn) -> list[float]:
     numbers = parse_numbers(values)
     bad_row = next((row for row, value in enumerate(numbers) if not abs(value) < _LARGEST_FLOAT32), None)
     if bad_row is not None:
-        has_comma = isinstance(values[bad_row], str) and NUMBER.fullmatch(values[bad_row].strip().replace(",", "."))
+        text = str(values[bad_row])
+        has_comma = "," in text and NUMBER.fullmatch(text.strip().replace(",", "."))
         remedy = "write a decimal point instead of the comma" if has_comma else "correct the column"
         raise DataError(
             f"{column.place}: every row must hold a finite number, but row {bad_row} (counted from 0) "

@@ -20,7 +20,7 @@ from nas.tasks.labels import (
     names_in_lists,
     refuse_missing,
 )
-from nas.tasks.metric import Metric, is_custom
+from nas.tasks.metric import EVALUATED_SET, Metric, is_custom
 from nas.tasks.numbering import Head, Numbering, notes_on, number_lists, numbering
 
 if TYPE_CHECKING:
@@ -53,6 +53,15 @@ class LabelMetric(Metric):
     @property
     def is_calibrated(self) -> bool:
         return self.thresholds is not None
+
+    def check_size(self, labels: np.ndarray, set_name: str = EVALUATED_SET) -> None:
+        """Raise `DataError` if a set is too small, or if no text has a label, so that every network scores 0."""
+        super().check_size(labels, set_name)
+        if not is_custom(self.name) and not labels.any():
+            raise DataError(
+                f"{set_name} needs texts with labels for {self.label}, but none of its {len(labels)} texts has a "
+                "label; give texts with labels, such as a split whose labels are public"
+            )
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         if self.name == "average_precision":  # a label that no text has would score 0 for every network

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nas.errors import DataError, TeacherError
+from nas.errors import DataError, TeacherError, visible_form
 from nas.tasks.labels import MISSING_LABEL_VALUES, NUMBER, LabelColumn, class_names, first_items, first_names
 
 _UNNAMED_LABEL = re.compile(r"LABEL_\d+")
@@ -59,8 +58,7 @@ def alike(names: Sequence[str]) -> list[str]:
     """
     groups: dict[str, list[str]] = {}
     for name in names:
-        visible = (letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
-        groups.setdefault("".join(visible).casefold().strip(), []).append(name)
+        groups.setdefault(visible_form(name).casefold(), []).append(name)
     return next((group for group in groups.values() if len(group) > 1), [])
 
 
@@ -92,7 +90,7 @@ def numbering(names: Sequence[str], head: Head | None) -> Numbering:
         )
     if by_name:
         return Numbering(teacher_names, by_name, _absent_classes_note(teacher_names, by_name))
-    are_class_numbers = all(_WHOLE_NUMBER.fullmatch(name) and 0 <= int(name) < count for name in names)
+    are_class_numbers = all(_WHOLE_NUMBER.fullmatch(name) and 0 <= float(name) < count for name in names)
     if are_class_numbers and (len(names) == count or max(map(int, names)) >= len(names)):
         numbers = {name: int(name) for name in names}
         all_names = tuple(map(str, range(count))) if is_unnamed else teacher_names
@@ -182,11 +180,14 @@ def check_known(
     if unknown_label is None:
         return
     row, label = unknown_label
-    shown = label if label.lstrip("-").isdigit() else repr(label)
+    known = list(class_numbering.numbers)
+    similar = next((name for name in known if alike([name, label])), known[0])
+    look_equal = visible_form(similar) == visible_form(label)
+    written = ascii if look_equal else repr  # escapes show the difference
+    shown = label if label.lstrip("-").isdigit() and not look_equal else written(label)
     raise DataError(
         f"{test.place}, row {row} (counted from 0): label {shown} is not a class of {train.source}, which has "
-        f"{len(class_numbering.numbers)} classes such as {next(iter(class_numbering.numbers))!r}; use the same labels "
-        "in both files"
+        f"{len(known)} classes such as {written(similar)}; use the same labels in both files"
     )
 
 

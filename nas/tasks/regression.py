@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas.errors import DataError
 from nas.tasks.custom_metric import CustomMetric, custom_metric
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, problem_of
 from nas.tasks.labels import LabelColumn, targets_of
-from nas.tasks.metric import Metric, is_custom
+from nas.tasks.metric import EVALUATED_SET, Metric, is_custom
 from nas.tasks.numbering import Head, check_one_output
 
 if TYPE_CHECKING:
@@ -42,8 +43,17 @@ class Correlation(Metric):
     needs_float32 = True
     least_size = 2
 
+    def check_size(self, labels: np.ndarray, set_name: str = EVALUATED_SET) -> None:
+        """Raise `DataError` if a set is too small, or if all targets are equal, so that no correlation is defined."""
+        super().check_size(labels, set_name)
+        if not is_custom(self.name) and np.ptp(labels) == 0.0:
+            raise DataError(
+                f"{set_name} needs texts with different targets for {self.label}, but the targets of its {len(labels)} "
+                f"texts are all {labels[0]:g}; give more texts, or choose a different metric"
+            )
+
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        self.check_size(labels)
+        super().check_size(labels)  # a bootstrap sample may have equal targets
         return correlation(self.name, logits[:, 0], labels)
 
     def predictions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from nas.errors import DataError
 from nas.form import CLASSIFIERS
 from nas.tasks.kind import TaskKind, TaskLabels, TaskSettings, any_of, problem_of
 from nas.tasks.labels import LabelColumn, file_by_file, names_in_lists
-from nas.tasks.metric import IGNORED, Metric
+from nas.tasks.metric import EVALUATED_SET, IGNORED, Metric
 from nas.tasks.numbering import Head, notes_on, number_lists
 
 if TYPE_CHECKING:
@@ -43,6 +43,16 @@ class TagMetric(Metric):
 
     names: tuple[str, ...] = ()
     """The names of the tags, in the order of their numbers."""
+
+    def check_size(self, labels: np.ndarray, set_name: str = EVALUATED_SET) -> None:
+        """Raise `DataError` if a set is too small, or if it has no span, so that every network scores 0."""
+        super().check_size(labels, set_name)
+        tags = {self.names[number] for number in np.unique(labels[labels != IGNORED])}
+        if self.name == "span_f1" and tags <= {_OUTSIDE_TAG}:
+            raise DataError(
+                f"{set_name} needs texts with spans for {self.label}, but all words of its {len(labels)} texts have "
+                f"the tag {_OUTSIDE_TAG}; give texts with spans, such as a split whose tags are public"
+            )
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
         if self.name == "accuracy":

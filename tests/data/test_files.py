@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from decimal import Decimal
 
 import pyarrow
 import pyarrow.parquet
@@ -125,6 +126,9 @@ def _as_bytes(content):
         ("a.csv", "", "is empty; give a file with a header"),
         ("a.csv", "text;label\na;0\n", "no column 'text'; use one of text;label .* separated by semicolons"),
         ("a.csv", "text, label\na,0\n", "no column 'label'; use one of text, ' label'"),
+        ("a.csv", "\ufeff\ufefftext,label\na,0\n", r"no column 'text'; use one of '\\ufefftext', label"),
+        ("a.csv", "text,\uff4cabel\na,0\n", r"no column 'label'; use one of text, '\\uff4cabel'"),
+        ("a.csv", "text,\u200bclass\na,0\n", r"no column 'label'; use one of text, '\\u200bclass'"),
         ("a.jsonl", '{"text": "w1 \\ud83d", "label": 0}\n', "line 1: holds half of a surrogate pair"),
         ("a.jsonl", '[{"text": "a", "label": 0},\n{"text": "\\udc00", "label": 0}]', "element 1 of .* surrogate"),
         ("a.jsonl", '{"text": "a", "label": 0}\n\n{"text": "b", label: 0}', "line 3: is not valid JSON .*; write one"),
@@ -180,6 +184,32 @@ def test_parquet_files_keep_class_labels_and_may_have_categories_and_other_colum
     )
     pyarrow.parquet.write_table(table, path)
     assert _columns(read_rows(str(path)), "text", "label") == {"text": ["a", "b"], "label": ["x", "y"]}
+
+
+_HUGE = Decimal(10) ** 25
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "found", "dtype"),
+    [
+        (["a", None], pyarrow.string_view(), ["a", None], "large_string"),
+        ([["a"], ["b", "a"]], pyarrow.list_(pyarrow.string_view()), [["a"], ["b", "a"]], "large_string"),
+        ([["a"], None], pyarrow.list_(pyarrow.dictionary(pyarrow.int8(), pyarrow.string())), [["a"], None], "string"),
+        ([Decimal("1.00"), None], pyarrow.decimal128(5, 2), [1, None], "int64"),
+        ([Decimal("1.50"), Decimal("2.00")], pyarrow.decimal128(5, 2), [1.5, 2.0], "float64"),
+        ([_HUGE, Decimal(3)], pyarrow.decimal128(38, 0), [str(_HUGE), "3"], "string"),
+        ([[Decimal(1)], [Decimal(0)]], pyarrow.large_list(pyarrow.decimal256(50, 0)), [[1], [0]], "int64"),
+        ([[Decimal(1)], [Decimal(0)]], pyarrow.list_(pyarrow.decimal128(9, 0), 1), [[1], [0]], "int64"),
+    ],
+)
+def test_parquet_columns_of_categories_views_and_decimals_are_read_as_texts_and_numbers(
+    tmp_path, values, kind, found, dtype
+):
+    pyarrow.parquet.write_table(pyarrow.table({"c": pyarrow.array(values, kind)}), tmp_path / "a.parquet")
+    for columns in ((), ("c",)):
+        rows = read_rows(str(tmp_path / "a.parquet"), columns=columns)
+        feature = rows.features["c"]
+        assert values_of(rows, "c") == found and getattr(feature, "feature", feature).dtype == dtype
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,15 @@ def test_sets_with_the_same_content_are_refused_under_any_names(study, nas, case
     assert "has the same content as" in error and "Traceback" not in error
 
 
+def test_a_file_that_is_named_twice_by_different_paths_is_refused(study):
+    (study.parent / "link.parquet").symlink_to("first.parquet")
+    for other in ("./first.parquet", "link.parquet"):
+        run = _run(study, ["first.parquet", "second.parquet", other])
+        for read in (lambda run: check_sources(run.study), read_task):
+            with pytest.raises(DataError, match=r"first\.parquet: task\.train names this file more than once, by "):
+                read(run)
+
+
 @pytest.mark.parametrize(("content", "message"), [("", "is empty"), ("text,label\n", "has no rows")])
 def test_empty_files_are_not_reported_as_copies(tmp_path, content, message):
     for name in ("train", "test"):

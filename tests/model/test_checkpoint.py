@@ -232,3 +232,7 @@ def test_a_folder_without_weights_is_refused_in_one_line(folder):
     assert "has no model.safetensors; load the model with transformers" in _refusal(folder)
     (folder / "tf_model.h5").touch()
     assert "has no model.safetensors, only tf_model.h5; load the model" in _refusal(folder)
+    for number in (1, 2):
+        (folder / f"model-0000{number}-of-00002.safetensors").touch()
+    message = "such as model-00001-of-00002.safetensors, but no model.safetensors.index.json, which lists them; copy"
+    assert message in _refusal(folder)

@@ -78,6 +78,8 @@ def test_numbers_of_other_types_are_converted(written, name, value, expected):
         ("id2label", {"0": "bad", "2": "good"}, "0, 1, 2 and so on"),
         ("id2label", {"first": "bad"}, "0, 1, 2 and so on"),
         ("id2label", "bad", "0, 1, 2 and so on"),
+        ("id2label", {"0": "bad", "1": "bad"}, 'each label a different name, but got {"0": "bad", "1": "bad"}'),
+        ("id2label", [None, None], 'each label a different name, but got {"0": null, "1": null}'),
         ("model_type", ..., "but got null; set it"),
     ],
 )

@@ -97,6 +97,10 @@ def _without_unknown(folder):
     _edit(folder / "tokenizer.json", lambda values: values["model"].update(unk_token="[NOTHING]"))
 
 
+def _limit_in_quotes(folder):
+    _edit(folder / "tokenizer_config.json", lambda values: values.update(model_max_length="512"))
+
+
 def _padding_without_row(folder):
     _edit(folder / "tokenizer_config.json", lambda values: values.update(pad_token="[FILL]"))
 
@@ -149,6 +153,7 @@ def test_custom_tokenizer_code_is_named_but_not_run(folder, auto_map, named):
     [
         (_without_padding, 'no padding token; set "pad_token" in tokenizer_config.json to'),
         (_without_unknown, "fails on unknown characters"),
+        (_limit_in_quotes, "fails on a pair of empty texts: '>' not supported between"),
         (_padding_without_row, "'[FILL]', number 64, but the model has embeddings for only 64 tokens"),
         (_end_without_row, "'[END]', number 64, but the model has embeddings for only 64 tokens"),
         (_third_type, "token types up to 2, but config.json has type_vocab_size 2"),

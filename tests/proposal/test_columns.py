@@ -416,6 +416,23 @@ def test_a_column_that_is_only_in_the_training_data_is_named():
     assert isinstance(found.label, Unclear) and found.label.why.endswith("the test data has no 'Label'")
 
 
+def test_words_that_never_repeat_in_a_row_are_words_if_another_column_has_their_tags():
+    def rows(start):
+        numbers = range(start, start + 60)
+        return Dataset.from_dict(
+            {"tokens": [["to", f"w{number}"] for number in numbers], "ner_tags": [["O", "B-place"] for _ in numbers]}
+        )
+
+    columns = Columns.of(rows(0), rows(60))
+    assert columns.text == Clear(("tokens",)) and columns.label == Clear("ner_tags")
+    assert columns.kind("ner_tags", None) == Clear("tagging")
+
+
+def test_digits_of_other_scripts_are_class_names_as_in_the_data():
+    column = Column.of(Dataset.from_dict({"rating": ["\u0663", "\u0664", "\u0665"] * 20}), "rating")
+    assert column.numbers is None and labels.meaning(column, None) == Clear("classes")
+
+
 def test_any_column_with_repeated_values_can_be_named_as_the_label():
     sites = [f"{name}.com" for name in "abcd"] * 60
     rows = Dataset.from_dict({"text": [text() for _ in sites], "link": sites})

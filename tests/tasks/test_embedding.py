@@ -40,7 +40,7 @@ from nas.pipeline.data import splits
 from nas.pipeline.rows import look_at_rows
 from nas.pipeline.teacher_checks import check_teacher
 from nas.pipeline.teachers import load_teacher
-from nas.sentence_modules import read_modules, write_modules
+from nas.sentence_modules import TextSettings, read_modules, text_settings, write_modules
 from nas.study import Study, Task
 from nas.tasks import GROUP, PairCorrelation, in_groups, task_kind
 
@@ -270,6 +270,37 @@ def test_a_folder_without_modules_means_mean_pooling_as_in_sentence_transformers
             ),
             "is outside the folder",
         ),
+        (
+            lambda folder: write_json(
+                folder / "modules.json", [{"type": "m.Transformer", "path": ""}, {"type": "m.Pooling", "path": None}]
+            ),
+            "must be a list of modules, each with a type and a path",
+        ),
+        (lambda folder: write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": [{}]}), "mean or cls, but"),
+        (
+            lambda folder: write_json(folder / "config_sentence_transformers.json", {"prompts": ["query: "]}),
+            "config_sentence_transformers.json: prompts must be an object",
+        ),
+        (
+            lambda folder: write_json(folder / "config_sentence_transformers.json", {"default_prompt_name": ["query"]}),
+            "default_prompt_name a string or null, but are not",
+        ),
+        (
+            lambda folder: write_json(folder / "sentence_bert_config.json", {"max_seq_length": "128"}),
+            "max_seq_length must be a whole number above 0 or null, but is '128'; correct",
+        ),
+        (
+            lambda folder: (
+                (folder / "1_Pooling").rename(folder / "pooling"),
+                write_json(
+                    folder / "modules.json",
+                    [{"type": "m.Transformer", "path": ""}, {"type": "m.Pooling", "path": "pooling"}],
+                ),
+                write_json(folder / "pooling" / "config.json", {"pooling_mode": "mean", "include_prompt": False}),
+                write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "query: "}}),
+            ),
+            "pooling/config.json: include_prompt must be true",
+        ),
     ],
 )
 def test_unsupported_modules_are_refused(tmp_path, damage, message):
@@ -286,7 +317,9 @@ def test_texts_are_truncated_and_lowered_as_sentence_transformers_does(tmp_path)
     tokenizer = check_teacher(loaded, str(tmp_path / "teacher")).tokenizer
     assert tokenizer("W1 w2")["input_ids"] == tokenizer("w1 w2")["input_ids"]
     assert load_tokenizer(tmp_path / "teacher")("W1")["input_ids"] != tokenizer("w1")["input_ids"]
-    write_json(tmp_path / "teacher" / "sentence_bert_config.json", {"max_seq_length": 8})
+    (tmp_path / "teacher" / "sentence_bert_config.json").unlink()
+    write_json(tmp_path / "teacher" / "sentence_roberta_config.json", {"max_seq_length": 8, "do_lower_case": 1})
+    assert text_settings(tmp_path / "teacher") == TextSettings(8, lower_case=True)
     with pytest.raises(TeacherError, match=r"task.max_length: must be at most 8, .* but got 16; lower task.max_length"):
         check_teacher(loaded, str(tmp_path / "teacher"))
 

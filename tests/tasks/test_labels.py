@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -36,11 +35,13 @@ def _column(labels, classes=None):
         ([1.0, 0.0, 10.0, 2.0], ["0", "1", "2", "10"]),
         (["-1", "1", "0.5"], ["-1", "0.5", "1"]),
         (["01", "1", "2"], ["01", "1", "2"]),
+        (["9", "10", "1e999999999999999999999"], ["10", "1e999999999999999999999", "9"]),
+        (["9", "10", "1e-999999999999999999999"], ["10", "1e-999999999999999999999", "9"]),
         (["10", "9", "b"], ["10", "9", "b"]),
         (["None", "hate", "NA"], ["NA", "None", "hate"]),
         (["0.0", "10.0", "2.0"], ["0", "2", "10"]),
         (["0.0", "1"], ["0.0", "1"]),
-        ([Decimal("1.00"), Decimal("0.00")], ["0", "1"]),
+        (["-0.0", "1.0", "-2.0"], ["-2", "0", "1"]),
         ([True, False], ["False", "True"]),
         ([2**63 - 1, -(2**63)], [str(-(2**63)), str(2**63 - 1)]),
     ],
@@ -64,10 +65,11 @@ def test_classes_are_ordered_as_numbers_or_else_as_texts(labels, names):
             ("a", "b"),
             r"row 1 .* the class number 2, but the file declares only 2 classes \('a', 'b'\)",
         ),
-        ([0.0, 0.5], None, r"classes must be whole numbers or strings, but row 1 .* holds 0\.5"),
+        ([0.0, 0.5], None, r"classes must be .* strings, but row 1 .* holds 0\.5; .*, or set kind = 'regression'$"),
+        ([0.0, float("inf")], None, r"but row 1 .* holds inf; correct the column$"),
         ([[0], [1]], None, "must hold one label per row, but holds lists or records"),
         ([{"a": 1}, {"a": 2}], None, "must hold one label per row, but holds lists or records"),
-        ([b"a", b"b"], None, "classes must be whole numbers or strings, but row 0 .* holds b'a'"),
+        ([b"a", b"b"], None, "classes must be whole numbers or strings, but row 0 .* holds b'a'; correct the column$"),
         ([3, 3, 3], None, r"needs 2 to 1000 classes, but found 1 \('3'\)"),
         (list(range(1001)), None, "needs 2 to 1000 classes, but found 1001"),
     ],
@@ -85,7 +87,7 @@ def test_labels_that_cannot_be_classes_are_refused(labels, declared, message):
         (["3.5", "3,5"], "row 1 .* holds '3,5'; write a decimal point instead of the comma"),
         (["1", "1_000"], "row 1 .* holds '1_000'"),
         (["1", "nan"], "row 1 .* holds 'nan'"),
-        (["1", "1e39"], "row 1 .* holds '1e39'"),
+        (["1", "1e39"], "row 1 .* holds '1e39'; correct the column$"),
         ([0.5, float("inf")], "row 1 .* holds inf"),
         ([0.5, float("nan")], "row 1 .* holds nan"),
         ([True, False], "row 0 .* holds True"),
@@ -154,6 +156,7 @@ def test_labels_get_the_numbers_of_the_teacher(names, teacher_names, found, numb
         ),
         (["Yes", "yes"], ["YES", "no"], "has 2 labels"),
         (["0", "1"], ["LABEL_0"], "outputs one number, but the task has 2 classes"),
+        (["0", "9" * 5000], ["a", "b", "c"], "has 3 labels: 'a', 'b', 'c', but the data has 2 labels: '0', '999"),
     ],
 )
 def test_a_teacher_with_other_classes_is_refused(names, teacher_names, message):
@@ -198,6 +201,25 @@ def test_declared_classes_of_the_test_set_are_matched_by_name(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["good", "bad"])})
     write_table(Dataset.from_dict({"text": ["w1", "w2"], "label": [0, 1]}, features=features), tmp_path / "t.parquet")
     assert read_splits(TASK, train, str(tmp_path / "t.parquet"), 0).labels["test"] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "shown", "similar"),
+    [
+        (["a", "caf\u00e9"], ["a", "cafe\u0301"], "'cafe\\u0301'", "'caf\\xe9'"),
+        (["a", "neg"], ["a", "neg\u200b"], "'neg\\u200b'", "'neg'"),
+        (["False", "True"], ["False", "true"], "'true'", "'True'"),
+        (["caf\u00e9", "neg"], ["caf\u00e9", "th\u00e9"], "'th\u00e9'", "'caf\u00e9'"),
+        (["1", "2"], ["1", "3"], "3", "'1'"),
+    ],
+)
+def test_the_error_for_an_unknown_label_shows_how_a_similar_class_differs(tmp_path, trained, tested, shown, similar):
+    train, _ = _write_files(tmp_path, trained)
+    (tmp_path / "other").mkdir()
+    _, test = _write_files(tmp_path / "other", tested)
+    with pytest.raises(DataError) as caught:
+        read_splits(TASK, train, test, 0)
+    assert f"label {shown} is not a class of {train}, which has 2 classes such as {similar}; use" in str(caught.value)
 
 
 def test_a_regression_needs_a_teacher_with_one_output(tmp_path):
@@ -249,6 +271,37 @@ def test_a_set_on_which_a_metric_is_undefined_is_refused(tmp_path, metric):
     ):
         read_splits(task, train, str(test), 0)
     assert read_splits(TASK, train, str(test), 0).label_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "train_labels", "test_label", "message"),
+    [
+        ("multi_label", "f1_micro", [["a"], ["b"]], [], "texts with labels for f1_micro, but none of its 9 texts has"),
+        ("tagging", "span_f1", [["O", "B-a"], ["B-a", "O"]], ["O", "O"], "texts with spans for span F1, but all words"),
+    ],
+)
+def test_a_set_without_any_label_or_span_is_refused(tmp_path, kind, metric, train_labels, test_label, message):
+    paths = []
+    for name, labels in (("train", train_labels * 20), ("test", [test_label] * 9)):
+        texts = [[f"{name}{row}", "w1"] if kind == "tagging" else f"{name}{row}" for row in range(len(labels))]
+        lines = [json.dumps({"text": text, "label": label}) for text, label in zip(texts, labels, strict=True)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        paths.append(str(tmp_path / f"{name}.jsonl"))
+    task = TASK.model_copy(update={"kind": kind, "metric": metric})
+    with pytest.raises(DataError, match=rf"test\.jsonl: the test set needs {message}"):
+        read_splits(task, *paths, 0)
+    if kind == "tagging":
+        read_splits(task.model_copy(update={"metric": "accuracy"}), *paths, 0)
+
+
+def test_a_search_set_with_equal_targets_is_refused_for_correlations(tmp_path):
+    targets = [*[1.0] * 39, 0.0]
+    for name, values in (("train", targets), ("test", [0.0, 1.0, 2.0])):
+        lines = [json.dumps({"text": f"{name}{row}", "label": value}) for row, value in enumerate(values)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    task = TASK.model_copy(update={"kind": "regression", "metric": "spearman"})
+    with pytest.raises(DataError, match="the search set needs texts with different targets for spearman, but the targ"):
+        read_splits(task, *(str(tmp_path / f"{name}.jsonl") for name in ("train", "test")), 0)
 
 
 @pytest.mark.parametrize(("value", "labels"), [(1, [0, 1]), ("1.0", [0.0, 1.0]), (True, [False, True])])
