@@ -204,7 +204,7 @@ def test_a_rank_of_the_token_embeddings_must_suit_their_own_width(nas, tmp_path)
     text = (study.parent / "mine.toml").read_text()
     (study.parent / "mine.toml").write_text(text.replace("low_rank(14)", "low_rank(17)"))
     _, error = nas("check", study, code=2)
-    assert "'low_rank(17)' does not suit the teacher's token embeddings of 64 by 20" in error
+    assert "'low_rank(17)' cannot compress the teacher's token embeddings (64 by 20), or would not make them" in error
 
 
 def _configure(folder, **changes):
@@ -247,7 +247,7 @@ def _token_without_embedding(folder):
             "problem_type is multi_label_classification with 2 labels, but a task of kind",
         ),
         (_one_output, "problem_type is regression with 1 label, but a task of kind 'classification' needs"),
-        (_one_name_too_few, "id2label names 1 label, but the classifier has 2; correct id2label"),
+        (_one_name_too_few, "id2label names 1 label, but the classifier has 2 outputs; correct id2label"),
         (_quantised, "quantization_config must be absent or false"),
         (_token_without_embedding, "the token '<none>', number 64, but the model has embeddings for only 64 tokens"),
     ],
