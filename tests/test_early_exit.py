@@ -178,7 +178,7 @@ def test_a_threshold_that_two_classes_always_reach_is_refused(nas, tiny_study, t
     study = tiny_study.read_text().replace("sequence_length = 32", 'sequence_length = "task"')
     tiny_study.write_text(study.replace('name = "tiny"', 'name = "early.toml"'))
     _, error = nas("train", tiny_study, "--runs", tmp_path / "runs", code=2)
-    assert "exit_threshold must be above 1/2" in error and "0.5; raise it" in error
+    assert "exit_threshold must be above 1/2, but is 0.5: " in error and "; raise exit_threshold" in error
 
 
 @pytest.mark.parametrize(

@@ -192,8 +192,8 @@ def test_the_message_about_a_missed_floor_names_a_measured_network(finished_stud
     assert missed.value.reasons.keys() == {"kept"} and (run.export("small") / "verification.json").exists()
     reason = missed.value.reasons["kept"]
     assert (
-        "no measured candidate reaches 1.0000 on the search set" in reason
-        and "lower accuracy, or raise supernet.steps" in reason
+        "no measured candidate reaches the required accuracy of 1.0000 on the search set" in reason
+        and "lower the required accuracy, or raise supernet.steps" in reason
     )
     assert reason.partition(": ")[2].partition("; lower")[0] in html.unescape(report(run).read_text())
     done = trained(run.finalists)

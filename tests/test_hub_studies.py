@@ -240,7 +240,7 @@ def test_offline_a_new_run_uses_the_commits_that_were_downloaded_before(filled, 
     prepare_teacher(_run(study, tmp_path / "other"))
     commit = filled.repositories[DATA].refs["main"][:7]
     error = capsys.readouterr().err
-    assert f"someone/words: HF_HUB_OFFLINE is set; using {commit}, the last commit that was seen" in error
+    assert f"someone/words: HF_HUB_OFFLINE is set; using commit {commit}, the last one that the hub returned" in error
     shutil.rmtree(constants.HF_HUB_CACHE)
     with pytest.raises(Exception, match="HF_HUB_OFFLINE is set, and the model was not downloaded before"):
         prepare_teacher(_run(study, tmp_path / "third"))

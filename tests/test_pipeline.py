@@ -207,7 +207,7 @@ def test_a_single_candidate_is_exported_by_its_trial_number_or_digest(copied_run
     assert exports.exported(copied_run) == ["large", "small", name]
     other = copied_run.study.supernet.model_copy(update={"steps": 31})
     assert exports.exported(Run(copied_run.study.model_copy(update={"supernet": other}), copied_run.folder)) == []
-    with pytest.raises(ExportError, match="--trial zz: must be the number of one trial"):
+    with pytest.raises(ExportError, match="--trial zz: must be the trial number of a candidate"):
         export_trial(copied_run, "zz")
 
 

@@ -114,7 +114,7 @@ def _texts(run, *names):
 REFUSED = {
     "no logits": ("steps = 30", "steps = 30\nlogits_weight = 0.0", "logits_weight: must be above 0 if there is"),
     "replaced tokens": ("steps = 30", "steps = 30\nreplaced_tokens = 0.1", "replaced_tokens: .* got 0.1; remove"),
-    "an embedded teacher": ("./mpnet", "embedded", r"teacher.model: .embedded. \(the built-in task\) cannot"),
+    "an embedded teacher": ("./mpnet", "embedded", r"teacher.model: .embedded. \(the teacher of the built-in task\)"),
     "a pruned teacher": ('"./mpnet"', '"./mpnet"\nprune_vocabulary = true', "set student.prune_vocabulary instead"),
     "an embedded student": ("./teacher", "embedded", "student.model: .* must both be 'embedded', or neither"),
 }  # fmt: skip
@@ -250,7 +250,7 @@ def test_outputs_of_a_teacher_without_a_model_are_read_from_columns(nas, tiny_st
     texts = _with_outputs(tiny_study.parent)
     tiny_study.write_text(GIVEN)
     output, _ = nas("check", tiny_study, "--runs", tmp_path / "runs")
-    assert "teacher: a large one (its outputs are columns of the data)" in output
+    assert "teacher: a large one (its outputs are read from columns of the data)" in output
     run = Run.of(Study.load(tiny_study), tmp_path / "runs")
     bring_up_to_date(run, steps_of(run), "teacher-logits")
     assert "separate-teacher" not in [step.name for step in steps_of(run)]
@@ -294,7 +294,7 @@ def test_invalid_columns_of_teacher_outputs_are_refused(nas, tiny_study, tmp_pat
 def test_a_teacher_that_is_compressed_needs_a_model_not_only_outputs(tiny_study):
     tiny_study.write_text(TINY_STUDY.replace("[teacher]", '[teacher]\noutputs = { 0 = "low", 1 = "high" }'))
     with pytest.raises(
-        StudyError, match=r"teacher.outputs: may be set only if .* add \[student\], or remove teacher.outputs"
+        StudyError, match=r"teacher.outputs: may be set only together .* add \[student\], or remove teacher.outputs"
     ):
         Study.load(tiny_study)
 
@@ -410,7 +410,8 @@ def test_messages_about_the_student_do_not_call_it_the_teacher(run, capsys):
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     prepare_teacher(run)
     said = capsys.readouterr().err
-    assert "Student: the code of its tokenizer" in said and "Student: its classifier has 5 labels, but the task" in said
+    assert "Student: the custom code of its tokenizer" in said
+    assert "Student: its classifier has 5 labels, but the task" in said
     assert "Teacher:" not in said and "the teacher" not in said
 
 

@@ -205,7 +205,7 @@ def test_a_rank_of_the_token_embeddings_must_suit_their_own_width(nas, tmp_path)
     text = (study.parent / "mine.toml").read_text()
     (study.parent / "mine.toml").write_text(text.replace("low_rank(14)", "low_rank(17)"))
     _, error = nas("check", study, code=2)
-    assert "'low_rank(17)' does not suit the teacher's token embeddings of 64 by 20" in error
+    assert "'low_rank(17)' cannot compress the teacher's token embeddings (64 by 20), or would not make them" in error
 
 
 def _configure(folder, **changes):
@@ -256,7 +256,7 @@ def _token_without_embedding(folder):
             "problem_type is multi_label_classification with 2 labels, but a task of kind",
         ),
         (_one_output, "problem_type is regression with 1 label, but a task of kind 'classification' needs"),
-        (_one_name_too_few, "id2label names 1 label, but the classifier has 2; correct id2label"),
+        (_one_name_too_few, "id2label names 1 label, but the classifier has 2 outputs; correct id2label"),
         (_misshapen("classifier.bias", 3), "classifier.bias has the shape [3], but config.json requires [2], so the"),
         (_misshapen("classifier.weight", 2, 48), "classifier.weight has the shape [2, 48], but config.json requires ["),
         (_misshapen("classifier.weight", 0, 32), "classifier.weight has the shape [0, 32], but config.json requires ["),

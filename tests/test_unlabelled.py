@@ -199,7 +199,7 @@ def test_a_finished_run_keeps_its_teacher_if_texts_are_added_to_the_study(finish
     _write(study.parent / "more.parquet", _new_rows(20))
     study.write_text(study.read_text().replace(TINY_STUDY, WITH_TEXTS))
     run = Run.of(Study.load(study), study.parent / "runs")
-    assert "older nas: supernet, front; rebuild with nas run" in outdated.outdated(run)
+    assert "computed: supernet, front; run nas run to rebuild them" in outdated.outdated(run)
 
 
 def test_distillation_reads_labelled_and_new_texts_without_labels(run, capsys):
@@ -252,7 +252,7 @@ def test_check_warns_of_unknown_tokens_and_truncated_texts(run, study):
     assert found.unlabelled_unknown == pytest.approx(3 / (5 + 4 + 32))
     said = "\n".join(found.warnings)
     assert "7.3% of the tokens of unlabelled texts are unknown to the tokenizer" in said
-    assert "33.3% of the unlabelled set; the longest has 42 tokens" in said
+    assert "33.3% of the unlabelled set; the longest text has 42 tokens" in said
 
 
 def test_check_and_train_refuse_unlabelled_texts_with_the_same_messages(nas, study, tmp_path):

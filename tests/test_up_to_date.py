@@ -122,7 +122,7 @@ def test_a_changed_file_of_the_teacher_makes_results_outdated(absolute_study, na
 )
 def test_results_of_another_version_of_nas_are_outdated(run, monkeypatch, version, steps):
     monkeypatch.setattr(version, 99)
-    assert f"older nas: {', '.join(steps)}; rebuild with nas run" in outdated(run)
+    assert f"since they were computed: {', '.join(steps)}; run nas run to rebuild them" in outdated(run)
 
 
 def test_accuracies_of_another_version_are_not_reused(run, monkeypatch):
@@ -148,9 +148,8 @@ def test_an_up_to_date_run_reads_no_file_twice_for_its_digest(run, monkeypatch):
 def test_a_message_explains_why_a_step_is_rebuilt(run, capsys):
     with run.step("supernet", "other inputs", run.folder / "result"):
         pass
-    assert (
-        capsys.readouterr().err.count("supernet: its settings, its files or nas itself have changed since it was") == 1
-    )
+    words = "supernet: settings, files or nas itself have changed since this step was run"
+    assert capsys.readouterr().err.count(words) == 1
 
 
 def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
@@ -167,7 +166,7 @@ def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
         supernets.refuse_other_training(Run(other, run.folder))
     with monkeypatch.context() as patch:
         patch.setattr(supernets, "teacher_inputs", lambda run: "0" * 16)
-        with pytest.raises(TrainingError, match=r"with other inputs \(files: digest [0-9a-f]{16}, now 0{16}\); undo"):
+        with pytest.raises(TrainingError, match=r"\(files: its digest was [0-9a-f]{16} and is 0{16} now"):
             supernets.refuse_other_training(Run(run.study, run.folder))
     monkeypatch.setattr(supernets, "_RESULT_VERSION", 99)
     with pytest.raises(TrainingError, match="different version of nas started; finish it with that version, or remove"):
@@ -192,20 +191,21 @@ def test_trained_weights_may_lose_up_to_two_standard_errors_of_the_inherited_acc
 def test_results_of_an_older_version_of_the_study_are_named(run):
     assert outdated(run) == ""
     assert outdated(_with_values(run, "supernet", steps=31)).startswith(
-        "Results of an older study version or of an older nas: supernet, front; "
+        "Outdated results, because the study or nas has changed since they were computed: supernet, front; "
     )
     few = Run(run.study.model_copy(update={"budgets": run.study.budgets[:1]}), run.folder)
-    assert "older nas: supernet, front; rebuild with nas run" in outdated(few)
-    assert "older nas: front; rebuild with nas run" in outdated(_with_values(run, "search", evaluations=17))
+    assert "computed: supernet, front; run nas run to rebuild them" in outdated(few)
+    assert "computed: front; run nas run to rebuild them" in outdated(_with_values(run, "search", evaluations=17))
     slower = run.study.devices[0].model_copy(update={"batch_size": 2})
     other = Run(run.study.model_copy(update={"devices": (slower,)}), run.folder)
-    assert "older nas: supernet, profile of cpu, front; rebuild with nas run" in outdated(other)
+    assert "computed: supernet, profile of cpu, front; run nas run to rebuild them" in outdated(other)
     _measure_again(run)
-    assert "older nas: front; rebuild with nas run" in outdated(run)
+    assert "computed: front; run nas run to rebuild them" in outdated(run)
 
 
 def test_front_and_report_say_that_results_are_outdated(nas, study):
-    runs, words = study.parent / "runs", "Results of an older study version or of an older nas: supernet, front"
+    runs = study.parent / "runs"
+    words = "Outdated results, because the study or nas has changed since they were computed: supernet, front"
     _, error = nas("front", study, "--runs", runs)
     assert words not in error
     study.write_text(study.read_text().replace("steps = 30", "steps = 31"))
@@ -262,7 +262,7 @@ def test_a_fine_tuned_export_is_kept_if_no_fine_tuning_is_requested(run, monkeyp
     for budget in run.study.budgets:
         _mark_as_exported(run, budget.name, exports.export_inputs(run, budget, fine_tune=True))
     assert export(run, fine_tune=False) == {"large": "large", "small": "small"}
-    assert capsys.readouterr().err.count("the fine-tuned export is up to date and is kept") == 2
+    assert capsys.readouterr().err.count("the existing export, which is fine-tuned, is up to date and is kept") == 2
     with pytest.raises(AssertionError, match="is rebuilt"):
         export(_with_values(run, "export", epochs=0.25), fine_tune=False)
 

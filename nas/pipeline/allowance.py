@@ -70,8 +70,9 @@ def refuse(study: Study, work: Workload, fixed: float) -> None:
     if 3600 * hours <= fixed:
         least_hours = ceil(1000 * (fixed + _shortest_seconds(study, work)) / 3600) / 1000
         raise StudyError(
-            f"training.hours: must be more than {fixed / 3600:.3f}, the hours that the steps other than the supernet's "
-            f"training, the search and the final training take, but got {hours:g}; set it to at least {least_hours:g}"
+            f"training.hours: must be more than {fixed / 3600:.3f}, because all steps except the supernet's training, "
+            f"the search and the final training take this many hours, but got {hours:g}; set it to at least "
+            f"{least_hours:g}"
         )
 
 
@@ -126,8 +127,8 @@ def _workload(run: Run) -> Workload:
     baselines = [seconds_taken.get(f"baselines-{device.name}") for device in study.devices]
     baselines_seconds = None if None in baselines else sum(seconds for seconds in baselines if seconds is not None)
     profiles = [seconds for device in study.devices if (seconds := seconds_taken.get(f"profile-{device.name}"))]
-    # On a busy machine, disturbed measurements are repeated. If profiles took longer for this reason, the measurements
-    # in the step `front` will take longer too.
+    # On a busy machine, unreliable measurements are repeated, so profiles take longer than estimated. The measurements
+    # in the step `front` will then take longer too.
     slowness = max(1.0, max(profiles, default=0.0) / estimates.profile(study, workload))
     return replace(
         workload,

@@ -71,9 +71,9 @@ class ReadTask:
     def pruned(self, used: Iterable[int]) -> tuple[PreTrainedTokenizerBase, list[int]]:
         """Return a pruned copy of the teacher's tokenizer, and the list of token ids that the copy keeps.
 
-        The token ids `used` are kept; `prune_tokenizer` explains which other ids are kept. In some model families, the
-        number of the first position depends on the id of a token such as the padding token. For these families, this id
-        and all lower ids are kept, so that the token's id does not change.
+        The token ids `used` are kept; `prune_tokenizer` explains which other ids are kept. In some model families,
+        position ids start after the id of a certain token, such as the padding token. For these families, this token
+        and all tokens with lower ids are kept, so that its id does not change.
         """
         config, kept_ids = self.teacher.config, set(used)
         uncounted = family_of(config.model_type).uncounted(config.pad_token_id)
@@ -102,7 +102,7 @@ def read_task(run: Run, weights: bool = True) -> ReadTask:
     teacher = check_teacher(study, source, weights or not has_hub_teacher(study))
     if code := ignored_code(source):
         role = study.compressed_table.capitalize()
-        say(f"{role}: the code of its tokenizer ({code}) is not run; its tokenizer.json is used instead")
+        say(f"{role}: the custom code of its tokenizer ({code}) is not run; its tokenizer.json is used instead")
     with student_named(study):
         splits = read_sets(task, sources, study.seed, teacher.head(study))
     return ReadTask(splits, teacher, task.max_length)
@@ -144,11 +144,14 @@ def make_data(run: Run, stopwatch: Stopwatch) -> None:
 
 
 def _report_left_out_words(task_splits: Splits, data: TaskData) -> None:
-    """Tell the user how many words of each set are left out because the tokenised text has no token for them."""
+    """Tell the user how many words of each set are ignored because the tokenised text has no token for them."""
     left_out = {name: words_left_out(data.splits[name], texts) for name, texts in task_splits.texts.items()}
     if any(left_out.values()):
         listed = ", ".join(f"{count:,} of the {name} set" for name, count in left_out.items() if count)
-        say(f"Words beyond task.max_length, or without a token, are neither trained on nor evaluated: {listed}")
+        say(
+            "Words that are truncated at task.max_length or have no token are neither trained on nor evaluated: "
+            f"{listed}"
+        )
 
 
 @once
@@ -162,8 +165,9 @@ def check_exits(study: Study, labels: int) -> None:
     for threshold in study.space.dimensions.exit_threshold:
         if threshold * labels <= 1.0:
             raise SearchSpaceError(
-                f"search_space: exit_threshold must be above 1/{labels}, because the likeliest of the task's {labels} "
-                f"classes never has a lower probability, but is {threshold:g}; raise it"
+                f"search_space: exit_threshold must be above 1/{labels}, but is {threshold:g}: the most probable of "
+                f"{labels} classes never has a lower probability, so every text would exit after the first layer; "
+                "raise exit_threshold"
             )
 
 
@@ -174,6 +178,6 @@ def check_labels(run: Run) -> None:
 
 @once
 def metric_of(run: Run) -> Metric:
-    """Return the study's metric. Until the data is read, the metric does not know the names of the labels."""
+    """Return the study's metric. Before the data has been read, the names of the labels are not known to the metric."""
     read = run.is_finished("data") and run.is_done("data", data_inputs(run))
     return task_kind(run.study.task.kind).metric(run.study.task, splits(run).label_names if read else ())

@@ -1,7 +1,7 @@
-"""Writes archives that measure networks on off-cluster devices, and imports the measurements.
+"""Writes archives (bundles) with which networks are measured on off-cluster devices, and imports the measurements.
 
-An off-cluster device does not run `nas` itself. `nas device bundle` and `nas device import` call these functions, both
-to profile devices and to verify exports.
+An off-cluster device is a machine outside the Ray cluster, on which `nas` need not be installed. `nas device bundle`
+and `nas device import` call these functions, both to profile devices and to verify exports.
 """
 
 from __future__ import annotations
@@ -43,11 +43,10 @@ or if the teacher is faster than the smallest sub-network by more than this frac
 
 
 def bundle_profile(run: Run, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write an archive that measures the profile of an off-cluster device; return the archive's path, `output`.
+    """Write an archive with which the profile of an off-cluster device is measured; return its path, `output`.
 
-    The user unpacks the archive on the device and runs it there. `variables` holds the values of the option `--set`,
-    each in the form `NAME=VALUE`. The archive's README contains the command that imports the measurements. This command
-    includes the `--set` options.
+    The user unpacks the archive on the device and runs it there. The archive's README contains the command that imports
+    the measurements. This command repeats the `--set` options in `variables`, each in the form `NAME=VALUE`.
     """
     bring_up_to_date(run, steps_of(run), "teacher")
     _check_off_cluster(run, device)
@@ -74,8 +73,8 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
             "the teacher must not be much faster than the smallest sub-network, but takes "
             f"{profile.teacher_p50_ms:.4g} ms, and the sub-network takes {profile.smallest_p50_ms:.4g} ms"
             if is_teacher_too_fast
-            else f"latencies predicted from those of blocks may deviate by at most {_MOST_ERROR:.0%} from those of "
-            f"complete networks, but deviate by {profile.error['mape']:.0%}"
+            else f"the measured latencies of complete networks may differ by at most {_MOST_ERROR:.0%} on average from "
+            f"those predicted from the measured blocks, but differ by {profile.error['mape']:.0%}"
         )
         raise DeviceError(f"{result}: {implausible}; measure again while nothing else runs on the device")
     path = run.profile(device)
@@ -85,7 +84,7 @@ def import_profile(run: Run, device: str, result: Path) -> Profile:
 
 
 def bundle_export(run: Run, budget: str, device: str, output: Path, variables: Sequence[str] = ()) -> Path:
-    """Write an archive that measures the export for a budget on an off-cluster device; see `bundle_profile`."""
+    """Write an archive with which a budget's export is measured on an off-cluster device; see `bundle_profile`."""
     job, _, _ = _export_job(run, budget, device)
     job.write(output, f"{_command(run, device, variables)} --export {shlex.quote(budget)}")
     return output
@@ -113,7 +112,7 @@ def import_verification(run: Run, budget: str, device: str, result: Path) -> dic
     samples = read_json(path, ExportError) | {device: timings.pop("samples_ms")}
     write_text(path, canonical_json(samples) + "\n")
     verification |= on_all(by_device | {device: on_this_device | timings})
-    if verification["met"] is False:  # first: if the process is then killed, the export is outdated
+    if verification["met"] is False:  # recorded first, so that the export is outdated even if the process is killed now
         record_miss(run, requested_budget, verification["architecture"])
     write_json(run.export(budget) / VERIFICATION_FILE, verification)
     write_card(run.export(budget), run.study)
@@ -162,7 +161,7 @@ def _export_job(run: Run, budget: str, device: str) -> tuple[Job, Budget, dict[s
         )
     folder = run.export(budget)
     if not is_exported(run, requested_budget):
-        raise ExportError(f"{folder}: holds no export that is up to date with this study; run nas export first")
+        raise ExportError(f"{folder}: contains no export that is up to date with the study; run nas export first")
     recipe = recipe_of(run, device)
     verification = read_json(folder / VERIFICATION_FILE, ExportError)
     on_this_device = on_each(verification)[device]

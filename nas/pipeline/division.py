@@ -26,8 +26,8 @@ is fitted."""
 MOST_EVALUATIONS = 400
 """The maximum number of evaluations in a search, twice the default of `search.evaluations`."""
 WARM_UP_STEPS, TIMED_STEPS = 3, 12
-"""A short training run measures the time per step, with this many untimed and timed steps. The first steps are not
-timed, because they are slower. There are enough timed steps to include texts of all lengths."""
+"""The time per step is measured in a short training run, which has this many untimed steps and then this many timed
+ones. The first steps are not timed, because they are slower. The timed steps include texts of all lengths."""
 OUTSIDE_STEPS = 15.0
 """Seconds that a run takes outside its steps, to load packages and to write the report."""
 

@@ -51,13 +51,13 @@ class Workload:
     baselines_seconds: float | None = None
     """Seconds that were needed to write and measure the baselines of all devices; None until all baselines exist."""
     slowness: float = 1.0
-    """Measured time divided by estimated time of the slowest device profile; at least 1, and 1 without a profile."""
+    """The time that the slowest device profile took, relative to its estimate; at least 1, and 1 without a profile."""
     unlabelled: int = 0
     """Number of unlabelled texts."""
     unlabelled_tokens: float = 0.0
     """Mean number of tokens per unlabelled text."""
     judged_tokens: float = 0.0
-    """Mean number of tokens per text on which candidates are evaluated; 0 if unknown. Then `tokens` is used instead."""
+    """Mean number of tokens per text on which candidates are evaluated. If it is 0 (unknown), `tokens` is used."""
     teacher_operations: float = 0.0
     """Operations per token of the separate teacher from which the study's `[student]` learns.
 
@@ -226,7 +226,7 @@ def static(study: Study, work: Workload) -> float:
 
 
 def finalists(study: Study, work: Workload) -> float:
-    """Estimate the seconds of the final training, assuming that on average half of the finalists take part."""
+    """Estimate the seconds of the final training, assuming that on average half of the finalists are being trained."""
     settings, work = study.export, work.distilled
     passes = 1 + 3 * _CANDIDATE_SHARE * _count_candidate_lists(study) * settings.finalists / 2
     return passes * work.seconds(study.final_steps(work.rows) * settings.batch_size)

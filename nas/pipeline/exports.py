@@ -70,7 +70,7 @@ def is_current(run: Run, name: str, inputs: Callable[..., str], fine_tune: bool)
         return True
     tuned = not fine_tune and run.is_done(step, inputs(run, fine_tune=True))
     if tuned:
-        say(f"{name}: the fine-tuned export is up to date and is kept")
+        say(f"{name}: the existing export, which is fine-tuned, is up to date and is kept")
     return tuned
 
 
@@ -116,8 +116,8 @@ def trial_name(candidate: dict[str, Any]) -> str:
 def candidate_of(run: Run, trial: str) -> dict[str, Any]:
     """Return the candidate whose trial number is `trial`, or else the one whose digest begins with `trial`.
 
-    Uniform networks that are candidates for the export count as well, but have no trial number. Raises `ExportError`
-    unless exactly one candidate matches.
+    The candidates include uniform networks that were measured for a budget, although these have no trial number. Raises
+    `ExportError` unless exactly one candidate matches.
     """
     content = front(run)
     uniform = {item["digest"]: item for items in content["budgets"].values() for item in items if item.get("uniform")}
@@ -126,9 +126,9 @@ def candidate_of(run: Run, trial: str) -> dict[str, Any]:
     matches = matches or [item for item in candidates if item["digest"].startswith(trial)]
     if len(matches) != 1:
         raise ExportError(
-            f"--trial {trial}: must be the number of one trial, or the first digits of one digest, but "
+            f"--trial {trial}: must be the trial number of a candidate, or the first digits of its digest, but "
             f"{len(matches) or 'none'} of the {len(candidates)} candidates {'match' if matches else 'matches'}; "
-            "`nas front` lists the best ones"
+            "use a number or digest that `nas front` lists"
         )
     return dict(matches[0])
 
@@ -240,7 +240,7 @@ def _write_network(run: Run, model: CompactBert, folder: Path, runtimes: Collect
 
 
 def _calibrated_metric(run: Run, model: CompactBert) -> Metric:
-    """Return the study's metric. If the study leaves the metric's thresholds open, choose them on the search set."""
+    """Return the study's metric. If `task.threshold` is `search`, set its thresholds to the best on the search set."""
     metric = metric_of(run)
     if metric.is_calibrated:
         return metric
@@ -294,12 +294,13 @@ def make_export(run: Run, stopwatch: Stopwatch, budget: Budget, fine_tune: bool)
         if writer.write(budget.name, candidate, network, budget, references)["met"] is not False:
             return
         say(
-            f"{budget.name}: {candidate['description']} misses the budget when verified; trying the next best candidate"
+            f"{budget.name}: the exported files of {candidate['description']} miss the budget; exporting the next best "
+            "candidate"
         )
         shutil.rmtree(run.export(budget.name))
     if floor and below_floor:
         setting = "training.hours" if is_time_limited else "supernet.steps, search.evaluations or export.epochs"
-        changes = {"accuracy": "lower accuracy", "accuracy_loss": "raise accuracy_loss"}
+        changes = {"accuracy": "lower the required accuracy", "accuracy_loss": "raise accuracy_loss"}
         lower = " and ".join(text for key, text in changes.items() if getattr(budget, key) is not None)
         remedy = f"{lower}, or raise {setting}"
         raise ExportError(f"budgets.{budget.name}: {_missed_floor_message(floor, below_floor)}; {remedy}")
@@ -323,9 +324,10 @@ def _missed_floor_message(floor: Floor, below_floor: list[tuple[float, dict[str,
     """
     accuracy, nearest = max(below_floor, key=lambda pair: pair[0])
     return (
-        f"no measured candidate reaches {floor.minimum:.4f} on the search set, where the teacher reaches "
-        f"{floor.teacher:.4f}; the nearest candidate is {nearest['description']} ({nearest['digest'][:8]}), which "
-        f"reaches {accuracy:.4f} at {metric_in_words(floor.minimise, nearest[floor.minimise])}"
+        f"no measured candidate reaches the required accuracy of {floor.minimum:.4f} on the search set, where the "
+        f"teacher reaches {floor.teacher:.4f}; the most accurate candidate is {nearest['description']} "
+        f"({nearest['digest'][:8]}), which reaches {accuracy:.4f} at "
+        f"{metric_in_words(floor.minimise, nearest[floor.minimise])}"
     )
 
 
@@ -387,10 +389,10 @@ class _Writer:
     def with_weights(self, name: str, candidate: dict[str, Any], accept_dropped: bool) -> _WithWeights:
         """Return a candidate with its trained weights, or with the supernet's weights if these are more accurate.
 
-        A candidate that was not in the final training is trained individually. The same holds for a candidate that was
-        dropped during the final training, unless `accept_dropped` is set. In that case, it keeps the weights that it
-        had when it was dropped. If `self.fine_tune` is not set, nothing is trained, and the candidate is returned with
-        the supernet's weights.
+        A candidate that was not in the final training is trained individually. A candidate that was dropped during the
+        final training keeps the weights that it had when it was dropped if `accept_dropped` is set, and is otherwise
+        trained individually. If `self.fine_tune` is not set, nothing is trained, and the candidate is returned with the
+        supernet's weights.
         """
         architecture = Architecture.from_json(candidate["architecture"])
         if not self.fine_tune:
@@ -405,7 +407,7 @@ class _Writer:
             return _WithWeights(load_trained(folder, architecture), finalist, True)
         say(
             f"{name}: training lowered the accuracy on the search set from {finalist.inherited:.4f} to "
-            f"{finalist.accuracies[-1][1]:.4f}; the weights from before the training are exported instead"
+            f"{finalist.accuracies[-1][1]:.4f}; the supernet's weights are exported instead"
         )
         return _WithWeights(self.evaluator.network(architecture), finalist, False)
 

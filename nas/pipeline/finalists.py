@@ -133,9 +133,9 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def evaluated_texts(study: Study) -> dict[str, int]:
-    """Return the entry of digests for the setting that decides on which texts networks are evaluated.
+    """Return the entry of digests for `search.least_tokens`, which selects the texts on which networks are evaluated.
 
-    It is left out if the setting has its default value, because digests of older runs do not contain it.
+    The result is empty if this setting has its default value, because digests of older runs do not contain the setting.
     """
     least_tokens = study.search.least_tokens
     return {"least_tokens": least_tokens} if least_tokens else {}
@@ -183,8 +183,8 @@ def make_finalists(run: Run, stopwatch: Stopwatch) -> None:
 def _costs(run: Run, floors: Mapping[str, Floor]) -> dict[str, list[float]]:
     """Return the finalists' values of the metric to minimise, keyed by the name of each budget with an accuracy floor.
 
-    An interrupted training keeps the values with which it was started, even if `front` has been measured again since.
-    The finalists are then still the same, since other finalists would change the inputs of the step.
+    An interrupted training keeps the values with which it was started, even if the step `front` has been run again
+    since. The finalists are still the same in this case, since other finalists would change the inputs of the step.
     """
     if not floors:
         return {}
@@ -209,7 +209,7 @@ def train_together(
     """
     architectures = _distinct(contest.networks for contest in contests)
     evaluator = evaluator_of(run)
-    say(f"{title}: networks are trained and evaluated on {evaluator.processor}")
+    say(f"{title}: the networks are trained and evaluated on {evaluator.processor}")
     settings = run.study.export
     networks = [evaluator.network(architecture) for architecture in architectures]
     started = time.monotonic()
@@ -252,7 +252,7 @@ def _distinct(groups: Iterable[Sequence[Architecture]]) -> list[Architecture]:
 
 
 def evaluator_of(run: Run) -> Evaluator:
-    """Return an evaluator like the search's, but without the limit of `search.examples` texts."""
+    """Return the evaluator of the search, but without the limit of `search.examples` texts."""
     return replace(evaluation(run), examples=None).load()
 
 
@@ -267,7 +267,7 @@ def _decide_steps(
     counts = [(len(contest.networks), contest.floor is not None) for contest in contests]
     all_networks = _distinct(contest.networks for contest in contests)
     final_networks = _distinct(contest.networks[: 2 if contest.floor else 1] for contest in contests)
-    with busy("Timing a few steps"):
+    with busy("Measuring the time per training step"):
         many = len(all_networks), _seconds_per_step(run, evaluator, all_networks)
         few = (
             (len(final_networks), _seconds_per_step(run, evaluator, final_networks))
@@ -297,7 +297,7 @@ def training_steps(run: Run) -> int:
     """Return the number of steps of the final training.
 
     If the study does not set `training.hours`, the number follows from the study's settings. Otherwise, the number is
-    chosen to fit the time left when the final training starts. If no number was chosen, for example because only a
+    chosen to fit the time left when the final training starts. If no number has been chosen, for example because only a
     single candidate is exported, return the number of steps of the supernet's training.
     """
     if run.study.training.hours:

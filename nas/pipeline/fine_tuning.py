@@ -80,8 +80,8 @@ def fine_tune(
 def _accuracy_function(study: Study, data: TaskData, scale: Scale) -> AccuracyOf:
     """Return a function that measures a model's accuracy on part of the search set, which is not used for training.
 
-    The labels of that part are on the scale `scale`. During training, the model's outputs are standardised, so they are
-    brought to this scale first.
+    During training, the model's outputs are standardised. They are converted to `scale`, the scale of the labels,
+    before they are compared with the labels.
     """
     metric = task_kind(study.task.kind).metric(study.task, data.label_names)
     texts = first_rows(data.search, EVALUATED_TEXTS)

@@ -1,4 +1,4 @@
-"""Computes the accuracy floors of a run's budgets, which depend on the teacher's measured accuracy.
+"""Computes the accuracy floors (minimum accuracies) of budgets, which depend on the teacher's measured accuracy.
 
 The search uses `floors_of_candidates`. The final training and the exports use `floors_of_exports`.
 """

@@ -1,4 +1,4 @@
-"""Reads a teacher's outputs from columns of the data, for studies that do not have the teacher itself.
+"""Reads a teacher's outputs from columns of the data, for studies in which the teacher itself is not available.
 
 A study names the columns in `teacher.outputs`. Both the training data and the unlabelled texts must have these columns.
 `separate_teacher.py` stores the outputs for the distillation.

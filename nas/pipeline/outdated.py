@@ -1,4 +1,4 @@
-"""Finds outdated results of a run: an older `nas` wrote them, or the study's settings or files have changed since.
+"""Finds outdated results of a run. A result is outdated if an older `nas` computed it, or if its inputs have changed.
 
 The report and `nas front` still show such results, together with the warning that `outdated` returns.
 """
@@ -23,11 +23,14 @@ def outdated(run: Run) -> str:
     """
     try:
         outdated_names = _outdated_steps(run)
-    except NasError:  # the files to compare with are missing, which the next step will report
+    except NasError:  # the files to compare with are missing; `nas run` reports this
         return ""
     if not outdated_names:
         return ""
-    return f"Results of an older study version or of an older nas: {', '.join(outdated_names)}; rebuild with nas run"
+    return (
+        "Outdated results, because the study or nas has changed since they were computed: "
+        f"{', '.join(outdated_names)}; run nas run to rebuild them"
+    )
 
 
 def _outdated_steps(run: Run) -> list[str]:

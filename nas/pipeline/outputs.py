@@ -43,7 +43,7 @@ def keep_outputs(run: Run, texts: Dataset, teacher: CompactBert) -> bool:
 
     - Training runs on a GPU, or is too short for stored outputs to save time.
     - The files would need more than `training.outputs_gb` or more than half of the free disk space.
-    - Random tokens are replaced in every step (`replaced_tokens`), so that the outputs change.
+    - Random tokens are replaced in every step (`replaced_tokens`), so the outputs differ from step to step.
     - The loss compares attention relations (`relation_weight`), which logits and hidden states do not contain.
     """
     if not _saves_time(run, texts):

@@ -34,17 +34,17 @@ from nas.study import Study, TeacherSettings
 
 _PLACE_IN_WORDS = {
     "here": "",
-    "ray": ", on a Ray node of that name",
-    "elsewhere": ", measured off the cluster by a bundle",
+    "ray": ", on the Ray node of the same name",
+    "elsewhere": ", outside the cluster, to be measured with nas device bundle",
 }
 
 
 def plan(study: Study, runs: Path) -> dict[str, Any]:
     """Check a study without running its steps. Return the plan: settings, rows, steps and estimated times.
 
-    Raises the error with which `nas run` would fail, for example because a file, runtime or database is missing, rows
-    or labels do not fit the task, the teacher does not fit the search space, or a compression method cannot be
-    exported. Writes nothing to the run's folder.
+    Raises the error with which `nas run` would fail. For example, a file, runtime or database is missing, rows or
+    labels do not fit the task, the teacher does not fit the search space, or a compression method cannot be exported.
+    Writes nothing to the run's folder.
     """
     run = Run.of(study, runs)
     space = study.space
@@ -58,7 +58,9 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
     rate = measured_rate()
     workload = replace(Workload.of(study, rows, rate), teacher_operations=operations_for_a_token(run) or 0.0)
     assumed_lengths = (
-        f"texts of {rows.sets['train'].mean:.0f} tokens" if rows else "texts of a third of task.max_length"
+        f"texts of {rows.sets['train'].mean:.0f} tokens on average"
+        if rows
+        else "the mean text length assumed to be a third of task.max_length"
     )
     step_states, seconds_taken = states(run, steps_of(run)), run.seconds()
     if study.training.hours:
@@ -91,7 +93,7 @@ def plan(study: Study, runs: Path) -> dict[str, Any]:
         "hours": study.training.hours,
         "steps": steps,
         "estimated_s": sum(step["estimated_s"] for step in steps),
-        "assumption": f"{assumed_lengths}, {rate / 1e9:.0f} GFLOP/s measured",
+        "assumption": f"{assumed_lengths}, {rate / 1e9:.0f} GFLOP/s measured on this machine",
         "rows": rows.to_json() if rows else None,
         "rows_not_seen": not_seen(study),
     }
@@ -115,7 +117,9 @@ def _budget_in_words(budget: Budget) -> Iterator[str]:
 def _model_in_words(settings: TeacherSettings, snapshot: Snapshot | None) -> str:
     """Return the name of a model, with a note if the model will be fine-tuned or its outputs are read from the data."""
     tuned = " (to be fine-tuned)" if settings.fine_tune else ""
-    return str(snapshot or settings.model) + (tuned if settings.is_loaded else " (its outputs are columns of the data)")
+    return str(snapshot or settings.model) + (
+        tuned if settings.is_loaded else " (its outputs are read from columns of the data)"
+    )
 
 
 def check_sources(study: Study) -> None:

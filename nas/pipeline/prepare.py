@@ -1,4 +1,4 @@
-"""The earlier import path of `nas.model.tokenizer.load_tokenizer`, kept for programs outside of `nas`."""
+"""The former import path of `nas.model.tokenizer.load_tokenizer`, for programs outside of `nas` that still use it."""
 
 from nas.model.tokenizer import load_tokenizer
 

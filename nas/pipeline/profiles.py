@@ -52,7 +52,7 @@ def texts(run: Run) -> Texts:
 
 @once
 def recipes(run: Run) -> list[ProfileRecipe]:
-    """Return one recipe per device. A recipe holds everything that a profile depends on, except the machine."""
+    """Return one recipe per device. A recipe contains everything that a profile depends on, except the machine."""
     study, config, input_texts = run.study, teacher_config(run), texts(run)
     limits = [limits for budget in study.budgets for limits in budget.limits]
     memory_limited = {limit.device for limit in limits if limit.peak_memory_mb is not None}
@@ -105,9 +105,9 @@ def refuse_unmeasured(run: Run) -> None:
     missing = [name for name in off_cluster if not run.is_done(f"profile-{name}", profile_inputs(run, name))]
     if missing:
         raise DeviceError(
-            f"devices.{missing[0]}: is off the cluster and has no profile for this search space yet; run "
-            f"`nas device bundle {run.study.path} {missing[0]}`, run the bundle on the device, and import its "
-            "result with `nas device import`" + (f"; do the same for {', '.join(missing[1:])}" if missing[1:] else "")
+            f"devices.{missing[0]}: is off the cluster and has no profile for this search space yet; write a bundle "
+            f"with `nas device bundle {run.study.path} {missing[0]}`, run it on the device, and import its result with "
+            "`nas device import`" + (f"; do the same for {', '.join(missing[1:])}" if missing[1:] else "")
         )
 
 

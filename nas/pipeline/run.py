@@ -20,7 +20,7 @@
                               training
         profiles/             <device>.json, the latency profile of a device; <device>.samples.json, its measurements
         search/journal.log    Optuna's storage, unless the study names a database
-        search/journal.log.drivers/  a locked file for each process that evaluates candidates
+        search/journal.log.drivers/  a lock file for each process that runs the search
         search/front.json     the Pareto front, with measured latencies
         evaluations/          accuracies of candidates, which later searches of the same supernet reuse
         baselines/<device>/   the teacher, its int8 form and a static model, written and verified like exports
@@ -35,8 +35,8 @@
         report.html, front.svg, architectures.svg
         log.jsonl             events with their times: steps, messages, evaluations; each command appends to it
 
-The record of a step is written when the step starts and when the step ends. If an interrupted step is run again with
-unchanged inputs, the step resumes. If the inputs have changed, the step starts from scratch.
+The record of a step is written when the step starts, regularly while it is running, and when it ends. If an interrupted
+step is run again with unchanged inputs, it resumes. If the inputs have changed, it starts from scratch.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ if TYPE_CHECKING:
 
 LOG_FILE = "log.jsonl"
 _SECONDS_BETWEEN_RECORDS = 10.0
-"""The record of a running step is updated this often, so that a killed process loses only the last seconds."""
+"""The time between two updates of a running step's record. If the process is killed, only the time since the last
+update is not recorded."""
 T = TypeVar("T")
 
 
@@ -87,7 +88,7 @@ class Run:
         self.supernet = folder / "supernet"
         """The folder of the trained supernet."""
         self.ordered_teacher = self.supernet / "ordered"
-        """The folder of the teacher whose units are ordered by importance, the start of the supernet's training."""
+        """The folder of the teacher with its units ordered by importance, from which the supernet's training starts."""
         self.outputs = self.supernet / "outputs"
         """The folder of the teacher's outputs for all training texts, deleted after the last training stage."""
         self.journal = folder / "search" / "journal.log"
@@ -134,7 +135,7 @@ class Run:
         return self
 
     def evaluations(self, identity: str) -> Path:
-        """Return the path of a file with accuracies. `identity` identifies the evaluated networks and the settings."""
+        """Return the path of a file with accuracies. `identity` is a digest of the evaluated weights and settings."""
         return self.folder / "evaluations" / f"{identity}.jsonl"
 
     def profile(self, device: str) -> Path:
@@ -203,13 +204,13 @@ class Run:
             name = result.relative_to(self.folder).as_posix()
             entry = {"inputs": inputs, "result": name, "finished": None, "seconds": 0.0}
             write_json(path, entry)
-        elif not result.exists():  # it was deleted; without this, an incomplete new result would seem finished
+        elif not result.exists():  # the result was deleted: an incomplete new one must not count as finished
             entry["finished"] = None
             write_json(path, entry)
         started = recorded = time.monotonic()
         finished = entry["finished"]
-        # `entry` is not changed from here on. The file is read again before it is written, because the block may have
-        # added notes.
+        # `entry` is not changed from here on. The file is read again before it is written, because the `with` block may
+        # have added notes.
         stopwatch = Stopwatch(entry.get("parts", {}), allowed - entry["seconds"])
 
         def spent() -> dict[str, Any]:
@@ -226,7 +227,7 @@ class Run:
         with logged(self.folder / LOG_FILE), notifying([record_time]):
             log("started", step=step)
             if replaces:
-                say(f"{step}: its settings, its files or nas itself have changed since it was run; rebuilding it")
+                say(f"{step}: settings, files or nas itself have changed since this step was run; running it again")
             try:
                 yield stopwatch
                 finished = datetime.now(UTC).isoformat()
@@ -307,7 +308,7 @@ class Run:
 
 
 def once(compute: Callable[[Run], T]) -> Callable[[Run], T]:
-    """Decorate a function of a run so that its result is cached until a step starts or ends; see `Run.remembering`."""
+    """Decorate a function of a run so that `Run.remembering` caches its result until a step starts or ends."""
 
     @wraps(compute)
     def cached(run: Run) -> T:

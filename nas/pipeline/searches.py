@@ -188,7 +188,7 @@ def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
     known_seconds = [
         result.seconds / run.study.search.workers for results in results_by_budget.values() for result in results
     ]
-    # Results that an earlier search stored take no time now. If they were reused, use their stored times instead.
+    # Results that an earlier search stored are reused, which takes no time. Their stored times are then used instead.
     seconds_each = mean(known_seconds) if sum(known_seconds) > seconds_taken else seconds_taken / count
     steps = evaluations_within(search_share - seconds_taken, seconds_each)
     run.add_note("search", steps=steps)
@@ -201,12 +201,13 @@ def _decide_evaluations(run: Run, stopwatch: Stopwatch) -> None:
 def join_search(run: Run) -> SearchState:
     """Evaluate candidates for a search that another command runs, until the search has enough candidates.
 
-    Only trials and accuracies are written. The other command runs the steps before and after the search. Raises
-    `SearchError` if no search has been started with the study's current inputs.
+    This function writes only trials and accuracies, because the other command runs the steps before and after the
+    search. Raises `SearchError` if no search has been started with the study's current inputs.
     """
     if not run.is_started("search") or not run.is_started("search", search_inputs(run)):
         raise SearchError(
-            f"{run.folder}: there is no search to join for this study with these settings; start one with nas search"
+            f"{run.folder}: there is no search to join, because none has been started with the study's current "
+            "settings; start one with nas search"
         )
     return evaluate(run, Stopwatch())
 

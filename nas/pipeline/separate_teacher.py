@@ -1,8 +1,9 @@
-"""Pipeline steps for the separate teacher from which a `[student]` learns: fine-tune it if necessary, store its logits.
+"""Pipeline steps for the separate teacher from which a `[student]` learns.
 
-This teacher may belong to any model family. Its tokenizer may differ from the student's, so the texts are tokenised a
-second time. A student's distillation uses only the teacher's logits, and never replaces tokens of the texts. The logits
-of all texts are therefore computed once before training, and the teacher is not run during training.
+The steps fine-tune this teacher, if the study asks for it, and store its logits. The teacher may belong to any model
+family. Its tokenizer may differ from the student's, so the texts are tokenised a second time. A student's distillation
+uses only the teacher's logits, and never replaces tokens of the texts. The logits of all texts are therefore computed
+once before training, and the teacher is not run during training.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from nas.threads import side_by_side
 _RESULT_VERSION = 1
 """Increase this when the same files lead to a different teacher or different logits, so that older ones are rebuilt."""
 _TEXTS_PER_PART = 8192
-"""Number of texts whose logits are stored in one file. An interruption loses the logits of at most this many texts."""
+"""Number of texts whose logits are stored in one file. After an interruption, the logits of at most this many texts are
+computed again."""
 _LOGITS_FILE, _ABOUT_FILE = "logits.safetensors", "about.json"
 _ROLE: Role = "separate teacher"
 
@@ -205,7 +207,7 @@ def _store(run: Run, logits: np.ndarray, labelled: int, metric: Metric, about: d
 def _scores(metric: Metric, data: TaskData, logits_in_parts: _LogitsInParts) -> dict[str, float]:
     """Return the teacher's accuracy on the search set and on the test set.
 
-    If the study leaves the metric's thresholds open, they are chosen on the search set.
+    If `task.threshold` is `search`, the metric's thresholds are chosen on the search set.
     """
     scores = {}
     for name in ("search", "test"):

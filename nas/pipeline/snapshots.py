@@ -154,7 +154,7 @@ def _recorded(run: Run, role: Role) -> Snapshot | None:
     name, revision = hub_sources(run.study)[role]
     record = _records(run).get(role)
     if not record or (record["id"], record["revision"]) != (name, revision) or not run.is_finished("data"):
-        return None  # none of the run's current results is based on a recorded commit: use the newest commit
+        return None  # no current result of the run is based on a recorded commit, so the newest commit is used
     return Snapshot(_KINDS[role], name, record["commit"])
 
 
@@ -166,13 +166,13 @@ def _resolved(kind: Kind, name: str, revision: str | None) -> Snapshot:
     """
     hub_snapshot, unreachable_reason = find(kind, name, revision)
     if unreachable_reason:
-        say(f"{name}: {unreachable_reason}; using {hub_snapshot.commit[:7]}, the last commit that was seen")
+        say(f"{name}: {unreachable_reason}; using commit {hub_snapshot.commit[:7]}, the last one that the hub returned")
     return hub_snapshot
 
 
 @lru_cache(maxsize=8)
 def _say_newer(recorded: Snapshot, revision: str | None, table: str) -> None:
-    """Tell the user, at most once per process, that a branch or tag has moved away from the recorded commit."""
+    """Tell the user, at most once per process, that a branch or tag no longer points to the recorded commit."""
     if revision and is_commit(revision):
         return
     stays_message = f"this run stays at commit {recorded.commit[:7]}, from which it was started"
@@ -184,5 +184,5 @@ def _say_newer(recorded: Snapshot, revision: str | None, table: str) -> None:
     if unreachable_reason:
         say(f"{recorded.name}: {unreachable_reason}; {stays_message}")
     elif newest and newest != recorded.commit:
-        remedy = f'to use the newer one, set {table}.revision = "{newest}"'
+        remedy = f'to use the newer commit, set {table}.revision = "{newest}"'
         say(f"{recorded.name}: {revision or 'main'} is at {newest[:7]} now; {stays_message} ({remedy})")

@@ -1,4 +1,4 @@
-"""The files and models that a run reads, and the digests by which changes to them are noticed."""
+"""Finds the files and models that a run reads, and computes digests to detect changes in them."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def task_identity(run: Run) -> dict[str, Any]:
     file_identities = {
         name: identities if len(identities) > 1 else identities[0] for name, identities in identities_by_set.items()
     }
-    # Unlabelled texts have a step of their own. Settings that older versions of nas did not have are left out if they
-    # are not set or have the former value, so that older digests stay valid.
+    # Unlabelled texts have a step of their own. Settings that older versions of nas lacked are left out if they are not
+    # set or select the behaviour of these versions, so that older digests stay valid.
     newer_settings = ("threshold", "query", "search", "pair")
     left_out = {"unlabelled"} | {key for key in newer_settings if not getattr(run.study.task, key)}
     left_out |= {"output_width"} if run.study.task.output_width == "teacher" else set()
     task = run.study.task.model_dump(mode="json", exclude=left_out)
-    # If the search set is a file, nothing is held out, but digests of older runs contain this former default.
+    # If the search set is a file, nothing is held out, but digests of older runs contain these former default settings.
     if run.study.task.search:
         task["holdout"] = {"size": 5000, "by": "row"}
     return task | file_identities | {"revision": commit(run, "dataset")}
@@ -130,7 +130,7 @@ def teacher_inputs(run: Run) -> str:
 
 
 def fine_tuning_versions(study: Study, model: TeacherSettings) -> list[dict[str, int]]:
-    """Return the entries that the digest of a model contains if earlier versions of nas fine-tuned it differently.
+    """Return the entries that a model's digest contains only if earlier versions of nas fine-tuned it differently.
 
     If the study sets no number of epochs, fine-tuning evaluates the model to decide when to stop (see `scale_version`).
     """
@@ -150,10 +150,11 @@ def scale_version(study: Study) -> dict[str, int]:
 
 
 def _module_digests(run: Run) -> list[str]:
-    """Return the digests of the files in `TaskKind.module_files` of the run's teacher. Empty if it is a hub model.
+    """Return the digests of the files that `TaskKind.module_files` returns for the run's teacher.
 
-    If there are no such files, digests of older runs do not contain the pooling. It is therefore included only if it
-    is not the usual mean, and if `data_inputs` does not contain it already.
+    The result is empty if the teacher is a hub model. If there are no such files, digests of older runs do not contain
+    the pooling. The pooling is then included only if it is not the usual mean, and if `data_inputs` does not contain it
+    already.
     """
     kind, source = task_kind(run.study.task.kind), Path(teacher_source(run))
     digests = [file_digest(path) for path in kind.module_files(source)] if source.is_dir() else []
@@ -210,7 +211,7 @@ def teacher_folder(run: Run, weights: bool = True) -> str:
     if not has_hub_teacher(run.study):
         return teacher_source(run)
     if not weights and run.is_done("teacher", teacher_inputs(run)):
-        return str(run.teacher)  # the downloaded files may have been deleted
+        return str(run.teacher)  # this copy suffices, and the downloaded files may have been deleted
     with student_named(run.study):
         return str(hub_model(run, weights))
 

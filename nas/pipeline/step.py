@@ -17,7 +17,7 @@ from nas.study import Study
 
 @dataclass(frozen=True)
 class Check:
-    """A condition that must hold before certain steps are run. Every command tests the condition again."""
+    """A condition that must hold before certain steps. Every command that needs these steps tests it again."""
 
     name: str
     needs: tuple[str, ...]
@@ -49,11 +49,11 @@ class Step:
     shares_hours: bool = field(default=False, kw_only=True)
     """Whether the step gets a fraction of `training.hours`, if the study sets it, rather than a fixed time."""
     is_remote: bool = field(default=False, kw_only=True)
-    """Whether `inputs` needs information from another machine. `nas check` does not contact that machine, and assumes
-    that a finished result is up to date."""
+    """Whether `inputs` needs information from another machine. `nas check` does not contact that machine. Instead, it
+    assumes that a finished result is up to date."""
 
     def is_current(self, run: Run) -> bool:
         """Whether the result exists and is up to date."""
-        if not run.is_finished(self.name):  # in this case, files that `inputs` reads may be missing too
+        if not run.is_finished(self.name):  # the files that `inputs` reads may not exist either
             return False
         return self.current(run) if self.current else run.is_done(self.name, self.inputs(run))

@@ -112,9 +112,10 @@ def decided(run: Run, step: str) -> int | None:
 
 
 def refuse_other_training(run: Run) -> None:
-    """Raise `TrainingError` if the inputs have changed since an unfinished training run of the supernet began.
+    """Raise `TrainingError` if the inputs have changed since an unfinished training of the supernet began.
 
-    This check is made before any step is run. If the training is complete, remove its checkpoints.
+    The pipeline makes this check before it runs any step. If the training has finished, its checkpoints are removed
+    first.
     """
     if run.is_finished("supernet"):
         remove_checkpoints(run.supernet)
@@ -130,7 +131,7 @@ def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
         order(run, teacher)
         write_folder(run.ordered_teacher, untrained(run, teacher).save_pretrained)
     stopwatch.end("ordering")
-    keep_outputs(run, distilled_texts(run), load_ordered(run))  # so that workers need not compute them
+    keep_outputs(run, distilled_texts(run), load_ordered(run))  # before training, so that workers need not do it
     stopwatch.end("outputs")
     if run.study.training.hours and decided(run, "supernet") is None:
         _decide_steps(run, stopwatch)
@@ -149,7 +150,7 @@ def make_supernet(run: Run, stopwatch: Stopwatch) -> None:
 def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
     """Time a few training steps, and record how many steps fit into the supernet's share of the time left."""
     study, settings = run.study, run.study.supernet
-    with busy("Timing a few steps"), to_be_timed(run, settings) as training:
+    with busy("Measuring the time per training step"), to_be_timed(run, settings) as training:
         seconds_per_step = training.time_supernet(
             load_ordered(run), draws_of(run, WARM_UP_STEPS + TIMED_STEPS), WARM_UP_STEPS
         )
@@ -164,7 +165,7 @@ def _decide_steps(run: Run, stopwatch: Stopwatch) -> None:
 
 @contextmanager
 def to_be_timed(run: Run, settings: Supernet | Export) -> Iterator[Distillation]:
-    """Yield a short distillation run, to measure its speed. The run's folder is removed when the `with` block ends."""
+    """Yield a short distillation for measuring the speed. Its temporary folder is removed after the `with` block."""
     schedule = Schedule(settings.learning_rate, settings.batch_size, steps=WARM_UP_STEPS + TIMED_STEPS)
     with draft_folder(run.folder / "timing") as folder:
         yield distillation(run, schedule, folder, {})
@@ -191,7 +192,7 @@ def draws_of(run: Run, steps: int) -> Draws:
 
 
 def _violation(costs: Costs, budget: Budget, architecture: Architecture) -> float:
-    """Return a sub-network's predicted relative violation of a budget; at most 0 if the budget is met.
+    """Return by which fraction a sub-network is predicted to exceed a budget; at most 0 if the budget is met.
 
     If the network has early exits, equally many texts are assumed to exit after each layer.
     """
@@ -264,7 +265,7 @@ def load_ordered(run: Run) -> SupernetWeights:
 
 def order(run: Run, model: CompactBert) -> None:
     """Reorder a model's units in place, by their importance for the study's task."""
-    reorder(model, measure_importance(model, ranking_batches(run, "Ordering units")))
+    reorder(model, measure_importance(model, ranking_batches(run, "Measuring the importance of units")))
 
 
 def untrained(run: Run, largest: CompactBert) -> SupernetWeights:

@@ -63,13 +63,14 @@ def check_shape(study: Study, source: str, config: PreTrainedConfig) -> CompactB
     if study.space.dimensions.keep_tokens and compact.knows_distances:
         raise SearchSpaceError(
             f"search_space: {study.space.name!r} drops tokens (keep_tokens), but attention in {config.model_type} "
-            "models depends on the distance between tokens, which would change; use a space without keep_tokens"
+            "models depends on the distances between tokens, which would then change; use a space without keep_tokens"
         )
     for name in study.space.compression.embedding:
         if not compression(name).suits(compact.vocab_size, compact.embedding_width):
             raise SearchSpaceError(
-                f"search_space: {name!r} does not suit the teacher's token embeddings of {compact.vocab_size:,} by "
-                f"{compact.embedding_width}; add {name!r} to search_space.exclude_compression"
+                f"search_space: {name!r} cannot compress the teacher's token embeddings ({compact.vocab_size:,} by "
+                f"{compact.embedding_width}), or would not make them smaller; add {name!r} to "
+                "search_space.exclude_compression"
             )
     lengths = {"task.max_length": study.task.max_length}
     fixed_length_devices = (device for device in study.devices if device.sequence_length != "task")
@@ -126,7 +127,7 @@ def _check_head(study: Study, config: PreTrainedConfig, checkpoint: Checkpoint) 
     if labels and labels != config.num_labels:
         raise TeacherError(
             f"{message_start}: config.json: id2label names {counted(config.num_labels or 0, 'label')}, but the "
-            f"classifier has {labels}; correct id2label, or set teacher.fine_tune"
+            f"classifier has {counted(labels, 'output')}; correct id2label, or set teacher.fine_tune"
         )
     if checkpoint.new and labels:  # the number of labels may have changed
         checkpoint = Checkpoint.of(checkpoint.source, config, checkpoint.network_type)

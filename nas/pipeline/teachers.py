@@ -106,7 +106,8 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
         remedy = (
             f"give a different {table}, or other settings in {table}.fine_tune"
             if study.compressed.fine_tune
-            else f"give a different {table}, number the labels as this {table} does, or set {table}.fine_tune"
+            else f"give a different {table}, number the labels of the data in the same way as this {table}, or set "
+            f"{table}.fine_tune"
         )
         say(
             f"Warning: the {table} does not score higher than a baseline that gives every text the same answer "
@@ -122,8 +123,8 @@ def _report_accuracy(model: nn.Module, data: TaskData, study: Study) -> Scale:
     if is_shifted or not 0.2 < output_scale.deviation / label_scale.deviation < 5.0:
         say(
             f"Note: the teacher's outputs ({output_scale.mean:.4g} ± {output_scale.deviation:.2g}) are on a different "
-            f"scale from the targets ({label_scale.mean:.4g} ± {label_scale.deviation:.2g}); exports will use the "
-            "teacher's scale"
+            f"scale from the labels ({label_scale.mean:.4g} ± {label_scale.deviation:.2g}); the outputs of exports "
+            "will be on the teacher's scale"
         )
     return output_scale
 

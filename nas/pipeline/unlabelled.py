@@ -1,7 +1,7 @@
 """The step that reads unlabelled texts, and functions that return all texts for the distillation.
 
-This step is separate from the step `data`. If the unlabelled texts change, the supernet and all later results are
-rebuilt, but the data is not split again and the teacher is not fine-tuned again.
+This step is separate from the step `data`, so that the data is not split again and the teacher is not fine-tuned again
+if the unlabelled texts change. Only the supernet and all later results are then rebuilt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def sources(run: Run) -> list[tuple[str, bool]]:
 def unlabelled_inputs(run: Run) -> str:
     """Return the digest of everything that the tokenised unlabelled texts depend on."""
     contents = [content_of(Path(name)) if is_file else [name, commit(run, "dataset")] for name, is_file in sources(run)]
-    # Earlier versions kept passages with queries of the search and test sets.
+    # Earlier versions of nas kept unlabelled passages whose query occurs in the search or test set.
     version = [_RESULT_VERSION, "other queries"] if run.study.task.group_column else _RESULT_VERSION
     return digest([version, data_inputs(run), contents])
 

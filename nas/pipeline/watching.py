@@ -1,6 +1,6 @@
 """Connects a run's training loops to external loggers.
 
-The loggers are the integrations of transformers that the study names, and the run's callbacks.
+The loggers are the integrations of transformers that the study names, such as TensorBoard, and the run's callbacks.
 """
 
 from __future__ import annotations

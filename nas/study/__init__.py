@@ -1,7 +1,7 @@
-"""Study files, which define one experiment, and the frozen and validated settings that are read from them.
+"""Study files, each of which defines one experiment, and the validated, immutable settings read from them.
 
 `Study.load` reads a study file, which is TOML. Every step of the pipeline takes its settings from the resulting
-`Study`. Paths in the file are relative to the file's folder. `${NAME}` is replaced by the value of a variable. The
+`Study`. Paths in the file are relative to the file's folder. `${NAME}` stands for the value of the variable `NAME`. The
 study declares its variables under `[variables]`, and the user sets them with `--set NAME=value` or in the environment.
 """
 

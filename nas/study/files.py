@@ -1,4 +1,4 @@
-"""Study files: how they are found, and which values replace their variables."""
+"""Finds and reads study files, and replaces the variables in them with values."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ def study_file(study: str | Path) -> Path:
 
 
 def read_study(path: Path, variables: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings in a study file, with the values of variables, the study's name and the settings of devices.
+    """Return the settings in a study file as nested dictionaries, with variables replaced by their values.
 
-    Values that `variables` lacks are taken from the environment. Raises `StudyError`.
+    A variable that is missing in `variables` is taken from the environment. If the file sets no name, the default name
+    is used. If a device names a `file`, the settings in this file are included. Raises `StudyError`.
     """
     raw = read_toml(path, StudyError)
     declared = raw.pop("variables", {})
@@ -70,7 +71,7 @@ def read_study(path: Path, variables: Mapping[str, str]) -> dict[str, Any]:
 def _variables(path: Path, declared: Any, values_by_name: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(declared, dict) or not all(isinstance(text, str) for text in declared.values()):
         raise StudyError(
-            f'{path}: variables: each must be a name with an explanation, such as DATA = "the data folder"'
+            f'{path}: variables: must map the name of each variable to an explanation, such as DATA = "the data folder"'
         )
     unknown = sorted(set(values_by_name) - set(declared))
     if unknown:
@@ -84,7 +85,7 @@ def _variables(path: Path, declared: Any, values_by_name: Mapping[str, str]) -> 
         if not value:
             raise StudyError(
                 f"{path}: variable {name} is not set ({explanation}); "
-                f"pass --set {name}=... or set it in the environment"
+                f"pass --set {name}=... or set the environment variable {name}"
             )
         # Unlike paths in the study file, a path in a variable is relative to the working directory of the command.
         values[name] = str(Path(value).resolve()) if Path(value).exists() else value

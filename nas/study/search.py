@@ -39,12 +39,13 @@ class Search(Settings):
 
     sampler: Literal["guided", "nsga2", "tpe", "random"] = "guided"
     evaluations: Positive = 200
-    """The number of candidates whose accuracy is measured. Candidates that are predicted to miss every budget do not
-    count."""
+    """The number of candidates whose accuracy is measured before the search ends. Candidates that are predicted to miss
+    every budget are skipped and do not count."""
     population: Annotated[int, Field(ge=4, strict=True)] = 32
     executor: Literal["inline", "ray"] = "inline"
     workers: Positive = 1
-    """The number of Ray actors to request. Actors that do not yet fit into the cluster start later."""
+    """The number of Ray actors that evaluate candidates. If the cluster has too few free resources for all of them, the
+    others start as soon as resources become free."""
     worker_cpus: PositiveReal = 1.0
     """The number of processors per worker. It is also the number of threads per worker."""
     worker_gpus: Real = 0.0
@@ -62,8 +63,8 @@ class Search(Settings):
     accuracy of every network that differs from the largest network in only one setting. For six layers, these are about
     two hundred networks."""
     storage: SecretStr | None = None
-    """The URL of a database for the trials. It replaces the journal in the run's folder. The URL is never saved to a
-    file."""
+    """The URL of the database in which Optuna stores the trials of the search. By default, Optuna stores them in a
+    journal file in the run's folder. The URL is never saved to a file, because it may contain a password."""
 
     @field_validator("storage")
     @classmethod
@@ -79,13 +80,14 @@ class Search(Settings):
     def _workers_have_an_executor(self) -> Search:
         if self.executor == "inline" and self.workers != 1:
             raise ValueError(
-                f"workers: the inline executor has only one worker, but got {self.workers}; set executor = 'ray'"
+                f"workers: the inline executor has only one worker, but got {self.workers}; remove workers, or set "
+                "executor = 'ray'"
             )
         if self.executor == "inline" and (self.worker_cpus, self.worker_gpus) != (1.0, 0.0):
             key = "worker_cpus" if self.worker_cpus != 1.0 else "worker_gpus"
             raise ValueError(
                 f"{key}: must not be set for the inline executor, which uses the resources of this process, but got "
-                f"{getattr(self, key):g}; set executor = 'ray'"
+                f"{getattr(self, key):g}; remove {key}, or set executor = 'ray'"
             )
         for key in ("worker_cpus", "worker_gpus"):
             value = getattr(self, key)

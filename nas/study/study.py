@@ -1,4 +1,4 @@
-"""A complete study: its tables, the checks that concern several of them, and what follows from all of them."""
+"""A complete study: its tables, the checks that involve several tables, and values derived from the settings."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ class Study(Settings):
                     )
         if self.compressed.outputs is not None:
             raise ValueError(
-                "student.outputs: must not be set, because the student is compressed, so it must be loaded; set "
+                "student.outputs: must not be set, because the student must be loaded to be compressed; set "
                 "teacher.outputs instead"
                 if self.student
-                else "teacher.outputs: may be set only if there is a student to compress, because the teacher is then "
-                "not loaded; add [student], or remove teacher.outputs"
+                else "teacher.outputs: may be set only together with [student], because a teacher with outputs is not "
+                "loaded and cannot be compressed itself; add [student], or remove teacher.outputs"
             )
         self._check_models()
         if self.compressed.model == "embedded" and self.compressed.revision:
@@ -89,8 +89,8 @@ class Study(Settings):
                 )
         if self.training.hours and self.supernet.workers > 1:
             raise ValueError(
-                "training.hours: requires training in one process, whose speed can be measured, but supernet.workers "
-                f"is {self.supernet.workers}; remove training.hours or supernet.workers"
+                "training.hours: requires training in a single process, because the speed of several processes is not "
+                f"measured, but supernet.workers is {self.supernet.workers}; remove training.hours or supernet.workers"
             )
         return self
 
@@ -128,7 +128,8 @@ class Study(Settings):
             )
         if kind.learns_from_texts and self.compressed.fine_tune:
             raise ValueError(
-                f"teacher.fine_tune: the teacher of a task of kind {kind.name!r} is never fine-tuned; remove fine_tune"
+                f"teacher.fine_tune: must not be set if the kind is {kind.name!r}, because this kind is trained on "
+                "texts without labels; remove teacher.fine_tune"
             )
         if self.student:
             self._check_student()
@@ -136,8 +137,8 @@ class Study(Settings):
     def _check_student(self) -> None:
         if self.teacher.model == "embedded":
             raise ValueError(
-                "teacher.model: 'embedded' (the built-in task) cannot be combined with [student], because this task "
-                "compresses its teacher; remove [student]"
+                "teacher.model: 'embedded' (the teacher of the built-in task) cannot be combined with [student], "
+                "because the built-in task compresses this teacher; remove [student]"
             )
         if self.teacher.prune_vocabulary:
             raise ValueError(
@@ -183,9 +184,9 @@ class Study(Settings):
     def load(cls, study: str | Path, variables: Mapping[str, str] | None = None) -> Study:
         """Read and validate a study.
 
-        `study` is a study file, a folder with a `study.toml`, or the name of a shipped study. `variables` holds the
-        values that replace `${NAME}`. Values that it lacks are taken from the environment. Raises `StudyError` or
-        `SearchSpaceError`. The message names the file, the key, the violated rule and a remedy.
+        `study` is a study file, a folder with a `study.toml`, or the name of a shipped study. `variables` maps names to
+        the values that replace `${NAME}`. A variable that is missing there is taken from the environment. Raises
+        `StudyError` or `SearchSpaceError`. The message names the file, the key, the violated rule and a remedy.
         """
         path = study_file(study)
         loaded = validate(cls, read_study(path, variables or {}), path, StudyError)
@@ -282,8 +283,8 @@ class Study(Settings):
     def is_near_budgets(self) -> bool:
         """Whether the supernet is trained on sub-networks near the budgets.
 
-        This is not possible if all budgets have an accuracy floor, because it is unknown which sub-networks are near a
-        floor.
+        This is not possible if all budgets have an accuracy floor, because the accuracies of sub-networks are not known
+        before the training.
         """
         return self.supernet.sampling == "budgets" and not all(budget.has_floor for budget in self.budgets)
 
@@ -297,7 +298,7 @@ class Study(Settings):
         return max(1, round(self.export.epochs * (texts // self.export.batch_size)))
 
     def digest(self, *parts: str) -> str:
-        """Return an identifier that changes whenever the seed or one of the named parts of the study changes."""
+        """Return a digest of the seed and of the fields of the study that are named in `parts`."""
         values = self.model_dump(mode="json")
         return digest({part: values[part] for part in parts} | {"seed": self.seed})
 

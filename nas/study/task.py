@@ -18,7 +18,7 @@ _MOST_HELD_OUT, _TRAIN_ROWS_PER_HELD_OUT = 5000, 5
 
 
 def is_data_file(name: str) -> bool:
-    """Whether a name ends like that of a data file."""
+    """Whether a name has the suffix of a data file."""
     return name.lower().endswith(DATA_SUFFIXES)
 
 
@@ -41,8 +41,9 @@ class Holdout(Settings):
     size: Positive | None = None
     """The number of rows in the search set. The default is a fifth of the training rows, but at most 5000."""
     by: Literal["row", "sentence"] = "row"
-    """`sentence` holds out whole sentences together with all training rows whose texts are part of these sentences.
-    This key cannot be set if rows are evaluated in groups, because whole groups are then held out."""
+    """The unit in which training rows are held out: `row`, or `sentence` for whole sentences together with all rows
+    whose texts are part of them, such as the phrases in SST-2. This key cannot be set if rows are evaluated in groups,
+    because whole groups are then held out."""
 
     def size_of(self, rows: int) -> int:
         """Return how many of `rows` training rows to hold out."""
@@ -60,12 +61,12 @@ class Task(Settings):
     """The branch, tag or commit of a hub data set. The default is its main branch."""
     train: str | Annotated[tuple[str, ...], Field(min_length=1)]
     """The training data: a Parquet, CSV or JSONL file, or a split of the hub data set. If it is a list, the rows of its
-    items are concatenated. `embedded` stands for the task that `nas` builds itself."""
+    items are concatenated. `embedded` selects the built-in task, whose data `nas` generates."""
     test: str
     """The test set, usually the official validation set. Networks are evaluated on it only for the final results."""
     search: str | None = None
-    """For `embedding`: the file or split whose pairs are used to evaluate candidates. By default, the search set is
-    held out of the training rows."""
+    """For `embedding`: the file or split with the pairs on which candidates are evaluated. It is required unless the
+    metric is `agreement`. In all other cases, the search set is held out of the training rows."""
     unlabelled: tuple[str, ...] = ()
     """Files with additional unlabelled texts from the domain of the task, which are used for the distillation. If `hub`
     is set, the names of splits are also allowed. A name that ends like a data file is always a file."""
@@ -136,7 +137,9 @@ class Task(Settings):
         if len(set(self.label_columns)) < len(self.label_columns):
             raise ValueError(f"label: must name distinct columns, but got {list(self.label)}; name each column once")
         if len(set(self.text)) < len(self.text):
-            raise ValueError(f"text: must name distinct columns, but got {list(self.text)}; name two columns or one")
+            raise ValueError(
+                f"text: must name distinct columns, but got {list(self.text)}; name two different columns, or only one"
+            )
         if shared := set(self.text) & set(self.label_columns):
             raise ValueError(
                 f"text: must not contain the label column, but both text and label name {shared.pop()!r}; name "

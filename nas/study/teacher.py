@@ -34,7 +34,7 @@ class TeacherSettings(Settings):
     """A model provided by the user: the teacher, or a student to compress instead of the teacher."""
 
     model: str = Field(min_length=1)
-    """A folder or a hub id with a model of a supported family, or `embedded` for the BERT that `nas` builds itself. If
+    """A folder or a hub id with a model of a supported family, or `embedded` for the teacher of the built-in task. If
     the study sets `[student]`, the teacher may be any text classifier that transformers can load."""
     revision: str | None = Field(default=None, min_length=1)
     """The branch, tag or commit of a hub model. The default is its main branch."""

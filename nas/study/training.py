@@ -61,12 +61,12 @@ class Export(Settings):
     """Settings for measuring the best candidates of each budget and for their final training."""
 
     candidates: Positive = 4
-    """The number of candidates per budget that are measured end to end at a time, best first, until enough of them meet
-    the budget. If the budget has an accuracy floor, twice as many candidates are measured at a time, spread along the
-    Pareto front around the floor."""
+    """The number of candidates per budget that are measured as complete networks in each round, best first. Rounds are
+    repeated until enough candidates meet the budget. If the budget has an accuracy floor, each round measures twice as
+    many candidates, which are spread along the Pareto front around the floor."""
     finalists: Positive = 3
     """The number of candidates per budget that enter the final training. It is doubled if the budget has an accuracy
-    floor. During this training, the less accurate candidates are dropped."""
+    floor. The candidates that rank lowest are dropped during this training."""
     epochs: PositiveReal | None = None
     """The number of epochs of the final training, which distils the teacher. By default, the final training has three
     times as many steps as the training of the supernet."""

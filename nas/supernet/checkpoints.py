@@ -42,7 +42,8 @@ _COMPLETE = "complete"
 _ORIGIN_FILE = "origin.json"
 _WEIGHTS = "model.safetensors"
 _FILES = (_WEIGHTS, "optimizer.safetensors", "trainer.json", "random-0.json", "trainer_state.json", _COMPLETE)
-"""The files of a complete checkpoint. If a process is killed while the Trainer deletes a checkpoint, some are missing.
+"""The files of a complete checkpoint. If a process is killed while the Trainer deletes a checkpoint, only some of them
+are left.
 """
 _MEGA_BATCH_MULT = 50
 """The Trainer of transformers sorts texts by length within sections of this many batches. If an epoch has fewer than
@@ -142,8 +143,8 @@ class SafeTrainer(Trainer):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"{self.args.output_dir}: the loss must be finite, but is {loss.item()} at step "
-                f"{self.state.global_step + 1}; lower the learning_rate, and remove this folder, which holds the "
-                "checkpoints so far, to start again"
+                f"{self.state.global_step + 1}; lower the learning_rate of this training, remove this folder of "
+                "checkpoints and run the command again"
             )
         return loss
 
@@ -173,8 +174,8 @@ class SafeTrainer(Trainer):
             saved, trained = load_file(Path(resume_from_checkpoint) / _WEIGHTS), _trained(model)
             if differing := saved.keys() ^ trained.keys():
                 raise TrainingError(
-                    f"{resume_from_checkpoint}: the checkpoint must hold exactly the weights that are trained, but "
-                    f"differs in {counted(len(differing), 'weight')}; remove the folder to start again"
+                    f"{resume_from_checkpoint}: the checkpoint must contain exactly the weights that are trained, but "
+                    f"differs from them in {counted(len(differing), 'weight')}; remove the folder to start again"
                 )
             model.load_state_dict(saved, strict=False)
 
@@ -292,11 +293,11 @@ def refuse_others(checkpoints: Path, origin: dict[str, Any]) -> None:
         )
     differences = list(_differences(stored_origin, json.loads(json.dumps(origin))))
     if differences:
-        # A digest may differ only because a setting does, and says less than the setting.
+        # If a setting differs, digests often differ too. The message names the setting, because a digest explains less.
         key, stored, current = min(differences, key=lambda difference: any(map(_is_digest, difference[1:])))
         change = f"{key} = {stored!r}, which is {current!r} now"
         if _is_digest(stored) or _is_digest(current):
-            change = f"other inputs ({key}: digest {stored}, now {current})"
+            change = f"different inputs ({key}: its digest was {stored} and is {current} now)"
         raise TrainingError(
             f"{checkpoints}: holds an unfinished training run that was started with {change}; "
             "undo this change to resume it, or remove the folder to start again"

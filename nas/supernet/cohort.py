@@ -136,7 +136,7 @@ def expected_at_end(inherited: float, accuracy: float, share: float) -> float:
 def kept_of(count: int, has_goal: bool = False) -> int:
     """Return how many networks remain after a rung if a group has `count` networks.
 
-    Half of them remain, rounded up, but at least two if the group has a goal. The top-ranked network may narrowly miss
-    the required accuracy in the end, so a second network is kept.
+    Half of them remain, rounded up, but at least two if the group has a goal: the network that ranks first may narrowly
+    miss the required accuracy in the end.
     """
     return min(count, max(-(-count // 2), 2 if has_goal else 1))

@@ -11,8 +11,8 @@ Attention relations: Wang et al., arXiv:2012.15828. These are the similarities b
 from the queries, keys and values of the last layer. Their shape does not depend on the number of heads, so a
 sub-network may have fewer heads than the teacher.
 
-Each loss is a mean over the texts of a batch. The loss of a batch is therefore the mean of the losses of its two
-halves. If the kind of task compares the texts of a group, this holds only if no group is split between the halves.
+Each loss is a mean over the texts of a batch. A batch can therefore be split: its loss is the mean of the losses of two
+equal halves. If the kind of task compares the texts of a group, this is true only if no group is split.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Knowledge:
     def of(cls, output: CompactBertOutput, projections: list[torch.Tensor]) -> Knowledge:
         """Return the outputs to compare. `output` must include hidden states. `projections` may be empty."""
         assert output.every_logits and output.hidden_states is not None and output.positions is not None
-        # If the last layer borrows its modules, they have also run in the layer that owns them. Only the outputs of the
-        # last three runs are those of the last layer.
+        # If the last layer shares the modules of an earlier layer, they have also run in that layer. Only the outputs
+        # of the last three runs are those of the last layer.
         return cls(output.every_logits, output.hidden_states, output.positions, projections[-3:])
 
 
@@ -128,8 +128,8 @@ def hidden_loss(
     """Return the mean squared error between the hidden states of a sub-network and those of the teacher.
 
     The mean is taken over the sub-network's hidden units, tokens and states. With `relative`, the error of each token
-    is divided by the mean square of the teacher's state for this token. The teacher's states must contain all tokens.
-    Only the teacher's last state may be limited to the first token, provided that the sub-network's last state is too.
+    is divided by the mean square of the teacher's state for this token. The teacher's states must contain all tokens,
+    except that its last state may contain only the first token if the same is true of the sub-network's last state.
     """
     expected = (*(layer.source for layer in architecture.layers), len(teacher.states) - 1)
     total = attention_mask.new_zeros((), dtype=torch.float32)

@@ -33,7 +33,7 @@ class _Taylor:
         self.total: torch.Tensor | None = None
 
     def watch(self, value: torch.Tensor) -> None:
-        # A hook that held `value` itself would keep it, and the graph behind it, in memory forever.
+        # If the hook referred to `value` itself, neither `value` nor its autograd graph would ever be freed.
         activation = value.detach()
         value.register_hook(lambda gradient: self._add(activation * gradient))
 

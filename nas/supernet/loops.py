@@ -205,10 +205,10 @@ def run_trainer(trainer: SafeTrainer, title: str, folder: Path, origin: dict[str
     assert model is not None
     if not all_finite(model):
         raise TrainingError(
-            f"{checkpoints}: all weights must be finite after the last step, but some are not; lower the "
-            "learning_rate, remove this folder and start again"
+            f"{checkpoints}: all weights must be finite after the last training step, but some are not; lower the "
+            "learning_rate of this training, remove this folder and run the command again"
         )
-    # bf16 is only for training: the model is evaluated in the precision of its export.
+    # bf16 is used only for training. Afterwards, the model is evaluated in the precision of its export.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if trainer.is_world_process_zero():
         write_json(folder / LOG_FILE, trainer.state.log_history)

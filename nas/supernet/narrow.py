@@ -60,9 +60,9 @@ class Narrow(nn.Module):
 def readers_of(model: CompactBert) -> dict[str, str]:
     """Map each linear layer that reads hidden or pooled units to the projection that predicts its missing inputs.
 
-    Keys and values are names. A value `<name>` stands for the projection `missing.<name>` of `Narrow`. `<name>` is the
-    name of the layer or, if several layers of a module read the same input and share a projection, the name of that
-    module.
+    A key is the name of a linear layer. A value is the name of a projection in `Narrow`, without the prefix `missing.`.
+    A projection has the name of its linear layer. If several linear layers of a module read the same input, they share
+    a projection, which has the name of the module.
     """
     map_names = {}
     for name, module in model.named_modules():

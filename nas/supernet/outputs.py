@@ -77,8 +77,8 @@ class TeacherOutputs:
         order, lengths = np.load(folder / "rows.npy", allow_pickle=False), np.asarray(values_of(train, "length"))
         if len(order) != len(lengths) or len(self._states[0]) != lengths.sum():
             raise TrainingError(
-                f"{folder}: the stored outputs must be those of the {len(lengths)} training texts, but are not; "
-                "remove the folder to compute them again"
+                f"{folder}: the stored outputs must belong to the {len(lengths)} training texts, but their number of "
+                "texts or tokens differs; remove the folder, so that nas computes the outputs again"
             )
         starts = np.concatenate([[0], np.cumsum(lengths[order])[:-1]])
         columns = [values_of(train, name) for name in _TEXT_COLUMNS if name in train.column_names]
@@ -127,7 +127,7 @@ def stored_inputs(folder: Path) -> dict[str, Any] | None:
 def remove(folder: Path) -> None:
     """Delete the outputs that `write` stored in `folder`.
 
-    The description is deleted first. If the deletion is interrupted, the remaining files are thus not used.
+    The description is deleted first, so that the remaining files are not used if the deletion is interrupted.
     """
     (folder / _INPUTS_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

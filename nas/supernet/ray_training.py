@@ -58,9 +58,9 @@ def train_on_workers(train: Callable[[], None], workers: int, storage: Path) -> 
 
 
 def most_per_worker(units_of_nodes: Sequence[int], workers: int) -> int:
-    """Return the largest number of CPUs or GPUs that each worker can have, or 0 if there is no room for all workers.
+    """Return the largest number of CPUs or GPUs that each worker can have, or 0 if there are more workers than units.
 
-    `units_of_nodes` holds the number of CPUs or GPUs of each node. A worker cannot use those of several nodes.
+    `units_of_nodes` holds the number of units (CPUs or GPUs) of each node. All units of a worker must be on one node.
     """
     sizes = range(max(units_of_nodes, default=0), 0, -1)
     return next((size for size in sizes if sum(units // size for units in units_of_nodes) >= workers), 0)

@@ -31,27 +31,26 @@ pool.
 _MAX_TRIES = 20_000
 """The maximum number of random sub-networks that are tried to fill a pool."""
 _SCARCE_SHARE = 0.05
-"""If less than this fraction of the sub-networks tried so far is in the pool, every second try is a mutation. It
-mutates a random sub-network of the pool. While the pool is empty, it mutates the sub-network that is nearest to the
-budget so far.
+"""If less than this fraction of the sub-networks tried so far is in the pool, every second sub-network is a mutant
+instead of a random one. It is a mutant of a random sub-network of the pool or, while the pool is empty, of the
+sub-network that is nearest to the budget so far.
 """
 _NEIGHBOURS = 10
-"""One sub-network is drawn from this many entries of the pool on each side of the target cost. The pool is sorted by
-cost.
+"""The pool is sorted by cost. A sub-network is drawn at random from this many entries on each side of the target cost.
 """
 
 
 def near_budgets(space: SearchSpace, violations: Sequence[Violation | None], count: int, seed: int) -> Draws:
     """Return a function that draws `count` random sub-networks per step. Each one is near a budget.
 
-    Only sub-networks near a budget can be selected, so only they need good weights. Training steps with small
-    sub-networks are fast. Sub-networks of similar size also conflict less over their shared weights than sub-networks
-    of very different sizes.
+    Only sub-networks near a budget can be selected, so only they need good weights. If the budgets are tight, these are
+    small, so training steps are fast. Sub-networks of similar size also conflict less over their shared weights than
+    sub-networks of very different sizes.
 
-    The budgets take turns. For each sub-network, a target cost is drawn log-uniformly from half of the budget's limit
-    to slightly above the limit. If the pool covers only a part of this range, the target cost is drawn from that part.
-    If a budget has no limit (None in `violations`), or if no sub-network is near it, sub-networks of all sizes are
-    drawn.
+    Sub-networks are drawn for each budget in turn. For each of them, a target cost is drawn log-uniformly from half of
+    the budget's limit to slightly above the limit. If the pool covers only a part of this range, the target cost is
+    drawn from that part. If a budget has no limit (None in `violations`), or if no sub-network is near it, sub-networks
+    of all sizes are drawn.
     """
     pools = [_pool_near_budget(space, violation, seed) if violation else [] for violation in violations]
     low, high = (math.log(1.0 + violation) for violation in _NEAR_VIOLATIONS)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 _LEAST_CORRELATION = 0.3
-"""If outputs correlate less than this with the targets, they are treated as uninformative (see `Scale.to_remove`)."""
+"""If outputs correlate less than this with the targets, they are treated as noise (see `Scale.to_remove`)."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Scale:
 
     @contextmanager
     def restored_in(self, linear: nn.Linear | None) -> Iterator[None]:
-        """Give the outputs of a layer this mean and standard deviation while the `with` block runs.
+        """Give a layer's outputs the mean and standard deviation of this `Scale` while the `with` block runs.
 
         Before the block, the outputs must be standardised. Afterwards, the layer has exactly the same parameters as
-        before. Nothing is changed if the layer is None or this scale is `STANDARD`.
+        before. Nothing is changed if the layer is None or if this `Scale` is `STANDARD`.
         """
         if linear is None or self == STANDARD:
             yield

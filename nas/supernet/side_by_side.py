@@ -105,7 +105,7 @@ class SideBySideTrainer(SafeTrainer):
         return [[partial(self._learn_labels, part, _weight(part, inputs, share))] for part, share in parts]
 
     def _learn_labels(self, inputs: dict[str, torch.Tensor], share: float, number: int) -> torch.Tensor:
-        if not share:  # no token has a label, so the mean over labelled tokens is not a number
+        if not share:  # no token of this part has a label, so the mean over labelled tokens would be NaN
             return torch.zeros((), device=self.args.device)
         seed = (self.args.seed * 1_000_003 + self.state.global_step) * _MAX_THREADS + number
         model = self.replicas[number].train()
@@ -162,7 +162,7 @@ def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Wo
     far. If several threads have the same total cost, the one with the fewest items gets the item.
 
     Items of `rest` may wait for results of `first`. If `first` has at most as many items as there are threads, each of
-    its items starts a different thread's list, so that all of them run even if one fails.
+    its items is the first item of a different thread, so that all of them run even if one fails.
     """
     costs, work = [0.0] * threads, list[list[Work]]([] for _ in range(threads))
     for cost, item in (*first, *sorted(rest, key=lambda each: each[0], reverse=True)):
@@ -174,7 +174,7 @@ def balanced(first: Sequence[tuple[float, Work]], rest: Sequence[tuple[float, Wo
 
 @torch.no_grad()
 def add_gradients(replicas: Sequence[nn.Module]) -> None:
-    """Add the gradients of the other replicas to those of the first, in a fixed order, and then reset the former."""
+    """Add the gradients of all other replicas to those of the first replica in a fixed order, then reset the others."""
     first, *others = replicas
     for other in others:
         for total, term in zip(first.parameters(), other.parameters(), strict=True):
@@ -191,8 +191,8 @@ class SeededDropout(TorchFunctionMode):
     """A mode in which `torch.nn.functional.dropout` draws its masks from a separate, seeded generator.
 
     All tensors must be on `device`. Without this mode, threads share one generator, and the order in which they use it
-    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. torch needs six times as long to draw
-    them, about a sixth of the time of a fine-tuning step.
+    differs from run to run. On a CPU, numpy draws the masks from 16-bit integers. torch would need six times as long to
+    draw them, which is about a sixth of the time of a fine-tuning step.
     """
 
     def __init__(self, seed: int, device: torch.device | str) -> None:

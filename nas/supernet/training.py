@@ -65,12 +65,13 @@ index 2.
 
 
 class DistillationTrainer(SideBySideTrainer):
-    """A Trainer that distils the teacher into students. `students` returns the students of a step.
+    """A Trainer that distils the teacher into students. `students` returns the students of a step, given its number.
 
-    `model` is either the weights of a supernet, which its sub-networks share, or a `Cohort`. With `rates_by_size`, each
-    network of `model` has its own `default_learning_rate` in place of the Trainer's. If the texts have `labels`, these
-    are logits (batch, num_labels) from which the students learn instead of the logits of `teacher`. If the texts have a
-    column `GROUP`, the texts of a group are kept together, because the kind of task compares them with each other.
+    `model` is a network whose weights the students share, such as a supernet, or a `Cohort`. With `rates_by_size`, each
+    network of `model` is trained with its own `default_learning_rate` instead of the Trainer's learning rate. If the
+    texts have `labels`, these are logits (batch, num_labels) from which the students learn instead of the logits of
+    `teacher`. If the texts have a column `GROUP`, the texts of a group are kept together, because the kind of task
+    compares them with each other.
     """
 
     rates_by_size = False
@@ -135,7 +136,7 @@ class DistillationTrainer(SideBySideTrainer):
         if self.replacement:
             inputs = self.replacement(inputs, self.state.global_step)
         count, tokens = len(self.replicas), inputs["input_ids"].numel()
-        # The sub-networks of one part keep about two threads equally busy, so more threads need more parts.
+        # The work on one part can be divided evenly among only about two threads, so more threads need more parts.
         parts = split(inputs, min(count, max(-(-count // 2), tokens // _PART_TOKENS)))
         students, config = self.students(self.state.global_step), self.teachers[0].config
         teaching, distilling = list[tuple[float, Work]](), list[tuple[float, Work]]()
@@ -250,7 +251,8 @@ class CohortTrainer(DistillationTrainer):
     def stop(self, number: int) -> None:
         """Stop training a network by setting its gradients to None.
 
-        If the gradients were zero instead, the optimiser would still change the weights.
+        If the gradients were zero instead, the optimiser would still change the weights, because of its moments and the
+        weight decay.
         """
         for model in self.replicas:
             _networks(model)[number].zero_grad(set_to_none=True)
@@ -323,8 +325,8 @@ def _with_labels(texts: Dataset, labels: np.ndarray | None) -> Dataset:
         return texts
     if len(texts) != len(labels):
         raise TrainingError(
-            "the teacher's logits must be computed for the training texts, but there are logits for "
-            f"{len(labels)} texts instead of {len(texts)}"
+            f"the teacher's logits must be given for each of the {len(texts)} training texts, but there are logits for "
+            f"{len(labels)} texts; compute the logits again"
         )
     return concatenate_datasets([texts, Dataset.from_dict({"labels": list(labels)})], axis=1)
 
@@ -404,7 +406,7 @@ class Distillation:
 
         trainer = self._trainer(CohortTrainer, Cohort(networks), halving=halving, accuracy_of=accuracy_at_rung)
         self._run(trainer, networks, title)
-        # The Trainer's integrations have ended, so the last accuracies are not written to its log.
+        # The Trainer's logging integrations have been closed, so the last accuracies are not written to its log.
         return [*trainer.accuracies(), {number: accuracy_of(networks[number]) for number in trainer.remaining()}]
 
     def time_cohort(self, networks: Sequence[CompactBert], warm_up: int) -> float:
@@ -420,7 +422,7 @@ class Distillation:
     def _trainer(self, kind: type[T], model: nn.Module, **kwargs: Any) -> T:
         for network in _networks(model):
             table = network.bert.embeddings.word_embeddings
-            for matrix in table.parameters():  # only matrices with one row per token are ever frozen
+            for matrix in table.parameters():  # matrices without one row per token are always trained
                 matrix.requires_grad_(self.train_embeddings or matrix.shape[0] != table.rows)
         share, special = self.replaced_tokens, self.tokenizer.all_special_ids
         trainer = kind(

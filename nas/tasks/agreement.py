@@ -28,8 +28,8 @@ class Agreement(Metric):
     """
 
     note = (
-        "The agreement is Spearman's correlation between the teacher's cosine similarities and those of a network, "
-        f"over pairs of texts: each text with {len(_OFFSETS)} others."
+        "The agreement is Spearman's correlation, over pairs of texts, between the cosine similarities of a network's "
+        f"embeddings and those of the teacher's embeddings. There are {len(_OFFSETS)} pairs per text."
     )
     needs_float32 = True  # two similarities may differ by less than bf16 can represent
     least_size = 3

@@ -26,9 +26,9 @@ _SINGLE_CLASS_METRICS = ("f1", "precision", "recall", "roc_auc")
 class ClassMetric(Metric):
     """A metric for tasks in which each text belongs to one class.
 
-    Most of these metrics compare predicted classes with the labels. `roc_auc` instead depends on the order of the texts
-    by their probability of a class. Labels are class numbers with the shape (texts,). `f1_micro` equals `accuracy`,
-    because each text has one class.
+    Most of these metrics compare predicted classes with the labels. `roc_auc` instead depends on how the probability of
+    a class orders the texts. Labels are class numbers with the shape (texts,). `f1_micro` equals `accuracy`, because
+    each text has exactly one class.
     """
 
     positive: int | None = None
@@ -79,7 +79,7 @@ class ClassMetric(Metric):
             else ("texts of this class", f"none of its {len(labels)} texts is of this class")
         )
         raise DataError(
-            f"{set_name} needs {rule} for {self.label}, but {found}; give more texts, or choose a different metric"
+            f"{set_name} needs {rule} for {self.label}, but {found}; add such texts, or choose a different metric"
         )
 
     def answers(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ class ClassMetric(Metric):
 
 @dataclass(frozen=True)
 class CustomClassMetric(CustomMetric, ClassMetric):
-    """A user-defined function of the predicted classes."""
+    """A metric that a user-defined function computes from the predicted classes."""
 
 
 def _area_under_curve(logits: np.ndarray, labels: np.ndarray, number: int) -> float | None:

@@ -34,7 +34,7 @@ class CustomMetric(Metric):
     """A metric whose score is the result of a user-defined function. A higher score must mean a better network.
 
     The function is called with two arguments: the predictions and the labels. The subclass for a kind of task also
-    derives from the kind's own metric, which converts logits to predictions and defines everything but the score.
+    derives from the kind's own metric, which converts logits to predictions and defines all other methods.
     """
 
     function: Function = field(kw_only=True)
@@ -131,8 +131,8 @@ def _find_function(name: str) -> Function:
         )
     if not _is_installed(module):
         raise ValueError(
-            f"metric: {name!r}: {module!r} is not a module of an installed package, and a study file cannot run "
-            "other code; install its package, or pass the function to nas.run_of"
+            f"metric: {name!r}: {module!r} is not a module of an installed package, but a study may only run the code "
+            "of installed packages; install its package, or pass the function to nas.run_of"
         )
     try:
         candidate: Function | None = getattr(importlib.import_module(module), function, None)

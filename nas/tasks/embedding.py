@@ -36,8 +36,8 @@ _SIMILARITY_WEIGHT = 10.0
 """The weight of the error of similarities relative to the error of embeddings. The weight is large because similarities
 differ little.
 
-If embeddings are not compared, the weight is relative to the loss of the hidden states. Networks then hardly depend on
-it: weights from 1 to 100 lead to equally good networks (studies/LOG.md, 2026-12-01).
+If embeddings are not compared, the weight is relative to the loss of the hidden states. Its value then hardly matters:
+weights from 1 to 100 lead to equally good networks (studies/LOG.md, 2026-12-01).
 """
 
 
@@ -124,7 +124,7 @@ class Embedding(TaskKind):
     label_word = "scores"
     text_words = "unlabelled texts to learn from"
     why_no_exits = "the embeddings of two texts are compared, so both must come from the same layer"
-    why_no_student = "embeddings lie in the space of the model to compress"
+    why_no_student = "its networks learn the embeddings of the model to compress, not those of another model"
     has_output_width = True
     network_form = NetworkForm("encoder", "mean")
     learns_from_texts = True
@@ -158,8 +158,8 @@ class Embedding(TaskKind):
             return
         if not settings.search:
             raise ValueError(
-                f"search: {self.name} with the metric {settings.metric} needs a file of text pairs to evaluate "
-                "candidates; name one, or set metric = 'agreement', which needs none"
+                f"search: {self.name} with the metric {settings.metric} needs a file or split of text pairs to "
+                "evaluate candidates; name one, or set metric = 'agreement', which needs none"
             )
         if len(settings.pair) != 2:
             raise ValueError(
@@ -193,7 +193,7 @@ class Embedding(TaskKind):
     def module_files(self, teacher: Path) -> Sequence[Path]:
         """Return the files of the pooling and of the projections.
 
-        If there is no projection, return none, so that digests of older versions stay valid.
+        If there is no projection, return an empty list, so that digests of older versions stay valid.
         """
         modules = read_modules(teacher)
         folders = [modules.pooling, *(dense.folder for dense in modules.projections)] if modules.projections else []
@@ -268,8 +268,8 @@ class OwnWidthEmbedding(Embedding):
         form = super().form(teacher)
         if form.projection_dim is not None:
             raise TeacherError(
-                f"task.output_width: must be 'teacher' if the teacher has a Dense module, as {teacher} has, but is "
-                "'own'; embeddings before this module have other similarities than the teacher's; remove output_width"
+                f"task.output_width: must be 'teacher' for {teacher}, which has a Dense module, but is 'own'; without "
+                "this module, the similarities of embeddings would differ from the teacher's; remove output_width"
             )
         return replace(form, own_width=True)
 

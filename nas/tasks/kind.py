@@ -117,7 +117,7 @@ class TaskKind(ABC):
     why_no_exits: ClassVar[str] = ""
     """The reason why early exits are not supported, worded as a clause for messages. Empty if they are supported."""
     network_form: ClassVar[NetworkForm] = NetworkForm()
-    """The form of this kind's networks. The method `form` returns a different one if it depends on the teacher."""
+    """The form of this kind's networks. If the form also depends on the teacher, the method `form` is overridden."""
     judges_groups: ClassVar[bool] = False
     """Whether rows are evaluated in groups, such as the passages of a query. See `group_column`."""
     why_no_student: ClassVar[str] = ""
@@ -126,7 +126,7 @@ class TaskKind(ABC):
     """Whether networks are trained on texts without labels. The teacher is then never fine-tuned. The search and test
     sets may still have labels; see `evaluated_on`."""
     has_static: ClassVar[bool] = True
-    """Whether a linear classifier on averaged token embeddings can serve as a baseline."""
+    """Whether the static model, a linear classifier on averaged token embeddings, can serve as a baseline."""
     needs_pairs: ClassVar[bool] = False
     """Whether each row must consist of two texts."""
     has_words: ClassVar[bool] = False
@@ -169,8 +169,8 @@ class TaskKind(ABC):
             )
         if not isinstance(settings.label, str) and not self.several_columns:
             raise ValueError(
-                f"label: {self.name} needs one column of labels, but got {list(settings.label)}; name one, or set "
-                "kind = 'multi_label' if each column is one label"
+                f"label: {self.name} needs one column of labels, but got {list(settings.label)}; name only one, or set "
+                "kind = 'multi_label' if each column stands for one label"
             )
         if settings.threshold is not None and not self.has_thresholds:
             raise ValueError(
@@ -208,7 +208,7 @@ class TaskKind(ABC):
     def proposed_metric(self, names: Sequence[str]) -> str:
         """Return the metric that `nas init` proposes for labels with these names; `names` is empty if unknown.
 
-        Raises `DataError` if the user has to choose.
+        Raises `DataError` if the metric is unclear, so that the user has to choose one.
         """
         return self.metrics[0]
 
@@ -223,7 +223,7 @@ class TaskKind(ABC):
         """Raise `ValueError` if `search` or `pair` is missing but necessary, or is set but has no effect."""
         if settings.search:
             raise ValueError(
-                f"search: must not be set if the kind is {self.name}, because its search set is held out from the "
+                f"search: must not be set if the kind is {self.name}, because its search set is held out of the "
                 f"training rows, but got {settings.search!r}; remove search"
             )
         if settings.pair:
@@ -271,9 +271,9 @@ class TaskKind(ABC):
         return self.network_form
 
     def module_files(self, teacher: Path) -> Sequence[Path]:
-        """Return the existing files in subfolders of the teacher's folder on which the teacher's outputs depend.
+        """Return the files on which the teacher's outputs depend and which are in subfolders of the teacher's folder.
 
-        Changes to these files make results outdated, like changes to the teacher's weights.
+        If one of these files changes, results are outdated, as after a change of the teacher's weights.
         """
         return ()
 
@@ -290,7 +290,7 @@ class TaskKind(ABC):
 
     @property
     def teacher_requirement(self) -> str:
-        """The property that a fine-tuned teacher must have. Messages about unsuitable teachers state it."""
+        """The property that a fine-tuned teacher must have, worded for messages about unsuitable teachers."""
         return self.problem_type
 
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Columns of labels, and what the kinds of task read from each row: classes, targets, or lists of labels."""
+"""Columns of labels, and functions that read classes, targets or lists of labels from them."""
 
 from __future__ import annotations
 
@@ -141,12 +141,16 @@ def _refuse_undeclared(column: LabelColumn, values: Sequence[Any], declared_clas
         if value is not None and not -1 <= value < len(declared_classes):
             raise DataError(
                 f"{column.place}: row {row} (counted from 0) holds the class number {value}, but the file declares "
-                f"only {len(declared_classes)} classes ({first_names(declared_classes)}); declare all classes"
+                f"only {len(declared_classes)} classes ({first_names(declared_classes)}); declare all classes in the "
+                "ClassLabel"
             )
 
 
 def targets_of(column: LabelColumn) -> list[float]:
-    """Return the target of each row. Raises `DataError` if a row has no finite number, or if all targets are equal."""
+    """Return the target of each row.
+
+    Raises `DataError` if a row has no finite number, or if the targets are equal or differ too little for float32.
+    """
     numbers = _finite_numbers(column)
     if len(numbers) > 1 and min(numbers) == max(numbers):
         raise DataError(
@@ -158,7 +162,7 @@ def targets_of(column: LabelColumn) -> list[float]:
         raise DataError(
             f"{column.place}: targets must differ by much more than the precision of a network's outputs (float32), "
             f"but their standard deviation is {deviation:.3g} and the precision at this size is {spacing:.3g}; "
-            "subtract a constant from all targets"
+            "subtract a constant, such as their mean, from all targets"
         )
     return numbers
 
@@ -189,9 +193,9 @@ def parse_numbers(values: Iterable[Any]) -> list[float]:
 def log_odds(labels: np.ndarray) -> np.ndarray:
     """Return the log-odds of each label. `labels` has the shape (rows, outputs), and its values are from 0 to 1.
 
-    The result has the shape (outputs,). It is the initial bias of a new classifier (Lin et al., arXiv:1708.02002). With
-    a bias of 0, training first has to learn that most labels are rare. The bias changes slowly, so the encoder adapts
-    instead and collapses: its output becomes the same for all texts and remains so.
+    The result has the shape (outputs,). It is the initial bias of a new classifier (Lin et al., arXiv:1708.02002). If
+    the initial bias were 0, training would first have to learn that most labels are rare. Because the bias changes
+    slowly, the encoder would adapt instead and collapse: its output would become the same for all texts and remain so.
     """
     share = (labels.sum(axis=0) + 0.5) / (len(labels) + 1.0)
     odds: np.ndarray = np.log(share) - np.log1p(-share)
@@ -226,7 +230,7 @@ def refuse_missing(column: LabelColumn, values: Sequence[Any]) -> None:
     if rows_without_label:
         raise DataError(
             f"{column.place}: row {rows_without_label[0]} (counted from 0) has no label ({len(rows_without_label)} of "
-            f"{len(values)} rows have none); fill or drop such rows, or use a split whose labels are public"
+            f"{len(values)} rows have none); add the labels, drop such rows, or use a split whose labels are public"
         )
 
 

@@ -55,7 +55,7 @@ class Metric(ABC):
     size_word: ClassVar[str] = "texts"
     """The plural noun for the items that `size` counts."""
     judges_groups: ClassVar[bool] = False
-    """Whether the score is a mean over groups of texts, such as the group of all passages of a query."""
+    """Whether the score is a mean over groups of texts. For example, the passages of a query form a group."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name)
@@ -128,8 +128,8 @@ class Metric(ABC):
     def confidence(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the probability that a network assigns to the correct answer of each text, with the shape (texts,).
 
-        Only metrics with `is_share` support this method. The mean of these probabilities distinguishes networks with
-        fewer texts than the share of correct answers does.
+        Only metrics with `is_share` support this method. To find out which of two networks is better, the mean of these
+        probabilities needs fewer texts than the share of correct answers.
         """
         return self.is_correct(logits, labels).astype(np.float64)
 

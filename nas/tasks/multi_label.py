@@ -75,7 +75,7 @@ class LabelMetric(Metric):
         return float(f1(label_counts.sum(axis=1) if self.name == "f1_micro" else label_counts).mean())
 
     def calibrated(self, logits: np.ndarray, labels: np.ndarray) -> LabelMetric:
-        """Return the metric with thresholds. Missing ones are chosen for the best F1 on `logits` and `labels`.
+        """Return the metric with thresholds. If it has none, they are chosen to maximise F1 on `logits` and `labels`.
 
         `f1_macro` and `average_precision` get one threshold per label. Every other metric gets a single threshold.
         """
@@ -135,7 +135,7 @@ class LabelMetric(Metric):
 
 @dataclass(frozen=True)
 class CustomLabelMetric(CustomMetric, LabelMetric):
-    """A user-defined function of the predicted sets of labels."""
+    """A metric that a user-defined function computes from the predicted sets of labels."""
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -39,10 +39,10 @@ class Numbering:
 
 
 def check_one_output(head: Head | None, needed: str, given: str) -> None:
-    """Raise `TeacherError` if the teacher's classifier is kept and does not have exactly one output.
+    """Raise `TeacherError` if the teacher's classifier will not be retrained and does not have exactly one output.
 
-    Two arguments are parts of the message: `needed` is a clause that says what the task needs, and `given` names a kind
-    of teacher that fits.
+    Two arguments are parts of the message: `needed` is a clause that says what the task needs, and `given` names the
+    kind of teacher that the user should give.
     """
     if head and not head.is_retrained and len(head.names) != 1:
         raise TeacherError(
@@ -65,8 +65,9 @@ def alike(names: Sequence[str]) -> list[str]:
 def numbering(names: Sequence[str], head: Head | None) -> Numbering:
     """Number the classes of the data like the outputs of the teacher's classifier `head`.
 
-    If the classifier is not kept, the numbers follow the order of `names`. Otherwise, the first of these rules that
-    applies determines the numbers:
+    If there is no classifier, the numbers follow the order of `names`. The same is true if the classifier will be
+    retrained, unless its outputs have exactly the names of the classes. In all other cases, the first of these rules
+    that applies determines the numbers:
       - Every class has the same name as an output.
       - Every class is the number of an output.
       - There are as many classes as outputs, and either the outputs have no names or the classes are numbers. In this
@@ -97,7 +98,7 @@ def numbering(names: Sequence[str], head: Head | None) -> Numbering:
         note = _absent_classes_note(all_names, numbers)
         if not note and not is_unnamed:
             meanings = [f"{name!r} is {teacher_names[number]!r}" for name, number in numbers.items()]
-            note = f"The labels of the data are taken as the numbers of the teacher's classes: {first_items(meanings)}"
+            note = f"The labels of the data are read as the numbers of the teacher's classes: {first_items(meanings)}"
         return Numbering(all_names, numbers, note)
     are_numbers = all(NUMBER.fullmatch(name) for name in names)
     if len(names) == count and (is_unnamed or are_numbers):
@@ -109,8 +110,8 @@ def numbering(names: Sequence[str], head: Head | None) -> Numbering:
         return Numbering(own_numbering.names if is_unnamed else teacher_names, own_numbering.numbers, note)
     raise TeacherError(
         f"teacher.model: {head.source} {_labels_in_words(teacher_names, is_unnamed)}, but the data "
-        f"{_labels_in_words(names, False)}; name the data's labels as the teacher does, give a teacher fine-tuned for "
-        "this task, or set teacher.fine_tune"
+        f"{_labels_in_words(names, False)}; use the teacher's names for the labels of the data, give a teacher "
+        "fine-tuned for this task, or set teacher.fine_tune"
     )
 
 
@@ -150,7 +151,7 @@ def notes_on(class_numbering: Numbering, source: str, head: Head | None) -> list
     """Return the remark on how the classes were numbered, if there is one, and warnings about the class names.
 
     There is a warning if several names look like the same class. There is another if a name looks like a missing label,
-    unless the teacher's classifier has it as a class. `source` is the file from which the classes were read.
+    unless it is a class of the teacher's classifier. `source` is the file from which the classes were read.
     """
     names = class_numbering.names
     notes = [class_numbering.note] if class_numbering.note else []
@@ -165,7 +166,10 @@ def notes_on(class_numbering: Numbering, source: str, head: Head | None) -> list
         differs_in_case = len({name.casefold() for name in group}) == 1
         shown = " and ".join(map(repr if differs_in_case else ascii, group))
         difference = "case" if differs_in_case else "case, invisible characters or Unicode form"
-        notes.append(f"Warning: {source}: the classes {shown} differ only in {difference}; are they the same?")
+        notes.append(
+            f"Warning: {source}: the classes {shown} differ only in {difference}; if they are the same class, use one "
+            "name for it"
+        )
     return notes
 
 

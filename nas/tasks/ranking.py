@@ -79,7 +79,7 @@ class RankingMetric(QueryMetric):
         queries, scored = len(np.unique(labels[GROUP])), len(np.unique(_scored_records(labels)[GROUP]))
         return {
             "queries": queries,
-            "queries without a relevant passage, which no metric counts": queries - scored,
+            "queries without a relevant passage, which the metric ignores": queries - scored,
             "relevant passages": int((labels["label"] > 0).sum()),
         }
 
@@ -95,7 +95,7 @@ class RankingMetric(QueryMetric):
         return rows
 
     def constant_answer(self, labels: np.ndarray, outputs: int) -> np.ndarray:
-        """Return the same score for all passages. The metric breaks ties at random, so the ranking is random."""
+        """Return the same score for all passages. The metric then ranks the passages at random."""
         return np.zeros((len(labels), outputs), dtype=np.float32)
 
     def simulated(self, labels: np.ndarray, outputs: int, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -189,8 +189,8 @@ class Ranking(TaskKind):
         """Return the `config.json` entries that make other libraries return scores of the same kind as the teacher's.
 
         Scores are raw if the teacher returns raw scores and was not fine-tuned. Otherwise, scores are probabilities. A
-        cross-encoder names its activation function in one of three settings, and its scores are raw if this is the
-        identity. For any other teacher, the problem type shows whether scores are raw.
+        cross-encoder names its activation function in one of three settings, and its scores are raw if this function is
+        the identity. For any other teacher, the problem type shows whether scores are raw.
         """
         older_activation = (teacher.get("sentence_transformers") or {}).get("activation_fn")
         activation = (

@@ -72,7 +72,7 @@ class Correlation(Metric):
 
 @dataclass(frozen=True)
 class CustomNumberMetric(CustomMetric, Correlation):
-    """A user-defined function of the predicted numbers."""
+    """A metric that a user-defined function computes from the predicted numbers."""
 
 
 class Regression(TaskKind):

@@ -12,7 +12,7 @@ from nas.tasks.metric import GROUP
 from nas.tasks.query_metric import CUTOFF, NDCG, QueryMetric, trec_eval
 
 _MOST_SIMILARITIES = 2**24
-"""The largest number of similarities that are held in memory at the same time."""
+"""The largest number of similarities that are in memory at the same time."""
 _DECIMALS = 6
 """Similarities are rounded to this number of decimals, because further decimals contain rounding errors of float32."""
 _SIMULATED_WIDTH = 256
@@ -35,8 +35,8 @@ class RetrievalMetric(QueryMetric):
     """
 
     note = (
-        "For ndcg@10, all passages of a set are ranked by the cosine similarity of their embeddings and that of the "
-        "query. The search set may contain the same passages as the test set, with other queries."
+        "For ndcg@10, all passages of a set are ranked by the cosine similarity between their embeddings and the "
+        "embedding of the query. The search set may contain the same passages as the test set, but with other queries."
     )
 
     def size(self, labels: np.ndarray) -> int:
@@ -71,7 +71,7 @@ class RetrievalMetric(QueryMetric):
         return {
             "passages": len(labels) - queries,
             "queries": queries,
-            "queries without a relevant passage, which are not counted": queries - len(scored),
+            "queries without a relevant passage, which the metric ignores": queries - len(scored),
             "pairs of a query and a relevant passage": sum(len(labels["label"][row]) for row in scored),
         }
 

@@ -35,7 +35,7 @@ Span = tuple[str, int, int]
 class TagMetric(Metric):
     """The metric `span_f1` or `accuracy`.
 
-    `span_f1` is the F1 of all spans together, whatever their type. `accuracy` is the share of words with correct tags.
+    `span_f1` is the F1 of spans, micro-averaged over their types. `accuracy` is the share of words with correct tags.
     Labels are tag numbers with the shape (texts, tokens). All tokens except the first one of each word have the label
     `IGNORED`. Spans are defined as in seqeval's default mode, which agrees with conlleval: a span begins at a `B-` tag,
     or at an `I-` tag that does not continue a span of its type.
@@ -195,7 +195,7 @@ class Tagging(TaskKind):
     pipeline = "token-classification"
     pipeline_arguments = ', aggregation_strategy="first"'
     why_no_exits = "each word of a text has its own tag, and not all tags become confident at the same layer"
-    why_no_student = "a different tokenizer may split words differently, so the teacher's outputs would not apply"
+    why_no_student = "another tokenizer may split words into different tokens, so the teacher's outputs would not fit"
     examples = (
         {"tags": [["B-PER", "I-PER", "O"], ["O", "B-LOC"], [], ["O", "O", "B-LOC", "B-PER", "O"], ["B-LOC"], ["O"]]},
         {"tags": [["O", "B-x"], ["B-x", "I-x", "O"]]},
@@ -206,8 +206,8 @@ class Tagging(TaskKind):
             return TagMetric("accuracy", "accuracy of words", tuple(names))
         if (odd_tag := _first_tag_not_iob2(names)) is not None:
             raise DataError(
-                f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; use "
-                "IOB2 tags in the data (as strings or a ClassLabel) or in the teacher's config.json, or set "
+                f"task.metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is a tag {odd_tag!r}; "
+                "use IOB2 tags in the data (as strings or a ClassLabel) or in the teacher's config.json, or set "
                 "metric = 'accuracy'"
             )
         return TagMetric("span_f1", "span F1", tuple(names))
@@ -221,8 +221,8 @@ class Tagging(TaskKind):
             return "span_f1"
         if any(_PREFIXED.match(name) for name in names) and _OUTSIDE_TAG in map(str.upper, names):
             raise DataError(
-                f"--metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is {odd_tag!r}; convert "
-                "the tags to IOB2, or give --metric accuracy to count words instead of spans"
+                f"--metric: span_f1 needs the tags O, B-<type> and I-<type> (IOB2), but there is a tag {odd_tag!r}; "
+                "convert the tags to IOB2, or give --metric accuracy to count words instead of spans"
             )
         return "accuracy"
 
@@ -253,7 +253,7 @@ class Tagging(TaskKind):
     def first_bias(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         """Return the logarithm of each tag's share of the words, as the initial bias of the tag's output.
 
-        The shares differ widely, because most words are outside spans, so zeros would be a poor start.
+        The shares differ widely, because most words are outside spans. Zeros would therefore be a poor initial bias.
         """
         counts = np.bincount(labels[labels != IGNORED], minlength=outputs) + 0.5
         log_shares: np.ndarray = np.log(counts / counts.sum())
@@ -313,7 +313,7 @@ def _read_tags(column: LabelColumn) -> list[list[str]]:
     if row_of_tokens is not None:
         raise DataError(
             f"{column.place}: tagging needs a tag for each word, but the list in row {row_of_tokens} (counted from 0) "
-            f"holds {IGNORED}, which marks tokens that are not evaluated; write the tags of words, before tokenisation"
+            f"holds {IGNORED}, which marks ignored tokens; write one tag per word, as before tokenisation"
         )
     return rows
 

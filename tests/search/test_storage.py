@@ -237,7 +237,7 @@ def test_the_path_of_an_sqlite_file_is_relative_to_the_study():
 
 def test_a_search_that_has_not_started_cannot_be_joined(tiny_study, nas):
     _, err = nas("search", tiny_study, "--join", "--runs", tiny_study.parent / "runs", code=2)
-    assert "no search to join for this study with these settings" in err
+    assert "there is no search to join, because none has been started with the study's current settings" in err
     assert not (tiny_study.parent / "runs").exists()
 
 

@@ -69,7 +69,7 @@ def test_outputs_of_texts_that_were_not_stored_are_not_recalled(data, ordered, t
     assert outputs.recall(batch) is not None
     assert outputs.recall({**batch, "input_ids": changed}) is None
     assert stored_inputs(folder) == {"form": 1} and stored_inputs(tmp_path / "nowhere") is None
-    with pytest.raises(TrainingError, match="must be those of the 40 training texts"):
+    with pytest.raises(TrainingError, match="must belong to the 40 training texts"):
         TeacherOutputs(folder, data.search)
 
 

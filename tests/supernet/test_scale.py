@@ -152,7 +152,7 @@ def test_a_teacher_that_is_not_fine_tuned_keeps_its_scale_with_a_warning(tmp_pat
     study.write_text(PAIR_STUDY.replace("fine_tune", "# fine_tune"))
     run = Run.of(Study.load(study), tmp_path / "runs")
     prepare_teacher(run)
-    assert "are on a different scale from the targets (2." in capsys.readouterr().err
+    assert "are on a different scale from the labels (2." in capsys.readouterr().err
     given, taken = (
         AutoModelForSequenceClassification.from_pretrained(folder) for folder in (study.parent / "teacher", run.teacher)
     )

@@ -82,7 +82,7 @@ def test_a_study_file_can_name_a_function_of_an_installed_package(tiny_study):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mine:score", "'mine' is not a module of an installed package, and a study file cannot run other code"),
+        ("mine:score", "'mine' is not a module of an installed package, but a study may only run the code of"),
         ("subprocess:call", "'subprocess' is not a module of an installed package"),
         ("sklearn.metrics:bleu", "the module has no function 'bleu'"),
         ("sklearn.nothing:score", "No module named 'sklearn.nothing'"),

@@ -131,7 +131,7 @@ def test_a_file_with_the_same_content_as_another_set_is_refused(tmp_path, copied
     [
         (
             {"search": None},
-            "search: embedding .* needs a file of text pairs .* or set metric = 'agreement', which needs",
+            "search: embedding .* needs a file or split of text pairs .* or set metric = 'agreement', which needs",
         ),
         ({"metric": "agreement"}, "search: must not be set .* held out of the training texts, but got 's"),
         ({"metric": "agreement", "search": None}, "pair: must not be set .* is measured on texts held out"),
@@ -155,7 +155,7 @@ def test_settings_that_do_not_suit_embeddings_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('model = "./teacher"', 'model = "./teacher"\nfine_tune = {}', "teacher.fine_tune: the teacher of a task of"),
+        ('model = "./teacher"', 'model = "./teacher"\nfine_tune = {}', "teacher.fine_tune: must not be set if "),
         (
             "[supernet]",
             '[student]\nmodel = "./teacher"\n\n[supernet]',

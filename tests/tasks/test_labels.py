@@ -144,7 +144,7 @@ def test_labels_get_the_numbers_of_the_teacher(names, teacher_names, found, numb
     ("names", "teacher_names", "message"),
     [
         (["a", "b"], ["c", "d"], "has 2 labels: 'c', 'd', but the data has 2 labels: 'a', 'b'"),
-        (["a", "b"], ["a", "b2"], "name the data's labels as the teacher does"),
+        (["a", "b"], ["a", "b2"], "use the teacher's names for the labels of the data"),
         (["a", "b", "c"], ["a", "b"], "has 2 labels: 'a', 'b', but the data has 3"),
         (["0", "1", "2"], ["LABEL_0", "LABEL_1"], "has 2 labels, but the data has 3"),
         (["a", "b"], ["LABEL_0", "LABEL_1", "LABEL_2"], "has 3 labels, but the data has 2"),
@@ -244,7 +244,7 @@ def test_white_space_around_a_label_is_ignored_but_its_case_is_not(tmp_path, cap
     assert "differ only in case" not in capsys.readouterr().err
     train, test = _write_files(tmp_path, ["Good", "good"])
     assert read_splits(TASK, train, test, 0).label_names == ("Good", "good")
-    assert "the classes 'Good' and 'good' differ only in case; are they the same?" in capsys.readouterr().err
+    assert "the classes 'Good' and 'good' differ only in case; if they are the same" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_nas_check_states_the_width_and_refuses_embeddings_of_the_networks_own_w
     assert "outputs: embeddings of 24 dimensions, in the teacher's space" in printed
     study.write_text(study.read_text().replace("max_length", 'output_width = "own"\nmax_length'))
     _, error = nas("check", study, "--runs", tmp_path / "runs", code=2)
-    assert "task.output_width: must be 'teacher' if the teacher has a Dense module" in error
+    assert "task.output_width: must be 'teacher' for " in error and ", which has a Dense module" in error
     assert "but is 'own'" in error and "remove output_width" in error and error.count("\n") == 1
 
 

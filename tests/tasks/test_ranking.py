@@ -382,7 +382,7 @@ def test_nas_check_says_how_many_queries_are_left_out(tmp_path, nas):
     test = make_ranked(50, 1)
     relevant = {name for name, label in zip(test["question_id"], test["label"], strict=True) if label}
     assert found.figures["queries"]["test"] == 50
-    left_out = found.figures["queries without a relevant passage, which no metric counts"]["test"]
+    left_out = found.figures["queries without a relevant passage, which the metric ignores"]["test"]
     assert left_out == 50 - len(relevant) > 0
     assert found.metric == "ndcg@10" and 0.0 < found.standard_error < 0.1 and not found.classes
     printed, _ = nas("check", study, "--runs", tmp_path / "runs")

@@ -66,7 +66,7 @@ def test_each_query_and_each_passage_becomes_one_row(tmp_path):
     assert METRIC.label_counts(found.truth("search")) == {
         "passages": 4,
         "queries": 3,
-        "queries without a relevant passage, which are not counted": 1,
+        "queries without a relevant passage, which the metric ignores": 1,
         "pairs of a query and a relevant passage": 3,
     }
 

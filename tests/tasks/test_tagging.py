@@ -76,7 +76,7 @@ def test_tags_are_names_whole_numbers_or_numbers_with_declared_names():
             r"needs a list of tags in every row, but row 1 \(counted from 0\) holds 'O'; write a list with a",
         ),
         ([["O", None]], "the list in row 0 .* holds None"),
-        ([["O"], ["B-x", -100]], "the list in row 1 .* holds -100, which marks tokens .*; write the tags of words"),
+        ([["O"], ["B-x", -100]], "the list in row 1 .* holds -100, which marks ignored tokens; write one tag per word"),
         ([[0, 1], [-100, 0]], "the list in row 1 .* holds -100"),
         ([["O"], ["O"]], r"tagging needs 2 to 1000 classes, but found 1 \('O'\)"),
     ],
@@ -225,7 +225,7 @@ def test_texts_that_are_not_lists_of_words_are_refused(tmp_path):
         (
             "[teacher]",
             '[student]\nmodel = "./teacher"\n\n[teacher]',
-            "student: a task of kind 'tagging' cannot have a student, because a different tokenizer may split words",
+            "student: a task of kind 'tagging' cannot have a student, because another tokenizer may split words",
         ),
     ],
 )
