@@ -126,6 +126,6 @@ def test_an_export_whose_tokenizer_gives_other_tokens_is_refused(config, tmp_pat
     check_tokens(tmp_path / "fast", test, sample)
     assert 16 <= len(sample) <= 34 and {len(texts[int(row)].split()) for row in sample} >= {1, 10}
     served_tokenizer(make_tokenizer(), config, MAX_LENGTH + 1).save_pretrained(tmp_path / "fast")
-    message = r"fast: infer.py must .* it gives 2, 4, 5, 6, 7, 8, 9, 10, ... \(13 tokens\), not .* \(12 tokens\)"
+    message = r"fast: infer.py must .* it produces 2, 4, 5, 6, 7, 8, 9, 10, ... \(13 tokens\), not .* \(12 tokens\)"
     with pytest.raises(ExportError, match=message):
         check_tokens(tmp_path / "fast", test, sample)
