@@ -41,7 +41,7 @@ def require_columns(source: str, names: Sequence[str], columns: Iterable[str]) -
         if column not in names:
             shown = [_readable(name, column) for name in names]
             separator = next((mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]), None)
-            hint = f" (cells seem to be separated by {_SEPARATORS[separator]}; separate them by commas)" if separator else ""
+            hint = f" (cells seem to be separated by {_SEPARATORS[separator]}; use commas)" if separator else ""
             raise DataError(f"{source}: no column {column!r}; use one of {', '.join(shown)}{hint}")
 
 
