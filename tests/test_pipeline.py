@@ -281,7 +281,10 @@ def test_an_infeasible_budget_is_refused_before_the_supernet_is_trained(nas, fin
     study.write_text(TINY_STUDY.replace('"50%"', "0.0001"))
     _, error = nas("run", study, "--runs", study.parent / "runs", code=2)
     last = error.splitlines()[-1]
-    assert last.startswith("error: budgets.small: the limit of p50_ms on cpu must be at least") and "raise the limit" in last
+    assert (
+        last.startswith("error: budgets.small: the limit of p50_ms on cpu must be at least")
+        and "raise the limit" in last
+    )
     assert not supernet.exists()
 
 
