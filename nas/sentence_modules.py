@@ -194,8 +194,7 @@ def text_settings(folder: Path) -> TextSettings:
     Raises `TeacherError` if the encoder has a default prompt, because `nas` adds no prompts to texts. Also raises
     `TeacherError` if the pooling leaves out the tokens of prompts, or if a setting has a value of the wrong type.
     """
-    served, texts_path = _read_if_present(folder / SERVED_FILE), _texts_file(folder)
-    texts = _read_if_present(texts_path)
+    served, (texts_path, texts) = _read_if_present(folder / SERVED_FILE), _text_values(folder)
     prompts, default = served.get("prompts") or {}, served.get("default_prompt_name")
     if not isinstance(prompts, dict) or not isinstance(default, str | None):
         raise TeacherError(
@@ -223,10 +222,15 @@ def text_settings(folder: Path) -> TextSettings:
     return TextSettings(most_tokens, bool(texts.get("do_lower_case")))
 
 
-def _texts_file(folder: Path) -> Path:
-    """Return the file that sentence-transformers reads for the settings of texts. Older files have other names."""
-    paths = [folder / name for name in (TEXTS_FILE, *_OLD_TEXTS_FILES)]
-    return next((path for path in paths if _read_if_present(path)), paths[0])
+def _text_values(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the file from which sentence-transformers reads the settings of texts, and its values.
+
+    Older encoders have a file with another name. If there is no such file, the values are empty.
+    """
+    for path in (folder / name for name in (TEXTS_FILE, *_OLD_TEXTS_FILES)):
+        if values := _read_if_present(path):
+            return path, values
+    return folder / TEXTS_FILE, {}
 
 
 def _read_if_present(path: Path) -> dict[str, Any]:
@@ -260,7 +264,7 @@ def _readout(path: Path) -> Readout:
     modes = [mode] if isinstance(mode, str) else mode
     if not isinstance(modes, list):
         modes = [name for flag, name in _MODE_OF_FLAG.items() if settings.get(flag)]
-    if len(modes) != 1 or modes[0] not in list(_READOUT_OF_MODE):
+    if len(modes) != 1 or modes[0] not in list(_READOUT_OF_MODE):  # a mode in a file may be unhashable
         raise TeacherError(
             f"teacher.model: {path}: pooling must be {' or '.join(_READOUT_OF_MODE)}, but is "
             f"{' and '.join(map(str, modes)) or 'not set'}; give another encoder"

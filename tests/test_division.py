@@ -172,7 +172,9 @@ def test_the_plan_divides_the_time_that_steps_with_a_fixed_cost_leave(study, tmp
 
 def test_too_few_hours_are_refused_with_a_number_that_is_enough(study, tmp_path, work):
     run = Run.of(study.within(0.01), tmp_path)
-    message = r"training.hours: must be more than 0.0\d\d, .* hours, but got 0.01; set it to at least [\d.]+$"
+    message = (
+        r"training.hours: must be more than 0.0\d\d, .* take this many hours, but got 0.01; set it to at least [\d.]+$"
+    )
     with pytest.raises(StudyError, match=message) as problem:
         refuse_too_few(run, steps_of(run))
     least = float(str(problem.value).split()[-1])

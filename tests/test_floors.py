@@ -176,7 +176,7 @@ def test_the_page_the_model_card_and_the_tables_show_the_floors(run, nas):
     assert "accuracy floor on the search set" in page and page.count('class="budget"') >= 3
     assert "The accuracy floor is" in (run.export("kept") / "README.md").read_text()
     output, _ = nas("front", run.study.path, "--runs", run.folder.parent)
-    assert "at least 0.5000 after the final training" in " ".join(output.split())
+    assert "at least 0.5000 after the final training" in output
     output, _ = nas("check", run.study.path, "--runs", run.folder.parent)
     assert "with the lowest size_mb" in output
 

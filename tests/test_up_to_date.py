@@ -166,7 +166,8 @@ def test_an_unfinished_training_of_another_version_is_refused(run, monkeypatch):
         supernets.refuse_other_training(Run(other, run.folder))
     with monkeypatch.context() as patch:
         patch.setattr(supernets, "teacher_inputs", lambda run: "0" * 16)
-        with pytest.raises(TrainingError, match=r"\(files: its digest was [0-9a-f]{16} and is 0{16} now"):
+        message = r"with different inputs \(files: its digest was [0-9a-f]{16} and is 0{16} now\); undo"
+        with pytest.raises(TrainingError, match=message):
             supernets.refuse_other_training(Run(run.study, run.folder))
     monkeypatch.setattr(supernets, "_RESULT_VERSION", 99)
     with pytest.raises(TrainingError, match="different version of nas started; finish it with that version, or remove"):

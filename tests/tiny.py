@@ -6,7 +6,9 @@ import io
 import json
 import random
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
 from hub_server import Hub, folder_files
@@ -529,3 +531,12 @@ def write_agreement_study(folder: Path) -> Path:
     Dataset.from_dict({"text": make_texts(100, 3)}).to_parquet(folder / "test.parquet")
     study.write_text(AGREEMENT_STUDY)
     return study
+
+
+def forbid_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PyTorch's fused attention raise an error until the end of the test."""
+
+    def fused(*_: Any, **__: Any) -> None:
+        raise AssertionError("fused attention was called")
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)

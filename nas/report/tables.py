@@ -102,7 +102,7 @@ def print_front(front: dict[str, Any]) -> None:
         columns = ("architecture", "digest", front["metric"], "p50 ms", "of teacher", "met")
         floor = front.get("floors", {}).get(budget)
         floor_text = f" (at least {floor['least']:.4f} after the final training)" if floor else ""
-        table = _table(f"Candidates measured for {budget}{floor_text}", *columns)
+        table = _table(f"Measured for {budget}{floor_text}", *columns)
         for item in items:
             share = item["p50_ms"] / item["teacher_p50_ms"]
             table.add_row(

@@ -91,6 +91,7 @@ def numbering(names: Sequence[str], head: Head | None) -> Numbering:
         )
     if by_name:
         return Numbering(teacher_names, by_name, _absent_classes_note(teacher_names, by_name))
+    # `float` accepts any number of digits, but `int` does not.
     are_class_numbers = all(_WHOLE_NUMBER.fullmatch(name) and 0 <= float(name) < count for name in names)
     if are_class_numbers and (len(names) == count or max(map(int, names)) >= len(names)):
         numbers = {name: int(name) for name in names}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny import TEACHERS, make_tokenizer, mixed_space, named_architectures, randomise
+from tiny import TEACHERS, forbid_fused_attention, make_tokenizer, mixed_space, named_architectures, randomise
 from tolerance import assert_same
 from torch import nn
 from transformers import (
@@ -59,13 +59,6 @@ def _model(config, name="int8"):
     return model
 
 
-def _forbid_fused_attention(monkeypatch):
-    def fused(*_, **__):
-        raise AssertionError("fused attention was called")
-
-    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", fused)
-
-
 @ALL
 @torch.no_grad()
 def test_the_form_of_a_call_does_not_change_the_logits(name, config, batch):
@@ -96,7 +89,7 @@ def test_attention_can_be_computed_without_the_fused_operator(name, config, batc
     expected = model(**batch).logits
     model.save_pretrained(tmp_path)
     eager = CompactBert.from_pretrained(tmp_path, attn_implementation="eager").eval()
-    _forbid_fused_attention(monkeypatch)
+    forbid_fused_attention(monkeypatch)
     assert_same(eager(**batch).logits, expected, "int8")
 
 
@@ -106,7 +99,7 @@ def test_attention_of_every_family_can_be_computed_without_the_fused_operator(te
     model = from_stock(teacher)
     expected = model(**batch).logits
     model.config._attn_implementation = "eager"
-    _forbid_fused_attention(monkeypatch)
+    forbid_fused_attention(monkeypatch)
     assert_same(model(**batch).logits, expected)
 
 

@@ -65,7 +65,11 @@ def test_classes_are_ordered_as_numbers_or_else_as_texts(labels, names):
             ("a", "b"),
             r"row 1 .* the class number 2, but the file declares only 2 classes \('a', 'b'\)",
         ),
-        ([0.0, 0.5], None, r"classes must be .* strings, but row 1 .* holds 0\.5; .*, or set kind = 'regression'$"),
+        (
+            [0.0, 0.5],
+            None,
+            r"classes must be whole numbers or strings, but row 1 .* holds 0\.5; correct the column, or set kind = 're",
+        ),
         ([0.0, float("inf")], None, r"but row 1 .* holds inf; correct the column$"),
         ([[0], [1]], None, "must hold one label per row, but holds lists or records"),
         ([{"a": 1}, {"a": 2}], None, "must hold one label per row, but holds lists or records"),
